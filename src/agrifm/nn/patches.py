@@ -1,0 +1,140 @@
+"""From digital numbers to tokens: normalization, gaps, dates, patch embedding."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from agrifm.nn.windows import Triple
+from agrifm.sample import DAYS_PER_YEAR
+from agrifm.sensors import Sensor
+
+HARMONICS = 4
+DATE_CHANNELS = 2 * HARMONICS
+
+
+def pad_to_multiple(x: Tensor, multiple: Triple) -> Tensor:
+    """Zero-pad the last three axes at their ends up to whole multiples."""
+    t, h, w = (-size % step for size, step in zip(x.shape[-3:], multiple, strict=True))
+    return F.pad(x, (0, w, 0, h, 0, t)) if t or h or w else x
+
+
+class Normalize(nn.Module):
+    """Subtract the mean and divide by the deviation of each band; statistics travel with the weights."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, sensor: Sensor) -> None:
+        super().__init__()
+        statistics = sensor.known_statistics()
+        self.register_buffer("mean", torch.tensor(statistics.mean))
+        self.register_buffer("std", torch.tensor(statistics.std))
+
+    def forward(self, image: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t c h w"]:
+        """Digital numbers in, zero mean and unit deviation out."""
+        return (image - self.mean[:, None, None]) / self.std[:, None, None]
+
+
+def fill_gaps(
+    image: Float[Tensor, "b t c h w"], valid: Bool[Tensor, "b t h w"], days: Float[Tensor, "b t"]
+) -> Float[Tensor, "b t c h w"]:
+    """Replace what was not seen by what was: linear in time between the valid neighbors, constant at the ends.
+
+    A pixel that was never seen becomes 0, the mean. Nothing that stood under an invalid pixel survives.
+    """
+    if bool(valid.all()):
+        return image
+    t = image.shape[1]
+    steps = torch.arange(t, device=image.device).view(1, t, 1, 1)
+    before = torch.where(valid, steps, -1).cummax(1).values
+    after = torch.where(valid, steps, t).flip(1).cummin(1).values.flip(1)
+    before, after = torch.where(before < 0, after, before), torch.where(after >= t, before, after)
+    never = after >= t
+    before, after = before.clamp(0, t - 1), after.clamp(0, t - 1)
+    time = (days - days[:, :1]).remainder(DAYS_PER_YEAR)[:, :, None, None].expand_as(valid)
+    start, end = time.gather(1, before), time.gather(1, after)
+    share = ((time - start) / (end - start).clamp(min=1e-6)).clamp(0, 1).unsqueeze(2)
+    image = image.masked_fill(~valid.unsqueeze(2), 0.0)
+    left = image.gather(1, before.unsqueeze(2).expand_as(image))
+    right = image.gather(1, after.unsqueeze(2).expand_as(image))
+    return torch.lerp(left, right, share).masked_fill(never.unsqueeze(2), 0.0)
+
+
+def date_encoding(day_of_year: Float[Tensor, "b t"]) -> Float[Tensor, "b t 8"]:
+    """Sines and cosines of the first four harmonics of the year."""
+    angle = day_of_year.unsqueeze(-1) * torch.arange(1, HARMONICS + 1, device=day_of_year.device)
+    angle = angle * (2 * math.pi / DAYS_PER_YEAR)
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+class PatchEmbedding(nn.Module):
+    """Cut a series into space-time patches and project each to one token. Pads at the end with zeros.
+
+    Args:
+        bands: channels of the sensor.
+        width: channels of a token.
+        patch: frames, rows and columns of one patch.
+    """
+
+    def __init__(self, bands: int, width: int, patch: Triple) -> None:
+        super().__init__()
+        self.patch = patch
+        self.proj = nn.Conv3d(bands, width, kernel_size=patch, stride=patch)
+
+    def forward(self, image: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t2 h2 w2 k"]:
+        """Return channels-last tokens; sizes are rounded up to whole patches."""
+        image = pad_to_multiple(image.transpose(1, 2), self.patch)
+        return self.proj(image).permute(0, 2, 3, 4, 1)
+
+
+class Context(nn.Module):
+    """Tell each token which of its pixels were filled and on which days its frames were taken.
+
+    Both start at zero, so pre-trained weights see at first exactly what they saw in training.
+
+    Args:
+        width: channels of a token.
+        patch: frames, rows and columns of one patch.
+        dates: encode the day of the year.
+    """
+
+    def __init__(self, width: int, patch: Triple, *, dates: bool) -> None:
+        super().__init__()
+        self.patch = patch
+        self.gaps = nn.Conv3d(1, width, kernel_size=patch, stride=patch, bias=False)
+        nn.init.zeros_(self.gaps.weight)
+        self.dates = (
+            nn.Conv1d(DATE_CHANNELS, width, kernel_size=patch[0], stride=patch[0], bias=False) if dates else None
+        )
+        if self.dates is not None:
+            nn.init.zeros_(self.dates.weight)
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "b t2 h2 w2 k"],
+        valid: Bool[Tensor, "b t h w"],
+        days: Float[Tensor, "b t"],
+    ) -> Float[Tensor, "b t2 h2 w2 k"]:
+        """Add both encodings to the tokens."""
+        gaps = pad_to_multiple((~valid).to(tokens.dtype).unsqueeze(1), self.patch)
+        tokens = tokens + self.gaps(gaps).permute(0, 2, 3, 4, 1)
+        if self.dates is not None:
+            encoding = date_encoding(days).transpose(1, 2)
+            encoding = F.pad(encoding, (0, -encoding.shape[-1] % self.patch[0]))
+            tokens = tokens + self.dates(encoding).transpose(1, 2)[:, :, None, None]
+        return tokens
+
+
+def token_validity(valid: Bool[Tensor, "b t h w"], strides: tuple[Triple, ...]) -> list[Tensor]:
+    """Per level ``(b, t', h', w')``: true where at least one pixel of a token was seen."""
+    levels, seen, reached = [], valid.float().unsqueeze(1), (1, 1, 1)
+    for stride in strides:
+        step: Triple = tuple(s // r for s, r in zip(stride, reached, strict=True))  # ty: ignore[invalid-assignment]
+        seen, reached = F.max_pool3d(pad_to_multiple(seen, step), step, step), stride
+        levels.append(seen.squeeze(1) > 0)
+    return levels

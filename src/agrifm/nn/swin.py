@@ -1,0 +1,223 @@
+"""Video Swin backbone in which time is halved whenever space is.
+
+Sources: Liu et al., "Video Swin Transformer", CVPR 2022 (arXiv 2106.13230) for the shifted 3D windows;
+Li et al., AgriFM, RSE 2026 (arXiv 2505.21357) for the synchronized down-sampling. Tokens are carried
+channels-last, ``b t h w c``, from the patch embedding to the last norm.
+
+The law of the pyramid: time x channels is constant, 8*128 = 4*256 = 2*512 = 1*1024.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from agrifm.nn.patches import pad_to_multiple
+from agrifm.nn.windows import Cut, Triple, WindowAttention, clip_window, cuts, join_windows, split_windows
+
+Tokens = Float[Tensor, "b t h w c"]
+
+
+@dataclass(frozen=True)
+class SwinSize:
+    """Every free number of the backbone; what follows from them is derived.
+
+    Args:
+        width: channels of the first stage; doubles at every stage.
+        depths: blocks per stage.
+        heads: attention heads per stage; 32 channels to a head unless given.
+        window: tokens of one attention window along time, rows, columns.
+        mlp_ratio: hidden over outer width of the block's MLP.
+        drop_path: stochastic depth of the last block; rises linearly from 0.
+        steps: down-sampling (time, rows, columns) after each stage but the last.
+        average_frames: average the merged frames; else keep the first (an option of the original).
+    """
+
+    width: int = 128
+    depths: tuple[int, ...] = (2, 2, 18, 2)
+    heads: tuple[int, ...] | None = None
+    window: Triple = (8, 7, 7)
+    mlp_ratio: float = 4.0
+    drop_path: float = 0.2
+    steps: tuple[Triple, ...] = ((2, 2, 2), (2, 2, 2), (2, 2, 2))
+    average_frames: bool = True
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each stage."""
+        return tuple(self.width * 2**stage for stage in range(len(self.depths)))
+
+    @property
+    def stage_heads(self) -> tuple[int, ...]:
+        """Attention heads of each stage."""
+        return self.heads or tuple(max(1, width // 32) for width in self.widths)
+
+    def strides(self, patch: Triple) -> tuple[Triple, ...]:
+        """Input pixels and frames per token at each stage, for a patch size."""
+        found = [patch]
+        for step in self.steps[: len(self.depths) - 1]:
+            t, h, w = found[-1]
+            found.append((t * step[0], h * step[1], w * step[2]))
+        return tuple(found)
+
+
+SIZES: dict[str, SwinSize] = {
+    "tiny": SwinSize(width=32, depths=(2, 2, 2, 2), drop_path=0.1),
+    "small": SwinSize(width=64, depths=(2, 2, 6, 2), drop_path=0.1),
+    "base": SwinSize(),
+}
+
+
+class Pyramid(NamedTuple):
+    """What the backbone saw: per stage the tokens before and after its down-sampling.
+
+    ``stages[i]`` leaves the blocks of stage i; the last one is normalized. ``merged[0]`` is the input,
+    ``merged[i + 1]`` follows the down-sampling of stage i (the original's ``features_list``).
+    """
+
+    stages: list[Tensor]
+    merged: list[Tensor]
+
+
+class Mlp(nn.Module):
+    """Two linear layers with GELU between."""
+
+    def __init__(self, width: int, ratio: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, int(width * ratio))
+        self.fc2 = nn.Linear(int(width * ratio), width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape out as in."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Windowed attention, then an MLP, each behind a norm and a residual."""
+
+    def __init__(self, width: int, heads: int, window: Triple, shifted: bool, ratio: float, drop: float) -> None:
+        super().__init__()
+        self.window, self.shifted, self.drop = window, shifted, drop
+        self.norm1 = nn.LayerNorm(width)
+        self.attn = WindowAttention(width, window, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = Mlp(width, ratio)
+
+    def forward(self, x: Tokens) -> Tokens:
+        """Same shape out as in."""
+        x = x + self._drop_path(self._attend(self.norm1(x)))
+        return x + self._drop_path(self.mlp(self.norm2(x)))
+
+    def _attend(self, x: Tokens) -> Tokens:
+        t, h, w = size = cast(Triple, tuple(x.shape[1:4]))
+        window, shift = clip_window(size, self.window, shifted=self.shifted)
+        # Padded tokens take part as zeros: the published weights learned with them.
+        x = pad_to_multiple(x.permute(0, 4, 1, 2, 3), window).permute(0, 2, 3, 4, 1)
+        padded = cast(Triple, tuple(x.shape[1:4]))
+        pieces = cuts(padded, window, shift, x.device) if any(shift) else [Cut()]
+        if any(shift):
+            x = torch.roll(x, [-s for s in shift], dims=(1, 2, 3))
+        x = join_windows(self.attn(split_windows(x, window), pieces), window, padded)
+        if any(shift):
+            x = torch.roll(x, shift, dims=(1, 2, 3))
+        return x[:, :t, :h, :w]
+
+    def _drop_path(self, x: Tensor) -> Tensor:
+        if not (self.training and self.drop):
+            return x
+        keep = torch.rand(len(x), 1, 1, 1, 1, device=x.device) >= self.drop
+        return x * keep / (1 - self.drop)
+
+
+class PatchMerging(nn.Module):
+    """Average ``step[0]`` frames, concatenate ``step[1] x step[2]`` pixels, project to twice the width."""
+
+    def __init__(self, width: int, step: Triple, average_frames: bool) -> None:
+        super().__init__()
+        self.step, self.average_frames = step, average_frames
+        self.reduction = nn.Linear(4 * width, 2 * width, bias=False)
+        self.norm = nn.LayerNorm(4 * width)
+
+    def forward(self, x: Tokens) -> Float[Tensor, "b t2 h2 w2 c2"]:
+        """Halve time, rows and columns (or as ``step`` says), rounding up, and double the channels."""
+        x = self._merge_frames(x)
+        _, rows, columns = self.step
+        # Odd rows and columns are padded even where the step is 1: so the original did it.
+        x = F.pad(x, (0, 0, 0, x.shape[3] % 2, 0, x.shape[2] % 2))
+        below, right = min(rows - 1, 1), min(columns - 1, 1)
+        corners = [(0, 0), (below, 0), (0, right), (below, right)]
+        x = torch.cat([x[:, :, i::rows, j::columns] for i, j in corners], dim=-1)
+        return self.reduction(self.norm(x))
+
+    def _merge_frames(self, x: Tensor) -> Tensor:
+        frames = self.step[0]
+        if not self.average_frames or frames == 1:
+            return x[:, ::frames]
+        # A lone last frame is averaged with zero frames: the published weights learned with it.
+        x = F.pad(x, (0, 0, 0, 0, 0, 0, 0, -x.shape[1] % frames))
+        return x.unflatten(1, (-1, frames)).mean(2)
+
+
+class Stage(nn.Module):
+    """Blocks with alternating unshifted and shifted windows, then a down-sampling (but in the last stage)."""
+
+    downsample: PatchMerging | None
+
+    def __init__(self, size: SwinSize, index: int, checkpointing: bool) -> None:
+        super().__init__()
+        self.checkpointing = checkpointing
+        rates = torch.linspace(0, size.drop_path, sum(size.depths)).tolist()
+        first, width = sum(size.depths[:index]), size.widths[index]
+        make = partial(Block, width, size.stage_heads[index], size.window, ratio=size.mlp_ratio)
+        self.blocks = nn.ModuleList(make(shifted=i % 2 == 1, drop=rates[first + i]) for i in range(size.depths[index]))
+        last = index == len(size.depths) - 1
+        self.downsample = None if last else PatchMerging(width, size.steps[index], size.average_frames)
+
+    def forward(self, x: Tokens) -> tuple[Tensor, Tensor]:
+        """Return the tokens before and after the down-sampling."""
+        for block in self.blocks:
+            if self.checkpointing and torch.is_grad_enabled():
+                x = cast(Tensor, checkpoint(block, x, use_reentrant=False))
+            else:
+                x = block(x)
+        return x, x if self.downsample is None else self.downsample(x)
+
+
+class Swin(nn.Module):
+    """The backbone: tokens in, a pyramid of tokens out.
+
+    Args:
+        size: all its numbers.
+        checkpointing: recompute each block in the backward pass; memory falls, time rises by about a third.
+    """
+
+    def __init__(self, size: SwinSize, *, checkpointing: bool = False) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Stage(size, i, checkpointing) for i in range(len(size.depths)))
+        self.norm = nn.LayerNorm(size.widths[-1])
+        self.apply(initialize)
+
+    def forward(self, x: Tokens) -> Pyramid:
+        """Return the tokens of every stage."""
+        stages, merged = [], [x]
+        for stage in self.layers:
+            before, x = stage(x)
+            stages.append(before)
+            merged.append(x)
+        stages[-1] = self.norm(x)
+        return Pyramid(stages, merged[:-1])
+
+
+def initialize(module: nn.Module) -> None:
+    """Truncated normal with deviation 0.02 for linear layers, zeros for their biases."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

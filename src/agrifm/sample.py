@@ -1,0 +1,201 @@
+"""Sample and Batch: the two values that flow from files to the model.
+
+Axis letters: ``b`` batch, ``t`` time, ``c`` band, ``h`` ``w`` rows and columns. Every sensor keeps its own
+pixel size and its own dates; what is shared is the footprint on the ground. A sensor may be missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agrifm.errors import InputError
+
+DAYS_PER_YEAR = 365.25
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One place through one season.
+
+    Args:
+        images: per sensor ``(t, c, h, w)`` in stored digital numbers.
+        dates: per sensor ``(t)`` days since 1970-01-01; a sensor without dates counts as evenly spread.
+        valid: per sensor ``(t, h, w)`` true where the ground was seen; a sensor without counts as all valid.
+        label: ``(h, w)`` class indices, or None.
+        name: tells the sample apart in messages and outputs.
+    """
+
+    images: dict[str, Tensor]
+    dates: dict[str, Tensor] = field(default_factory=dict)
+    valid: dict[str, Tensor] = field(default_factory=dict)
+    label: Tensor | None = None
+    name: str = ""
+
+    @classmethod
+    def from_item(cls, item: Mapping[str, Any]) -> Sample:
+        """Read the dictionary contract ``{"data": {sensor: (T,C,H,W)}, "label": (H,W), "file_name": str}``.
+
+        Optional keys: ``dates`` and ``valid``, each a dictionary by sensor.
+
+        Raises:
+            InputError: ``data`` is missing or an image does not have four axes.
+        """
+        name = str(item.get("file_name", ""))
+        if not isinstance(item.get("data"), Mapping):
+            raise InputError(
+                f"sample {name or '(unnamed)'}",
+                found=f"keys {sorted(item)}",
+                expected='{"data": {sensor: (T,C,H,W)}, "label": (H,W), "file_name": str}',
+                repair="return that dictionary from the dataset's __getitem__.",
+            )
+        images = {key: torch.as_tensor(value) for key, value in item["data"].items()}
+        for key, image in images.items():
+            if image.ndim != 4:
+                raise InputError(
+                    f"sample {name}: data['{key}']",
+                    found=f"shape {tuple(image.shape)}",
+                    expected="(T, C, H, W)",
+                    repair="add the missing axis; a single date is T=1.",
+                )
+        label = item.get("label")
+        return cls(
+            images=images,
+            dates={key: days_since_epoch(value) for key, value in item.get("dates", {}).items()},
+            valid={key: torch.as_tensor(value, dtype=torch.bool) for key, value in item.get("valid", {}).items()},
+            label=None if label is None else torch.as_tensor(label).long(),
+            name=name,
+        )
+
+    def mask(self, sensor: str) -> Tensor:
+        """Validity ``(t, h, w)`` of a sensor that is present."""
+        if sensor in self.valid:
+            return self.valid[sensor]
+        t, _, h, w = self.images[sensor].shape
+        return torch.ones(t, h, w, dtype=torch.bool)
+
+    def day_of_year(self, sensor: str) -> Tensor:
+        """Day of the year ``(t)`` in 0..365.25; evenly spread where dates are unknown."""
+        if sensor in self.dates:
+            return self.dates[sensor].double().remainder(DAYS_PER_YEAR).float()
+        t = self.images[sensor].shape[0]
+        return (torch.arange(t) + 0.5) * (DAYS_PER_YEAR / t)
+
+    def without(self, sensor: str) -> Sample:
+        """The same sample as if this sensor had not been there."""
+        keep = {key: value for key, value in self.images.items() if key != sensor}
+        return replace(self, images=keep)
+
+
+def days_since_epoch(values: Any) -> Tensor:
+    """Turn dates (ISO strings, bytes, datetime64 or day numbers) into int64 days since 1970-01-01."""
+    if isinstance(values, Tensor):
+        return values.long()
+    array = np.asarray(values)
+    if array.dtype.kind in "SO":
+        array = array.astype("U10")
+    if array.dtype.kind in "UM":
+        array = array.astype("datetime64[D]").astype(np.int64)
+    return torch.as_tensor(array.astype(np.int64))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Several samples, padded in time; what was padded or never present is invalid.
+
+    Args:
+        images: per sensor ``(b, t, c, h, w)`` float.
+        valid: per sensor ``(b, t, h, w)`` bool.
+        day_of_year: per sensor ``(b, t)``.
+        frames: per sensor ``(b)``, how many frames each sample really has; 0 marks a missing sensor.
+        label: ``(b, h, w)`` or None.
+        names: one per sample.
+    """
+
+    images: dict[str, Tensor]
+    valid: dict[str, Tensor]
+    day_of_year: dict[str, Tensor]
+    frames: dict[str, Tensor]
+    label: Tensor | None
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def size(self, sensors: tuple[str, ...]) -> tuple[int, int]:
+        """Rows and columns of the output: those of the label, or of the finest of these sensors."""
+        if self.label is not None:
+            return self.label.shape[-2], self.label.shape[-1]
+        return max((self.images[name].shape[-2], self.images[name].shape[-1]) for name in sensors)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Move every tensor."""
+
+        def move(group: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {key: value.to(device, non_blocking=True) for key, value in group.items()}
+
+        return Batch(
+            images=move(self.images),
+            valid=move(self.valid),
+            day_of_year=move(self.day_of_year),
+            frames={key: value.cpu() for key, value in self.frames.items()},
+            label=None if self.label is None else self.label.to(device, non_blocking=True),
+            names=self.names,
+        )
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples. Frame counts may differ; a sensor may be missing from some samples.
+
+    Raises:
+        InputError: samples of one batch differ in rows, columns or bands, or only some have labels.
+    """
+    sensors = list(dict.fromkeys(key for sample in samples for key in sample.images))
+    labels = [sample.label for sample in samples if sample.label is not None]
+    if labels and (len(labels) != len(samples) or len({label.shape for label in labels}) > 1):
+        raise InputError(
+            f"samples {', '.join(sample.name for sample in samples)}",
+            found=f"{len(labels)} of {len(samples)} labels, shapes {sorted({tuple(x.shape) for x in labels})}",
+            expected="labels of one shape for every sample of a batch",
+            repair="set 'crop' in the augment section, or use a batch size of 1.",
+        )
+    stacked = {sensor: _stack(sensor, samples) for sensor in sensors}
+    return Batch(
+        images={key: parts[0] for key, parts in stacked.items()},
+        valid={key: parts[1] for key, parts in stacked.items()},
+        day_of_year={key: parts[2] for key, parts in stacked.items()},
+        frames={key: parts[3] for key, parts in stacked.items()},
+        label=torch.stack(labels) if labels else None,
+        names=tuple(sample.name for sample in samples),
+    )
+
+
+def _stack(sensor: str, samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    present = {i: sample for i, sample in enumerate(samples) if sensor in sample.images}
+    shapes = {tuple(sample.images[sensor].shape[1:]) for sample in present.values()}
+    if len(shapes) > 1:
+        raise InputError(
+            f"sensor {sensor} of samples {', '.join(sample.name for sample in present.values())}",
+            found=f"(bands, rows, columns) {sorted(shapes)}",
+            expected="one shape in a batch",
+            repair="set 'crop' in the augment section, or use a batch size of 1.",
+        )
+    c, h, w = shapes.pop()
+    frames = torch.tensor([len(s.images[sensor]) if sensor in s.images else 0 for s in samples])
+    b, t = len(samples), int(frames.max())
+    images, valid, days = (
+        torch.zeros(b, t, c, h, w),
+        torch.zeros(b, t, h, w, dtype=torch.bool),
+        torch.zeros(b, t),
+    )
+    for i, sample in present.items():
+        n = int(frames[i])
+        images[i, :n] = sample.images[sensor].float()
+        valid[i, :n] = sample.mask(sensor)
+        days[i, :n] = sample.day_of_year(sensor)
+    return images, valid, days, frames
