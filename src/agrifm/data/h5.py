@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 
 import h5py
@@ -82,8 +83,9 @@ def read_chip(
         images, dates, valid = {}, {}, {}
         for sensor in present:
             chosen = _chosen_frames(path, file[sensor.name], sensor, frames)
-            images[sensor.name] = image = _read_image(path, file[sensor.name], sensor, chosen)
-            valid[sensor.name] = _read_valid(path, file, sensor, chosen, image)
+            image = _read_image(path, file[sensor.name], sensor, chosen)
+            seen = _read_valid(path, file, sensor, chosen, image)
+            images[sensor.name], valid[sensor.name] = _finite(path, sensor, image, seen)
             if f"{sensor.name}_dates" in file:
                 dates[sensor.name] = days_since_epoch(file[f"{sensor.name}_dates"][()])[chosen]
         label = None if label_key is None else _read_label(path, file, label_key)
@@ -220,6 +222,24 @@ def _read_valid(path: Path, file: h5py.File, sensor: Sensor, chosen: np.ndarray,
             repair="write one mask value for every pixel and date; 1 where the ground was seen.",
         )
     return valid & torch.from_numpy(stored[chosen] > 0)
+
+
+def _finite(path: Path, sensor: Sensor, image: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Refuse NaN and infinity where the ground counts as seen; zero them where it does not."""
+    if not image.is_floating_point():
+        return image, valid
+    bad = ~torch.isfinite(image)
+    if sensor.nodata is not None and isnan(sensor.nodata):
+        valid = valid & ~bad.any(1)
+    seen = bad & valid.unsqueeze(1)
+    if seen.any():
+        raise InputError(
+            f"{path}: {sensor.name}",
+            found=f"{int(seen.sum())} NaN or infinite values, the first at (t, c, h, w) {seen.nonzero()[0].tolist()}",
+            expected="finite numbers wherever the mask says that the ground was seen",
+            repair=f"write 0 there and mark the pixels 0 in '{sensor.name}_mask', or set the sensor's 'nodata: .nan'.",
+        )
+    return image.masked_fill(bad, 0.0), valid
 
 
 def _read_label(path: Path, file: h5py.File, key: str) -> torch.Tensor:

@@ -19,8 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from agrifm.nn.patches import pad_to_multiple
-from agrifm.nn.windows import Cut, Triple, WindowAttention, clip_window, cuts, join_windows, split_windows
+from agrifm.nn.windows import Triple, WindowAttention, clip_window, in_portions, lay_out
 
 Tokens = Float[Tensor, "b t h w c"]
 
@@ -113,27 +112,20 @@ class Block(nn.Module):
     def forward(self, x: Tokens) -> Tokens:
         """Same shape out as in."""
         x = x + self._drop_path(self._attend(self.norm1(x)))
-        return x + self._drop_path(self.mlp(self.norm2(x)))
+        return x + self._drop_path(in_portions(lambda part: self.mlp(self.norm2(part)), x))
 
     def _attend(self, x: Tokens) -> Tokens:
-        t, h, w = size = cast(Triple, tuple(x.shape[1:4]))
+        size = cast(Triple, tuple(x.shape[1:4]))
         window, shift = clip_window(size, self.window, shifted=self.shifted)
+        layout = lay_out(len(x), size, window, shift, x.device)
         # Padded tokens take part as zeros: the published weights learned with them.
-        x = pad_to_multiple(x.permute(0, 4, 1, 2, 3), window).permute(0, 2, 3, 4, 1)
-        padded = cast(Triple, tuple(x.shape[1:4]))
-        pieces = cuts(padded, window, shift, x.device) if any(shift) else [Cut()]
-        if any(shift):
-            x = torch.roll(x, [-s for s in shift], dims=(1, 2, 3))
-        x = join_windows(self.attn(split_windows(x, window), pieces), window, padded)
-        if any(shift):
-            x = torch.roll(x, shift, dims=(1, 2, 3))
-        return x[:, :t, :h, :w]
+        return layout.join(self.attn(layout.split(x), layout.pieces), size)
 
     def _drop_path(self, x: Tensor) -> Tensor:
         if not (self.training and self.drop):
             return x
         keep = torch.rand(len(x), 1, 1, 1, 1, device=x.device) >= self.drop
-        return x * keep / (1 - self.drop)
+        return x * (keep.to(x.dtype) / (1 - self.drop))
 
 
 class PatchMerging(nn.Module):
@@ -206,6 +198,8 @@ class Swin(nn.Module):
 
     def forward(self, x: Tokens) -> Pyramid:
         """Return the tokens of every stage."""
+        # A patch embedding hands over channels-first memory; every norm and residual would have to turn it.
+        x = x.contiguous()
         stages, merged = [], [x]
         for stage in self.layers:
             before, x = stage(x)

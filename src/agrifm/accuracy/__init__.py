@@ -1,0 +1,1 @@
+"""From a map to statistics: yardsticks and accuracy."""

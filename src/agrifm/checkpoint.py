@@ -1,0 +1,180 @@
+"""One self-describing file: weights, and beside them everything needed to evaluate and to map.
+
+A safetensors file whose header carries the resolved experiment (with sensors, statistics and classes), the
+scores and the version. Opening it runs no code.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from agrifm.config import Experiment, parse
+from agrifm.errors import InputError
+from agrifm.nn.model import CropModel
+
+FORMAT = "agrifm-checkpoint-1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained model with its history.
+
+    Args:
+        experiment: resolved; sensors carry their statistics.
+        weights: of the CropModel.
+        scores: on the validation split, by name.
+        epoch: after which the weights were taken.
+        versions: of the libraries that made it.
+    """
+
+    experiment: Experiment
+    weights: dict[str, Tensor]
+    scores: dict[str, float] = field(default_factory=dict)
+    epoch: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Write the file; it appears whole, by rename."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        header = {
+            "format": FORMAT,
+            "experiment": self.experiment.model_dump_json(),
+            "scores": json.dumps(self.scores),
+            "epoch": str(self.epoch),
+            "versions": json.dumps(self.versions or library_versions()),
+        }
+        unfinished = path.with_suffix(".part")
+        save_file({key: value.contiguous() for key, value in self.weights.items()}, unfinished, header)
+        unfinished.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Checkpoint:
+        """Read the file.
+
+        Raises:
+            InputError: it is missing, cut off, or another kind of file.
+        """
+        weights, header = read_safetensors(path)
+        if header.get("format") != FORMAT:
+            raise InputError(
+                path,
+                found=f"a safetensors file of format {header.get('format', 'unknown')!r}",
+                expected=f"a checkpoint written by 'agrifm train' ({FORMAT})",
+                repair="give the file best.safetensors of a run; published weights go into 'start_from'.",
+            )
+        return cls(
+            experiment=parse(json.loads(header["experiment"]), path),
+            weights=weights,
+            scores=json.loads(header["scores"]),
+            epoch=int(header["epoch"]),
+            versions=json.loads(header["versions"]),
+        )
+
+    def model(self) -> CropModel:
+        """The model with these weights, ready to evaluate."""
+        model = build(self.experiment)
+        load_strict(model, self.weights)
+        return model.eval()
+
+
+def build(experiment: Experiment) -> CropModel:
+    """A model for an experiment, with random weights.
+
+    Raises:
+        InputError: a sensor has no statistics yet.
+    """
+    return CropModel(experiment.data.sensors, experiment.task.outputs, experiment.model, frames=experiment.data.frames)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and header of a safetensors file.
+
+    Raises:
+        InputError: it is missing or does not open.
+    """
+    if not path.is_file():
+        raise InputError(path, found="no such file", expected="a safetensors file", repair="check the path.")
+    try:
+        with safe_open(path, "pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            path,
+            found=f"a file of {path.stat().st_size} bytes that does not open: {error}",
+            expected="a complete safetensors file",
+            repair="copy it again; it was probably cut off, or it is of another kind.",
+        ) from error
+
+
+@dataclass(frozen=True)
+class Match:
+    """How weights met a model: keys that were loaded, that stayed new, that were left over."""
+
+    matched: tuple[str, ...]
+    new: tuple[str, ...] = ()
+    left_over: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{len(self.matched)} tensors matched, {len(self.new)} new, {len(self.left_over)} left over"
+
+
+def load_strict(module: nn.Module, weights: dict[str, Tensor], *, may_be_new: tuple[str, ...] = ()) -> Match:
+    """Load weights; nothing may be left over, and only keys with these prefixes may stay new.
+
+    Raises:
+        InputError: names the keys or shapes that do not fit.
+    """
+    own = module.state_dict()
+    new = tuple(key for key in own if key not in weights)
+    match = Match(tuple(key for key in weights if key in own), new, tuple(key for key in weights if key not in own))
+    missing = [key for key in new if not key.startswith(may_be_new)] if may_be_new else list(new)
+    wrong = [
+        f"{key}: {tuple(weights[key].shape)} in the file, {tuple(own[key].shape)} in the model"
+        for key in match.matched
+        if weights[key].shape != own[key].shape
+    ]
+    if missing or match.left_over or wrong or not match.matched:
+        details = [f"missing: {_some(missing)}"] if missing else []
+        details += [f"left over: {_some(match.left_over)}"] if match.left_over else []
+        details += [f"shapes: {_some(wrong)}"] if wrong else []
+        raise InputError(
+            "weights",
+            found=f"{match}; " + "; ".join(details or ["nothing matched"]),
+            expected="every tensor of the file in its place",
+            repair="build the model as it was trained: same size, patch, decoder, sensors and classes.",
+        )
+    module.load_state_dict(weights, strict=not new)
+    return match
+
+
+def _some(items: list[str] | tuple[str, ...], limit: int = 4) -> str:
+    rest = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + rest
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what decides a result."""
+    return {name: version(name) for name in ("agrifm", "torch", "lightning", "numpy", "h5py")}
+
+
+def describe(checkpoint: Checkpoint) -> dict[str, Any]:
+    """A short summary for people."""
+    experiment = checkpoint.experiment
+    return {
+        "name": experiment.name,
+        "epoch": checkpoint.epoch,
+        "sensors": ", ".join(sensor.name for sensor in experiment.data.sensors),
+        "classes": ", ".join(experiment.task.names),
+        "model": f"{experiment.model.size}, patch {experiment.model.patch}, decoder {experiment.model.decoder}",
+        "weights": sum(tensor.numel() for tensor in checkpoint.weights.values()),
+        "scores": {key: round(value, 4) for key, value in checkpoint.scores.items()},
+        "versions": checkpoint.versions,
+    }

@@ -1,0 +1,226 @@
+"""The command ``agrifm``: one short function per verb. Heavy imports stay inside the verbs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from agrifm.errors import InputError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Crop maps from satellite time series.")
+data = typer.Typer(no_args_is_help=True, help="Check data, compute statistics, write an example.")
+weights = typer.Typer(no_args_is_help=True, help="Look at and convert weight files.")
+app.add_typer(data, name="data")
+app.add_typer(weights, name="weights")
+console = Console()
+
+Config = Annotated[Path, typer.Argument(help="Experiment in YAML.")]
+Ckpt = Annotated[Path, typer.Argument(help="Checkpoint written by 'agrifm train'.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")]
+
+
+def main() -> None:
+    """Run the command; input errors are told without a traceback."""
+    try:
+        app(standalone_mode=True)
+    except InputError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped; the same command goes on from the last finished epoch")
+        sys.exit(130)
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+@app.command()
+def train(
+    config: Config,
+    out: Annotated[Path | None, typer.Option(help="Folder of the results; runs/<name> if left out.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on where a run in that folder stopped.")] = True,
+    overrides: Overrides = None,
+) -> None:
+    """Train a model: fine-tune pre-trained weights, or start from random ones."""
+    from agrifm.compat.weights import start_weights
+    from agrifm.config import load
+    from agrifm.training import fit
+
+    experiment = load(config, overrides or ())
+    out = out or Path("runs") / experiment.name
+    best = fit(experiment, out, resume=resume, weights=start_weights(experiment), console=console)
+    console.print(f"best checkpoint: {best}\nnext: agrifm evaluate {best} --split test", highlight=False)
+
+
+@app.command()
+def evaluate(
+    checkpoint: Ckpt,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    root: Annotated[Path | None, typer.Option(help="Folder of other data with the same layout.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the scores; beside the checkpoint if left out.")] = None,
+) -> None:
+    """Score a checkpoint on a split of its data, or of other data."""
+    from agrifm.checkpoint import Checkpoint
+    from agrifm.training import evaluate as score
+    from agrifm.training.fit import open_sources
+
+    loaded = Checkpoint.load(checkpoint)
+    experiment = loaded.experiment
+    if root is not None:
+        moved = {"root": root, "chips": None, "train": None, "val": None, "test": None}
+        experiment = experiment.model_copy(update={"data": experiment.data.model_copy(update=moved)})
+    out = out or checkpoint.parent / f"scores_{split}"
+    result = score(loaded, open_sources(experiment, (split,))[split], out, console=console)
+    show_scores(result)
+    console.print(f"written to {out}", highlight=False)
+
+
+def show_scores(result) -> None:
+    """Print the per-class table and the summary."""
+    keys = ("IoU", "Fscore", "Precision", "Recall")
+    table = Table("class", *keys, "pixels")
+    for entry in result.classes:
+        table.add_row(entry.name, *(f"{getattr(entry, key):.4f}" for key in keys), f"{entry.pixels:,}")
+    console.print(table)
+    console.print("  ".join(f"{key} {value:.4f}" for key, value in result.summary.items()), highlight=False)
+
+
+@app.command()
+def predict(
+    checkpoint: Ckpt,
+    chips: Annotated[Path, typer.Argument(help="Folder of HDF5 chips.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the maps.")],
+    probabilities: Annotated[bool, typer.Option(help="Also write the probability of every class.")] = False,
+    confidence: Annotated[bool, typer.Option(help="Also write the probability of the chosen class.")] = False,
+) -> None:
+    """Map every chip of a folder: GeoTIFF where the chip knows its place, PNG otherwise."""
+    from agrifm.checkpoint import Checkpoint
+    from agrifm.data.folder import Chips
+    from agrifm.maps.chips import predict as write
+
+    loaded = Checkpoint.load(checkpoint)
+    folder = chips / "h5_samples" if (chips / "h5_samples").is_dir() else chips
+    source = Chips.in_folder(folder, loaded.experiment.data.sensors, allow_missing=True)
+    paths = write(loaded, source, out, probabilities=probabilities, confidence=confidence, console=console)
+    console.print(f"{len(paths)} files written to {out}", highlight=False)
+
+
+@app.command()
+def show(path: Annotated[Path, typer.Argument(help="Experiment in YAML, or checkpoint.")]) -> None:
+    """Show an experiment or a checkpoint in full, with the size of its model."""
+    from agrifm.checkpoint import Checkpoint, build, describe
+    from agrifm.config import load
+    from agrifm.nn.model import count_parameters
+
+    if path.suffix == ".safetensors":
+        loaded = Checkpoint.load(path)
+        for key, value in describe(loaded).items():
+            console.print(f"{key}: {value}", highlight=False, markup=False)
+        console.print(loaded.experiment.to_yaml(), highlight=False, markup=False)
+        return
+    experiment = load(path)
+    console.print(experiment.to_yaml(), highlight=False, markup=False)
+    known = [sensor for sensor in experiment.data.sensors if sensor.statistics is not None]
+    if len(known) == len(experiment.data.sensors):
+        console.print(f"weights: {count_parameters(build(experiment)):,}", highlight=False)
+
+
+@data.command("check")
+def check(config: Config, overrides: Overrides = None) -> None:
+    """Run all checks that come before training, on every chip, and list what is wrong."""
+    from agrifm.config import load
+    from agrifm.training.fit import examine, open_sources
+
+    experiment = load(config, overrides or ())
+    splits = [name for name in ("train", "val", "test") if experiment.data.list_file(name).is_file() or name != "test"]
+    with console.status("reading every chip"):
+        problems, seen = examine(experiment, open_sources(experiment, tuple(splits)), limit=0)
+    for problem in problems[:20]:
+        console.print(f"[bold red]error:[/] {_plain(str(problem))}", highlight=False, soft_wrap=True)
+    if problems:
+        console.print(f"{len(problems)} problem(s) found")
+        raise typer.Exit(2)
+    table = Table("split", "chips", "sensor", "frames", "clear", "labels")
+    names = experiment.task.names
+    for split, survey in seen.items():
+        total = sum(survey.labels.values()) or 1
+        shares = {names[i] if 0 <= i < len(names) else "ignored": n / total for i, n in sorted(survey.labels.items())}
+        labels = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+        for row, (sensor, frames) in enumerate(survey.frames.items()):
+            clear = sum(survey.clear[sensor]) / len(frames)
+            first = (split, str(survey.chips)) if row == 0 else ("", "")
+            table.add_row(*first, sensor, f"{min(frames)} to {max(frames)}", f"{clear:.0%}", "" if row else labels)
+    console.print(table)
+    console.print("no problems found")
+
+
+@data.command("stats")
+def stats(config: Config, overrides: Overrides = None) -> None:
+    """Mean and deviation of each band over the valid pixels of the training split, as YAML."""
+    import yaml
+
+    from agrifm.config import load
+    from agrifm.data.check import survey
+    from agrifm.training.fit import open_sources
+
+    experiment = load(config, overrides or ())
+    source = open_sources(experiment, ("train",))["train"]
+    with console.status("reading the training split"):
+        seen = survey(source, experiment.data.sensors, range(len(source)))
+    found = {sensor.name: seen.statistics(sensor) for sensor in experiment.data.sensors}
+    plain = {name: {"mean": list(s.mean), "std": list(s.std), "source": s.source} for name, s in found.items()}
+    console.print(
+        yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=100), highlight=False, markup=False
+    )
+
+
+@data.command("example")
+def example(
+    out: Annotated[Path, typer.Argument(help="Folder of the data set.")] = Path("data/example"),
+    seed: Annotated[int, typer.Option(help="Other seeds give other farmland.")] = 0,
+) -> None:
+    """Write a made-up farmland: three sensors, clouds, six classes, some 80 chips."""
+    from agrifm.demo import write_data
+
+    write_data(out, seed, console)
+
+
+@weights.command("show")
+def weights_show(path: Annotated[Path, typer.Argument(help="A .pth or .safetensors file.")]) -> None:
+    """Say what a weights file holds, read off its tensors; nothing in it is executed."""
+    from agrifm.compat.weights import describe_weights
+
+    for key, value in describe_weights(path).items():
+        console.print(f"{key:8} {value}", highlight=False, markup=False)
+
+
+@weights.command("convert")
+def weights_convert(
+    source: Annotated[Path, typer.Argument(help="A .pth file.")],
+    target: Annotated[Path, typer.Argument(help="A .safetensors file to write.")],
+) -> None:
+    """Write the same tensors as safetensors."""
+    from agrifm.compat.weights import convert
+
+    console.print(f"{len(convert(source, target))} tensors written to {target}", highlight=False)
+
+
+@app.command()
+def demo(
+    config: Config = Path("configs/example.yaml"),
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/demo"),
+) -> None:
+    """The whole journey on made-up farmland: data, training, scores beside baselines, maps, a picture."""
+    from agrifm.demo import run
+
+    run(config, out, console)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""Reading a configuration that is a Python file, as users of mmengine write them.
+
+Such a file is a program, and **reading it runs it** with the rights of whoever reads it: open only files that you
+would run. Supported are ``_base_`` (a path or a list of them, relative to the file), ``_delete_=True`` in a
+dictionary that replaces its base instead of joining it, and overrides of the form ``a.b.0.c=value``.
+"""
+
+from __future__ import annotations
+
+import ast
+import runpy
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any
+
+from agrifm.errors import InputError
+
+_WORDS = {"true": True, "false": False, "none": None, "null": None}
+
+
+def read(path: Path, options: Sequence[str] = ()) -> dict[str, Any]:
+    """Run the file and return its variables, with ``_base_`` files merged and ``a.b=c`` options applied.
+
+    Raises:
+        InputError: the file is missing or fails (with its line), or an option does not fit.
+    """
+    values = merge({}, _run(path, ()))
+    for option in options:
+        values = merge(values, _nested(option), option)
+    return values
+
+
+def _run(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in above:
+        raise InputError(path, found="a file that is its own base", expected="no circle", repair="mend _base_.")
+    own = _execute(path)
+    bases = own.pop("_base_", ())
+    whole: dict[str, Any] = {}
+    for name in [bases] if isinstance(bases, str) else bases:
+        base = _run(path.parent / name, (*above, path.resolve()))
+        twice = sorted(set(base) & set(whole))
+        if twice:
+            raise InputError(
+                f"{path}: _base_",
+                found=f"'{twice[0]}' in two base files",
+                expected="each key in one base file",
+                repair=f"delete it from {name} or from another.",
+            )
+        whole |= base
+    return merge(whole, own)
+
+
+def _execute(path: Path) -> dict[str, Any]:
+    """Run one file. This executes the user's own program."""
+    if not path.is_file():
+        raise InputError(path, found="no such file", expected="a configuration in Python", repair="check the path.")
+    try:
+        names = runpy.run_path(str(path))
+    except Exception as error:
+        raise InputError(
+            f"{path}:{_line(error, path)}",
+            found=f"{type(error).__name__}: {error}",
+            expected="a Python file that runs",
+            repair="mend that line; imports of mmengine, mmseg and AgriFM are not needed and not there.",
+        ) from error
+    code = ModuleType | FunctionType | BuiltinFunctionType | type
+    return {key: value for key, value in names.items() if not key.startswith("__") and not isinstance(value, code)}
+
+
+def _line(error: Exception, path: Path) -> int:
+    if isinstance(error, SyntaxError):
+        return error.lineno or 1
+    lines = [frame.lineno or 1 for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return lines[-1] if lines else 1
+
+
+def merge(base: Any, child: Any, source: str = "_base_") -> Any:
+    """The base with the child laid over it; dictionaries join, everything else is replaced.
+
+    A dictionary whose keys are numbers changes entries of a list.
+
+    Raises:
+        InputError: a number lies beyond the list.
+    """
+    if isinstance(child, list | tuple):
+        return [merge({}, entry, source) for entry in child]
+    if not isinstance(child, Mapping):
+        return child
+    if isinstance(base, list | tuple) and child and all(str(key).isdigit() for key in child):
+        return _merge_list(list(base), child, source)
+    if child.get("_delete_") or not isinstance(base, Mapping):
+        base = {}
+    above = {key: merge(base.get(key, {}), value, source) for key, value in child.items() if key != "_delete_"}
+    return {**base, **above}
+
+
+def _merge_list(entries: list[Any], child: Mapping[Any, Any], source: str) -> list[Any]:
+    for key, value in child.items():
+        if int(key) >= len(entries):
+            raise InputError(
+                source,
+                found=f"entry {key} of a list with {len(entries)}",
+                expected=f"0 to {len(entries) - 1}",
+                repair="count from 0.",
+            )
+        entries[int(key)] = merge(entries[int(key)], value, source)
+    return entries
+
+
+def _nested(option: str) -> dict[str, Any]:
+    keys, found, text = option.partition("=")
+    if not found or not keys:
+        raise InputError(option, found="no '='", expected="a.b=value", repair="write e.g. train_cfg.max_epochs=5.")
+    value = parse_value(text)
+    for key in reversed(keys.split(".")):
+        value = {key: value}
+    return value
+
+
+def parse_value(text: str) -> Any:
+    """A Python literal, a bare word, or a list as ``[a,b]``, ``(a,b)`` or ``a,b``."""
+    text = text.strip()
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return _parse_words(text)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _parse_words(text: str) -> Any:
+    bare = text[1:-1] if text[:1] + text[-1:] in ("[]", "()") else text
+    parts, depth, start = [], 0, 0
+    for i, letter in enumerate(bare):
+        depth += (letter in "[(") - (letter in "])")
+        if letter == "," and depth == 0:
+            parts.append(bare[start:i])
+            start = i + 1
+    parts.append(bare[start:])
+    if bare is text and len(parts) == 1:
+        return text
+    return [parse_value(part) for part in parts if part.strip()]

@@ -1,0 +1,242 @@
+"""The experiment: everything that decides a result, typed, in one flat YAML file.
+
+Sections are one level deep. Unknown keys are refused with the nearest valid name. A relative path is taken
+from the folder in which the command runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from agrifm.data.folder import Chips
+from agrifm.data.transforms import Augment
+from agrifm.errors import InputError, nearest
+from agrifm.nn.model import ModelConfig
+from agrifm.sensors import SENSORS, Sensor
+from agrifm.tasks.segmentation import Segmentation
+
+
+def _sensor(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value not in SENSORS:
+        raise ValueError(f"no sensor is called '{value}': {nearest(value, SENSORS)}")
+    return SENSORS[value]
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, Mapping | str) else value
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(Section):
+    """Where the chips are and how they are read.
+
+    Args:
+        root: folder with ``h5_samples/`` and ``data_lists/{train,val,test}.txt``.
+        chips: folder of the HDF5 files, if it is not ``root/h5_samples``.
+        train, val, test: list files, if they are not in ``root/data_lists``.
+        dataset: ``module:name`` of a ``torch.utils.data.Dataset`` of your own, called as ``name(split)``;
+            then no file is read by us.
+        sensors: names of known sensors, or sensors written out.
+        statistics: ``data`` computes mean and deviation on the training split, masked pixels left out;
+            ``given`` takes the sensor's own (for Sentinel-2 the published ones, computed with clouds left in).
+        allow_missing: a chip may lack some of the sensors.
+        frames: use this many frames of every series: evenly spread in evaluation, drawn at random in training.
+        resize: rows and columns per sensor and for ``label``; bilinear, nearest for labels.
+        label_key: dataset of the label.
+        check: read this many chips of each split, and check their values, before training; 0 is all.
+        check_bands: refuse chips whose bands look swapped or scaled wrongly.
+    """
+
+    root: Path = Path("data")
+    chips: Path | None = None
+    train: Path | None = None
+    val: Path | None = None
+    test: Path | None = None
+    dataset: str | None = None
+    sensors: Annotated[tuple[Annotated[Sensor, BeforeValidator(_sensor)], ...], BeforeValidator(_listed)]
+    statistics: Literal["data", "given"] = "data"
+    allow_missing: bool = False
+    frames: int | None = Field(None, ge=1)
+    resize: dict[str, tuple[int, int]] = {}
+    label_key: str = "label"
+    check: int = Field(200, ge=0)
+    check_bands: bool = True
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the HDF5 files."""
+        return self.chips or self.root / "h5_samples"
+
+    def list_file(self, split: str) -> Path:
+        """The file that names the chips of a split."""
+        return getattr(self, split) or self.root / "data_lists" / f"{split}.txt"
+
+    def split(self, split: str, *, label: bool = True) -> Chips:
+        """The chips of one split."""
+        return Chips.from_list(
+            self.folder,
+            self.list_file(split),
+            self.sensors,
+            label_key=self.label_key if label else None,
+            allow_missing=self.allow_missing,
+        )
+
+
+class TrainingConfig(Section):
+    """How to train.
+
+    Args:
+        batch_size: samples per optimizer step and accumulation part, over all devices together.
+        learning_rate: after warm-up; then cosine down to ``min_learning_rate``.
+        warmup: share of all steps with a linear rise from 1 % of the rate.
+        layer_decay: factor on the rate per backbone block from the top down; 1 treats all alike.
+        encoder_rate: factor on the rate of the encoder; below 1 when it was pre-trained.
+        precision: ``auto`` is bf16 on a GPU that has it, else float32.
+        clip: largest norm of the gradient; 0 switches clipping off.
+        accumulate: batches per optimizer step.
+        ema: decay of a moving average of the weights, e.g. 0.999; it is what is scored and saved.
+        patience: stop after this many epochs without a better score.
+        limit: at most this many batches per epoch, for trying out.
+    """
+
+    epochs: int = Field(50, ge=1)
+    batch_size: int = Field(4, ge=1)
+    learning_rate: float = Field(3e-4, gt=0)
+    min_learning_rate: float = Field(1e-6, ge=0)
+    weight_decay: float = Field(0.05, ge=0)
+    warmup: float = Field(0.05, ge=0, le=1)
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    encoder_rate: float = Field(1.0, ge=0)
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    clip: float = Field(1.0, ge=0)
+    accumulate: int = Field(1, ge=1)
+    ema: float | None = Field(None, gt=0, lt=1)
+    patience: int | None = Field(None, ge=1)
+    limit: int | None = Field(None, ge=1)
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = Field(1, ge=1)
+    workers: int = Field(2, ge=0)
+
+
+class Experiment(Section):
+    """One experiment.
+
+    Args:
+        name: of the experiment; results go to ``runs/<name>`` unless the command says otherwise.
+        start_from: weights to begin with: a checkpoint of ours or the published ``AgriFM.pth``.
+    """
+
+    name: str = "experiment"
+    seed: int = Field(0, ge=0)
+    start_from: Path | None = None
+    data: DataConfig
+    augment: Augment = Augment()
+    model: ModelConfig = ModelConfig()
+    task: Segmentation
+    training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _frames_fit(self) -> Experiment:
+        if self.model.decoder == "original" and self.data.frames is None:
+            raise ValueError("model.decoder 'original' folds time into channels: set data.frames (it used 32)")
+        return self
+
+    def with_sensors(self, sensors: Sequence[Sensor]) -> Experiment:
+        """The same experiment with these sensors, whose statistics are settled."""
+        data = self.data.model_copy(update={"sensors": tuple(sensors), "statistics": "given"})
+        return self.model_copy(update={"data": data})
+
+    def to_yaml(self) -> str:
+        """The resolved experiment as YAML."""
+        return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False, width=110)
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read an experiment from YAML; ``overrides`` are ``section.key=value``.
+
+    Raises:
+        InputError: the file is missing, is no YAML, or a key or value is wrong.
+    """
+    if not path.is_file():
+        raise InputError(path, found="no such file", expected="an experiment in YAML", repair="check the path.")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise InputError(path, found=str(error), expected="YAML", repair="mend the syntax at that line.") from error
+    return parse(override(values, overrides), path)
+
+
+def override(values: Any, overrides: Sequence[str]) -> Any:
+    """Return the values with ``a.b=c`` applied; c is read as YAML."""
+    for text in overrides:
+        keys, found, value = text.partition("=")
+        if not found or not isinstance(values, Mapping):
+            raise InputError(text, found="no '='", expected="section.key=value", repair="write e.g. training.epochs=5.")
+        values = _set(values, keys.split("."), yaml.safe_load(value))
+    return values
+
+
+def _set(values: Any, keys: list[str], value: Any) -> dict:
+    inner = values if isinstance(values, Mapping) else {}
+    below = value if len(keys) == 1 else _set(inner.get(keys[0]), keys[1:], value)
+    return {**inner, keys[0]: below}
+
+
+def parse(values: Any, source: object = "experiment") -> Experiment:
+    """Turn plain values into an experiment.
+
+    Raises:
+        InputError: names the key, what was found, what was expected and the repair.
+    """
+    try:
+        return Experiment.model_validate(values)
+    except ValidationError as error:
+        raise _explain(error, source) from error
+
+
+def _explain(error: ValidationError, source: object) -> InputError:
+    problems = error.errors()
+    problem = min(problems, key=lambda p: p["type"] != "extra_forbidden" and p["type"] != "unexpected_keyword_argument")
+    location = [str(part) for part in problem["loc"]]
+    where = f"{source}: {'.'.join(location) or '(top level)'}"
+    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        valid = _siblings(location)
+        return InputError(
+            where, found="an unknown key", expected=f"one of {', '.join(valid)}", repair=nearest(location[-1], valid)
+        )
+    if problem["type"] == "missing":
+        return InputError(where, found="nothing", expected="a value: this key is required", repair=f"add {where}.")
+    repair = "correct the value."
+    if len(problems) > 1:
+        repair += f" ({len(problems) - 1} more problem(s) in this file)"
+    return InputError(
+        where, found=repr(problem["input"])[:80], expected=problem["msg"].removeprefix("Value error, "), repair=repair
+    )
+
+
+def _siblings(location: Sequence[str]) -> list[str]:
+    """Valid keys beside the last part of a location, read from the JSON schema."""
+    schema = Experiment.model_json_schema()
+    node: dict = schema
+    for part in location[:-1]:
+        node = _follow(schema, node.get("properties", {}).get(part, node.get("items", node)))
+    options = node.get("anyOf") or node.get("oneOf") or [node]
+    return sorted({key for option in options for key in _follow(schema, option).get("properties", {})})
+
+
+def _follow(schema: dict, node: dict) -> dict:
+    while "$ref" in node:
+        node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
+    return node

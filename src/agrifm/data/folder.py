@@ -1,0 +1,196 @@
+"""A folder of chips as a dataset, and the dictionary contract that any dataset of a user's own may follow."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import Dataset
+
+from agrifm.data.h5 import FrameChoice, read_chip
+from agrifm.data.transforms import pick_frames
+from agrifm.errors import InputError
+from agrifm.sample import Sample
+from agrifm.sensors import Sensor
+
+
+class Source(Protocol):
+    """What training and evaluation read from: numbered samples, with a choice of frames."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int, frames: FrameChoice | None = None) -> Sample:
+        """One sample, only the chosen frames."""
+        ...
+
+
+@dataclass(frozen=True)
+class Chips:
+    """Some chips of a folder.
+
+    Args:
+        folder: holds ``<name>.h5``.
+        names: of the chips, in order.
+        sensors: what to read.
+        label_key: dataset of the label; None reads none.
+        allow_missing: a chip may lack some of the sensors.
+    """
+
+    folder: Path
+    names: tuple[str, ...]
+    sensors: tuple[Sensor, ...]
+    label_key: str | None = "label"
+    allow_missing: bool = False
+
+    @classmethod
+    def from_list(
+        cls,
+        folder: Path,
+        list_file: Path,
+        sensors: Sequence[Sensor],
+        *,
+        label_key: str | None = "label",
+        allow_missing: bool = False,
+    ) -> Chips:
+        """Read the names of the chips from a text file, one a line."""
+        return cls(folder, read_names(list_file, folder), tuple(sensors), label_key, allow_missing)
+
+    @classmethod
+    def in_folder(cls, folder: Path, sensors: Sequence[Sensor], *, allow_missing: bool = False) -> Chips:
+        """All chips of a folder, without labels.
+
+        Raises:
+            InputError: the folder holds none.
+        """
+        names = tuple(sorted(path.stem for path in folder.glob("*.h5")))
+        if not names:
+            raise InputError(
+                folder, found="no *.h5 files", expected="a folder of chips", repair="name the folder that holds them."
+            )
+        return cls(folder, names, tuple(sensors), None, allow_missing)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def path(self, index: int) -> Path:
+        """The file of a chip."""
+        return self.folder / f"{self.names[index]}.h5"
+
+    def read(self, index: int, frames: FrameChoice | None = None) -> Sample:
+        """One sample, only the chosen frames."""
+        return read_chip(
+            self.path(index),
+            self.sensors,
+            label_key=self.label_key,
+            allow_missing=self.allow_missing,
+            frames=frames,
+        )
+
+
+def read_names(list_file: Path, folder: Path) -> tuple[str, ...]:
+    """Names in a list file; each stands for ``<name>.h5`` inside ``folder``.
+
+    Raises:
+        InputError: the file is missing or empty, a name repeats, or a name leads out of the folder.
+    """
+    if not list_file.is_file():
+        raise InputError(
+            list_file, found="no such file", expected="a text file with one sample name a line", repair="write it."
+        )
+    names = [line.strip().removesuffix(".h5") for line in list_file.read_text().splitlines()]
+    names = [name for name in names if name]
+    if not names:
+        raise InputError(list_file, found="no names", expected="one sample name a line", repair="fill the list.")
+    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if repeated:
+        raise InputError(list_file, found=f"{repeated[0]} twice", expected="each name once", repair="delete one line.")
+    for name in names:
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise InputError(
+                f"{list_file}: {name}",
+                found="a path out of the folder",
+                expected=f"a name in {folder}",
+                repair="mend it.",
+            )
+    return tuple(names)
+
+
+class MappingDataset(Dataset):
+    """Chips as dictionaries: ``{"data": {sensor: (T,C,H,W)}, "label": (H,W) long, "file_name": str}``.
+
+    Inherit from it, or follow its contract with any dataset, and name it in the ``data`` section as
+    ``dataset: module:name``. Optional keys of an item: ``dates`` and ``valid``, by sensor.
+
+    Args:
+        folder: holds the HDF5 files.
+        list_file: one sample name a line.
+        sensors: what to read.
+    """
+
+    def __init__(self, folder: Path | str, list_file: Path | str, sensors: Sequence[Sensor]) -> None:
+        self.chips = Chips.from_list(Path(folder), Path(list_file), sensors)
+
+    def __len__(self) -> int:
+        return len(self.chips)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = self.chips.read(index)
+        return {
+            "data": sample.images,
+            "label": sample.label,
+            "file_name": sample.name,
+            "dates": sample.dates,
+            "valid": sample.valid,
+        }
+
+
+@dataclass(frozen=True)
+class Custom:
+    """A user's own dataset as a source."""
+
+    dataset: Any
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def read(self, index: int, frames: FrameChoice | None = None) -> Sample:
+        """One sample, checked against the contract."""
+        item = self.dataset[index]
+        if not isinstance(item, Mapping):
+            raise InputError(
+                f"{type(self.dataset).__name__}[{index}]",
+                found=type(item).__name__,
+                expected='{"data": {sensor: (T,C,H,W)}, "label": (H,W), "file_name": str}',
+                repair="return that dictionary from __getitem__.",
+            )
+        sample = Sample.from_item(item)
+        for name, image in sample.images.items():
+            if image.is_floating_point() and not torch.isfinite(image).all():
+                raise InputError(
+                    f"{sample.name}: {name}", found="NaN or infinity", expected="finite numbers", repair="mask them."
+                )
+        return sample if frames is None else pick_frames(sample, frames)
+
+
+def import_dataset(path: str) -> Callable[[str], Any]:
+    """Import ``module:name``, a callable that takes a split and returns a dataset.
+
+    This runs the named module: it is the user's own program.
+
+    Raises:
+        InputError: it cannot be imported.
+    """
+    module, _, name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"data.dataset: {path}",
+            found=str(error),
+            expected="module:name of a callable that takes a split and returns a torch Dataset",
+            repair="put the module on PYTHONPATH, or correct the name.",
+        ) from error

@@ -1,0 +1,72 @@
+"""One picture to look at: image, truth, prediction and confidence of a few chips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from agrifm.maps.chips import colorize
+from agrifm.sample import Sample
+from agrifm.sensors import Sensor
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One row of the picture.
+
+    Args:
+        image: ``(h, w, 3)`` in 0..1.
+        truth: ``(h, w)`` classes, or None.
+        prediction: ``(h, w)`` classes.
+        confidence: ``(h, w)`` in 0..1.
+    """
+
+    image: np.ndarray
+    truth: np.ndarray | None
+    prediction: np.ndarray
+    confidence: np.ndarray
+
+
+def natural_color(sample: Sample, sensors: Sequence[Sensor]) -> np.ndarray:
+    """The clearest date of the first sensor with red, green and blue: ``(h, w, 3)`` in 0..1, stretched."""
+    for sensor in sensors:
+        bands = [sensor.index(name) for name in ("red", "green", "blue")]
+        if sensor.name in sample.images and None not in bands:
+            clear = sample.mask(sensor.name).float().mean((1, 2))
+            vegetated = sample.images[sensor.name][:, bands].float().mean((1, 2, 3))
+            date = int((clear - 1e-6 * vegetated).argmax())
+            image = sample.images[sensor.name][date, bands].float().permute(1, 2, 0).numpy()
+            low, high = np.percentile(image, (1, 99))
+            return ((image - low) / max(high - low, 1e-6)).clip(0, 1)
+    h, w = next(iter(sample.images.values())).shape[-2:]
+    return np.zeros((h, w, 3))
+
+
+def draw(panels: Sequence[Panel], names: Sequence[str], colors: Sequence[str], path: Path, title: str) -> None:
+    """Draw the rows with a legend and write a PNG."""
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import Patch
+
+    columns = ("image", "truth", "prediction", "confidence")
+    size = (2.5 * len(columns), 2.5 * len(panels) + 1.1)
+    figure, axes = plt.subplots(len(panels), 4, figsize=size, layout="constrained", squeeze=False)
+    shown = None
+    for row, panel in zip(axes, panels, strict=True):
+        row[0].imshow(panel.image, interpolation="nearest")
+        if panel.truth is not None:
+            row[1].imshow(colorize(panel.truth.astype(np.uint8), tuple(colors)), interpolation="nearest")
+        row[2].imshow(colorize(panel.prediction, tuple(colors)), interpolation="nearest")
+        shown = row[3].imshow(panel.confidence, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+        for axis in row:
+            axis.set_axis_off()
+    for axis, name in zip(axes[0], columns, strict=True):
+        axis.set_title(name)
+    handles = [Patch(color=color, label=name) for name, color in zip(names, colors, strict=True)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)), frameon=False)
+    figure.suptitle(title, fontsize=11)
+    figure.colorbar(shown, ax=axes, shrink=0.6, label="probability of the chosen class")
+    figure.savefig(path, dpi=140)
+    plt.close(figure)

@@ -1,0 +1,186 @@
+"""What happens around training: scores and best weights, a history, progress with time left."""
+
+from __future__ import annotations
+
+import csv
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from agrifm.checkpoint import Checkpoint
+from agrifm.errors import InputError
+from agrifm.training.module import Mapper
+
+RESUME = "resume.ckpt"
+BEST, LAST, HISTORY = "best.safetensors", "last.safetensors", "history.csv"
+
+
+class Judge(pl.Callback):
+    """Score each epoch, keep the best and the last weights, write one line of history.
+
+    Must stand before weight averaging, so that the averaged weights are those scored and saved.
+
+    Args:
+        out: folder of the results.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out, self.best, self.losses = out, -1.0, torch.zeros(2)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Sum up the loss of the epoch."""
+        self.losses += torch.tensor([float(outputs["loss"]) * trainer.accumulate_grad_batches, 1.0])
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compute the scores of all processes; the first process writes."""
+        assert isinstance(pl_module, Mapper)
+        task = pl_module.task
+        summary = task.scores(pl_module.metric).summary
+        pl_module.metric.reset()
+        pl_module.log_dict({key: torch.tensor(value) for key, value in summary.items()}, rank_zero_only=False)
+        loss, self.losses = float(self.losses[0] / self.losses[1].clamp(min=1)), torch.zeros(2)
+        better = summary[task.best_score] > self.best
+        self.best = max(self.best, summary[task.best_score])
+        if trainer.is_global_zero:
+            weights = {key: value.detach().cpu() for key, value in pl_module.model.state_dict().items()}
+            checkpoint = Checkpoint(pl_module.experiment, weights, summary, trainer.current_epoch)
+            checkpoint.save(self.out / LAST)
+            if better:
+                checkpoint.save(self.out / BEST)
+            write_history(self.out / HISTORY, trainer.current_epoch, {"loss": loss, **summary})
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it up again."""
+        self.best = state_dict["best"]
+
+
+def write_history(path: Path, epoch: int, values: dict[str, float]) -> None:
+    """Append an epoch to the history; epochs from this one on, left by a run that was killed, are replaced."""
+    rows = []
+    if path.is_file() and epoch > 0:
+        with path.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if int(row["epoch"]) < epoch]
+    unfinished = path.with_suffix(".part")
+    with unfinished.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["epoch", *values])
+        writer.writeheader()
+        writer.writerows([*rows, {"epoch": epoch, **values}])
+    unfinished.replace(path)
+
+
+class Pace(pl.Callback):
+    """One live line while training: epoch, loss, samples per second, time left; one lasting line per epoch."""
+
+    def __init__(self, console: Console) -> None:
+        self.console, self.bar, self.samples, self.started, self.done = console, None, 0, 0.0, 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(compact=True))
+        self.bar = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        self.total = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
+        self.first = self.done = int(trainer.num_training_batches) * trainer.current_epoch
+        self.task = self.bar.add_task("training", total=self.total, completed=self.done)
+        self.started, self.samples = time.monotonic(), 0
+        self.bar.start()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move the bar."""
+        assert self.bar is not None
+        self.samples += len(batch) * trainer.world_size
+        self.done += 1
+        pace = self.samples / (time.monotonic() - self.started)
+        text = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {float(outputs['loss']):.4f}"
+        self.bar.update(self.task, completed=self.done, description=f"{text}  {pace:.1f} samples/s")
+        pl_module.log("samples_per_second", pace)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say how the epoch went."""
+        assert isinstance(pl_module, Mapper)
+        spent = time.monotonic() - self.started
+        left = spent / max(1, self.done - self.first) * (self.total - self.done)
+        names = ("aAcc", "mIoU", pl_module.task.best_score)
+        scores = "  ".join(f"{name} {float(trainer.callback_metrics[name]):.4f}" for name in dict.fromkeys(names))
+        loss = float(trainer.callback_metrics["loss"])
+        self.console.print(
+            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {loss:.4f}  {scores}  "
+            f"{self.samples / spent:.1f} samples/s  {timedelta(seconds=round(left))} left",
+            highlight=False,
+        )
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the bar away."""
+        if self.bar is not None:
+            self.bar.stop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Take the bar away, also on Ctrl-C."""
+        self.on_train_end(trainer, pl_module)
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes the state for resuming by rename, and reads it without running code from it."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write beside the target, then rename."""
+        unfinished = f"{path}.part"
+        super().save_checkpoint(checkpoint, unfinished, storage_options)
+        Path(unfinished).replace(path)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+        """Read tensors and plain values only.
+
+        Raises:
+            InputError: the file does not open.
+        """
+        try:
+            return super().load_checkpoint(path, map_location, weights_only=True)
+        except Exception as error:
+            raise InputError(
+                path,
+                found=f"a state that does not open: {str(error).splitlines()[0]}",
+                expected="the state of an interrupted run",
+                repair="start again with --no-resume.",
+            ) from error
+
+
+class SameExperiment(pl.Callback):
+    """Refuse to resume a run whose experiment has changed in what decides the result."""
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+        """Keep the experiment beside the state."""
+        assert isinstance(pl_module, Mapper)
+        checkpoint["experiment"] = pl_module.experiment.model_dump_json()
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+        """Compare.
+
+        Raises:
+            InputError: names the sections that differ.
+        """
+        assert isinstance(pl_module, Mapper)
+        before = type(pl_module.experiment).model_validate_json(checkpoint["experiment"])
+        names = ("seed", "data", "augment", "model", "task")
+        changed = [name for name in names if getattr(before, name) != getattr(pl_module.experiment, name)]
+        if changed:
+            raise InputError(
+                "resume",
+                found=f"a run with other values in {', '.join(changed)}",
+                expected="the same experiment; only 'training' and 'name' may change",
+                repair="restore the configuration, choose another --out, or start again with --no-resume.",
+            )

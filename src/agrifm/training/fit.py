@@ -1,0 +1,236 @@
+"""One run: check the data, settle statistics, train, keep what was best."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
+from rich.console import Console
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from agrifm.checkpoint import Match, library_versions, load_strict
+from agrifm.config import DataConfig, Experiment
+from agrifm.data.check import Survey, evenly, splits_overlap, structure, survey, values
+from agrifm.data.folder import Chips, Custom, Source, import_dataset
+from agrifm.data.loading import EpochBatches, Split, load
+from agrifm.errors import InputError
+from agrifm.sample import Batch
+from agrifm.training.callbacks import BEST, HISTORY, LAST, RESUME, Judge, Pace, SameExperiment, WholeFiles
+from agrifm.training.module import Mapper
+
+NEW_KEYS = ("context.", "decoder.", "head.", "normalize.")
+
+
+def fit(
+    experiment: Experiment,
+    out: Path,
+    *,
+    resume: bool = True,
+    weights: dict[str, Tensor] | None = None,
+    sources: Mapping[str, Source] | None = None,
+    console: Console | None = None,
+) -> Path:
+    """Train an experiment and return the path of the best checkpoint.
+
+    Args:
+        experiment: what to do.
+        out: folder of the results: ``best.safetensors``, ``last.safetensors``, ``history.csv``,
+            ``experiment.yaml``, ``environment.json``, TensorBoard logs and the state for resuming.
+        resume: go on where a run in ``out`` was interrupted; else begin anew.
+        weights: of a pre-trained encoder, by the names of the model.
+        sources: ``train`` and ``val``, instead of the files that the experiment names.
+        console: where progress is shown.
+
+    Raises:
+        InputError: something in the data, the configuration or the weights is wrong.
+    """
+    console = console or Console()
+    sources = sources or open_sources(experiment)
+    experiment = settle(experiment, sources, console)
+    out.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        for name in (RESUME, HISTORY, BEST, LAST):
+            (out / name).unlink(missing_ok=True)
+    state = out / RESUME
+    (out / "experiment.yaml").write_text(experiment.to_yaml())
+    (out / "environment.json").write_text(json.dumps({"seed": experiment.seed, **library_versions()}, indent=2))
+    module = Mapper(experiment)
+    if weights is not None:
+        console.print(f"start weights: {start(module, weights)}", highlight=False)
+    if state.is_file():
+        console.print(f"resuming from {state}", highlight=False)
+    trainer = make_trainer(experiment, out, console)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec|Checkpoint directory).*")
+        trainer.fit(
+            module,
+            datamodule=Loaders(experiment, sources),
+            ckpt_path=state if state.is_file() else None,
+            weights_only=True,
+        )
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    return out / BEST
+
+
+def start(module: Mapper, weights: dict[str, Tensor]) -> Match:
+    """Load pre-trained weights; decoder, head and what the encoder has beyond the original may be new.
+
+    Raises:
+        InputError: a tensor of the encoder is missing, left over or of another shape.
+    """
+    return load_strict(module.model, weights, may_be_new=NEW_KEYS)
+
+
+def open_sources(experiment: Experiment, splits: tuple[str, ...] = ("train", "val")) -> dict[str, Source]:
+    """The splits of an experiment, from its files or from the user's own dataset."""
+    data = experiment.data
+    if data.dataset is not None:
+        make = import_dataset(data.dataset)
+        return {split: Custom(make(split)) for split in splits}
+    return {split: data.split(split) for split in splits}
+
+
+def settle(experiment: Experiment, sources: Mapping[str, Source], console: Console) -> Experiment:
+    """Check the data and return the experiment with the statistics it will use.
+
+    Raises:
+        InputError: the first problem found, and how many more there are.
+    """
+    with console.status("checking the data"):
+        problems, seen = examine(experiment, sources)
+    if problems:
+        more = f" ({len(problems) - 1} more; 'agrifm data check' lists them)" if len(problems) > 1 else ""
+        first = problems[0]
+        raise InputError(first.where, found=first.found, expected=first.expected, repair=first.repair + more)
+    data = experiment.data
+    if data.statistics == "given":
+        for sensor in data.sensors:
+            sensor.known_statistics()
+        return experiment
+    checked = seen["train"]
+    if checked.chips < len(sources["train"]):
+        with console.status("computing statistics"):
+            checked = survey(sources["train"], data.sensors, range(len(sources["train"])))
+    return experiment.with_sensors([sensor.with_statistics(checked.statistics(sensor)) for sensor in data.sensors])
+
+
+def examine(
+    experiment: Experiment, sources: Mapping[str, Source], limit: int | None = None
+) -> tuple[list[InputError], dict[str, Survey]]:
+    """All problems of the splits, and what was seen in each."""
+    data, task = experiment.data, experiment.task
+    chips = {split: source for split, source in sources.items() if isinstance(source, Chips)}
+    problems: list[InputError] = list(splits_overlap(chips))
+    for source in chips.values():
+        problems += structure(source)
+    if problems:
+        return problems, {}
+    seen: dict[str, Survey] = {}
+    for split, source in sources.items():
+        indices = evenly(len(source), data.check if limit is None else limit)
+        bands = data.check_bands
+        for found in values(source, data.sensors, indices, len(task.classes), task.ignore_index, bands=bands):
+            if isinstance(found, Survey):
+                seen[split] = found
+            else:
+                problems.append(found)
+    return problems, seen
+
+
+class Loaders(pl.LightningDataModule):
+    """Batches of both splits, shared out over processes."""
+
+    def __init__(self, experiment: Experiment, sources: Mapping[str, Source]) -> None:
+        super().__init__()
+        self.experiment, self.sources = experiment, sources
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled, augmented."""
+        return self._load("train", training=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """In order, untouched."""
+        return self._load("val", training=False)
+
+    def _load(self, name: str, *, training: bool) -> DataLoader[Batch]:
+        experiment, trainer = self.experiment, self.trainer
+        assert trainer is not None
+        batches = EpochBatches(
+            len(self.sources[name]),
+            experiment.training.batch_size,
+            shuffle=training,
+            seed=experiment.seed,
+            rank=trainer.global_rank,
+            world=trainer.world_size,
+        )
+        data: DataConfig = experiment.data
+        augment = experiment.augment if training else None
+        split = Split(self.sources[name], data.frames, data.resize, augment, experiment.seed)
+        return load(split, batches, experiment.training.workers)
+
+
+def make_trainer(experiment: Experiment, out: Path, console: Console) -> pl.Trainer:
+    """Lightning's trainer for an experiment."""
+    config = experiment.training
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    callbacks: list[pl.Callback] = [Judge(out), SameExperiment(), Pace(console), LearningRateMonitor("step")]
+    if config.ema is not None:
+        callbacks.append(EMAWeightAveraging(decay=config.ema))
+    if config.patience is not None:
+        callbacks.append(EarlyStopping(experiment.task.best_score, mode="max", patience=config.patience))
+    callbacks.append(ModelCheckpoint(out, RESUME.removesuffix(".ckpt"), save_top_k=1, enable_version_counter=False))
+    several = config.devices > 1 or "LOCAL_RANK" in os.environ
+    return pl.Trainer(
+        default_root_dir=out,
+        max_epochs=config.epochs,
+        accelerator=config.accelerator,
+        devices=config.devices,
+        strategy=_processes(config.accelerator) if several else "auto",
+        precision=_precision(config.precision, config.accelerator),
+        gradient_clip_val=config.clip or None,
+        accumulate_grad_batches=config.accumulate,
+        limit_train_batches=config.limit if config.limit is not None else 1.0,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        callbacks=callbacks,
+        logger=TensorBoardLogger(out, name="tensorboard", version=""),
+        plugins=[WholeFiles()],
+    )
+
+
+def _on_gpu(accelerator: str) -> bool:
+    return accelerator != "cpu" and torch.cuda.is_available()
+
+
+def _precision(precision: str, accelerator: str) -> Any:
+    if precision != "auto":
+        return precision
+    return "bf16-mixed" if _on_gpu(accelerator) and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def _processes(accelerator: str) -> DDPStrategy:
+    """Processes started by torchrun are joined; else one per GPU is launched, or spawned on a CPU.
+
+    A sensor may be missing from a whole batch, so its parameters may go unused. There are no running
+    statistics to share, and uneven evaluation must not wait for them.
+    """
+    launched = "LOCAL_RANK" in os.environ or _on_gpu(accelerator)
+    return DDPStrategy(
+        start_method="popen" if launched else "spawn", find_unused_parameters=True, broadcast_buffers=False
+    )

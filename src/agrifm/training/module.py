@@ -1,0 +1,144 @@
+"""The model as Lightning trains it: losses that are exact over processes, rates per layer, seeds per step."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import Metric
+
+from agrifm.checkpoint import build
+from agrifm.config import Experiment, TrainingConfig
+from agrifm.errors import InputError
+from agrifm.sample import Batch
+
+
+class Mapper(pl.LightningModule):
+    """One experiment's model with its task, optimizer and schedule.
+
+    Args:
+        experiment: resolved; sensors carry their statistics.
+    """
+
+    metric: Metric
+
+    def __init__(self, experiment: Experiment) -> None:
+        super().__init__()
+        self.experiment, self.task = experiment, experiment.task
+        torch.manual_seed(experiment.seed)
+        self.model = build(experiment)
+        self.metric = experiment.task.metric()
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The model's output for a batch."""
+        return self.model(batch)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Move a batch."""
+        return batch.to(device)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed each step by its place, so that a resumed run goes on as if it had never stopped."""
+        place = [self.experiment.seed, self.current_epoch, batch_idx, self.global_rank]
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of a batch, normalized by what all processes hold together."""
+        loss = self._loss(batch)
+        if not torch.isfinite(loss):
+            raise InputError(
+                f"samples {', '.join(batch.names)}",
+                found=f"a loss of {float(loss)} in epoch {self.current_epoch}, step {self.global_step}",
+                expected="a finite loss",
+                repair="lower training.learning_rate, set training.clip, use precision 32-true; look at these samples.",
+            )
+        self.log("loss", loss.detach(), on_step=True, on_epoch=False)
+        return loss
+
+    def _loss(self, batch: Batch) -> Tensor:
+        output = self.model(batch)
+        parts = self.task.losses(output, _labels(batch))
+        terms = [weight * part.total / self._everywhere(part.count) for weight, part in parts]
+        return torch.stack(terms).sum()
+
+    def _everywhere(self, count: Tensor) -> Tensor:
+        """Mean count per process: dividing by it makes the averaged gradient that of the whole batch."""
+        count = count.detach().clone()
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(count)
+            count = count / torch.distributed.get_world_size()
+        return count.clamp(min=1e-8)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add a batch to the scores."""
+        self.task.update(self.metric, self.model(batch), _labels(batch))
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with linear warm-up and cosine decay, per step."""
+        config = self.experiment.training
+        optimizer = AdamW(parameter_groups(self.model, config), lr=config.learning_rate)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = LambdaLR(optimizer, lambda step: rate(step, steps, config))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _labels(batch: Batch) -> Tensor:
+    if batch.label is None:
+        raise InputError(
+            f"samples {', '.join(batch.names)}",
+            found="no label",
+            expected="a label (H, W) for training and evaluation",
+            repair="add labels, or use 'agrifm predict', which needs none.",
+        )
+    return batch.label
+
+
+def rate(step: int, steps: int, config: TrainingConfig) -> float:
+    """Factor on the learning rate: linear from 1 % during warm-up, then cosine down to the minimum."""
+    warmup = round(config.warmup * steps)
+    if step < warmup:
+        return 0.01 + 0.99 * step / warmup
+    low = config.min_learning_rate / config.learning_rate
+    done = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return low + (1 - low) * (1 + math.cos(math.pi * done)) / 2
+
+
+def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str, Any]]:
+    """Group trainable parameters by learning rate and weight decay.
+
+    Norms, biases and position tables are not decayed. With ``layer_decay`` the rate of a backbone block falls
+    by that factor for each block between it and the top (Bao et al., BEiT, ICLR 2022).
+    """
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    depths = _depths(name for name, _ in named)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in named:
+        factor = 1.0
+        if name in depths:
+            factor = config.encoder_rate * config.layer_decay ** depths[name]
+        plain = parameter.ndim < 2 or "relative_position" in name
+        key = (config.learning_rate * factor, 0.0 if plain else config.weight_decay)
+        groups.setdefault(key, []).append(parameter)
+    return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]
+
+
+def _depths(names: Iterable[str]) -> dict[str, int]:
+    """Blocks between each encoder parameter and the top of its backbone."""
+    place: dict[str, tuple[int, int]] = {}
+    for name in names:
+        if name.startswith("embeddings."):
+            place[name] = (-1, 0)
+        elif found := re.match(r"backbones\.\w+\.layers\.(\d+)\.(?:blocks\.(\d+))?", name):
+            place[name] = (int(found[1]), int(found[2]) if found[2] else 1_000)
+        elif name.startswith("backbones."):
+            place[name] = (1_000, 0)
+    order = sorted(set(place.values()), reverse=True)
+    return {name: order.index(where) for name, where in place.items()}
