@@ -12,7 +12,12 @@ from rich.table import Table
 
 from agrifm.errors import InputError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Crop maps from satellite time series.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Crop maps from satellite time series.",
+)
 data = typer.Typer(no_args_is_help=True, help="Check data, compute statistics, write an example.")
 weights = typer.Typer(no_args_is_help=True, help="Look at and convert weight files.")
 app.add_typer(data, name="data")

@@ -88,8 +88,11 @@ class Sample:
 
     def without(self, sensor: str) -> Sample:
         """The same sample as if this sensor had not been there."""
-        keep = {key: value for key, value in self.images.items() if key != sensor}
-        return replace(self, images=keep)
+
+        def rest(group: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {key: value for key, value in group.items() if key != sensor}
+
+        return replace(self, images=rest(self.images), dates=rest(self.dates), valid=rest(self.valid))
 
 
 def days_since_epoch(values: Any) -> Tensor:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import make_pipeline
 
 from agrifm.accuracy.series import Season
 from agrifm.errors import InputError
@@ -52,7 +54,6 @@ def random_forest(
         ignore_index: label of pixels that count neither in training nor in the score.
         pixels: at most so many training pixels, drawn at random from all samples.
         steps: dates to interpolate to, evenly spaced over the days of the year seen in training.
-        jobs: processor cores to use; -1 takes all.
 
     Raises:
         InputError: a label is missing or is no class, nothing is labeled, or no training sample has a sensor.
@@ -60,16 +61,14 @@ def random_forest(
     samples = tuple(train) if isinstance(train, Iterator) else train
     season, rng = Season.of(samples, sensors, steps), np.random.default_rng(seed)
     forest = RandomForestClassifier(trees, n_jobs=jobs, random_state=seed)
-    features, truth = _draw(samples, season, classes, ignore_index, pixels, rng)
-    medians = np.nanmedian(np.where(np.isnan(features).all(0), 0, features), axis=0)
-    forest.fit(np.where(np.isnan(features), medians, features), truth)
+    model = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), forest)
+    model.fit(*_draw(samples, season, classes, ignore_index, pixels, rng))
     confusion = np.zeros((classes, classes), np.int64)
     for sample in test:
         label = _label(sample, classes, ignore_index)
         chosen = np.flatnonzero(label != ignore_index)
         if len(chosen):
-            features = season.features(sample, label, chosen)
-            predicted = forest.predict(np.where(np.isnan(features), medians, features))
+            predicted = model.predict(season.features(sample, label, chosen))
             np.add.at(confusion, (label.ravel()[chosen], predicted), 1)
     return confusion
 

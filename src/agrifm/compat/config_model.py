@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from agrifm.compat.keys import Keys
 from agrifm.nn.model import ModelConfig
 from agrifm.nn.swin import SIZES, SwinSize
 from agrifm.nn.windows import Triple
 
+SizeName = Literal["tiny", "small", "base"]
 _OTHER_WAYS = "use 'decoder: light' in a YAML of ours, or agrifm.compat.original.build for exactly this model."
 _RELEASED_PATCH = (4, 4, 4)
 
@@ -87,15 +89,14 @@ def _encoder(encoder: Keys) -> _Encoder:
         width = embedding.number("embed_dim", 96, least=1, whole=True)
         embedding.only("norm_layer", [None], "delete it: tokens are not normalized before the first stage.")
     with encoder.inside("backbone_cfg", "SwinTransformer3D") as backbone:
-        backbone.only("patch_size", [backbone.values.get("patch_size"), patch, list(patch)][1:], _agree(patch))
-        backbone.only("embed_dim", [width] if "embed_dim" in backbone.values or width == 96 else [96], _agree(width))
+        backbone.only("patch_size", [list(patch), patch], f"write {patch}, as in patch_emd_cfg: it is what counts.")
+        backbone.only("embed_dim", [width], f"write {width}, as in patch_emd_cfg: it is what counts.")
         size = _size(backbone, width)
         frozen, checkpointing = _frozen(backbone, len(size.depths)), bool(backbone.take("use_checkpoint", False))
         _fixed(backbone, len(size.depths))
     encoder.only("data_preprocessor", [None], "delete it; write MapNormalize into data_pipelines.")
-    named = next((name for name, known in SIZES.items() if known == size), size)
     config = ModelConfig(
-        size=named,
+        size=_named(size),
         patch=patch,
         decoder="original",
         day_of_year=False,
@@ -105,8 +106,10 @@ def _encoder(encoder: Keys) -> _Encoder:
     return _Encoder(config, channels, _checkpoint(encoder))
 
 
-def _agree(value: Any) -> str:
-    return f"write {value!r}, as in patch_emd_cfg: it is what counts."
+def _named(size: SwinSize) -> SizeName | SwinSize:
+    """The name of a size that has one, else its numbers."""
+    names: tuple[SizeName, ...] = ("tiny", "small", "base")
+    return next((name for name in names if SIZES[name] == size), size)
 
 
 def _size(backbone: Keys, width: int) -> SwinSize:
@@ -128,9 +131,7 @@ def _size(backbone: Keys, width: int) -> SwinSize:
             expected=f"divisors of the widths {size.widths}",
             repair=f"{uneven[0][0]} channels do not split into {uneven[0][1]} heads: correct num_heads.",
         )
-    if heads == size.stage_heads:
-        return size
-    return SwinSize(**{**vars(size), "heads": heads})
+    return size if heads == size.stage_heads else replace(size, heads=heads)
 
 
 def _depths(backbone: Keys) -> tuple[int, ...]:
@@ -256,19 +257,20 @@ def channels(swin: SwinSize, tokens: int) -> list[int]:
 def _lateral(neck: Keys, sensors: tuple[str, ...], swin: SwinSize) -> int:
     """Frame tokens of the finest level, after checking that all levels follow from them."""
     levels = neck.take("in_fusion_key_list")
-    if not isinstance(levels, list | tuple) or len(levels) != len(swin.depths) - 1:
+    listed = isinstance(levels, list | tuple) and all(isinstance(level, Mapping) and level for level in levels)
+    if not listed or len(levels) != len(swin.depths) - 1:
         raise neck.wrong(
             "in_fusion_key_list",
             expected=f"{len(swin.depths) - 1} levels, one for each doubling of the size",
             repair=f"list each level of the encoder, coarse to fine, or {_OTHER_WAYS}",
         )
-    finest = next(iter(dict(levels[-1]).values()), 0)
+    finest = int(next(iter(levels[-1].values())))
     expected = channels(swin, max(1, finest // swin.width))[-2::-1]
     for i, (level, count) in enumerate(zip(levels, expected, strict=True)):
-        if list(dict(level).items()) != [(name, count) for name in sensors]:
+        if list(level.items()) != [(name, count) for name in sensors]:
             raise neck.wrong(
                 f"in_fusion_key_list[{i}]",
-                found=repr(dict(level)),
+                found=repr(level),
                 expected=f"{dict.fromkeys(sensors, count)}, in this order: width {swin.width} doubles and time shrinks",
                 repair=f"write that (the last level decides how many frames there are), or {_OTHER_WAYS}",
             )

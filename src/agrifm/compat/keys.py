@@ -36,18 +36,20 @@ class Keys:
         source: file, for messages.
         path: of this level from the top, e.g. ``model.neck``.
         notes: shared by all levels; grows.
+
+    ``asked`` holds the keys that were asked for so far: the valid ones.
     """
 
     def __init__(self, values: Mapping[str, Any], source: str, path: str = "", notes: list[Note] | None = None) -> None:
         self.values, self.source, self.path = values, source, path
         self.notes: list[Note] = [] if notes is None else notes
-        self._asked: set[str] = set()
+        self.asked: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is None:
             self.finish()
 
     def finish(self) -> None:
@@ -57,12 +59,12 @@ class Keys:
             InputError: names the first of them and the nearest key that is known here.
         """
         for key in self.left():
-            repair = nearest(key, self._asked) if self._asked else "delete it."
+            repair = nearest(key, self.asked) if self.asked else "delete it."
             raise self.wrong(key, expected="a key that is known here", repair=repair, found="an unknown key")
 
     def left(self) -> list[str]:
         """Keys that nobody asked for yet."""
-        return [key for key in self.values if key not in self._asked]
+        return [key for key in self.values if key not in self.asked]
 
     def name(self, key: str) -> str:
         """Full path of a key."""
@@ -85,7 +87,7 @@ class Keys:
         Raises:
             InputError: it is required and missing.
         """
-        self._asked.add(key)
+        self.asked.add(key)
         if key in self.values:
             return self.values[key]
         if default is REQUIRED:
@@ -107,7 +109,8 @@ class Keys:
 
     def triple(self, key: str, default: Any = REQUIRED) -> tuple[int, int, int]:
         """Three whole numbers: frames, rows, columns."""
-        return self.numbers(key, 3, default)
+        frames, rows, columns = self.numbers(key, 3, default)
+        return frames, rows, columns
 
     def numbers(self, key: str, count: int, default: Any = REQUIRED) -> tuple[int, ...]:
         """``count`` whole numbers of at least 1."""
@@ -152,12 +155,12 @@ class Keys:
         if not isinstance(value, Mapping):
             raise self.wrong(key, found=repr(value)[:80], expected="dict(...)", repair="write a dictionary.")
         level = Keys(value, self.source, self.name(key), self.notes)
-        if types and level.type() not in types:
-            repair = nearest(level.type(), types) if len(types) > 1 else f"write '{types[0]}': no other is translated."
+        if types and level.kind() not in types:
+            repair = nearest(level.kind(), types) if len(types) > 1 else f"write '{types[0]}': no other is translated."
             raise level.wrong("type", expected=f"one of {', '.join(types)}", repair=repair)
         return level
 
-    def type(self) -> str:
+    def kind(self) -> str:
         """The name in ``type``, without a registry's prefix."""
         value = self.take("type")
         return (value if isinstance(value, str) else getattr(value, "__name__", repr(value))).rsplit(".", 1)[-1]

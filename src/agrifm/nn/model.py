@@ -126,11 +126,17 @@ class CropModel(nn.Module):
         return self.head(self.decoder(reduced, extents, batch.size(tuple(present))))
 
     def encode(
-        self, sensor: str, image: Float[Tensor, "b t c h w"], valid: Bool[Tensor, "b t h w"], days: Float[Tensor, "b t"]
+        self,
+        sensor: str,
+        image: Float[Tensor, "b t c h w"],
+        valid: Bool[Tensor, "b t h w"],
+        days: Float[Tensor, "b t"],
+        real: Bool[Tensor, "b t"],
     ) -> Pyramid:
-        """Encode one sensor's series; all samples have the same number of frames."""
+        """Encode one sensor's series; frames that are not ``real`` are padding, which becomes zeros."""
         image = fill_gaps(self.normalize[sensor](image), valid, days)
-        tokens = self.context[sensor](self.embeddings[sensor](image), valid, days)
+        image = image * real[:, :, None, None, None]
+        tokens = self.context[sensor](self.embeddings[sensor](image), valid, days, real)
         return self.backbone(sensor)(tokens)
 
     def _extents(self, image: Tensor) -> list[tuple[float, float]]:
@@ -138,12 +144,16 @@ class CropModel(nn.Module):
         return [(h / rows, w / columns) for _, rows, columns in self.config.swin.strides(self.config.patch)]
 
     def _reduce(self, name: str, batch: Batch) -> Reduced:
-        """Encode samples of equal frame counts together, so that padding never reaches the encoder."""
+        """Encode samples with equal numbers of frame tokens together, so that no token is padding alone."""
         frames, whole = batch.frames[name], None
-        for count in frames[frames > 0].unique().tolist():
-            rows = (frames == count).nonzero().flatten().to(batch.images[name].device)
-            image, valid = batch.images[name][rows, :count], batch.valid[name][rows, :count]
-            pyramid = self.encode(name, image, valid, batch.day_of_year[name][rows, :count])
+        tokens = -(-frames // self.config.patch[0])
+        for count in tokens[tokens > 0].unique().tolist():
+            rows = (tokens == count).nonzero().flatten()
+            last = int(frames[rows].max())
+            real = (torch.arange(last) < frames[rows, None]).to(batch.images[name].device)
+            rows = rows.to(batch.images[name].device)
+            image, valid, days = (part[name][rows, :last] for part in (batch.images, batch.valid, batch.day_of_year))
+            pyramid = self.encode(name, image, valid, days, real)
             seen = token_validity(valid, self.config.swin.strides(self.config.patch))
             part = self.decoder.reduce(name, pyramid, seen)
             if whole is None:

@@ -119,12 +119,13 @@ class Context(nn.Module):
         tokens: Float[Tensor, "b t2 h2 w2 k"],
         valid: Bool[Tensor, "b t h w"],
         days: Float[Tensor, "b t"],
+        real: Bool[Tensor, "b t"],
     ) -> Float[Tensor, "b t2 h2 w2 k"]:
-        """Add both encodings to the tokens."""
-        gaps = pad_to_multiple((~valid).to(tokens.dtype).unsqueeze(1), self.patch)
+        """Add both encodings to the tokens; padded frames have neither gaps nor a date."""
+        gaps = pad_to_multiple((~valid & real[:, :, None, None]).to(tokens.dtype).unsqueeze(1), self.patch)
         tokens = tokens + self.gaps(gaps).permute(0, 2, 3, 4, 1)
         if self.dates is not None:
-            encoding = date_encoding(days).transpose(1, 2)
+            encoding = (date_encoding(days) * real.unsqueeze(-1)).transpose(1, 2)
             encoding = F.pad(encoding, (0, -encoding.shape[-1] % self.patch[0]))
             tokens = tokens + self.dates(encoding).transpose(1, 2)[:, :, None, None]
         return tokens

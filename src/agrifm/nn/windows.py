@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 Triple = tuple[int, int, int]
 
 # A CPU is fastest, and smallest, on portions that stay in its cache; these are numbers of elements.
-PORTION_OF_TOKENS = 2**18
+PORTION_OF_TOKENS = 2**20
 PORTION_OF_SCORES = 2**20
 
 

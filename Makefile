@@ -1,0 +1,40 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test lint bench real docs clean
+
+help:  ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+
+# The CPU build of torch is named once, in constraints.txt; without it pip would fetch gigabytes of CUDA.
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: .venv/ready  ## example data, training, scores beside baselines, maps and a picture (about 5 minutes)
+	$(BIN)/agrifm demo
+
+test: .venv/ready  ## all tests, with coverage of the product code
+	$(BIN)/python -m pytest --numprocesses 2 --cov --cov-report term --cov-fail-under 90
+
+lint: .venv/ready  ## style, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/ty check
+	$(BIN)/lint-imports
+
+bench: .venv/ready  ## cost of the model against a plainly written one, as ratios (about an hour for everything)
+	$(BIN)/python benchmarks/cost.py
+
+real: .venv/ready  ## accuracy on real series, if they are on this machine
+	$(BIN)/python benchmarks/real.py
+
+docs: .venv/ready  ## the documentation as a site
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/zensical build
+
+clean:  ## remove the environment and everything built
+	rm -rf .venv build dist site .pytest_cache .ruff_cache .coverage*

@@ -1,0 +1,113 @@
+"""The whole journey on made-up farmland: data, training, scores beside baselines, maps, one picture."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from agrifm.config import Experiment, load
+from agrifm.data.folder import Chips
+from agrifm.data.synthetic import Landscape, write_example
+from agrifm.sample import Sample
+from agrifm.tasks.scores import Scores, scores
+
+ROWS = 3  # chips in the picture
+
+
+def write_data(out: Path, seed: int, console: Console) -> None:
+    """Write the example data set, with progress; one that is there already is kept."""
+    if (out / "data_lists" / "test.txt").is_file():
+        console.print(f"{out} is there already", highlight=False)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("writing chips", total=None)
+        write_example(
+            out, Landscape(seed=seed), progress=lambda n, total: progress.update(task, completed=n, total=total)
+        )
+    console.print(f"example data written to {out}", highlight=False)
+
+
+def run(config: Path, out: Path, console: Console) -> None:
+    """Make the data, train, test, map, draw and print the table."""
+    from agrifm.checkpoint import Checkpoint
+    from agrifm.compat.weights import start_weights
+    from agrifm.maps.chips import predict
+    from agrifm.training import evaluate, fit
+
+    experiment = load(config)
+    write_data(experiment.data.root, 0, console)
+    begun = time.monotonic()
+    best = Checkpoint.load(fit(experiment, out, weights=start_weights(experiment), console=console))
+    test = experiment.data.split("test")
+    rows = {"AgriFM (this model)": evaluate(best, test, out / "scores_test", console=console)}
+    paths = predict(best, test, out / "maps", confidence=True, console=console)
+    rows |= baselines(experiment, console)
+    _picture(experiment, test, out, rows["AgriFM (this model)"])
+    console.print(score_table(rows, f"held-out ground: {len(test)} chips"))
+    summary = {name: result.summary for name, result in rows.items()}
+    (out / "scores.json").write_text(json.dumps(summary, indent=2))
+    console.print(f"{len(paths)} maps in {out / 'maps'}, picture {out / 'demo.png'}", highlight=False)
+    console.print(f"{(time.monotonic() - begun) / 60:.1f} minutes", highlight=False)
+
+
+def baselines(experiment: Experiment, console: Console) -> dict[str, Scores]:
+    """Scores of the most frequent class and of a random forest on the same pixels."""
+    from agrifm.accuracy.baselines import majority, random_forest
+
+    task, data = experiment.task, experiment.data
+    train, test = (Samples(data.split(split)) for split in ("train", "test"))
+    sensors = [sensor.name for sensor in data.sensors]
+    count, ignore = len(task.classes), task.ignore_index
+    with console.status("random forest"):
+        found = {
+            "random forest": random_forest(train, test, count, sensors=sensors, ignore_index=ignore),
+            "majority class": majority(train, test, count, ignore_index=ignore),
+        }
+    return {name: scores(confusion, task.names) for name, confusion in found.items()}
+
+
+class Samples:
+    """The samples of some chips, read anew each time they are gone through."""
+
+    def __init__(self, chips: Chips) -> None:
+        self.chips = chips
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self.chips.read(i) for i in range(len(self.chips)))
+
+
+def score_table(rows: dict[str, Scores], title: str) -> Table:
+    """Models along rows, summary scores along columns."""
+    keys = ("aAcc", "mFscore", "mIoU", "kappa")
+    table = Table("", *keys, title=title)
+    for name, result in rows.items():
+        table.add_row(name, *(f"{result.summary[key]:.3f}" for key in keys))
+    return table
+
+
+def _picture(experiment: Experiment, test: Chips, out: Path, result: Scores) -> None:
+    """Draw the chips whose labels hold the most classes."""
+    import rasterio
+
+    from agrifm.maps.picture import Panel, draw, natural_color
+
+    samples = [test.read(i) for i in range(len(test))]
+    samples.sort(key=lambda sample: (-len(np.unique(sample.label)), sample.name))
+    panels = []
+    for sample in samples[:ROWS]:
+        with rasterio.open(out / "maps" / f"{sample.name}.tif") as file:
+            prediction = file.read(1)
+        with rasterio.open(out / "maps" / f"{sample.name}_confidence.tif") as file:
+            confidence = file.read(1)
+        image = natural_color(sample, experiment.data.sensors)
+        panels.append(Panel(image, np.asarray(sample.label), prediction, confidence))
+    title = f"{experiment.name}: held-out ground, mFscore {result.summary['mFscore']:.3f}"
+    draw(panels, experiment.task.names, experiment.task.colors, out / "demo.png", title)
