@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from agrifm.nn.model import CropModel, ModelConfig
-from agrifm.nn.swin import Pyramid, SwinSize
+from agrifm.nn.swin import Pyramid, Swin, SwinSize
 from agrifm.nn.windows import Triple, clip_window, relative_index
 from agrifm.sensors import Sensor
 
@@ -144,11 +144,14 @@ class ExplicitStage(nn.Module):
         return x, x if self.downsample is None else self.downsample(x)
 
 
-class ExplicitSwin(nn.Module):
-    """The backbone with the weights and the outputs of ``agrifm.nn.swin.Swin`` (default steps, averaged frames)."""
+class ExplicitSwin(Swin):
+    """The backbone with the weights and the outputs of ``Swin`` (default steps, averaged frames), and none of its code.
+
+    It is a ``Swin`` by name only, so that a model takes it in its place.
+    """
 
     def __init__(self, size: SwinSize) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.layers = nn.ModuleList(ExplicitStage(size, stage) for stage in range(len(size.depths)))
         self.norm = nn.LayerNorm(size.widths[-1])
 

@@ -218,7 +218,7 @@ def weights_convert(
 
 @app.command()
 def demo(
-    config: Config = Path("configs/example.yaml"),
+    config: Annotated[Path, typer.Argument(help="Experiment in YAML.")] = Path("configs/example.yaml"),
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/demo"),
 ) -> None:
     """The whole journey on made-up farmland: data, training, scores beside baselines, maps, a picture."""

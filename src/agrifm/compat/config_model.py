@@ -9,6 +9,7 @@ from typing import Literal
 
 from agrifm.compat.keys import Keys
 from agrifm.nn.model import ModelConfig
+from agrifm.nn.original import level_channels
 from agrifm.nn.swin import SIZES, SwinSize
 from agrifm.nn.windows import Triple
 
@@ -240,18 +241,9 @@ def _neck(
                 repair=f"write (out_size // 16), or {_OTHER_WAYS}",
             )
         tokens = _lateral(neck, sensors, config.swin)
-        width = channels(config.swin, tokens)[-1]
+        width = level_channels(config.swin, tokens)[-1]
         _width(neck, width)
     return sensors, (rows, columns), tokens * config.patch[0], width
-
-
-def channels(swin: SwinSize, tokens: int) -> list[int]:
-    """Channels of each level, fine to coarse, once time is folded into them; ``tokens`` frames enter."""
-    found = []
-    for width, step in zip(swin.widths, (*swin.steps, (1, 1, 1)), strict=True):
-        found.append(width * tokens)
-        tokens = -(-tokens // step[0])
-    return found
 
 
 def _lateral(neck: Keys, sensors: tuple[str, ...], swin: SwinSize) -> int:
@@ -265,7 +257,7 @@ def _lateral(neck: Keys, sensors: tuple[str, ...], swin: SwinSize) -> int:
             repair=f"list each level of the encoder, coarse to fine, or {_OTHER_WAYS}",
         )
     finest = int(next(iter(levels[-1].values())))
-    expected = channels(swin, max(1, finest // swin.width))[-2::-1]
+    expected = level_channels(swin, max(1, finest // swin.width))[-2::-1]
     for i, (level, count) in enumerate(zip(levels, expected, strict=True)):
         if list(level.items()) != [(name, count) for name in sensors]:
             raise neck.wrong(

@@ -17,8 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from agrifm.checkpoint import Match, load_strict
+from agrifm.compat.keys import Keys
 from agrifm.compat.layouts import read_state, released_encoder, without_indices
-from agrifm.errors import InputError, nearest
 from agrifm.nn.original import Fusion, OriginalDecoder, fold_time, original_head
 from agrifm.nn.patches import PatchEmbedding
 from agrifm.nn.swin import Swin, SwinSize
@@ -91,8 +91,8 @@ class Neck(OriginalDecoder):
         super().__init__(**options)
         self.start, self.size = start, size
 
-    def forward(self, features: Mapping[str, Features]) -> Float[Tensor, "b c h w"]:
-        """Fuse the features of all sensors."""
+    def forward(self, features: Mapping[str, Features]) -> Float[Tensor, "b c h w"]:  # ty: ignore[invalid-method-override]
+        """Fuse the features of all sensors; the keys of its weights are those of the decoder."""
         deepest = {name: found["encoder_features"] for name, found in features.items()}
         levels = {name: found["features_list"] for name, found in features.items()}
         return self.fuse(deepest, levels, self.start, self.size)
@@ -132,17 +132,9 @@ def build(model_cfg: Mapping[str, Any]) -> nn.Module:
     Raises:
         InputError: names the key that is unknown, missing or not supported.
     """
-    kind = _Options("model", model_cfg).peek("type")
-    if kind == "PretrainingSwinTransformer3DEncoder":
-        return _encoder(_Options("model", model_cfg))
-    if kind == "MultiUnifiedModel":
-        return _model(_Options("model", model_cfg))
-    raise InputError(
-        "model.type",
-        found=repr(kind),
-        expected="'MultiUnifiedModel' or 'PretrainingSwinTransformer3DEncoder'",
-        repair="name one of these, or write a configuration of our own (agrifm train CONFIG.yaml).",
-    )
+    top = Keys({"model": model_cfg}, "model_cfg")
+    model = top.inside("model", "MultiUnifiedModel", "PretrainingSwinTransformer3DEncoder")
+    return _model(model) if model.kind() == "MultiUnifiedModel" else _encoder(model)
 
 
 def load_state_dict(module: nn.Module, state: Mapping[str, Tensor]) -> Match:
@@ -199,85 +191,37 @@ def metrics(
     return scores(np.asarray(confusion), tuple(map(str, range(classes)))).summary
 
 
-class _Options:
-    """A dictionary whose keys are taken one by one, so that none is passed over."""
-
-    def __init__(self, path: str, values: Mapping[str, Any]) -> None:
-        if not isinstance(values, Mapping):
-            raise InputError(path, found=repr(values)[:60], expected="a dictionary", repair="write dict(type=...).")
-        self.path, self.values, self.known = path, dict(values), set()
-
-    def peek(self, key: str) -> Any:
-        return self.values.get(key)
-
-    def take(self, key: str, default: Any = ...) -> Any:
-        self.known.add(key)
-        if key not in self.values and default is ...:
-            raise InputError(f"{self.path}.{key}", found="nothing", expected="a value", repair="add the key.")
-        return self.values.get(key, default)
-
-    def only(self, key: str, *allowed: Any) -> Any:
-        """Take a key that may have just these values, the first if absent."""
-        value = self.take(key, allowed[0])
-        if value not in allowed:
-            raise InputError(
-                f"{self.path}.{key}",
-                found=repr(value),
-                expected=" or ".join(map(repr, allowed)),
-                repair="the published models use nothing else; set it so.",
-            )
-        return value
-
-    def inner(self, key: str) -> _Options:
-        return _Options(f"{self.path}.{key}", self.take(key))
-
-    def done(self) -> None:
-        unknown = sorted(set(self.values) - self.known)
-        if unknown:
-            raise InputError(
-                f"{self.path}.{unknown[0]}",
-                found="an unknown key",
-                expected=f"one of {', '.join(sorted(self.known))}",
-                repair=nearest(unknown[0], self.known),
-            )
-
-
-def _model(options: _Options) -> Model:
-    options.only("type", "MultiUnifiedModel")
-    encoders = options.inner("encoders")
-    encoders.only("type", "MultiModalEncoder")
-    parts = encoders.inner("encoders_cfg")
-    built = {name: _encoder(parts.inner(name)) for name in parts.values}
-    encoders.done()
-    model = Model(Encoders(built), _neck(options.inner("neck")), _head(options.inner("head")))
-    checkpoint = options.take("load_from", None)
-    options.only("data_preprocessor", None)
-    options.done()
+def _model(model: Keys) -> Model:
+    with model:
+        with model.inside("encoders", "MultiModalEncoder") as multi, multi.inside("encoders_cfg") as every:
+            encoders = {
+                name: _encoder(every.inside(name, "PretrainingSwinTransformer3DEncoder")) for name in every.left()
+            }
+        built = Model(Encoders(encoders), _neck(model), _head(model))
+        model.only("data_preprocessor", [None], "normalize the inputs before.")
+        checkpoint = model.take("load_from", None)
     if checkpoint is not None:
-        load_state_dict(model, read_state(Path(checkpoint)))
-    return model
+        load_state_dict(built, read_state(Path(checkpoint)))
+    return built
 
 
-def _encoder(options: _Options) -> Encoder:
-    options.only("type", "PretrainingSwinTransformer3DEncoder")
-    patches = options.inner("patch_emd_cfg")
-    patches.only("type", "SwinPatchEmbed3D")
-    patch = tuple(patches.take("patch_size", (2, 4, 4)))
-    width, bands = patches.take("embed_dim", 96), patches.take("in_chans", 3)
-    patches.only("norm_layer", None)
-    patches.done()
-    backbone = options.inner("backbone_cfg")
-    encoder = _backbone(backbone, PatchEmbedding(bands, width, patch))  # ty: ignore[invalid-argument-type]
-    options.only("data_preprocessor", None)
-    start = options.take("init_cfg", None)
-    options.done()
+def _encoder(keys: Keys) -> Encoder:
+    with keys:
+        with keys.inside("patch_emd_cfg", "SwinPatchEmbed3D") as patches:
+            width = patches.number("embed_dim", 96, least=1, whole=True)
+            bands = patches.number("in_chans", 3, least=1, whole=True)
+            embedding = PatchEmbedding(bands, width, patches.triple("patch_size", (2, 4, 4)))
+            patches.only("norm_layer", [None], "delete it.")
+        with keys.inside("backbone_cfg", "SwinTransformer3D") as backbone:
+            encoder = _backbone(backbone, embedding)
+        keys.only("data_preprocessor", [None], "normalize the inputs before.")
+        start = keys.take("init_cfg", None)
     if start and start.get("checkpoint"):
-        _start(encoder, Path(start["checkpoint"]), options.path)
+        _start(encoder, Path(start["checkpoint"]), keys)
     return encoder
 
 
-def _backbone(options: _Options, embedding: PatchEmbedding) -> Encoder:
-    options.only("type", "SwinTransformer3D")
+def _backbone(keys: Keys, embedding: PatchEmbedding) -> Encoder:
     for key, *allowed in (
         ("pretrained", None),
         ("pretrained2d", False, True),
@@ -287,58 +231,56 @@ def _backbone(options: _Options, embedding: PatchEmbedding) -> Encoder:
         ("attn_drop_rate", 0.0),
         ("patch_norm", False, True),
     ):
-        options.only(key, *allowed)
-    options.take("patch_size", None)
-    steps = options.take("downsample_steps", ((2, 2, 2),) * 4)
+        keys.only(key, allowed, "no published model has another value: set it so.")
+    keys.take("patch_size", None)
+    depths = tuple(keys.take("depths", (2, 2, 6, 2)))
     size = SwinSize(
-        width=options.take("embed_dim", 96),
-        depths=tuple(options.take("depths", (2, 2, 6, 2))),
-        heads=tuple(options.take("num_heads", (3, 6, 12, 24))),
-        window=tuple(options.take("window_size", (2, 7, 7))),  # ty: ignore[invalid-argument-type]
-        mlp_ratio=options.take("mlp_ratio", 4.0),
-        drop_path=options.take("drop_path_rate", 0.2),
-        steps=tuple(tuple(step) for step in steps),  # ty: ignore[invalid-argument-type]
-        average_frames=options.take("mean_frame_down", False),
+        width=keys.number("embed_dim", 96, least=1, whole=True),
+        depths=depths,
+        heads=keys.numbers("num_heads", len(depths), (3, 6, 12, 24)),
+        window=keys.triple("window_size", (2, 7, 7)),
+        mlp_ratio=keys.number("mlp_ratio", 4.0),
+        drop_path=keys.number("drop_path_rate", 0.2),
+        steps=tuple((t, h, w) for t, h, w in keys.take("downsample_steps", ((2, 2, 2),) * 4)),
+        average_frames=bool(keys.take("mean_frame_down", False)),
     )
-    encoder = Encoder(
+    keys.only("feature_fusion", ["cat", "mean"], "write 'cat' or 'mean'.")
+    return Encoder(
         embedding,
-        Swin(size, checkpointing=options.take("use_checkpoint", False)),
-        options.only("feature_fusion", "cat", "mean"),
-        options.take("reduce_feature_scale", None),
-        options.take("out_indices", (0, 1, 2, 3)),
-        options.take("frozen_stages", -1),
+        Swin(size, checkpointing=bool(keys.take("use_checkpoint", False))),
+        keys.values.get("feature_fusion", "cat"),
+        keys.take("reduce_feature_scale", None),
+        keys.take("out_indices", (0, 1, 2, 3)),
+        keys.take("frozen_stages", -1),
     )
-    options.done()
-    return encoder
 
 
-def _neck(options: _Options) -> Neck:
-    options.only("type", "MultiFusionNeck")
-    neck = Neck(
-        start=tuple(options.take("feature_size", (16, 16))),  # ty: ignore[invalid-argument-type]
-        size=tuple(options.take("out_size", (256, 256))),  # ty: ignore[invalid-argument-type]
-        width=options.take("embed_dim"),
-        sensors=tuple(options.take("in_feature_key", ("S2",))),
-        lateral=options.take("in_fusion_key_list", ({"S2": 512, "HLS": 512}, {"S2": 256}, {"S2": 128})),
-    )
-    options.done()
-    return neck
+def _neck(model: Keys) -> Neck:
+    with model.inside("neck", "MultiFusionNeck") as neck:
+        rows, columns = neck.numbers("out_size", 2, (256, 256))
+        start_rows, start_columns = neck.numbers("feature_size", 2, (16, 16))
+        return Neck(
+            (start_rows, start_columns),
+            (rows, columns),
+            width=neck.number("embed_dim", least=1, whole=True),
+            sensors=tuple(neck.take("in_feature_key", ("S2",))),
+            lateral=neck.take("in_fusion_key_list"),
+        )
 
 
-def _head(options: _Options) -> Head:
-    options.only("type", "CropFCNHead")
-    head = Head(options.take("embed_dim"), options.take("num_classes"))
-    options.take("loss_model", None)
-    options.done()
-    return head
+def _head(model: Keys) -> Head:
+    with model.inside("head", "CropFCNHead") as head:
+        head.take("loss_model", None)
+        return Head(head.number("embed_dim", least=1, whole=True), head.number("num_classes", least=1, whole=True))
 
 
-def _start(encoder: Encoder, path: Path, where: str) -> None:
-    sensor = {6: "Landsat", 7: "Modis", 10: "S2"}.get(encoder.patch_emd.proj.in_channels)
+def _start(encoder: Encoder, path: Path, keys: Keys) -> None:
+    bands = encoder.patch_emd.proj.in_channels
+    sensor = {6: "Landsat", 7: "Modis", 10: "S2"}.get(bands)
     if sensor is None:
-        raise InputError(
-            f"{where}.init_cfg.checkpoint",
-            found=f"{encoder.patch_emd.proj.in_channels} bands",
+        raise keys.wrong(
+            "init_cfg",
+            found=f"a checkpoint for {bands} bands",
             expected="6 (Landsat), 7 (Modis) or 10 (S2) bands, for which weights were published",
             repair="remove init_cfg and train from scratch.",
         )

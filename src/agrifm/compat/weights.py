@@ -43,7 +43,7 @@ def start_weights(experiment: Experiment) -> State | None:
     path = experiment.start_from
     if path is None:
         return None
-    if path.suffix == ".safetensors" and read_safetensors(path)[1].get("format") == FORMAT:
+    if _is_ours(path):
         weights = Checkpoint.load(path).weights
         return {key: value for key, value in weights.items() if key.startswith(("embeddings.", "backbones."))}
     state = read_state(path)
@@ -53,6 +53,10 @@ def start_weights(experiment: Experiment) -> State | None:
     if any(key.startswith("backbones.") for key in fine_tuned):
         return {key: value for key, value in fine_tuned.items() if key.startswith(("embeddings.", "backbones."))}
     raise _unknown_layout(path, state)
+
+
+def _is_ours(path: Path) -> bool:
+    return path.suffix == ".safetensors" and read_safetensors(path)[1].get("format") == FORMAT
 
 
 def _released(state: Mapping[str, Tensor], experiment: Experiment, path: Path) -> State:
@@ -109,7 +113,7 @@ def open_checkpoint(path: Path, experiment: Experiment) -> Checkpoint:
     Raises:
         InputError: the file does not open or does not fit the experiment.
     """
-    if path.suffix == ".safetensors":
+    if _is_ours(path):
         return Checkpoint.load(path)
     model = build(experiment)
     weights = from_original(without_indices(read_state(path), model))

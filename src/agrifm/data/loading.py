@@ -70,6 +70,7 @@ class EpochBatches(Sampler[list[Key]]):
     ) -> None:
         self.length, self.batch_size, self.shuffle, self.seed = length, batch_size, shuffle, seed
         self.rank, self.world, self.epoch = rank, world, 0
+        self.sampler = self  # where Lightning looks for set_epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer before each epoch."""

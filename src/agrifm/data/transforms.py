@@ -107,12 +107,13 @@ def crop(sample: Sample, side: int, rng: np.random.Generator) -> Sample:
     height, width = reference.shape[-2:]
     sizes = {tuple(x.shape[-2:]) for x in sample.images.values()}
     step = lcm(*[height // gcd(height, h) for h, _ in sizes], *[width // gcd(width, w) for _, w in sizes])
-    if side > min(height, width) or side % step:
+    largest = min(height, width)
+    if side > largest or side % step:
         raise InputError(
             f"augment.crop for {sample.name}",
             found=f"{side} label pixels from {height} x {width}; sensors have {sorted(sizes)}",
             expected="a square within the chip that is a whole number of pixels of every sensor",
-            repair=f"use a multiple of {step} up to {min(height, width)}.",
+            repair=f"use a multiple of {step} up to {largest}." if step <= largest else "leave 'crop' out.",
         )
     top, left = (int(rng.integers((n - side) // step + 1)) * step for n in (height, width))
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from agrifm.errors import InputError
 from agrifm.nn.light import LightDecoder, Reduced
-from agrifm.nn.original import OriginalDecoder, original_head
+from agrifm.nn.original import OriginalDecoder, level_channels, original_head
 from agrifm.nn.patches import Context, Normalize, PatchEmbedding, fill_gaps, token_validity
 from agrifm.nn.swin import SIZES, Pyramid, Swin, SwinSize
 from agrifm.nn.windows import Triple
@@ -174,12 +174,7 @@ def _original_channels(swin: SwinSize, patch: Triple, frames: int | None) -> lis
             expected="a fixed number of frames: this decoder folds time into channels",
             repair="set 'frames' in the data section (the original used 32), or use 'decoder: light'.",
         )
-    t = -(-frames // patch[0])
-    channels = []
-    for width, step in zip(swin.widths, (*swin.steps, (1, 1, 1)), strict=False):
-        channels.append(width * t)
-        t = -(-t // step[0])
-    return channels
+    return level_channels(swin, -(-frames // patch[0]))
 
 
 def count_parameters(module: nn.Module) -> int:

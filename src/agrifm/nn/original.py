@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from agrifm.errors import InputError
 from agrifm.nn.light import Extents, Reduced, Size
-from agrifm.nn.swin import Pyramid
+from agrifm.nn.swin import Pyramid, SwinSize
 
 Fusion = Literal["cat", "mean"]
 
@@ -51,6 +51,15 @@ def _double_conv(inputs: int, outputs: int) -> nn.Sequential:
 
 def _resize(x: Tensor, size: Size) -> Tensor:
     return F.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+def level_channels(size: SwinSize, tokens: int) -> list[int]:
+    """Channels of each level, fine to coarse, once time is folded into them; ``tokens`` frames enter."""
+    channels = []
+    for width, step in zip(size.widths, (*size.steps, (1, 1, 1)), strict=False):
+        channels.append(width * tokens)
+        tokens = -(-tokens // step[0])
+    return channels
 
 
 class OriginalDecoder(nn.Module):

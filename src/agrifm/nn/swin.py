@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from agrifm.nn.windows import Triple, WindowAttention, clip_window, in_portions, lay_out
+from agrifm.nn.windows import Linear, Triple, WindowAttention, clip_window, in_portions, lay_out
 
 Tokens = Float[Tensor, "b t h w c"]
 
@@ -90,12 +90,12 @@ class Mlp(nn.Module):
 
     def __init__(self, width: int, ratio: float) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, int(width * ratio))
-        self.fc2 = nn.Linear(int(width * ratio), width)
+        self.fc1 = Linear(width, int(width * ratio), gelu=True)
+        self.fc2 = Linear(int(width * ratio), width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape out as in."""
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(self.fc1(x))
 
 
 class Block(nn.Module):
@@ -109,17 +109,24 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.mlp = Mlp(width, ratio)
 
-    def forward(self, x: Tokens) -> Tokens:
-        """Same shape out as in."""
-        x = x + self._drop_path(self._attend(self.norm1(x)))
-        return x + self._drop_path(in_portions(lambda part: self.mlp(self.norm2(part)), x))
+    def forward(self, x: Tokens, *, recompute: bool = False) -> Tokens:
+        """Same shape out as in; ``recompute`` keeps only the input of both halves for the backward pass."""
+        if recompute and torch.is_grad_enabled():
+            attended = cast(Tensor, checkpoint(self._attend, x, use_reentrant=False, preserve_rng_state=False))
+        else:
+            attended = self._attend(x)
+        x = x + self._drop_path(attended)
+        return x + self._drop_path(in_portions(self._feed, x, recompute=recompute))
+
+    def _feed(self, x: Float[Tensor, "*tokens c"]) -> Float[Tensor, "*tokens c"]:
+        return self.mlp(self.norm2(x))
 
     def _attend(self, x: Tokens) -> Tokens:
         size = cast(Triple, tuple(x.shape[1:4]))
         window, shift = clip_window(size, self.window, shifted=self.shifted)
         layout = lay_out(len(x), size, window, shift, x.device)
         # Padded tokens take part as zeros: the published weights learned with them.
-        return layout.join(self.attn(layout.split(x), layout.pieces), size)
+        return layout.join(self.attn(layout.split(self.norm1(x)), layout.pieces), size)
 
     def _drop_path(self, x: Tensor) -> Tensor:
         if not (self.training and self.drop):
@@ -175,10 +182,7 @@ class Stage(nn.Module):
     def forward(self, x: Tokens) -> tuple[Tensor, Tensor]:
         """Return the tokens before and after the down-sampling."""
         for block in self.blocks:
-            if self.checkpointing and torch.is_grad_enabled():
-                x = cast(Tensor, checkpoint(block, x, use_reentrant=False))
-            else:
-                x = block(x)
+            x = block(x, recompute=self.checkpointing)
         return x, x if self.downsample is None else self.downsample(x)
 
 

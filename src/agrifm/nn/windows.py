@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 Triple = tuple[int, int, int]
 
@@ -159,8 +160,8 @@ class WindowAttention(nn.Module):
         self.relative_position_bias_table = nn.Parameter(torch.empty(prod(2 * n - 1 for n in window), heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         self.register_buffer("relative_position_index", relative_index(window), persistent=False)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
 
     def bias(self, tokens: int) -> Float[Tensor, "heads k k"]:
         """Bias of every head between all pairs of tokens.
@@ -175,7 +176,7 @@ class WindowAttention(nn.Module):
     def forward(self, x: Float[Tensor, "n k c"], pieces: tuple[Piece, ...]) -> Float[Tensor, "n k c"]:
         """Attend within each window; ``pieces`` counts all of them, in order."""
         bias = self.bias(x.shape[1])
-        if _in_portions(x):
+        if _cpu_inference(x):
             portion = max(1, PORTION_OF_TOKENS // x[0].numel())
             parts = [self.proj(attend(self._project(x[rows]), mask)) for rows, mask in masks(bias, pieces, portion)]
             return torch.cat(parts)
@@ -188,16 +189,48 @@ class WindowAttention(nn.Module):
         return self.qkv(x).unflatten(-1, (3, self.heads, -1))
 
 
-def in_portions(function: Callable[[Tensor], Tensor], x: Float[Tensor, "*tokens c"]) -> Float[Tensor, "*tokens c"]:
-    """Apply a function that treats every token alone: to all at once, or to portions where that is faster."""
-    if not _in_portions(x):
+def in_portions(
+    function: Callable[[Tensor], Tensor], x: Float[Tensor, "*tokens c"], *, recompute: bool
+) -> Float[Tensor, "*tokens c"]:
+    """Apply a function that treats every token alone.
+
+    Args:
+        function: to tokens from tokens of the same width.
+        x: the tokens.
+        recompute: keep nothing inside of the function for the backward pass.
+    """
+    if recompute and torch.is_grad_enabled():
+        function = partial(checkpoint, function, use_reentrant=False, preserve_rng_state=False)
+    elif not _cpu_inference(x):
         return function(x)
-    parts = x.flatten(0, -2).split(max(1, PORTION_OF_TOKENS // x.shape[-1]))
-    return torch.cat([function(part) for part in parts]).view(x.shape)
+    tokens = x.flatten(0, -2)
+    portion = max(1, PORTION_OF_TOKENS // x.shape[-1]) if x.device.type == "cpu" else len(tokens)
+    return torch.cat([function(part) for part in tokens.split(portion)]).view(x.shape)
 
 
-def _in_portions(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.is_grad_enabled()
+def _cpu_inference(x: Tensor) -> bool:
+    return x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+class Linear(nn.Linear):
+    """A linear layer, with GELU behind it or not.
+
+    On a CPU without gradients and in float32 it calls oneDNN, which is a quarter to a third faster than the library
+    PyTorch asks by default where the processor is not Intel's, and applies GELU on the way.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, gelu: bool = False) -> None:
+        super().__init__(inputs, outputs)
+        self.gelu = gelu
+
+    def forward(self, input: Float[Tensor, "*tokens c"]) -> Float[Tensor, "*tokens d"]:
+        """Project the last axis."""
+        plain = input.dtype == self.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        if plain and _cpu_inference(input) and torch.backends.mkldnn.is_available():
+            activation = ("gelu", [], "none") if self.gelu else ("none", [], "")
+            return torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, *activation)
+        input = super().forward(input)
+        return F.gelu(input) if self.gelu else input
 
 
 def masks(bias: Tensor, pieces: tuple[Piece, ...], portion: int) -> Iterator[tuple[slice, Tensor]]:
@@ -234,7 +267,8 @@ class FrugalAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, bias: Tensor, pieces: tuple[Piece, ...]) -> Tensor:
         """Attend, and remember inputs and result only."""
-        out = attend_pieces(qkv, bias, pieces)
+        # PyTorch looks at ``requires_grad`` even where no gradient is recorded.
+        out = attend_pieces(qkv.detach(), bias.detach(), pieces)
         ctx.save_for_backward(qkv, bias, out)
         ctx.pieces = pieces
         return out

@@ -47,7 +47,8 @@ class Judge(pl.Callback):
         summary = task.scores(pl_module.metric).summary
         pl_module.metric.reset()
         pl_module.log_dict({key: torch.tensor(value) for key, value in summary.items()}, rank_zero_only=False)
-        loss, self.losses = float(self.losses[0] / self.losses[1].clamp(min=1)), torch.zeros(2)
+        total, steps = trainer.strategy.reduce(self.losses.to(pl_module.device), reduce_op="sum").tolist()
+        loss, self.losses = total / max(steps, 1), torch.zeros(2)
         better = summary[task.best_score] > self.best
         self.best = max(self.best, summary[task.best_score])
         if trainer.is_global_zero:
@@ -84,11 +85,16 @@ def write_history(path: Path, epoch: int, values: dict[str, float]) -> None:
 class Pace(pl.Callback):
     """One live line while training: epoch, loss, samples per second, time left; one lasting line per epoch."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console | None) -> None:
         self.console, self.bar, self.samples, self.started, self.done = console, None, 0, 0.0, 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a spawned process gets: it opens its own console."""
+        return {**self.__dict__, "console": None}
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock; only the first process speaks."""
+        self.console = (self.console or Console()) if trainer.is_global_zero else Console(quiet=True)
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(compact=True))
         self.bar = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
         self.total = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
@@ -111,7 +117,7 @@ class Pace(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say how the epoch went."""
-        assert isinstance(pl_module, Mapper)
+        assert isinstance(pl_module, Mapper) and self.console is not None
         spent = time.monotonic() - self.started
         left = spent / max(1, self.done - self.first) * (self.total - self.done)
         names = ("aAcc", "mIoU", pl_module.task.best_score)

@@ -156,6 +156,10 @@ class Loaders(pl.LightningDataModule):
         super().__init__()
         self.experiment, self.sources = experiment, sources
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Move a batch."""
+        return batch.to(device)
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled, augmented."""
         return self._load("train", training=True)
@@ -167,6 +171,13 @@ class Loaders(pl.LightningDataModule):
     def _load(self, name: str, *, training: bool) -> DataLoader[Batch]:
         experiment, trainer = self.experiment, self.trainer
         assert trainer is not None
+        if len(self.sources[name]) < trainer.world_size:
+            raise InputError(
+                f"{name} split",
+                found=f"{len(self.sources[name])} samples for {trainer.world_size} processes",
+                expected="at least one for each process",
+                repair="add samples or lower training.devices.",
+            )
         batches = EpochBatches(
             len(self.sources[name]),
             experiment.training.batch_size,

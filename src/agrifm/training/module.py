@@ -41,10 +41,6 @@ class Mapper(pl.LightningModule):
         """The model's output for a batch."""
         return self.model(batch)
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Move a batch."""
-        return batch.to(device)
-
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed each step by its place, so that a resumed run goes on as if it had never stopped."""
         place = [self.experiment.seed, self.current_epoch, batch_idx, self.global_rank]
@@ -56,7 +52,7 @@ class Mapper(pl.LightningModule):
         if not torch.isfinite(loss):
             raise InputError(
                 f"samples {', '.join(batch.names)}",
-                found=f"a loss of {float(loss)} in epoch {self.current_epoch}, step {self.global_step}",
+                found=f"a loss of {loss.item()} in epoch {self.current_epoch}, step {self.global_step}",
                 expected="a finite loss",
                 repair="lower training.learning_rate, set training.clip, use precision 32-true; look at these samples.",
             )

@@ -1,0 +1,158 @@
+"""The checks before training: they find what is wrong and leave what is right alone."""
+
+import h5py
+import numpy as np
+import pytest
+
+from agrifm.config import parse
+from agrifm.data.check import Survey, evenly, look_at_bands, splits_overlap, survey
+from agrifm.data.folder import Chips
+from agrifm.errors import InputError
+from agrifm.sample import Sample
+from agrifm.sensors import LANDSAT, MODIS, S2
+from agrifm.training.fit import examine, open_sources
+
+
+@pytest.fixture
+def copy(farm, tmp_path):
+    """A copy of the farm that may be spoiled, and an experiment that reads it."""
+    import shutil
+
+    root = tmp_path / "farm"
+    shutil.copytree(farm, root)
+    return root
+
+
+def problems_of(root, **data):
+    names = ["other", "winter wheat", "maize", "rapeseed", "sugar beet", "grassland"]
+    values = {"data": {"root": str(root), "sensors": ["S2", "Landsat"], **data}, "task": {"classes": names}}
+    experiment = parse(values)
+    return examine(experiment, open_sources(experiment, ("train", "val", "test")), limit=0)
+
+
+def first_chip(root):
+    name = (root / "data_lists" / "train.txt").read_text().split()[0]
+    return root / "h5_samples" / f"{name}.h5"
+
+
+def change(path, key, function):
+    with h5py.File(path, "r+") as file:
+        values, attributes = function(file[key][:]), dict(file[key].attrs)
+        del file[key]
+        file[key] = values
+        file[key].attrs.update(attributes)
+
+
+def test_good_data_pass(farm):
+    problems, seen = problems_of(farm)
+    assert problems == []
+    assert set(seen) == {"train", "val", "test"}
+    assert seen["train"].labels.keys() <= set(range(6))
+    assert 0.3 < np.mean(seen["train"].clear["S2"]) < 1
+
+
+SPOILED = {
+    "labels outside the classes": ("label", lambda x: x + 3, "task.classes"),
+    "red and near infrared swapped": ("S2", lambda x: x[:, [0, 1, 3, 2, 4, 5, 6, 7, 8, 9]], "reorder the bands"),
+    "alphabetical band order": ("S2", lambda x: x[:, [0, 1, 2, 4, 5, 6, 3, 7, 8, 9]], "reorder the bands"),
+    "reflectance instead of digital numbers": ("S2", lambda x: x * 1e-4, "define a sensor with your scale"),
+    "a factor too large": ("Landsat", lambda x: x.astype(float) * 1e4, "define a sensor with your scale"),
+    "nan": ("Landsat", lambda x: np.where(x > 3000, np.nan, x), "mark the pixels"),
+}
+
+
+@pytest.mark.parametrize("case", SPOILED)
+def test_spoiled_data_are_found_and_named(copy, case):
+    key, function, repair = SPOILED[case]
+    path = first_chip(copy)
+    with h5py.File(path, "r+") as file:
+        if "bands" in file[key].attrs:
+            del file[key].attrs["bands"]
+    change(path, key, function)
+    problems, _ = problems_of(copy)
+    assert problems, case
+    assert repair in problems[0].repair
+    assert path.stem in problems[0].where
+
+
+def test_red_and_blue_swapped_everywhere_are_found(copy):
+    for path in (copy / "h5_samples").glob("*.h5"):
+        change(path, "S2", lambda x: x[:, [2, 1, 0, *range(3, 10)]])
+    problems, _ = problems_of(copy)
+    assert any("B04 darker or steadier than B02" in problem.found for problem in problems)
+    assert problems_of(copy, check_bands=False)[0] == []
+
+
+def test_structure_comes_first(copy):
+    first_chip(copy).write_bytes(b"not hdf5")
+    missing = next(iter((copy / "data_lists" / "test.txt").read_text().split()))
+    (copy / "h5_samples" / f"{missing}.h5").unlink()
+    problems, seen = problems_of(copy)
+    assert len(problems) == 2
+    assert seen == {}
+
+
+def test_a_missing_sensor_is_found_in_the_header(copy):
+    with h5py.File(first_chip(copy), "r+") as file:
+        del file["Landsat"]
+    problems, _ = problems_of(copy)
+    assert "allow_missing" in problems[0].repair
+    assert problems_of(copy, allow_missing=True)[0] == []
+
+
+def test_the_same_name_in_two_splits(copy):
+    val = copy / "data_lists" / "val.txt"
+    val.write_text(val.read_text() + first_chip(copy).stem + "\n")
+    problems, _ = problems_of(copy)
+    assert "also in the train list" in problems[0].found
+
+
+def test_overlap_needs_the_same_folder(farm, tmp_path):
+    one = Chips(farm, ("a",), (S2,))
+    assert list(splits_overlap({"train": one, "val": Chips(tmp_path, ("a",), (S2,))})) == []
+
+
+def test_statistics_are_those_of_valid_pixels(farm):
+    source = open_sources(
+        parse({"data": {"root": str(farm), "sensors": ["S2", "Modis"]}, "task": {"classes": ["a", "b"]}})
+    )
+    found = survey(source["train"], (S2, MODIS), range(len(source["train"]))).statistics(S2)
+    pixels = []
+    for i in range(len(source["train"])):
+        sample = source["train"].read(i)
+        pixels.append(sample.images["S2"].movedim(1, -1)[sample.mask("S2")].numpy())
+    pixels = np.concatenate(pixels)
+    np.testing.assert_allclose(found.mean, pixels.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(found.std, pixels.std(0), rtol=1e-4)
+
+
+def test_no_valid_pixel_at_all():
+    with pytest.raises(InputError, match="no valid pixel"):
+        Survey().statistics(S2)
+
+
+@pytest.mark.parametrize("sensor", [S2, LANDSAT, MODIS])
+def test_water_snow_and_desert_are_not_called_swapped(sensor):
+    """Scenes that a simple rule would refuse; shapes after common spectral libraries."""
+    import torch
+
+    wavelengths = np.array([band.wavelength for band in sensor.bands])
+    scenes = {
+        "water": np.interp(wavelengths, [0.45, 0.56, 0.7, 0.9, 2.2], [0.06, 0.05, 0.02, 0.01, 0.005]),
+        "snow": np.interp(wavelengths, [0.45, 0.9, 1.2, 1.6, 2.2], [0.9, 0.8, 0.5, 0.1, 0.08]),
+        "desert": np.interp(wavelengths, [0.45, 0.66, 0.86, 1.6, 2.2], [0.12, 0.28, 0.36, 0.5, 0.45]),
+        "crop": np.interp(
+            wavelengths, [0.45, 0.56, 0.66, 0.7, 0.78, 1.2, 1.6, 2.2], [0.03, 0.07, 0.04, 0.1, 0.4, 0.38, 0.22, 0.1]
+        ),
+    }
+    for name, reflectance in scenes.items():
+        noise = np.random.default_rng(0).normal(0, 1, (3, len(wavelengths), 9, 9)) * reflectance[:, None, None] * 0.1
+        image = torch.as_tensor((reflectance[:, None, None] + noise) * 1e4)
+        seen = Survey()
+        seen.add(Sample({sensor.name: image}, name=name), [sensor])
+        look_at_bands(sensor, seen, name, single=True)
+
+
+def test_evenly():
+    assert evenly(5, 0) == [0, 1, 2, 3, 4]
+    assert evenly(100, 3) == [0, 49, 99]

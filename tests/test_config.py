@@ -1,0 +1,119 @@
+"""Experiments in YAML: shipped ones load, wrong ones say what to write instead."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from agrifm.config import load, override, parse
+from agrifm.errors import InputError, nearest
+from agrifm.nn.swin import SwinSize
+from agrifm.sensors import LANDSAT, S2, Band, Sensor, Statistics
+from agrifm.tasks.losses import Dice, Focal
+
+SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+PLAIN = {"data": {"sensors": ["S2", "Landsat"]}, "task": {"classes": ["a", "b"]}}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_shipped_experiments_load_and_survive_a_round_trip(path):
+    experiment = load(path)
+    assert parse(yaml.safe_load(experiment.to_yaml())) == experiment
+
+
+def test_there_is_an_example():
+    assert "example.yaml" in [path.name for path in SHIPPED]
+
+
+def test_short_forms():
+    experiment = parse(
+        {
+            "data": {"sensors": "S2"},
+            "task": {"classes": ["a", {"name": "b", "color": "#010203"}], "loss": {"kind": "focal", "gamma": 1}},
+        }
+    )
+    assert experiment.data.sensors == (S2,)
+    assert experiment.task.names == ("a", "b")
+    assert experiment.task.loss == (Focal(gamma=1),)
+
+
+def test_several_losses_and_a_size_of_ones_own():
+    values = {
+        **PLAIN,
+        "task": {"classes": ["a", "b"], "loss": [{"kind": "focal"}, {"kind": "dice", "weight": 0.5}]},
+        "model": {"size": {"width": 16, "depths": [1, 1]}},
+    }
+    experiment = parse(values)
+    assert experiment.task.loss == (Focal(), Dice(weight=0.5))
+    assert experiment.model.swin == SwinSize(width=16, depths=(1, 1))
+
+
+def test_a_sensor_of_ones_own():
+    bands = [
+        {"id": "r", "common_name": "red", "wavelength": 0.65},
+        {"id": "n", "common_name": "nir", "wavelength": 0.8},
+    ]
+    sensor = {"name": "Planet", "gsd": 3, "bands": bands, "statistics": {"mean": [1, 2], "std": [3, 4], "source": "me"}}
+    found = parse({**PLAIN, "data": {"sensors": [sensor, "S2"]}}).data.sensors[0]
+    assert found.bands[1] == Band("n", "nir", 0.8)
+    assert found.statistics == Statistics((1, 2), (3, 4), "me")
+    assert found.index("nir") == 1
+
+
+WRONG = [
+    ({**PLAIN, "modle": {}}, "modle", "did you mean 'model'"),
+    ({**PLAIN, "model": {"sise": "tiny"}}, "model.sise", "did you mean 'size'"),
+    ({**PLAIN, "data": {"sensors": ["S3"]}}, "data.sensors.0", "correct the value"),
+    ({**PLAIN, "data": {"sensors": ["S2"], "statitsics": "data"}}, "data.statitsics", "did you mean 'statistics'"),
+    ({**PLAIN, "task": {"classes": [{"name": "a", "colour": "#000000"}, "b"]}}, "colour", "did you mean 'color'"),
+    ({**PLAIN, "model": {"size": {"widht": 3}}}, "widht", "did you mean 'width'"),
+    ({**PLAIN, "training": {"epochs": "many"}}, "training.epochs", "correct the value"),
+    ({**PLAIN, "model": {"decoder": "original"}}, "top level", "correct the value"),
+    ({"data": PLAIN["data"]}, "task", "add "),
+]
+
+
+@pytest.mark.parametrize(("values", "where", "repair"), WRONG, ids=[entry[1] for entry in WRONG])
+def test_wrong_keys_and_values(values, where, repair):
+    with pytest.raises(InputError) as caught:
+        parse(values, "my.yaml")
+    assert where in caught.value.where
+    assert "my.yaml" in caught.value.where
+    assert repair in caught.value.repair
+
+
+def test_files_that_are_none(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        load(tmp_path / "no.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [1,\nb: 2")
+    with pytest.raises(InputError, match="mend the syntax"):
+        load(tmp_path / "bad.yaml")
+
+
+def test_overrides(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump(PLAIN))
+    experiment = load(path, ["training.epochs=7", "model.patch=[4, 4, 4]", "data.sensors=[Landsat]"])
+    assert experiment.training.epochs == 7
+    assert experiment.model.patch == (4, 4, 4)
+    assert experiment.data.sensors == (LANDSAT,)
+    with pytest.raises(InputError, match=r"section\.key=value"):
+        override(PLAIN, ["training.epochs"])
+
+
+def test_errors_cross_process_borders():
+    import pickle
+
+    error = InputError("a.h5: S2", found="x", expected="y", repair="z.")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    assert nearest("qqq", ["alpha", "beta"]) == "valid names are alpha, beta."
+
+
+def test_sensors_refuse_contradictions():
+    with pytest.raises(ValueError, match="no bands"):
+        Sensor("x", (), 10)
+    with pytest.raises(ValueError, match="1 statistics for 10 bands"):
+        S2.with_statistics(Statistics((1.0,), (1.0,), ""))
+    with pytest.raises(InputError, match="statistics: data"):
+        LANDSAT.known_statistics()
+    assert S2.known_statistics().mean[3] > S2.known_statistics().mean[2]

@@ -1,0 +1,261 @@
+"""Training: exact resume, equal over processes, switches that do what they say."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from agrifm.checkpoint import Checkpoint
+from agrifm.config import parse
+from agrifm.errors import InputError
+from agrifm.training import evaluate, fit
+from agrifm.training.callbacks import write_history
+from agrifm.training.fit import settle
+from agrifm.training.module import Mapper, parameter_groups, rate
+
+
+def plan(settings, **training):
+    return parse({**settings, "training": {**settings["training"], **training}})
+
+
+def history(out: Path) -> list[dict[str, str]]:
+    with (out / "history.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights_of(out: Path, name="last.safetensors"):
+    return Checkpoint.load(out / name).weights
+
+
+def assert_same_weights(left, right, **tolerance):
+    assert left.keys() == right.keys()
+    for key in left:
+        torch.testing.assert_close(left[key], right[key], **tolerance)
+
+
+def test_a_run_leaves_everything_behind(settings, tmp_path):
+    best = fit(plan(settings, ema=0.9, patience=5, accumulate=2, layer_decay=0.8), tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    expected = {
+        "best.safetensors",
+        "last.safetensors",
+        "resume.ckpt",
+        "history.csv",
+        "experiment.yaml",
+        "environment.json",
+    }
+    assert expected <= names
+    assert any((tmp_path / "tensorboard").iterdir())
+    assert not [name for name in names if name.endswith(".part")]
+    checkpoint = Checkpoint.load(best)
+    again = parse(yaml.safe_load((tmp_path / "experiment.yaml").read_text()))
+    assert checkpoint.experiment == again
+    assert again.data.statistics == "given"
+    assert len(history(tmp_path)) == 2
+    source = checkpoint.experiment.data.split("val")
+    scores = evaluate(checkpoint, source)
+    assert scores.summary["aAcc"] == pytest.approx(checkpoint.scores["aAcc"], abs=1e-6)
+
+
+def test_the_same_seed_gives_the_same_run(settings, tmp_path):
+    outs = [tmp_path / name for name in ("a", "b", "c")]
+    for out, seed in zip(outs, (1, 1, 2), strict=True):
+        fit(plan({**settings, "seed": seed}, epochs=1), out)
+    assert history(outs[0]) == history(outs[1])
+    assert history(outs[0]) != history(outs[2])
+
+
+@pytest.mark.parametrize("ema", [None, 0.5])
+def test_resuming_goes_on_exactly(settings, tmp_path, ema):
+    """Stopped after an epoch and started again, a run ends as the one that was never stopped."""
+    from lightning.pytorch import Callback
+
+    from agrifm.training import fit as module
+
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    fit(plan(settings, epochs=3, ema=ema), whole)
+
+    class Killed(Exception):
+        pass
+
+    class Killer(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if trainer.current_epoch == 1 and batch_idx == 1:
+                raise Killed
+
+    make = sys.modules[module.__module__].make_trainer
+
+    def with_killer(*args):
+        trainer = make(*args)
+        trainer.callbacks.append(Killer())
+        return trainer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules[module.__module__], "make_trainer", with_killer)
+        with pytest.raises(Killed):
+            fit(plan(settings, epochs=3, ema=ema), parts)
+    assert len(history(parts)) == 1
+    fit(plan(settings, epochs=3, ema=ema), parts)
+    assert history(parts) == history(whole)
+    assert_same_weights(weights_of(parts), weights_of(whole), rtol=0, atol=0)
+    assert_same_weights(weights_of(parts, "best.safetensors"), weights_of(whole, "best.safetensors"), rtol=0, atol=0)
+
+
+def test_a_killed_process_can_be_resumed(config_file, tmp_path):
+    """SIGKILL at an arbitrary moment leaves only whole files, and the same command finishes the run."""
+    out = tmp_path / "out"
+    command = [
+        sys.executable,
+        "-m",
+        "agrifm.cli",
+        "train",
+        str(config_file),
+        "--out",
+        str(out),
+        "--set",
+        "training.epochs=3",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (out / "resume.ckpt").is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    for path in out.glob("*.safetensors"):
+        Checkpoint.load(path)
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 0, finished.stderr
+    assert [row["epoch"] for row in history(out)] == ["0", "1", "2"]
+
+
+def test_a_changed_experiment_is_not_resumed(settings, tmp_path):
+    fit(plan(settings, epochs=1), tmp_path)
+    changed = plan({**settings, "augment": {"crop": 24, "flips": False}}, epochs=2)
+    with pytest.raises(InputError, match="other values in augment"):
+        fit(changed, tmp_path)
+    fit(changed, tmp_path, resume=False)
+    assert len(history(tmp_path)) == 2
+
+
+def test_a_broken_state_is_refused(settings, tmp_path):
+    fit(plan(settings, epochs=1), tmp_path)
+    (tmp_path / "resume.ckpt").write_bytes(b"nothing")
+    with pytest.raises(InputError, match="--no-resume"):
+        fit(plan(settings, epochs=2), tmp_path)
+
+
+def test_two_processes_give_the_result_of_one(config_file, tmp_path):
+    """Same global batches, no random depth: weights and scores agree to rounding."""
+    outs = {n: tmp_path / str(n) for n in (1, 2)}
+    for n, out in outs.items():
+        command = [sys.executable, "-m", "agrifm.cli", "train", str(config_file), "--out", str(out)]
+        for text in (f"training.devices={n}", "model.size.drop_path=0.0", "training.batch_size=4"):
+            command += ["--set", text]
+        finished = subprocess.run(
+            command, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+        assert finished.returncode == 0, finished.stderr
+    assert_same_weights(weights_of(outs[2]), weights_of(outs[1]), rtol=1e-3, atol=1e-4)
+    for one, two in zip(history(outs[1]), history(outs[2]), strict=True):
+        for key in one:
+            assert float(two[key]) == pytest.approx(float(one[key]), abs=5e-3), key
+
+
+def test_the_schedule_warms_up_and_comes_down(settings):
+    config = plan(settings, warmup=0.1, learning_rate=1e-3, min_learning_rate=1e-5).training
+    rates = [rate(step, 100, config) for step in range(101)]
+    assert rates[0] == pytest.approx(0.01)
+    assert rates[10] == pytest.approx(1.0)
+    assert rates[100] == pytest.approx(0.01)
+    assert all(a > b for a, b in pairwise(rates[10:]))
+
+
+def test_layers_get_their_rates(settings):
+    experiment = plan(settings, layer_decay=0.5, encoder_rate=0.1, learning_rate=1.0)
+    experiment = experiment.with_sensors([s for s in __import__("conftest").SENSORS if s.name != "Modis"])
+    model = Mapper(experiment).model
+    groups = parameter_groups(model, experiment.training)
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert len(rates) == sum(1 for _ in model.parameters())
+    named = dict(model.named_parameters())
+    order = (
+        "backbones.S2.norm.weight",
+        "backbones.S2.layers.3.blocks.0.attn.qkv.weight",
+        "backbones.S2.layers.2.downsample.reduction.weight",
+        "backbones.S2.layers.2.blocks.0.attn.qkv.weight",
+        "backbones.S2.layers.1.downsample.reduction.weight",
+    )
+    assert [rates[id(named[name])] for name in order] == pytest.approx([0.1 * 0.5**i for i in range(5)])
+    assert rates[id(named["embeddings.S2.proj.weight"])] == min(rates.values())
+    assert rates[id(named["head.weight"])] == 1.0
+    assert decays[id(named["head.weight"])] == 0.05
+    assert decays[id(named["head.bias"])] == 0
+    assert decays[id(named["backbones.S2.layers.0.blocks.0.attn.relative_position_bias_table"])] == 0
+
+
+def test_only_trainable_weights_are_optimized(settings, tmp_path):
+    frozen = {**settings, "model": {**settings["model"], "freeze_encoder": True}}
+    torch.manual_seed(settings["seed"])
+    fit(plan(frozen, epochs=1), tmp_path)
+    checkpoint = Checkpoint.load(tmp_path / "last.safetensors")
+    fresh = Mapper(checkpoint.experiment).model.state_dict()
+    moved = {key for key, value in checkpoint.weights.items() if not torch.equal(value, fresh[key])}
+    assert any(key.startswith("decoder.") for key in moved)
+    assert not any(key.startswith(("embeddings.", "backbones.")) for key in moved)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(settings, tmp_path):
+    with pytest.raises(InputError, match=r"training\.learning_rate"):
+        fit(plan(settings, learning_rate=1e30, warmup=0.0, clip=0.0, epochs=3), tmp_path)
+
+
+def test_given_statistics_are_kept(settings, farm):
+    from rich.console import Console
+
+    from agrifm.training.fit import open_sources
+
+    experiment = parse({**settings, "data": {"root": str(farm), "sensors": ["S2"], "statistics": "given"}})
+    assert settle(experiment, open_sources(experiment), Console(quiet=True)) == experiment
+    lacking = parse({**settings, "data": {"root": str(farm), "sensors": ["Landsat"], "statistics": "given"}})
+    with pytest.raises(InputError, match="statistics: data"):
+        settle(lacking, open_sources(lacking), Console(quiet=True))
+
+
+def test_ones_own_dataset_by_name(settings, farm, tmp_path, monkeypatch):
+    module = tmp_path / "my_fields.py"
+    module.write_text(
+        "from agrifm.data.folder import MappingDataset\n"
+        "from agrifm.sensors import S2\n"
+        f"ROOT = {str(farm)!r}\n"
+        "class Half(MappingDataset):\n"
+        "    def __getitem__(self, index):\n"
+        "        item = super().__getitem__(index)\n"
+        "        item['data'] = {'S2': item['data']['S2'][::2]}\n"
+        "        del item['dates'], item['valid']\n"
+        "        return item\n"
+        "def make(split):\n"
+        "    return Half(ROOT + '/h5_samples', f'{ROOT}/data_lists/{split}.txt', [S2])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    own = {**settings, "data": {"dataset": "my_fields:make", "sensors": ["S2"]}}
+    best = fit(plan(own, epochs=1), tmp_path / "out")
+    assert Checkpoint.load(best).experiment.data.dataset == "my_fields:make"
+    with pytest.raises(InputError, match="PYTHONPATH"):
+        fit(plan({**own, "data": {"dataset": "no_such:thing", "sensors": ["S2"]}}), tmp_path / "no")
+
+
+def test_history_replaces_epochs_of_a_killed_run(tmp_path):
+    path = tmp_path / "history.csv"
+    for epoch, loss in ((0, 3.0), (1, 2.0), (2, 9.0), (1, 2.5)):
+        write_history(path, epoch, {"loss": loss})
+    with path.open(newline="") as file:
+        assert [(row["epoch"], row["loss"]) for row in csv.DictReader(file)] == [("0", "3.0"), ("1", "2.5")]
