@@ -54,7 +54,7 @@ class Case:
         sensors: to train with.
         without: a further row, tested as if this sensor had not been there.
         repeats: how often an epoch goes through the training chips; each time they are turned and cut anew.
-        steps: dates that the random forest interpolates to.
+        steps, trees: of the random forest: dates to interpolate to, and its size.
     """
 
     title: str
@@ -63,6 +63,7 @@ class Case:
     without: str | None = None
     repeats: int = 1
     steps: int = 24
+    trees: int = 200
     augment: Augment = field(default_factory=Augment)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
@@ -170,7 +171,7 @@ def run_job(job: Job) -> tuple[Confusions, float]:
 
 def baselines(case: Case, train: Memory, test: Memory, classes: int) -> dict[str, np.ndarray]:
     """Confusion matrices of the yardsticks on the same pixels."""
-    options: dict[str, Any] = {"sensors": case.sensors, "steps": case.steps, "jobs": 1}
+    options: dict[str, Any] = {"sensors": case.sensors, "steps": case.steps, "trees": case.trees, "jobs": 1}
     return {
         FOREST: random_forest(train.samples, test.samples, classes, **options),
         MAJORITY: majority(train.samples, test.samples, classes),
@@ -208,7 +209,7 @@ def _ended(jobs: list[Job], workers: int) -> Iterator[tuple[Job, tuple[Confusion
 def quick(case: Case) -> Case:
     """The same case, one short epoch."""
     training = case.training.model_copy(update={"epochs": 1, "limit": 1})
-    return replace(case, repeats=1, steps=6, training=training)
+    return replace(case, repeats=1, steps=6, trees=20, training=training)
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -120,8 +121,10 @@ class TestTranslation:
     def test_the_original_structure_gives_the_original_numbers(self):
         found = translate(schema(), "old.py")
         experiment, training = found.experiment, found.experiment.training
-        assert experiment.model.size == "base"
-        assert (experiment.model.swin, experiment.model.patch) == (SIZES["base"], (4, 2, 2))
+        assert (experiment.model.swin, experiment.model.patch) == (
+            replace(SIZES["base"], clipped_bias="first_rows"),
+            (4, 2, 2),
+        )
         assert (experiment.model.decoder, experiment.model.day_of_year) == ("original", False)
         assert (experiment.data.frames, experiment.data.resize["label"]) == (32, (256, 256))
         assert experiment.data.folder == Path("somewhere/h5_samples")

@@ -11,6 +11,7 @@ from agrifm.nn.light import masked_softmax, resample, resample_matrix
 from agrifm.nn.model import CropModel, ModelConfig, count_parameters
 from agrifm.nn.patches import Context, fill_gaps, token_validity
 from agrifm.nn.swin import SIZES, SwinSize
+from agrifm.nn.windows import WindowAttention
 from agrifm.sample import collate
 
 SMALL = SwinSize(width=16, depths=(1, 1, 2, 1), heads=(1, 2, 4, 8), window=(4, 3, 3))
@@ -166,6 +167,18 @@ def test_named_sizes_come_from_one_dial():
     strides = SIZES["base"].strides((4, 2, 2))
     assert {frames * 4 // stride[0] * width * 2**i for i, stride in enumerate(strides)} == {1024}
     assert count_parameters(make()) > 100_000
+
+
+def test_a_clipped_window_keeps_its_geometry():
+    attention = WindowAttention(4, (4, 3, 3), 1)
+    table = attention.relative_position_bias_table
+    table.data = torch.arange(len(table)).float().unsqueeze(1)
+    full, clipped = attention.bias((4, 3, 3))[0].view(4, 3, 3, 4, 3, 3), attention.bias((2, 2, 3))[0]
+    assert torch.equal(clipped.view(2, 2, 3, 2, 2, 3), full[:2, :2, :, :2, :2, :])
+    quirk = WindowAttention(4, (4, 3, 3), 1, first_rows=True)
+    quirk.relative_position_bias_table = table
+    assert not torch.equal(quirk.bias((2, 2, 3)), clipped[None])
+    assert torch.equal(quirk.bias((2, 3, 3)), attention.bias((2, 3, 3)))
 
 
 def test_gaps_are_filled_linearly_in_time():

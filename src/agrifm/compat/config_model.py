@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from agrifm.compat.keys import Keys
 from agrifm.nn.model import ModelConfig
 from agrifm.nn.original import level_channels
-from agrifm.nn.swin import SIZES, SwinSize
+from agrifm.nn.swin import SwinSize
 from agrifm.nn.windows import Triple
 
-SizeName = Literal["tiny", "small", "base"]
 _OTHER_WAYS = "use 'decoder: light' in a YAML of ours, or agrifm.compat.original.build for exactly this model."
 _RELEASED_PATCH = (4, 4, 4)
 
@@ -97,7 +95,7 @@ def _encoder(encoder: Keys) -> _Encoder:
         _fixed(backbone, len(size.depths))
     encoder.only("data_preprocessor", [None], "delete it; write MapNormalize into data_pipelines.")
     config = ModelConfig(
-        size=_named(size),
+        size=size,
         patch=patch,
         decoder="original",
         day_of_year=False,
@@ -105,12 +103,6 @@ def _encoder(encoder: Keys) -> _Encoder:
         freeze_encoder=frozen,
     )
     return _Encoder(config, channels, _checkpoint(encoder))
-
-
-def _named(size: SwinSize) -> SizeName | SwinSize:
-    """The name of a size that has one, else its numbers."""
-    names: tuple[SizeName, ...] = ("tiny", "small", "base")
-    return next((name for name in names if SIZES[name] == size), size)
 
 
 def _size(backbone: Keys, width: int) -> SwinSize:
@@ -124,6 +116,7 @@ def _size(backbone: Keys, width: int) -> SwinSize:
         drop_path=float(backbone.number("drop_path_rate", 0.2)),
         steps=_steps(backbone, len(depths)),
         average_frames=bool(backbone.take("mean_frame_down", False)),
+        clipped_bias="first_rows",
     )
     uneven = [(w, h) for w, h in zip(size.widths, heads, strict=True) if w % h]
     if uneven:

@@ -7,6 +7,7 @@ inputs, ``load_released`` the published ``AgriFM.pth``. Facts from github.com/fl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,8 @@ def load_released(path: str | Path, sensor: str) -> Encoder:
         InputError: the file does not open, or lacks the sensor, or a tensor does not fit.
     """
     found = released_encoder(read_state(Path(path)), sensor, path)
-    encoder = Encoder(PatchEmbedding(found.bands, found.size.width, found.patch), Swin(found.size))
+    size = replace(found.size, clipped_bias="first_rows")
+    encoder = Encoder(PatchEmbedding(found.bands, size.width, found.patch), Swin(size))
     load_strict(encoder, found.weights)
     return encoder.eval()
 
@@ -243,6 +245,7 @@ def _backbone(keys: Keys, embedding: PatchEmbedding) -> Encoder:
         drop_path=keys.number("drop_path_rate", 0.2),
         steps=tuple((t, h, w) for t, h, w in keys.take("downsample_steps", ((2, 2, 2),) * 4)),
         average_frames=bool(keys.take("mean_frame_down", False)),
+        clipped_bias="first_rows",
     )
     keys.only("feature_fusion", ["cat", "mean"], "write 'cat' or 'mean'.")
     return Encoder(

@@ -10,8 +10,7 @@ The law of the pyramid: time x channels is constant, 8*128 = 4*256 = 2*512 = 1*1
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +36,8 @@ class SwinSize:
         drop_path: stochastic depth of the last block; rises linearly from 0.
         steps: down-sampling (time, rows, columns) after each stage but the last.
         average_frames: average the merged frames; else keep the first (an option of the original).
+        clipped_bias: position bias where a grid is narrower than a window: ``geometric``, or the original's
+            ``first_rows``, which ties a model to one size of image.
     """
 
     width: int = 128
@@ -47,6 +48,7 @@ class SwinSize:
     drop_path: float = 0.2
     steps: tuple[Triple, ...] = ((2, 2, 2), (2, 2, 2), (2, 2, 2))
     average_frames: bool = True
+    clipped_bias: Literal["geometric", "first_rows"] = "geometric"
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -101,13 +103,15 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Windowed attention, then an MLP, each behind a norm and a residual."""
 
-    def __init__(self, width: int, heads: int, window: Triple, shifted: bool, ratio: float, drop: float) -> None:
+    def __init__(self, size: SwinSize, stage: int, *, shifted: bool, drop: float) -> None:
         super().__init__()
-        self.window, self.shifted, self.drop = window, shifted, drop
+        width = size.widths[stage]
+        self.window, self.shifted, self.drop = size.window, shifted, drop
         self.norm1 = nn.LayerNorm(width)
-        self.attn = WindowAttention(width, window, heads)
+        first_rows = size.clipped_bias == "first_rows"
+        self.attn = WindowAttention(width, size.window, size.stage_heads[stage], first_rows=first_rows)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = Mlp(width, ratio)
+        self.mlp = Mlp(width, size.mlp_ratio)
 
     def forward(self, x: Tokens, *, recompute: bool = False) -> Tokens:
         """Same shape out as in; ``recompute`` keeps only the input of both halves for the backward pass."""
@@ -126,7 +130,7 @@ class Block(nn.Module):
         window, shift = clip_window(size, self.window, shifted=self.shifted)
         layout = lay_out(len(x), size, window, shift, x.device)
         # Padded tokens take part as zeros: the published weights learned with them.
-        return layout.join(self.attn(layout.split(self.norm1(x)), layout.pieces), size)
+        return layout.join(self.attn(layout.split(self.norm1(x)), window, layout.pieces), size)
 
     def _drop_path(self, x: Tensor) -> Tensor:
         if not (self.training and self.drop):
@@ -173,11 +177,11 @@ class Stage(nn.Module):
         super().__init__()
         self.checkpointing = checkpointing
         rates = torch.linspace(0, size.drop_path, sum(size.depths)).tolist()
-        first, width = sum(size.depths[:index]), size.widths[index]
-        make = partial(Block, width, size.stage_heads[index], size.window, ratio=size.mlp_ratio)
-        self.blocks = nn.ModuleList(make(shifted=i % 2 == 1, drop=rates[first + i]) for i in range(size.depths[index]))
+        first = sum(size.depths[:index])
+        drops = rates[first : first + size.depths[index]]
+        self.blocks = nn.ModuleList(Block(size, index, shifted=i % 2 == 1, drop=drop) for i, drop in enumerate(drops))
         last = index == len(size.depths) - 1
-        self.downsample = None if last else PatchMerging(width, size.steps[index], size.average_frames)
+        self.downsample = None if last else PatchMerging(size.widths[index], size.steps[index], size.average_frames)
 
     def forward(self, x: Tokens) -> tuple[Tensor, Tensor]:
         """Return the tokens before and after the down-sampling."""

@@ -150,32 +150,41 @@ class WindowAttention(nn.Module):
         width: channels.
         window: full window size; smaller grids use a part of its bias table.
         heads: attention heads.
+        first_rows: index a clipped window as the original does, see ``bias``.
     """
 
     relative_position_index: Tensor
 
-    def __init__(self, width: int, window: Triple, heads: int) -> None:
+    def __init__(self, width: int, window: Triple, heads: int, *, first_rows: bool = False) -> None:
         super().__init__()
-        self.heads = heads
+        self.window, self.heads, self.first_rows = window, heads, first_rows
         self.relative_position_bias_table = nn.Parameter(torch.empty(prod(2 * n - 1 for n in window), heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         self.register_buffer("relative_position_index", relative_index(window), persistent=False)
         self.qkv = Linear(width, 3 * width)
         self.proj = Linear(width, width)
 
-    def bias(self, tokens: int) -> Float[Tensor, "heads k k"]:
-        """Bias of every head between all pairs of tokens.
+    def bias(self, window: Triple) -> Float[Tensor, "heads k k"]:
+        """Bias of every head between all pairs of tokens of a window, full or clipped.
 
-        A clipped window takes the first rows of the full window's index, not the geometrically right ones:
-        the published weights learned with that.
+        The original takes the first rows of the full window's index for a clipped one, which scrambles rows and
+        columns wherever a grid is narrower than a window. Weights learn that, but for one size of image only: it is
+        kept for equality with the original, and off where a model must map at another size than it was trained at.
         """
-        index = self.relative_position_index[:tokens, :tokens].flatten()
-        table = self.relative_position_bias_table[index]
-        return table.view(tokens, tokens, self.heads).permute(2, 0, 1)
+        count = prod(window)
+        if self.first_rows or window == self.window:
+            index = self.relative_position_index[:count, :count]
+        else:
+            t, h, w = window
+            within = torch.arange(prod(self.window), device=self.relative_position_index.device).view(self.window)
+            chosen = within[:t, :h, :w].flatten()
+            index = self.relative_position_index[chosen[:, None], chosen]
+        table = self.relative_position_bias_table[index.flatten()]
+        return table.view(count, count, self.heads).permute(2, 0, 1)
 
-    def forward(self, x: Float[Tensor, "n k c"], pieces: tuple[Piece, ...]) -> Float[Tensor, "n k c"]:
+    def forward(self, x: Float[Tensor, "n k c"], window: Triple, pieces: tuple[Piece, ...]) -> Float[Tensor, "n k c"]:
         """Attend within each window; ``pieces`` counts all of them, in order."""
-        bias = self.bias(x.shape[1])
+        bias = self.bias(window)
         if _cpu_inference(x):
             portion = max(1, PORTION_OF_TOKENS // x[0].numel())
             parts = [self.proj(attend(self._project(x[rows]), mask)) for rows, mask in masks(bias, pieces, portion)]
