@@ -121,10 +121,8 @@ class TestTranslation:
     def test_the_original_structure_gives_the_original_numbers(self):
         found = translate(schema(), "old.py")
         experiment, training = found.experiment, found.experiment.training
-        assert (experiment.model.swin, experiment.model.patch) == (
-            replace(SIZES["base"], clipped_bias="first_rows"),
-            (4, 2, 2),
-        )
+        quirk = replace(SIZES["base"], clipped_bias="first_rows")
+        assert (experiment.model.swin, experiment.model.patch) == (quirk, (4, 2, 2))
         assert (experiment.model.decoder, experiment.model.day_of_year) == ("original", False)
         assert (experiment.data.frames, experiment.data.resize["label"]) == (32, (256, 256))
         assert experiment.data.folder == Path("somewhere/h5_samples")

@@ -100,7 +100,7 @@ def _picture(experiment: Experiment, test: Chips, out: Path, result: Scores) -> 
     from agrifm.maps.picture import Panel, draw, natural_color
 
     samples = [test.read(i) for i in range(len(test))]
-    samples.sort(key=lambda sample: (-len(np.unique(sample.label)), sample.name))
+    samples.sort(key=lambda sample: (-len(np.unique(np.asarray(sample.label))), sample.name))
     panels = []
     for sample in samples[:ROWS]:
         with rasterio.open(out / "maps" / f"{sample.name}.tif") as file:

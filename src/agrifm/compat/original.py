@@ -92,7 +92,7 @@ class Neck(OriginalDecoder):
         super().__init__(**options)
         self.start, self.size = start, size
 
-    def forward(self, features: Mapping[str, Features]) -> Float[Tensor, "b c h w"]:  # ty: ignore[invalid-method-override]
+    def forward(self, features: Mapping[str, Features]) -> Float[Tensor, "b c h w"]:  # ty: ignore[incompatible-method-override]
         """Fuse the features of all sensors; the keys of its weights are those of the decoder."""
         deepest = {name: found["encoder_features"] for name, found in features.items()}
         levels = {name: found["features_list"] for name, found in features.items()}

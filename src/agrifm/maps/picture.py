@@ -53,13 +53,12 @@ def draw(panels: Sequence[Panel], names: Sequence[str], colors: Sequence[str], p
     columns = ("image", "truth", "prediction", "confidence")
     size = (2.5 * len(columns), 2.5 * len(panels) + 1.1)
     figure, axes = plt.subplots(len(panels), 4, figsize=size, layout="constrained", squeeze=False)
-    shown = None
     for row, panel in zip(axes, panels, strict=True):
         row[0].imshow(panel.image, interpolation="nearest")
         if panel.truth is not None:
             row[1].imshow(colorize(panel.truth.astype(np.uint8), tuple(colors)), interpolation="nearest")
         row[2].imshow(colorize(panel.prediction, tuple(colors)), interpolation="nearest")
-        shown = row[3].imshow(panel.confidence, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+        row[3].imshow(panel.confidence, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
         for axis in row:
             axis.set_axis_off()
     for axis, name in zip(axes[0], columns, strict=True):
@@ -67,6 +66,6 @@ def draw(panels: Sequence[Panel], names: Sequence[str], colors: Sequence[str], p
     handles = [Patch(color=color, label=name) for name, color in zip(names, colors, strict=True)]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)), frameon=False)
     figure.suptitle(title, fontsize=11)
-    figure.colorbar(shown, ax=axes, shrink=0.6, label="probability of the chosen class")
+    figure.colorbar(axes[0, 3].images[0], ax=axes, shrink=0.6, label="probability of the chosen class")
     figure.savefig(path, dpi=140)
     plt.close(figure)

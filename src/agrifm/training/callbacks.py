@@ -117,7 +117,8 @@ class Pace(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say how the epoch went."""
-        assert isinstance(pl_module, Mapper) and self.console is not None
+        assert isinstance(pl_module, Mapper)
+        assert self.console is not None
         spent = time.monotonic() - self.started
         left = spent / max(1, self.done - self.first) * (self.total - self.done)
         names = ("aAcc", "mIoU", pl_module.task.best_score)
