@@ -203,6 +203,8 @@ def _ended(jobs: list[Job], workers: int) -> Iterator[tuple[Job, tuple[Confusion
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         futures = {pool.submit(run_job, job): job for job in jobs}
         for future in as_completed(futures):
+            if future.exception() is not None:
+                raise RuntimeError(f"{futures[future].out} did not end") from future.exception()
             yield futures[future], future.result()
 
 

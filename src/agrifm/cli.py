@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -36,9 +38,16 @@ def main() -> None:
     except InputError as error:
         Console(stderr=True).print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Ctrl-C loses nothing, and says so."""
+    try:
+        yield
     except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; the same command goes on from the last finished epoch")
-        sys.exit(130)
+        console.print("stopped; the same command goes on from the last finished epoch")
+        raise typer.Exit(130) from None
 
 
 def _plain(text: str) -> str:
@@ -59,7 +68,8 @@ def train(
 
     experiment = load(config, overrides or ())
     out = out or Path("runs") / experiment.name
-    best = fit(experiment, out, resume=resume, weights=start_weights(experiment), console=console)
+    with _resumable():
+        best = fit(experiment, out, resume=resume, weights=start_weights(experiment), console=console)
     console.print(f"best checkpoint: {best}\nnext: agrifm evaluate {best} --split test", highlight=False)
 
 
@@ -224,7 +234,8 @@ def demo(
     """The whole journey on made-up farmland: data, training, scores beside baselines, maps, a picture."""
     from agrifm.demo import run
 
-    run(config, out, console)
+    with _resumable():
+        run(config, out, console)
 
 
 if __name__ == "__main__":

@@ -109,6 +109,8 @@ class TrainingConfig(Section):
         ema: decay of a moving average of the weights, e.g. 0.999; it is what is scored and saved.
         patience: stop after this many epochs without a better score.
         limit: at most this many batches per epoch, for trying out.
+        devices, nodes: processes on each machine, and machines; ``torchrun`` and Slurm are recognized.
+        workers: processes of each data loader.
     """
 
     epochs: int = Field(50, ge=1)
@@ -127,6 +129,7 @@ class TrainingConfig(Section):
     limit: int | None = Field(None, ge=1)
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = Field(1, ge=1)
+    nodes: int = Field(1, ge=1)
     workers: int = Field(2, ge=0)
 
 

@@ -72,6 +72,9 @@ def _told(run: Callable[[Namespace], None], arguments: Namespace) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last finished epoch", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -28,6 +28,8 @@ Triple = tuple[int, int, int]
 # A CPU is fastest, and smallest, on portions that stay in its cache; these are numbers of elements.
 PORTION_OF_TOKENS = 2**20
 PORTION_OF_SCORES = 2**20
+# The operation that TorchInductor itself emits for linear layers; where a release lacks it, the plain one serves.
+_HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def clip_window(size: Triple, window: Triple, *, shifted: bool) -> tuple[Triple, Triple]:
@@ -235,7 +237,7 @@ class Linear(nn.Linear):
     def forward(self, input: Float[Tensor, "*tokens c"]) -> Float[Tensor, "*tokens d"]:
         """Project the last axis."""
         plain = input.dtype == self.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        if plain and _cpu_inference(input) and torch.backends.mkldnn.is_available():
+        if plain and _cpu_inference(input) and _HAS_ONEDNN:
             activation = ("gelu", [], "none") if self.gelu else ("none", [], "")
             return torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, *activation)
         input = super().forward(input)

@@ -128,6 +128,7 @@ class Pace(pl.Callback):
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {loss:.4f}  {scores}  "
             f"{self.samples / spent:.1f} samples/s  {timedelta(seconds=round(left))} left",
             highlight=False,
+            soft_wrap=True,
         )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

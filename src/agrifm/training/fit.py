@@ -71,17 +71,19 @@ def fit(
     if state.is_file():
         console.print(f"resuming from {state}", highlight=False)
     trainer = make_trainer(experiment, out, console)
+    _run(trainer, module, Loaders(experiment, sources), state)
+    return out / BEST
+
+
+def _run(trainer: pl.Trainer, module: Mapper, loaders: Loaders, state: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec|Checkpoint directory).*")
-        trainer.fit(
-            module,
-            datamodule=Loaders(experiment, sources),
-            ckpt_path=state if state.is_file() else None,
-            weights_only=True,
-        )
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    return out / BEST
+        try:
+            trainer.fit(module, datamodule=loaders, ckpt_path=state if state.is_file() else None, weights_only=True)
+        except SystemExit as end:
+            if trainer.interrupted:  # so Lightning ends on Ctrl-C
+                raise KeyboardInterrupt from end
+            raise
 
 
 def start(module: Mapper, weights: dict[str, Tensor]) -> Match:
@@ -203,12 +205,13 @@ def make_trainer(experiment: Experiment, out: Path, console: Console) -> pl.Trai
     if config.patience is not None:
         callbacks.append(EarlyStopping(experiment.task.best_score, mode="max", patience=config.patience))
     callbacks.append(ModelCheckpoint(out, RESUME.removesuffix(".ckpt"), save_top_k=1, enable_version_counter=False))
-    several = config.devices > 1 or "LOCAL_RANK" in os.environ
+    several = config.devices * config.nodes > 1 or "LOCAL_RANK" in os.environ
     return pl.Trainer(
         default_root_dir=out,
         max_epochs=config.epochs,
         accelerator=config.accelerator,
         devices=config.devices,
+        num_nodes=config.nodes,
         strategy=_processes(config.accelerator) if several else "auto",
         precision=_precision(config.precision, config.accelerator),
         gradient_clip_val=config.clip or None,
