@@ -24,7 +24,7 @@ import numpy as np
 import real_data
 import torch
 from real_data import SPLITS, Prepared
-from real_table import Confusions, Row, markdown, pool, show
+from real_table import FOREST, MAJORITY, MODEL, MODELS, Confusions, Row, markdown, pool, show
 from rich.console import Console
 
 from agrifm.accuracy.baselines import majority, random_forest
@@ -39,9 +39,6 @@ from agrifm.tasks.losses import CrossEntropy
 from agrifm.tasks.scores import scores
 from agrifm.tasks.segmentation import CropClass, Segmentation
 from agrifm.training import evaluate, fit
-
-MODEL, FOREST, MAJORITY = "AgriFM, tiny", "random forest", "majority class"
-MODELS = (MODEL, FOREST, MAJORITY)
 
 
 @dataclass(frozen=True)

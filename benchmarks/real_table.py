@@ -10,6 +10,8 @@ from rich.table import Table
 
 from agrifm.tasks.scores import Scores, scores
 
+MODEL, FOREST, MAJORITY = "AgriFM, tiny", "random forest", "majority class"
+MODELS = (MODEL, FOREST, MAJORITY)
 KEYS = ("aAcc", "mFscore", "mIoU", "kappa")
 Key = tuple[str, str]  # title of the row, name of the model
 Confusions = dict[Key, np.ndarray]
@@ -48,7 +50,7 @@ def markdown(rows: Sequence[Row]) -> str:
         cells = " | ".join(row.cell(key) for key in KEYS)
         lines.append(f"| {row.row} | {row.model} | {cells} | {np.sum(row.pooled.confusion)} |")
     lines += ["", "| trained on | model | F-score by class (test pixels) |", "|---|---|---|"]
-    for row in rows:
+    for row in (row for row in rows if row.model != MAJORITY):
         single = ", ".join(f"{entry.name} {entry.Fscore:.2f} ({entry.pixels})" for entry in row.pooled.classes)
         lines.append(f"| {row.row} | {row.model} | {single} |")
     return "\n".join(lines) + "\n"

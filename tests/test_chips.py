@@ -31,7 +31,7 @@ def test_bare_layout_of_the_original_is_enough(chip):
     assert sample.images["S2"].shape == (4, 10, 8, 8)
     assert sample.label.dtype == torch.int64
     assert sample.mask("S2").all()
-    assert sample.day_of_year("S2").tolist() == pytest.approx([365.25 / 8 * n for n in (1, 3, 5, 7)])
+    assert sample.days("S2").tolist() == pytest.approx([365.25 / 8 * n for n in (1, 3, 5, 7)])
     assert read_place(chip) is None
 
 

@@ -9,10 +9,10 @@ from conftest import SENSORS, random_sample
 from agrifm.errors import InputError
 from agrifm.nn.light import masked_softmax, resample, resample_matrix
 from agrifm.nn.model import CropModel, ModelConfig, count_parameters
-from agrifm.nn.patches import Context, fill_gaps, token_validity
+from agrifm.nn.patches import Context, Series, fill_gaps, on_calendar, token_validity
 from agrifm.nn.swin import SIZES, SwinSize
 from agrifm.nn.windows import WindowAttention
-from agrifm.sample import collate
+from agrifm.sample import Season, collate
 
 SMALL = SwinSize(width=16, depths=(1, 1, 2, 1), heads=(1, 2, 4, 8), window=(4, 3, 3))
 
@@ -184,10 +184,53 @@ def test_a_clipped_window_keeps_its_geometry():
 def test_gaps_are_filled_linearly_in_time():
     image = torch.tensor([1.0, 99.0, 4.0, 99.0]).view(1, 4, 1, 1, 1)
     valid = torch.tensor([True, False, True, False]).view(1, 4, 1, 1)
-    filled = fill_gaps(image, valid, torch.tensor([[350.0, 360.0, 15.0, 40.0]]))
-    torch.testing.assert_close(filled.flatten(), torch.tensor([1.0, 1 + 3 * 10 / 30.25, 4.0, 4.0]))
-    never = fill_gaps(image, torch.zeros_like(valid), torch.zeros(1, 4))
+    filled, distance = fill_gaps(image, valid, torch.tensor([[350.0, 360.0, 380.0, 405.0]]))
+    torch.testing.assert_close(filled.flatten(), torch.tensor([1.0, 2.0, 4.0, 4.0]))
+    assert distance.flatten().tolist() == [0, 10, 0, 25]
+    never, distance = fill_gaps(image, torch.zeros_like(valid), torch.zeros(1, 4))
     assert not never.any()
+    assert distance.isinf().all()
+
+
+def test_a_calendar_reads_a_line_off_any_dates():
+    """A series that grows by one a day is the same on the calendar, whatever the dates and whatever is hidden."""
+    days = torch.tensor([[100.0, 103.0, 111.0, 125.0, 140.0]])
+    image = days.view(1, 5, 1, 1, 1) - 100
+    valid = torch.ones(1, 5, 1, 1, dtype=torch.bool)
+    found = on_calendar(Series(image, valid, days), torch.tensor([100.0]), 40.0, 4)
+    assert found.days.tolist() == [[105, 115, 125, 135]]
+    torch.testing.assert_close(found.image.flatten(), torch.tensor([5.0, 15.0, 25.0, 35.0]))
+    assert found.valid.all()
+    valid[0, 2:4] = False
+    spoiled = Series(image.masked_fill(~valid[:, :, None], 1e6), valid, days)
+    hidden = on_calendar(spoiled, torch.tensor([100.0]), 40.0, 4)
+    torch.testing.assert_close(hidden.image, found.image)
+    assert hidden.valid.flatten().tolist() == [True, False, False, True]
+
+
+def test_with_a_calendar_batches_of_any_dates_agree():
+    model = wake(make(calendar=8, season=Season(60.0, 200.0)))
+    samples = [random_sample(i, frames=n) for i, n in enumerate((3, 9, 1))]
+    samples = [
+        replace(s, dates={k: 19800 + 7 * i + torch.arange(len(x)) * 11 for k, x in s.images.items()})
+        for i, s in enumerate(samples)
+    ]
+    samples.append(samples[0].without("S2"))
+    together = run(model, *samples)
+    for sample, expected in zip(samples, together, strict=True):
+        torch.testing.assert_close(run(model, sample)[0], expected, rtol=1e-4, atol=1e-4)
+    later = replace(samples[1], dates={name: days + 1461 for name, days in samples[1].dates.items()})
+    torch.testing.assert_close(run(model, later)[0], together[1], rtol=1e-3, atol=1e-3)
+
+
+def test_seasons():
+    assert Season.of([(100.0, 200.0), (95.0 + 1461, 180.0 + 1461)]) == Season(95.0, 105.0)
+    winter = Season.of([(340.0, 480.0), (360.0, 500.0), (3.0, 130.0)])
+    assert winter.start == 340.0
+    assert winter.length == pytest.approx(160.0)
+    assert float(winter.begin(torch.tensor(345.0 + 3652.5))) == pytest.approx(340.0 + 3652.5)
+    assert float(winter.begin(torch.tensor(10.0))) == pytest.approx(340.0 - 365.25)
+    assert float(winter.begin(torch.tensor(330.0))) == pytest.approx(340.0)
 
 
 def test_token_validity_needs_one_valid_pixel():

@@ -73,7 +73,7 @@ def test_shapes_types_and_levels():
         assert numbers.min() >= 1
         assert numbers.max() < 12_000
         assert 200 < np.median(numbers) < 4000
-        days = sample.day_of_year(sensor.name)
+        days = sample.days(sensor.name).remainder(365.25)
         assert (days.diff() > 0).all()
         assert days.min() > 55
         assert days.max() < 305

@@ -15,6 +15,7 @@ from agrifm.compat.layouts import read_state
 from agrifm.compat.weights import convert, describe_weights, open_checkpoint, start_weights
 from agrifm.config import Experiment, parse
 from agrifm.errors import InputError
+from agrifm.nn.patches import Series
 from agrifm.nn.swin import SIZES, Swin, SwinSize
 from agrifm.nn.windows import relative_index
 from agrifm.sample import collate
@@ -78,9 +79,8 @@ def test_a_loaded_encoder_gives_the_features_of_the_original(released):
     image = torch.randn(1, 8, 10, 128, 128)
     ones = torch.ones(1, 8, dtype=torch.bool)
     with torch.inference_mode():
-        pyramid = module.model.eval().encode(
-            "S2", image, ones[..., None, None].expand(-1, -1, 128, 128), torch.zeros(1, 8), ones
-        )
+        series = Series(image, ones[..., None, None].expand(-1, -1, 128, 128), torch.zeros(1, 8))
+        pyramid = module.model.eval().encode("S2", series, ones)
         reference = original.load_released(released, "S2")(image)
     found = pyramid.merged[1].permute(0, 4, 1, 2, 3).flatten(1, 2)
     torch.testing.assert_close(found, reference["features_list"][1], rtol=1e-4, atol=1e-4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 @contextmanager
-def _resumable() -> Iterator[None]:
+def _resumable() -> Generator[None]:
     """Ctrl-C loses nothing, and says so."""
     try:
         yield

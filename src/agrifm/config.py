@@ -7,6 +7,7 @@ from the folder in which the command runs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from agrifm.data.folder import Chips
 from agrifm.data.transforms import Augment
 from agrifm.errors import InputError, nearest
 from agrifm.nn.model import ModelConfig
+from agrifm.sample import Season
 from agrifm.sensors import SENSORS, Sensor
 from agrifm.tasks.segmentation import Segmentation
 
@@ -160,6 +162,12 @@ class Experiment(Section):
         """The same experiment with these sensors, whose statistics are settled."""
         data = self.data.model_copy(update={"sensors": tuple(sensors), "statistics": "given"})
         return self.model_copy(update={"data": data})
+
+    def with_season(self, season: Season) -> Experiment:
+        """The same experiment; a model with a calendar lays its dates over this season unless it has one."""
+        if self.model.calendar is None or self.model.season is not None:
+            return self
+        return self.model_copy(update={"model": replace(self.model, season=season)})
 
     def to_yaml(self) -> str:
         """The resolved experiment as YAML."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -79,12 +79,17 @@ class Sample:
         t, _, h, w = self.images[sensor].shape
         return torch.ones(t, h, w, dtype=torch.bool)
 
-    def day_of_year(self, sensor: str) -> Tensor:
-        """Day of the year ``(t)`` in 0..365.25; evenly spread where dates are unknown."""
+    def days(self, sensor: str) -> Tensor:
+        """Days since 1970-01-01 ``(t)``; where dates are unknown, evenly spread over a year."""
         if sensor in self.dates:
-            return self.dates[sensor].double().remainder(DAYS_PER_YEAR).float()
+            return self.dates[sensor].float()
         t = self.images[sensor].shape[0]
         return (torch.arange(t) + 0.5) * (DAYS_PER_YEAR / t)
+
+    def span(self) -> tuple[float, float]:
+        """First and last day of all sensors."""
+        days = torch.cat([self.days(sensor) for sensor in self.images])
+        return float(days.min()), float(days.max())
 
     def without(self, sensor: str) -> Sample:
         """The same sample as if this sensor had not been there."""
@@ -93,6 +98,35 @@ class Sample:
             return {key: value for key, value in group.items() if key != sensor}
 
         return replace(self, images=rest(self.images), dates=rest(self.dates), valid=rest(self.valid))
+
+
+@dataclass(frozen=True)
+class Season:
+    """The part of the year that series cover; it may cross the new year or last longer than one.
+
+    Args:
+        start: day of the year on which it begins, 0..365.25.
+        length: in days.
+    """
+
+    start: float
+    length: float
+
+    # A sample whose first date is up to this many days earlier still belongs to the season that then begins.
+    early: ClassVar[float] = 60.0
+
+    @classmethod
+    def of(cls, spans: Sequence[tuple[float, float]]) -> Season:
+        """The shortest season that holds all spans of (first, last) days, each laid into its own year."""
+        reference = spans[0][0]
+        half = DAYS_PER_YEAR / 2
+        offsets = [(first - reference + half) % DAYS_PER_YEAR - half for first, _ in spans]
+        last = max(offset + end - first for offset, (first, end) in zip(offsets, spans, strict=True))
+        return cls((reference + min(offsets)) % DAYS_PER_YEAR, max(last - min(offsets), 1.0))
+
+    def begin(self, first: Tensor) -> Tensor:
+        """Day since 1970-01-01 on which the season began that holds the day ``first``."""
+        return first - ((first - self.start + self.early) % DAYS_PER_YEAR - self.early)
 
 
 def days_since_epoch(values: Any) -> Tensor:
@@ -114,7 +148,7 @@ class Batch:
     Args:
         images: per sensor ``(b, t, c, h, w)`` float.
         valid: per sensor ``(b, t, h, w)`` bool.
-        day_of_year: per sensor ``(b, t)``.
+        days: per sensor ``(b, t)`` days since 1970-01-01.
         frames: per sensor ``(b)``, how many frames each sample really has; 0 marks a missing sensor.
         label: ``(b, h, w)`` or None.
         names: one per sample.
@@ -122,7 +156,7 @@ class Batch:
 
     images: dict[str, Tensor]
     valid: dict[str, Tensor]
-    day_of_year: dict[str, Tensor]
+    days: dict[str, Tensor]
     frames: dict[str, Tensor]
     label: Tensor | None
     names: tuple[str, ...]
@@ -136,6 +170,14 @@ class Batch:
             return self.label.shape[-2], self.label.shape[-1]
         return max((self.images[name].shape[-2], self.images[name].shape[-1]) for name in sensors)
 
+    def first_day(self) -> Tensor:
+        """First day ``(b)`` of any sensor of each sample."""
+        first = []
+        for i in range(len(self)):
+            starts = [days[i, : int(self.frames[name][i])] for name, days in self.days.items() if self.frames[name][i]]
+            first.append(torch.cat(starts).min())
+        return torch.stack(first)
+
     def to(self, device: torch.device | str) -> Batch:
         """Move every tensor."""
 
@@ -145,7 +187,7 @@ class Batch:
         return Batch(
             images=move(self.images),
             valid=move(self.valid),
-            day_of_year=move(self.day_of_year),
+            days=move(self.days),
             frames={key: value.cpu() for key, value in self.frames.items()},
             label=None if self.label is None else self.label.to(device, non_blocking=True),
             names=self.names,
@@ -171,7 +213,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     return Batch(
         images={key: parts[0] for key, parts in stacked.items()},
         valid={key: parts[1] for key, parts in stacked.items()},
-        day_of_year={key: parts[2] for key, parts in stacked.items()},
+        days={key: parts[2] for key, parts in stacked.items()},
         frames={key: parts[3] for key, parts in stacked.items()},
         label=torch.stack(labels) if labels else None,
         names=tuple(sample.name for sample in samples),
@@ -200,5 +242,5 @@ def _stack(sensor: str, samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tens
         n = int(frames[i])
         images[i, :n] = sample.images[sensor].float()
         valid[i, :n] = sample.mask(sensor)
-        days[i, :n] = sample.day_of_year(sensor)
+        days[i, :n] = sample.days(sensor)
     return images, valid, days, frames

@@ -14,7 +14,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 
-from agrifm.accuracy.series import Season
+from agrifm.accuracy.series import Steps
 from agrifm.errors import InputError
 from agrifm.sample import Sample
 
@@ -53,13 +53,13 @@ def random_forest(
         sensors: names of the sensors to use; a sample may lack some.
         ignore_index: label of pixels that count neither in training nor in the score.
         pixels: at most so many training pixels, drawn at random from all samples.
-        steps: dates to interpolate to, evenly spaced over the days of the year seen in training.
+        steps: dates to interpolate to, evenly spaced over the season seen in training.
 
     Raises:
         InputError: a label is missing or is no class, nothing is labeled, or no training sample has a sensor.
     """
     samples = tuple(train) if isinstance(train, Iterator) else train
-    season, rng = Season.of(samples, sensors, steps), np.random.default_rng(seed)
+    season, rng = Steps.of(samples, sensors, steps), np.random.default_rng(seed)
     forest = RandomForestClassifier(trees, n_jobs=jobs, random_state=seed)
     model = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), forest)
     model.fit(*_draw(samples, season, classes, ignore_index, pixels, rng))
@@ -75,7 +75,7 @@ def random_forest(
 
 def _draw(
     samples: Iterable[Sample],
-    season: Season,
+    season: Steps,
     classes: int,
     ignore_index: int,
     pixels: int,

@@ -6,31 +6,33 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from agrifm.errors import InputError
-from agrifm.sample import Sample
+from agrifm.sample import Sample, Season
 
 
 @dataclass(frozen=True)
-class Season:
-    """Bands of every sensor, and the days of the year ``(s)`` to interpolate to."""
+class Steps:
+    """Bands of every sensor, and the days ``(s)`` of the season to interpolate to."""
 
     bands: dict[str, int]
+    season: Season
     steps: np.ndarray
 
     @classmethod
-    def of(cls, samples: Iterable[Sample], sensors: Sequence[str], steps: int) -> Season:
-        """Evenly spaced steps over the days of the year that the samples' sensors saw.
+    def of(cls, samples: Iterable[Sample], sensors: Sequence[str], steps: int) -> Steps:
+        """Evenly spaced steps over the season that the samples cover.
 
         Raises:
             InputError: no sample has one of the sensors.
         """
-        days: list[float] = []
+        spans: list[tuple[float, float]] = []
         bands: dict[str, int] = {}
         for sample in samples:
+            spans.append(sample.span())
             for sensor in set(sensors) & set(sample.images):
                 bands[sensor] = sample.images[sensor].shape[1]
-                days += sample.day_of_year(sensor).tolist()
         for sensor in sensors:
             if sensor not in bands:
                 raise InputError(
@@ -39,11 +41,13 @@ class Season:
                     expected="at least one training sample that has it",
                     repair="name only sensors that the training samples have.",
                 )
-        return cls({sensor: bands[sensor] for sensor in sensors}, np.linspace(min(days), max(days), steps))
+        season = Season.of(spans)
+        return cls({sensor: bands[sensor] for sensor in sensors}, season, np.linspace(0, season.length, steps))
 
     def features(self, sample: Sample, label: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         """Features ``(n, f)`` of the pixels ``chosen (n)`` of a label's grid; NaN where nothing was ever seen."""
         height, width = label.shape
+        steps = self.steps + float(self.season.begin(torch.tensor(sample.span()[0])))
         row, column = np.divmod(chosen, width)
         parts = []
         for sensor, bands in self.bands.items():
@@ -53,7 +57,7 @@ class Season:
             h, w = sample.images[sensor].shape[2:]
             nearest = (row * h // height) * w + column * w // width
             cells, cell_of = np.unique(nearest, return_inverse=True)
-            parts.append(_interpolated(sample, sensor, self.steps, cells)[cell_of])
+            parts.append(_interpolated(sample, sensor, steps, cells)[cell_of])
         return np.concatenate(parts, axis=1)
 
 
@@ -62,8 +66,8 @@ def _interpolated(sample: Sample, sensor: str, steps: np.ndarray, cells: np.ndar
 
     Before the first and after the last valid date the series stays level.
     """
-    order = np.argsort(sample.day_of_year(sensor).numpy(), kind="stable")
-    days = sample.day_of_year(sensor).numpy()[order]
+    order = np.argsort(sample.days(sensor).numpy(), kind="stable")
+    days = sample.days(sensor).numpy()[order]
     image = sample.images[sensor].float().numpy()[order]
     series = image.reshape(*image.shape[:2], -1)[:, :, cells]
     valid = sample.mask(sensor).numpy()[order].reshape(len(order), -1)[:, cells]

@@ -27,10 +27,12 @@ class Survey:
     clear: dict[str, list[float]] = field(default_factory=dict)
     sums: dict[str, np.ndarray] = field(default_factory=dict)
     pixels: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    spans: list[tuple[float, float]] = field(default_factory=list)
 
     def add(self, sample: Sample, sensors: Sequence[Sensor]) -> None:
         """Count one sample."""
         self.chips += 1
+        self.spans.append(sample.span())
         if sample.label is not None:
             values, counts = sample.label.unique(return_counts=True)
             for value, count in zip(values.tolist(), counts.tolist(), strict=True):

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from agrifm.errors import InputError
 from agrifm.nn.light import LightDecoder, Reduced
 from agrifm.nn.original import OriginalDecoder, level_channels, original_head
-from agrifm.nn.patches import Context, Normalize, PatchEmbedding, fill_gaps, token_validity
+from agrifm.nn.patches import Context, Normalize, PatchEmbedding, Series, filled, on_calendar, token_validity
 from agrifm.nn.swin import SIZES, Pyramid, Swin, SwinSize
 from agrifm.nn.windows import Triple
-from agrifm.sample import Batch
+from agrifm.sample import Batch, Season
 from agrifm.sensors import Sensor
 
 SHARED = "shared"
@@ -33,6 +33,9 @@ class ModelConfig:
         decoder: ``light``, or ``original`` for the parity decoder, which needs a fixed number of frames.
         shared_backbone: one backbone for all sensors, as in pre-training; else one each.
         day_of_year: tell the model the day of the year of each frame.
+        calendar: interpolate every series to this many dates, evenly spread over the season, before it is cut into
+            patches; for series whose dates differ from place to place. Without it frames stay as they are.
+        season: what the calendar covers; if left out, the training data's.
         checkpointing: recompute activations in the backward pass to save memory.
         freeze_encoder: train the decoder and head only.
     """
@@ -42,6 +45,8 @@ class ModelConfig:
     decoder: Literal["light", "original"] = "light"
     shared_backbone: bool = False
     day_of_year: bool = True
+    calendar: int | None = None
+    season: Season | None = None
     checkpointing: bool = False
     freeze_encoder: bool = False
 
@@ -125,35 +130,39 @@ class CropModel(nn.Module):
         extents = {name: self._extents(batch.images[name]) for name in present}
         return self.head(self.decoder(reduced, extents, batch.size(tuple(present))))
 
-    def encode(
-        self,
-        sensor: str,
-        image: Float[Tensor, "b t c h w"],
-        valid: Bool[Tensor, "b t h w"],
-        days: Float[Tensor, "b t"],
-        real: Bool[Tensor, "b t"],
-    ) -> Pyramid:
-        """Encode one sensor's series; frames that are not ``real`` are padding, which becomes zeros."""
-        image = fill_gaps(self.normalize[sensor](image), valid, days)
-        image = image * real[:, :, None, None, None]
-        tokens = self.context[sensor](self.embeddings[sensor](image), valid, days, real)
-        return self.backbone(sensor)(tokens)
+    def encode(self, sensor: str, series: Series, real: Bool[Tensor, "b t"]) -> Pyramid:
+        """Encode one sensor's series, whose gaps are filled; frames that are not ``real`` are padding."""
+        tokens = self.embeddings[sensor](series.image)
+        return self.backbone(sensor)(self.context[sensor](tokens, series.valid, series.days, real))
 
     def _extents(self, image: Tensor) -> list[tuple[float, float]]:
         h, w = image.shape[-2:]
         return [(h / rows, w / columns) for _, rows, columns in self.config.swin.strides(self.config.patch)]
 
+    def _series(self, name: str, batch: Batch, rows: Tensor) -> tuple[Series, Tensor]:
+        """The normalized series of some samples, gaps filled, and which frames are no padding."""
+        last, device = int(batch.frames[name][rows].max()), batch.images[name].device
+        real = (torch.arange(last) < batch.frames[name][rows, None]).to(device)
+        rows = rows.to(device)
+        image, valid, days = (part[name][rows, :last] for part in (batch.images, batch.valid, batch.days))
+        series = Series(self.normalize[name](image), valid, days)
+        if self.config.calendar is None:
+            return filled(series, real), real
+        season = self.config.season
+        assert season is not None, "settled before a model is built"
+        begin = season.begin(batch.first_day()[rows])
+        series = on_calendar(series, begin, season.length, self.config.calendar)
+        return series, torch.ones_like(series.days, dtype=torch.bool)
+
     def _reduce(self, name: str, batch: Batch) -> Reduced:
         """Encode samples with equal numbers of frame tokens together, so that no token is padding alone."""
         frames, whole = batch.frames[name], None
-        tokens = -(-frames // self.config.patch[0])
+        tokens = -(-frames // self.config.patch[0]) if self.config.calendar is None else (frames > 0).long()
         for count in tokens[tokens > 0].unique().tolist():
             rows = (tokens == count).nonzero().flatten()
-            last = int(frames[rows].max())
-            real = (torch.arange(last) < frames[rows, None]).to(batch.images[name].device)
-            rows = rows.to(batch.images[name].device)
-            image, valid, days = (part[name][rows, :last] for part in (batch.images, batch.valid, batch.day_of_year))
-            pyramid = self.encode(name, image, valid, days, real)
+            series, real = self._series(name, batch, rows)
+            rows, valid = rows.to(real.device), series.valid
+            pyramid = self.encode(name, series, real)
             seen = token_validity(valid, self.config.swin.strides(self.config.patch))
             part = self.decoder.reduce(name, pyramid, seen)
             if whole is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -40,34 +41,74 @@ class Normalize(nn.Module):
         return (image - self.mean[:, None, None]) / self.std[:, None, None]
 
 
+class Series(NamedTuple):
+    """A sensor's series: normalized ``image (b t c h w)``, ``valid (b t h w)`` and ``days (b t)``."""
+
+    image: Tensor
+    valid: Tensor
+    days: Tensor
+
+
 def fill_gaps(
     image: Float[Tensor, "b t c h w"], valid: Bool[Tensor, "b t h w"], days: Float[Tensor, "b t"]
-) -> Float[Tensor, "b t c h w"]:
+) -> tuple[Float[Tensor, "b t c h w"], Float[Tensor, "b t h w"]]:
     """Replace what was not seen by what was: linear in time between the valid neighbors, constant at the ends.
 
-    A pixel that was never seen becomes 0, the mean. Nothing that stood under an invalid pixel survives.
+    A pixel that was never seen becomes 0, the mean. Nothing that stood under an invalid pixel survives. Also
+    returns how many days each value lies from the nearest valid one, infinity where there is none.
     """
-    if bool(valid.all()):
-        return image
     t = image.shape[1]
     steps = torch.arange(t, device=image.device).view(1, t, 1, 1)
     before = torch.where(valid, steps, -1).cummax(1).values
     after = torch.where(valid, steps, t).flip(1).cummin(1).values.flip(1)
     before, after = torch.where(before < 0, after, before), torch.where(after >= t, before, after)
-    never = after >= t
+    never = ~valid.any(1, keepdim=True)
     before, after = before.clamp(0, t - 1), after.clamp(0, t - 1)
-    time = (days - days[:, :1]).remainder(DAYS_PER_YEAR)[:, :, None, None].expand_as(valid)
+    time = days[:, :, None, None].expand_as(valid)
     start, end = time.gather(1, before), time.gather(1, after)
+    distance = torch.minimum((time - start).abs(), (end - time).abs()).masked_fill(never, float("inf"))
     share = ((time - start) / (end - start).clamp(min=1e-6)).clamp(0, 1).unsqueeze(2)
     image = image.masked_fill(~valid.unsqueeze(2), 0.0)
     left = image.gather(1, before.unsqueeze(2).expand_as(image))
     right = image.gather(1, after.unsqueeze(2).expand_as(image))
-    return torch.lerp(left, right, share).masked_fill(never.unsqueeze(2), 0.0)
+    return torch.lerp(left, right, share).masked_fill(never.unsqueeze(2), 0.0), distance
 
 
-def date_encoding(day_of_year: Float[Tensor, "b t"]) -> Float[Tensor, "b t 8"]:
+def filled(series: Series, real: Bool[Tensor, "b t"]) -> Series:
+    """The same frames with gaps filled; frames that are not ``real`` are padding and become zeros."""
+    if bool(series.valid.all()):
+        return series
+    image, _ = fill_gaps(*series)
+    return series._replace(image=image * real[:, :, None, None, None])
+
+
+def on_calendar(series: Series, begin: Float[Tensor, " b"], length: float, count: int) -> Series:
+    """Interpolate a series to ``count`` dates evenly spread over a season.
+
+    What lies further than one step from a valid observation counts as not seen.
+
+    Args:
+        series: with any dates; padding is invalid.
+        begin: the day on which each sample's season begins.
+        length: of the season in days.
+        count: how many dates.
+    """
+    image, valid, days = series
+    t, step = image.shape[1], length / count
+    dates = (torch.arange(count, device=days.device) + 0.5).expand(len(days), -1) * step
+    together = torch.cat([days - begin[:, None], dates], 1)
+    order = together.argsort(dim=1, stable=True)
+    b = torch.arange(len(order), device=days.device)[:, None]
+    image = torch.cat([image, image.new_zeros(len(image), count, *image.shape[2:])], 1)[b, order]
+    valid = torch.cat([valid, valid.new_zeros(len(valid), count, *valid.shape[2:])], 1)[b, order]
+    image, distance = fill_gaps(image, valid, together.gather(1, order))
+    wanted = order.argsort(dim=1)[:, t:]
+    return Series(image[b, wanted], distance[b, wanted] <= step, begin[:, None] + dates)
+
+
+def date_encoding(days: Float[Tensor, "b t"]) -> Float[Tensor, "b t 8"]:
     """Sines and cosines of the first four harmonics of the year."""
-    angle = day_of_year.unsqueeze(-1) * torch.arange(1, HARMONICS + 1, device=day_of_year.device)
+    angle = days.unsqueeze(-1).remainder(DAYS_PER_YEAR) * torch.arange(1, HARMONICS + 1, device=days.device)
     angle = angle * (2 * math.pi / DAYS_PER_YEAR)
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 

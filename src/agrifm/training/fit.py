@@ -25,7 +25,7 @@ from agrifm.data.check import Survey, evenly, splits_overlap, structure, survey,
 from agrifm.data.folder import Chips, Custom, Source, import_dataset
 from agrifm.data.loading import EpochBatches, Split, load
 from agrifm.errors import InputError
-from agrifm.sample import Batch
+from agrifm.sample import Batch, Season
 from agrifm.training.callbacks import BEST, HISTORY, LAST, RESUME, Judge, Pace, SameExperiment, WholeFiles
 from agrifm.training.module import Mapper
 
@@ -116,16 +116,17 @@ def settle(experiment: Experiment, sources: Mapping[str, Source], console: Conso
         more = f" ({len(problems) - 1} more; 'agrifm data check' lists them)" if len(problems) > 1 else ""
         first = problems[0]
         raise InputError(first.where, found=first.found, expected=first.expected, repair=first.repair + more)
-    data = experiment.data
-    if data.statistics == "given":
-        for sensor in data.sensors:
+    checked = seen["train"]
+    if checked.chips < len(sources["train"]) and (experiment.data.statistics == "data" or experiment.model.calendar):
+        with console.status("computing statistics"):
+            checked = survey(sources["train"], experiment.data.sensors, range(len(sources["train"])))
+    experiment = experiment.with_season(Season.of(checked.spans))
+    if experiment.data.statistics == "given":
+        for sensor in experiment.data.sensors:
             sensor.known_statistics()
         return experiment
-    checked = seen["train"]
-    if checked.chips < len(sources["train"]):
-        with console.status("computing statistics"):
-            checked = survey(sources["train"], data.sensors, range(len(sources["train"])))
-    return experiment.with_sensors([sensor.with_statistics(checked.statistics(sensor)) for sensor in data.sensors])
+    sensors = experiment.data.sensors
+    return experiment.with_sensors([sensor.with_statistics(checked.statistics(sensor)) for sensor in sensors])
 
 
 def examine(
