@@ -40,6 +40,8 @@ from agrifm.tasks.scores import scores
 from agrifm.tasks.segmentation import CropClass, Segmentation
 from agrifm.training import evaluate, fit
 
+CALENDAR = 24  # dates that every series is interpolated to, for the model as for the forest
+
 
 @dataclass(frozen=True)
 class Case:
@@ -59,7 +61,7 @@ class Case:
     sensors: tuple[str, ...]
     without: str | None = None
     repeats: int = 1
-    steps: int = 24
+    steps: int = CALENDAR
     trees: int = 200
     augment: Augment = field(default_factory=Augment)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -143,7 +145,7 @@ class Job:
             seed=self.fold,
             data=DataConfig.model_validate({"sensors": sensors, "check": 1, **self.prepared.folds[self.fold]}),
             augment=self.case.augment,
-            model=ModelConfig(size="tiny"),
+            model=ModelConfig(size="tiny", calendar=CALENDAR),
             task=Segmentation(classes, loss=(CrossEntropy(label_smoothing=0.05),)),
             training=self.case.training,
         )

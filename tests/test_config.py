@@ -117,3 +117,18 @@ def test_sensors_refuse_contradictions():
     with pytest.raises(InputError, match="statistics: data"):
         LANDSAT.known_statistics()
     assert S2.known_statistics().mean[3] > S2.known_statistics().mean[2]
+
+
+def test_no_data_may_be_nan_and_stays_so():
+    sensor = {
+        "name": "X",
+        "gsd": 1,
+        "nodata": float("nan"),
+        "bands": [{"id": "a", "common_name": "red", "wavelength": 1}],
+    }
+    experiment = parse({**PLAIN, "data": {"sensors": [sensor]}})
+    for again in (
+        parse(yaml.safe_load(experiment.to_yaml())),
+        type(experiment).model_validate_json(experiment.model_dump_json()),
+    ):
+        assert again.data.sensors[0].nodata != again.data.sensors[0].nodata

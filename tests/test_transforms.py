@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import random_sample
 
+from agrifm.data.folder import Cached
 from agrifm.data.loading import EpochBatches, Split
 from agrifm.data.transforms import Augment, crop, drop_sensors, flip, pick_frames, resize, spread_frames, turn
 from agrifm.errors import InputError
@@ -177,3 +178,24 @@ def test_dates_in_any_spelling():
         torch.tensor(days),
     ):
         assert days_since_epoch(spelling).tolist() == days
+
+
+def test_chips_that_are_not_square_keep_their_shape():
+    shapes = {tuple(Augment()(random_sample(0), np.random.default_rng(seed)).label.shape) for seed in range(12)}
+    assert shapes == {(24, 28)}
+
+
+def test_a_cache_reads_once():
+    class Counting(One):
+        reads = 0
+
+        def read(self, index, frames=None):
+            self.reads += 1
+            return super().read(index, frames)
+
+    source = Counting()
+    cached = Cached(source)
+    first = cached.read(0, spread_frames(2))
+    assert len(first.images["S2"]) == 2
+    assert torch.equal(cached.read(0).images["S2"], random_sample(0, size=(24, 24)).images["S2"])
+    assert (source.reads, len(cached)) == (1, 1)

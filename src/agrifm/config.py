@@ -38,7 +38,7 @@ def _listed(value: Any) -> Any:
 class Section(BaseModel):
     """A frozen part of the configuration that refuses unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
 class DataConfig(Section):
@@ -57,6 +57,7 @@ class DataConfig(Section):
         frames: use this many frames of every series: evenly spread in evaluation, drawn at random in training.
         resize: rows and columns per sensor and for ``label``; bilinear, nearest for labels.
         label_key: dataset of the label.
+        cache: keep samples in memory once they are read; for data sets that fit, with few workers.
         check: read this many chips of each split, and check their values, before training; 0 is all.
         check_bands: refuse chips whose bands look swapped or scaled wrongly.
     """
@@ -73,6 +74,7 @@ class DataConfig(Section):
     frames: int | None = Field(None, ge=1)
     resize: dict[str, tuple[int, int]] = {}
     label_key: str = "label"
+    cache: bool = False
     check: int = Field(200, ge=0)
     check_bands: bool = True
 

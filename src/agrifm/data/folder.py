@@ -176,6 +176,23 @@ class Custom:
         return sample if frames is None else pick_frames(sample, frames)
 
 
+class Cached:
+    """A source whose samples stay in memory, whole, once they were read."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.samples = source, {}
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, index: int, frames: FrameChoice | None = None) -> Sample:
+        """One sample, only the chosen frames."""
+        if index not in self.samples:
+            self.samples[index] = self.source.read(index)
+        sample = self.samples[index]
+        return sample if frames is None else pick_frames(sample, frames)
+
+
 def import_dataset(path: str) -> Callable[[str], Any]:
     """Import ``module:name``, a callable that takes a split and returns a dataset.
 

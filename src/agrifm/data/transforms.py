@@ -21,7 +21,7 @@ class Augment:
 
     Args:
         flips: mirror rows and columns, each half of the time.
-        turns: quarter turns.
+        turns: quarter turns; half turns where a chip is not square.
         crop: side of a random square, in label pixels; sensors are cut to the same ground.
         drop_frames: share of frames left out at random.
         drop_sensors: chance for each sensor to be left out; one always stays.
@@ -42,7 +42,7 @@ class Augment:
         if self.flips:
             sample = flip(sample, bool(rng.random() < 0.5), bool(rng.random() < 0.5))
         if self.turns:
-            sample = turn(sample, int(rng.integers(4)))
+            sample = turn(sample, int(rng.integers(4)) if _square(sample) else 2 * int(rng.integers(2)))
         return sample
 
     def frames(self, count: int | None, rng: np.random.Generator) -> Callable[[int], np.ndarray]:
@@ -84,6 +84,10 @@ def _everywhere(sample: Sample, change: Callable[[Tensor], Tensor]) -> Sample:
         valid={name: change(mask) for name, mask in sample.valid.items()},
         label=None if sample.label is None else change(sample.label),
     )
+
+
+def _square(sample: Sample) -> bool:
+    return all(x.shape[-2] == x.shape[-1] for x in (*sample.images.values(), sample.label) if x is not None)
 
 
 def flip(sample: Sample, rows: bool, columns: bool) -> Sample:

@@ -49,7 +49,8 @@ class Judge(pl.Callback):
         pl_module.log_dict({key: torch.tensor(value) for key, value in summary.items()}, rank_zero_only=False)
         total, steps = trainer.strategy.reduce(self.losses.to(pl_module.device), reduce_op="sum").tolist()
         loss, self.losses = total / max(steps, 1), torch.zeros(2)
-        better = summary[task.best_score] > self.best
+        # Without any label there is no score: then the last weights are as good as any.
+        better = not summary[task.best_score] <= self.best
         self.best = max(self.best, summary[task.best_score])
         if trainer.is_global_zero:
             weights = {key: value.detach().cpu() for key, value in pl_module.model.state_dict().items()}
@@ -184,7 +185,8 @@ class SameExperiment(pl.Callback):
         assert isinstance(pl_module, Mapper)
         before = type(pl_module.experiment).model_validate_json(checkpoint["experiment"])
         names = ("seed", "data", "augment", "model", "task")
-        changed = [name for name in names if getattr(before, name) != getattr(pl_module.experiment, name)]
+        ours, theirs = (one.model_dump(mode="json") for one in (pl_module.experiment, before))
+        changed = [name for name in names if repr(ours[name]) != repr(theirs[name])]  # NaN differs from itself
         if changed:
             raise InputError(
                 "resume",

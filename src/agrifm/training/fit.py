@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from agrifm.checkpoint import Match, library_versions, load_strict
 from agrifm.config import DataConfig, Experiment
 from agrifm.data.check import Survey, evenly, splits_overlap, structure, survey, values
-from agrifm.data.folder import Chips, Custom, Source, import_dataset
+from agrifm.data.folder import Cached, Chips, Custom, Source, import_dataset
 from agrifm.data.loading import EpochBatches, Split, load
 from agrifm.errors import InputError
 from agrifm.sample import Batch, Season
@@ -191,7 +191,8 @@ class Loaders(pl.LightningDataModule):
         )
         data: DataConfig = experiment.data
         augment = experiment.augment if training else None
-        split = Split(self.sources[name], data.frames, data.resize, augment, experiment.seed)
+        source = Cached(self.sources[name]) if data.cache else self.sources[name]
+        split = Split(source, data.frames, data.resize, augment, experiment.seed)
         return load(split, batches, experiment.training.workers)
 
 
