@@ -97,7 +97,7 @@ def _picture(experiment: Experiment, test: Chips, out: Path, result: Scores) -> 
     """Draw the chips whose labels hold the most classes."""
     import rasterio
 
-    from agrifm.maps.picture import Panel, draw, natural_color
+    from agrifm.maps.picture import Panel, draw, false_color
 
     samples = [test.read(i) for i in range(len(test))]
     samples.sort(key=lambda sample: (-len(np.unique(np.asarray(sample.label))), sample.name))
@@ -107,7 +107,7 @@ def _picture(experiment: Experiment, test: Chips, out: Path, result: Scores) -> 
             prediction = file.read(1)
         with rasterio.open(out / "maps" / f"{sample.name}_confidence.tif") as file:
             confidence = file.read(1)
-        image = natural_color(sample, experiment.data.sensors)
+        image = false_color(sample, experiment.data.sensors)
         panels.append(Panel(image, np.asarray(sample.label), prediction, confidence))
     title = f"{experiment.name}: held-out ground, mFscore {result.summary['mFscore']:.3f}"
     draw(panels, experiment.task.names, experiment.task.colors, out / "demo.png", title)

@@ -30,17 +30,21 @@ class Panel:
     confidence: np.ndarray
 
 
-def natural_color(sample: Sample, sensors: Sequence[Sensor]) -> np.ndarray:
-    """The clearest date of the first sensor with red, green and blue: ``(h, w, 3)`` in 0..1, stretched."""
+def false_color(sample: Sample, sensors: Sequence[Sensor]) -> np.ndarray:
+    """Near infrared, red and green of the first sensor that has them: ``(h, w, 3)`` in 0..1, stretched.
+
+    Mean of the clear dates in the first half of the series, when crops differ most.
+    """
     for sensor in sensors:
-        bands = [sensor.index(name) for name in ("red", "green", "blue")]
+        near = sensor.index("nir") if sensor.index("nir") is not None else sensor.index("nir08")
+        bands = [near, sensor.index("red"), sensor.index("green")]
         if sensor.name in sample.images and None not in bands:
-            clear = sample.mask(sensor.name).float().mean((1, 2))
-            vegetated = sample.images[sensor.name][:, bands].float().mean((1, 2, 3))
-            date = int((clear - 1e-6 * vegetated).argmax())
-            image = sample.images[sensor.name][date, bands].float().permute(1, 2, 0).numpy()
-            low, high = np.percentile(image, (1, 99))
-            return ((image - low) / max(high - low, 1e-6)).clip(0, 1)
+            half = -(-len(sample.images[sensor.name]) // 2)
+            series = sample.images[sensor.name][:half, bands].float()
+            seen = sample.mask(sensor.name)[:half].unsqueeze(1)
+            image = ((series * seen).sum(0) / seen.sum(0).clamp(min=1)).permute(1, 2, 0).numpy()
+            low, high = np.percentile(image, (1, 99), axis=(0, 1))
+            return ((image - low) / np.maximum(high - low, 1e-6)).clip(0, 1)
     h, w = next(iter(sample.images.values())).shape[-2:]
     return np.zeros((h, w, 3))
 
@@ -50,8 +54,8 @@ def draw(panels: Sequence[Panel], names: Sequence[str], colors: Sequence[str], p
     import matplotlib.pyplot as plt
     from matplotlib.patches import Patch
 
-    columns = ("image", "truth", "prediction", "confidence")
-    size = (2.5 * len(columns), 2.5 * len(panels) + 1.1)
+    columns = ("near infrared, red, green", "truth", "prediction", "confidence")
+    size = (2.5 * len(columns), 2.35 * len(panels) + 0.9)
     figure, axes = plt.subplots(len(panels), 4, figsize=size, layout="constrained", squeeze=False)
     for row, panel in zip(axes, panels, strict=True):
         row[0].imshow(panel.image, interpolation="nearest")
@@ -63,6 +67,7 @@ def draw(panels: Sequence[Panel], names: Sequence[str], colors: Sequence[str], p
             axis.set_axis_off()
     for axis, name in zip(axes[0], columns, strict=True):
         axis.set_title(name)
+    figure.get_layout_engine().set(h_pad=0.02, w_pad=0.02, hspace=0.02, wspace=0.02)
     handles = [Patch(color=color, label=name) for name, color in zip(names, colors, strict=True)]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)), frameon=False)
     figure.suptitle(title, fontsize=11)
