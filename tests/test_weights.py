@@ -285,3 +285,71 @@ def test_wrong_shapes_are_named():
     weights = {**model.state_dict(), "head.bias": torch.zeros(9)}
     with pytest.raises(InputError, match=r"head\.bias: \(9,\) in the file, \(5,\) in the model"):
         load_strict(model, weights)
+
+
+def encoder_cfg(path, bands=10, patch=(4, 4, 4)):
+    """The original's dictionary for an encoder that starts from a file."""
+    return {
+        "type": "PretrainingSwinTransformer3DEncoder",
+        "patch_emd_cfg": {"type": "SwinPatchEmbed3D", "patch_size": patch, "in_chans": bands, "embed_dim": 16},
+        "backbone_cfg": {
+            "type": "SwinTransformer3D",
+            "embed_dim": 16,
+            "depths": [1, 1, 2, 1],
+            "num_heads": [1, 2, 4, 8],
+            "window_size": (8, 7, 7),
+            "mean_frame_down": True,
+        },
+        "init_cfg": {"type": "pretrained", "checkpoint": str(path)},
+    }
+
+
+@pytest.mark.parametrize(("sensor", "bands"), [("S2", 10), ("Landsat", 6), ("Modis", 7)])
+def test_the_originals_init_cfg_really_loads(released, sensor, bands):
+    built, expected = original.build(encoder_cfg(released, bands)), original.load_released(released, sensor)
+    for key, value in expected.state_dict().items():
+        assert torch.equal(built.state_dict()[key], value), key
+
+
+def test_the_originals_init_cfg_is_refused_where_it_cannot_fit(released):
+    with pytest.raises(InputError, match=r"patch_emd\.proj\.weight: \(16, 10, 4, 4, 4\) in the file"):
+        original.build(encoder_cfg(released, patch=(4, 2, 2)))
+    with pytest.raises(InputError, match="for which weights were published"):
+        original.build(encoder_cfg(released, bands=3))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda cfg: cfg.update(typ="x"), "did you mean 'type'"),
+        (lambda cfg: cfg["backbone_cfg"].update(qk_scale=1.0), "qk_scale"),
+        (lambda cfg: cfg["backbone_cfg"].update(window_sise=1), "did you mean 'window_size'"),
+        (lambda cfg: cfg.update(type="ResNet"), "did you mean|one of"),
+    ],
+)
+def test_the_originals_dictionary_is_read_key_by_key(released, change, message):
+    cfg = encoder_cfg(released)
+    change(cfg)
+    with pytest.raises(InputError, match=message):
+        original.build(cfg)
+
+
+def test_frozen_stages_and_one_image(released):
+    cfg = encoder_cfg(released)
+    cfg["backbone_cfg"]["frozen_stages"] = 2
+    encoder = original.build(cfg).train()
+    assert [any(p.requires_grad for p in stage.parameters()) for stage in encoder.backbone.layers] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert [stage.training for stage in encoder.backbone.layers] == [False, False, True, True]
+    image = torch.randn(1, 10, 32, 32)
+    with torch.inference_mode():
+        one, same = encoder.eval()(image), encoder(image.unsqueeze(1))
+    assert torch.equal(one["encoder_features"], same["encoder_features"])
+    reduced = encoder_cfg(released)
+    reduced["backbone_cfg"]["reduce_feature_scale"] = 2
+    found = original.build(reduced)(torch.randn(1, 16, 10, 32, 32))
+    assert [x.shape[1] for x in found["features_list"]] == [32, 32, 64, 128]
