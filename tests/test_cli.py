@@ -45,7 +45,7 @@ def trained(farm, tmp_path_factory):
         "data": {"root": str(farm), "sensors": ["S2", "Landsat"]},
         "task": {"classes": names},
         "model": {"size": size},
-        "training": {"epochs": 1, "workers": 0},
+        "training": {"epochs": 1, "workers": 1},
     }
     config = out / "experiment.yaml"
     config.write_text(yaml.safe_dump(settings))
@@ -62,6 +62,7 @@ def test_evaluate_writes_scores_tables_and_a_picture(trained, tmp_path, farm):
     assert set(scores["summary"]) == {"aAcc", "mIoU", "mAcc", "mFscore", "mPrecision", "mRecall", "kappa"}
     chips = (farm / "data_lists" / "test.txt").read_text().split()
     assert sum(map(sum, scores["confusion"])) == len(chips) * 48 * 48
+    assert "torch" in json.loads((tmp_path / "environment.json").read_text())
     assert len((tmp_path / "classes.csv").read_text().splitlines()) == 7
     assert len((tmp_path / "confusion.csv").read_text().splitlines()) == 7
     assert Image.open(tmp_path / "confusion.png").size[0] > 300
@@ -101,7 +102,8 @@ def test_a_chip_without_place_or_label_becomes_a_picture(trained, tmp_path, farm
     assert colors.shape == (48, 48, 3)
     assert (colors[:10, :10] == 255).all()
     assert np.load(tmp_path / "maps" / "a_confidence.npy").shape == (1, 48, 48)
-    assert {path.name for path in (tmp_path / "maps").iterdir()} == {"a.png", "a_confidence.npy"}
+    found = {path.name for path in (tmp_path / "maps").iterdir()}
+    assert found == {"a.png", "a_confidence.npy", "experiment.yaml", "environment.json"}
 
 
 def test_show(trained, config_file):

@@ -259,3 +259,15 @@ def test_history_replaces_epochs_of_a_killed_run(tmp_path):
         write_history(path, epoch, {"loss": loss})
     with path.open(newline="") as file:
         assert [(row["epoch"], row["loss"]) for row in csv.DictReader(file)] == [("0", "3.0"), ("1", "2.5")]
+
+
+def test_half_precision_and_a_calendar(settings, tmp_path):
+    """bf16 autocast works without a GPU, and the season that the calendar needs comes from the training data."""
+    model = {**settings["model"], "calendar": 4}
+    best = fit(plan({**settings, "model": model}, precision="bf16-mixed", epochs=1), tmp_path)
+    checkpoint = Checkpoint.load(best)
+    season = checkpoint.experiment.model.season
+    assert 55 < season.start < 120
+    assert 100 < season.length < 250
+    assert all(value.dtype == torch.float32 for value in checkpoint.weights.values())
+    assert evaluate(checkpoint, checkpoint.experiment.data.split("test")).summary["aAcc"] > 0

@@ -165,6 +165,13 @@ def library_versions() -> dict[str, str]:
     return {name: version(name) for name in ("agrifm", "torch", "lightning", "numpy", "h5py")}
 
 
+def write_provenance(experiment: Experiment, out: Path) -> None:
+    """Write beside a result what it was made with: the resolved experiment, seed and versions."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "experiment.yaml").write_text(experiment.to_yaml())
+    (out / "environment.json").write_text(json.dumps({"seed": experiment.seed, **library_versions()}, indent=2))
+
+
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     """A short summary for people."""
     experiment = checkpoint.experiment

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from agrifm.checkpoint import Checkpoint
+from agrifm.checkpoint import Checkpoint, write_provenance
 from agrifm.data.folder import Chips, Source
 from agrifm.data.h5 import Place, read_place
 from agrifm.maps.raster import NODATA, rgb, write_bands, write_classes, write_png
@@ -57,6 +57,7 @@ def predict(
             if confidence:
                 extras["confidence"] = chances[i].max(0, keepdims=True)
             written += _write(out / f"{name}{suffix}", classes, extras, task, place, force_png)
+    write_provenance(checkpoint.experiment, out)
     return written
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from agrifm.checkpoint import Checkpoint
+from agrifm.checkpoint import Checkpoint, write_provenance
 from agrifm.config import Experiment
 from agrifm.data.folder import Source
 from agrifm.data.loading import EpochBatches, Split, load
@@ -49,7 +49,8 @@ def evaluate(
     Args:
         checkpoint: says by itself how to read and what to predict.
         source: the samples.
-        out: folder for ``scores.json``, ``classes.csv``, ``confusion.csv`` and ``confusion.png``; None writes nothing.
+        out: folder for ``scores.json``, ``classes.csv``, ``confusion.csv`` and ``confusion.png``, with what they were
+            made with; None writes nothing.
         console: where progress is shown.
     """
     task = checkpoint.experiment.task
@@ -61,6 +62,7 @@ def evaluate(
     result = task.scores(metric)
     if out is not None:
         write_scores(result, out)
+        write_provenance(checkpoint.experiment, out)
     return result
 
 

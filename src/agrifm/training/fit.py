@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import warnings
@@ -19,7 +18,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from agrifm.checkpoint import Match, library_versions, load_strict
+from agrifm.checkpoint import Match, load_strict, write_provenance
 from agrifm.config import DataConfig, Experiment
 from agrifm.data.check import Survey, evenly, splits_overlap, structure, survey, values
 from agrifm.data.folder import Cached, Chips, Custom, Source, import_dataset
@@ -58,13 +57,11 @@ def fit(
     console = console or Console()
     sources = sources or open_sources(experiment)
     experiment = settle(experiment, sources, console)
-    out.mkdir(parents=True, exist_ok=True)
     if not resume:
         for name in (RESUME, HISTORY, BEST, LAST):
             (out / name).unlink(missing_ok=True)
     state = out / RESUME
-    (out / "experiment.yaml").write_text(experiment.to_yaml())
-    (out / "environment.json").write_text(json.dumps({"seed": experiment.seed, **library_versions()}, indent=2))
+    write_provenance(experiment, out)
     module = Mapper(experiment)
     if weights is not None:
         console.print(f"start weights: {start(module, weights)}", highlight=False)

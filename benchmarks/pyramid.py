@@ -37,7 +37,7 @@ def main() -> None:
     axes.set(xlim=(-0.2, left - 0.3), ylim=(-1.2, 3.8), aspect="equal")
     axes.set_title("time x channels is constant: time is halved whenever space is", fontsize=12)
     axes.set_axis_off()
-    target = Path(__file__).parent / "images" / "pyramid.png"
+    target = Path(__file__).parents[1] / "docs" / "images" / "pyramid.png"
     target.parent.mkdir(exist_ok=True)
     figure.savefig(target, dpi=140)
 
