@@ -52,11 +52,13 @@ def false_color(sample: Sample, sensors: Sequence[Sensor]) -> np.ndarray:
 def draw(panels: Sequence[Panel], names: Sequence[str], colors: Sequence[str], path: Path, title: str) -> None:
     """Draw the rows with a legend and write a PNG."""
     import matplotlib.pyplot as plt
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.patches import Patch
 
     columns = ("near infrared, red, green", "truth", "prediction", "confidence")
+    tight = ConstrainedLayoutEngine(h_pad=0.02, w_pad=0.02, hspace=0.02, wspace=0.02)
     size = (2.5 * len(columns), 2.35 * len(panels) + 0.9)
-    figure, axes = plt.subplots(len(panels), 4, figsize=size, layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(len(panels), 4, figsize=size, layout=tight, squeeze=False)
     for row, panel in zip(axes, panels, strict=True):
         row[0].imshow(panel.image, interpolation="nearest")
         if panel.truth is not None:
@@ -67,7 +69,6 @@ def draw(panels: Sequence[Panel], names: Sequence[str], colors: Sequence[str], p
             axis.set_axis_off()
     for axis, name in zip(axes[0], columns, strict=True):
         axis.set_title(name)
-    figure.get_layout_engine().set(h_pad=0.02, w_pad=0.02, hspace=0.02, wspace=0.02)
     handles = [Patch(color=color, label=name) for name, color in zip(names, colors, strict=True)]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)), frameon=False)
     figure.suptitle(title, fontsize=11)
