@@ -107,6 +107,14 @@ def test_the_same_name_in_two_splits(copy):
     assert "also in the train list" in problems[0].found
 
 
+def test_training_on_test_samples_is_refused_before_it_starts(copy):
+    test = copy / "data_lists" / "test.txt"
+    test.write_text(first_chip(copy).stem + "\n")
+    experiment = parse({"data": {"root": str(copy), "sensors": ["S2"]}, "task": {"classes": ["a", "b"]}})
+    problems, _ = examine(experiment, open_sources(experiment))
+    assert "also in the train list" in problems[0].found
+
+
 def test_overlap_needs_the_same_folder(farm, tmp_path):
     one = Chips(farm, ("a",), (S2,))
     assert list(splits_overlap({"train": one, "val": Chips(tmp_path, ("a",), (S2,))})) == []

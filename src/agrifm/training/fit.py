@@ -132,7 +132,7 @@ def examine(
     """All problems of the splits, and what was seen in each."""
     data, task = experiment.data, experiment.task
     chips = {split: source for split, source in sources.items() if isinstance(source, Chips)}
-    problems: list[InputError] = list(splits_overlap(chips))
+    problems: list[InputError] = list(splits_overlap({**chips, **_test_names(data)} if chips else {}))
     for source in chips.values():
         problems += structure(source)
     if problems:
@@ -147,6 +147,11 @@ def examine(
             else:
                 problems.append(found)
     return problems, seen
+
+
+def _test_names(data: DataConfig) -> dict[str, Chips]:
+    """The test split, so that no sample of it is trained on; training can do without one."""
+    return {"test": data.split("test")} if data.list_file("test").is_file() else {}
 
 
 class Loaders(pl.LightningDataModule):
