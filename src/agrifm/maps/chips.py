@@ -51,14 +51,16 @@ def predict(
             unseen = ~seen_anywhere(batch, i, chances.shape[-2:])
             classes = chances[i].argmax(0).astype(np.uint8)
             classes[unseen] = NODATA
-            extras = {}
-            if probabilities:
-                extras["probabilities"] = chances[i]
-            if confidence:
-                extras["confidence"] = chances[i].max(0, keepdims=True)
+            extras = _extras(chances[i], probabilities=probabilities, confidence=confidence)
             written += _write(out / f"{name}{suffix}", classes, extras, task, place, force_png)
     write_provenance(checkpoint.experiment, out)
     return written
+
+
+def _extras(chances: np.ndarray, *, probabilities: bool, confidence: bool) -> dict[str, np.ndarray]:
+    """The bands ``(n, h, w)`` that were asked for, by the ending of their file."""
+    found = {"probabilities": chances} if probabilities else {}
+    return found | ({"confidence": chances.max(0, keepdims=True)} if confidence else {})
 
 
 def _write(stem: Path, classes: np.ndarray, extras: dict, task, place: Place | None, plain: bool) -> list[Path]:
