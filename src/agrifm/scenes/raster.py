@@ -1,0 +1,164 @@
+"""One band of one date, wherever it is stored, read onto the grid that is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import rasterio
+from odc.geo.geobox import GeoBox
+from rasterio.enums import Resampling
+from rasterio.errors import RasterioError
+from rasterio.vrt import WarpedVRT
+
+from agrifm.errors import InputError
+
+EXACT = 0.001  # largest error of re-projection in pixels, so that neighboring reads agree
+COARSER = 1.5  # from this ratio of pixel sizes on, pixels are averaged instead of picked
+
+# What GDAL is told when it reads over the network: ask again after short failures, do not list folders.
+NETWORK = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_HTTP_MAX_RETRY": "5",
+    "GDAL_HTTP_RETRY_DELAY": "0.5",
+    "GDAL_HTTP_RETRY_CODES": "429,500,502,503,504",
+    "GDAL_HTTP_TIMEOUT": "60",
+    "GDAL_HTTP_CONNECTTIMEOUT": "20",
+    "CPL_VSIL_CURL_USE_HEAD": "NO",
+    "VSI_CACHE": "TRUE",
+}
+
+
+@dataclass(frozen=True)
+class FileBand:
+    """One band of a raster file that GDAL opens.
+
+    Args:
+        href: path or address.
+        index: number of the band, from 1.
+        nodata: overrides what the file says, or says it where the file does not.
+    """
+
+    href: str
+    index: int = 1
+    nodata: float | None = None
+    kind: Literal["file"] = "file"
+
+    def read(self, box: GeoBox, fill: float, *, average: bool = True) -> np.ndarray:
+        """The band on another grid ``(h, w)``; ``fill`` where the file has no pixel.
+
+        Pixels are picked (nearest neighbor), or averaged where the grid is coarser and ``average`` is set.
+
+        Raises:
+            InputError: the file does not open or ends too early.
+        """
+        try:
+            with rasterio.Env(**NETWORK), rasterio.open(self._path()) as file:
+                picked = Resampling.average if average and self._coarser(file, box) else Resampling.nearest
+                nodata = self.nodata if self.nodata is not None else file.nodata
+                with WarpedVRT(
+                    file,
+                    crs=str(box.crs),
+                    transform=box.affine,
+                    height=box.shape[0],
+                    width=box.shape[1],
+                    resampling=picked,
+                    src_nodata=nodata,
+                    nodata=fill,
+                    dtype=_wide_enough(file.dtypes[self.index - 1], fill),
+                    tolerance=EXACT,
+                ) as view:
+                    return view.read(self.index)
+        except (RasterioError, IndexError) as error:
+            raise unreadable(self.href, error) from error
+
+    def grid(self) -> GeoBox:
+        """The file's own grid.
+
+        Raises:
+            InputError: the file does not open or has no place on the ground.
+        """
+        try:
+            with rasterio.Env(**NETWORK), rasterio.open(self._path()) as file:
+                if file.crs is None:
+                    raise InputError(
+                        self.href,
+                        found="no CRS",
+                        expected="a georeferenced raster",
+                        repair="write the CRS into it, e.g. 'gdal_edit.py -a_srs EPSG:32631 FILE'.",
+                    )
+                return named(GeoBox.from_rio(file))
+        except RasterioError as error:
+            raise unreadable(self.href, error) from error
+
+    def _path(self) -> str:
+        from agrifm.scenes.providers import signed
+
+        return signed(self.href)
+
+    def _coarser(self, file: rasterio.DatasetReader, box: GeoBox) -> bool:
+        same = file.crs is not None and file.crs.is_projected == (box.crs is not None and box.crs.projected)
+        return same and abs(box.affine.a) > COARSER * abs(file.transform.a)
+
+
+@dataclass(frozen=True)
+class CubeBand:
+    """One date of one variable of a netCDF or Zarr cube.
+
+    Args:
+        href: path of the cube.
+        variable: its name.
+        step: position along the time axis; None where there is no such axis.
+        nodata: overrides what the cube says.
+    """
+
+    href: str
+    variable: str
+    step: int | None = None
+    nodata: float | None = None
+    kind: Literal["cube"] = "cube"
+
+    def read(self, box: GeoBox, fill: float, *, average: bool = True) -> np.ndarray:
+        """The band on another grid ``(h, w)``, as ``FileBand.read`` does.
+
+        Raises:
+            InputError: the cube does not open.
+        """
+        from agrifm.scenes.cubes import read_band
+
+        return read_band(self, box, fill, average=average)
+
+    def grid(self) -> GeoBox:
+        """The cube's own grid.
+
+        Raises:
+            InputError: the cube does not open or has no place on the ground.
+        """
+        from agrifm.scenes.cubes import grid_of
+
+        return grid_of(Path(self.href), self.variable)
+
+
+def named(box: GeoBox) -> GeoBox:
+    """The same grid; its CRS by EPSG code where it has one."""
+    code = box.crs.to_epsg() if box.crs is not None else None
+    return box if code is None else GeoBox(box.shape, box.affine, f"EPSG:{code}")
+
+
+def _wide_enough(stored: str, fill: float) -> str:
+    """A data type that holds the stored numbers and the filler."""
+    if np.dtype(stored).kind == "f" or fill != fill:
+        return np.promote_types(stored, np.float32).name
+    return np.promote_types(stored, np.min_scalar_type(int(fill))).name
+
+
+def unreadable(href: object, error: Exception) -> InputError:
+    """The one sentence for rasters that cannot be read."""
+    return InputError(
+        href,
+        found=f"a raster that cannot be read: {error}",
+        expected="a complete raster file",
+        repair="copy or download it again, or leave it out with --skip-unreadable.",
+    )

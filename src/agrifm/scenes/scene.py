@@ -1,0 +1,263 @@
+"""Scene: dated rasters of several sensors over one footprint, read only where and when they are needed.
+
+Every sensor keeps a grid of its own: pixels as many times larger than the scene's as its ground sampling
+distance asks for (Landsat 3, MODIS 50 on a grid of 10 m), all counted from the scene's upper left corner.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Annotated
+
+import numpy as np
+import torch
+from odc.geo.geobox import GeoBox
+from pydantic import Field
+
+from agrifm.data.h5 import Place
+from agrifm.errors import InputError
+from agrifm.sample import Sample, days_since_epoch
+from agrifm.scenes.quality import Quality
+from agrifm.scenes.raster import CubeBand, FileBand
+from agrifm.sensors import Sensor
+
+READERS = 8  # files read at the same time; they wait for disk and network, not for the processor
+
+Raster = Annotated[FileBand | CubeBand, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True)
+class Units:
+    """What stored numbers mean: ``reflectance = stored * scale + offset``, and who says so."""
+
+    scale: float = 1e-4
+    offset: float = 0.0
+    source: str = "the sensor's own"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One look of a sensor at one day.
+
+    Args:
+        name: of the product or item, for people and for the passport.
+        day: of the acquisition.
+        bands: by the sensor's band ids.
+        quality: what tells clear ground from cloud; without it all that is not no-data counts as clear.
+        units: of the stored numbers.
+    """
+
+    name: str
+    day: dt.date
+    bands: dict[str, Raster]
+    quality: Quality | None = None
+    units: Units = Units()
+
+    def read(self, sensor: Sensor, box: GeoBox) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Numbers of the sensor ``(c, h, w)``, where there are any and where the ground was seen clearly ``(h, w)``.
+
+        Raises:
+            InputError: a file cannot be read.
+        """
+        fill = no_data(sensor)
+        stored = np.stack([self.bands[band].read(box, fill) for band in sensor.band_ids])
+        missing = np.isnan(stored) if np.isnan(fill) else stored == fill
+        # Where 0 marks no data it is also what very dark ground gets in a single band.
+        there = ~(missing.all(0) if fill == 0 else missing.any(0))
+        image = np.where(there, _to_sensor(stored, self.units, sensor), fill).astype(_dtype(sensor))
+        clear = there if self.quality is None else there & self.quality.clear(box)
+        return image, there, clear
+
+
+@dataclass(frozen=True)
+class Layer:
+    """All frames of one sensor, by day. Frames of one day are parts of one picture."""
+
+    sensor: Sensor
+    frames: tuple[Frame, ...]
+
+    @cached_property
+    def days(self) -> tuple[dt.date, ...]:
+        """The days on which the sensor looked."""
+        return tuple(sorted({frame.day for frame in self.frames}))
+
+    def on(self, day: dt.date) -> Iterator[Frame]:
+        """The frames of a day."""
+        return (frame for frame in self.frames if frame.day == day)
+
+    def until(self, day: dt.date) -> Layer:
+        """Only what was there on that day."""
+        return replace(self, frames=tuple(frame for frame in self.frames if frame.day <= day))
+
+
+@dataclass(frozen=True)
+class Area:
+    """A rectangle of the scene's grid, in pixels; it may reach beyond the scene."""
+
+    row: int
+    column: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Dated rasters of several sensors over one footprint.
+
+    Args:
+        layers: one for each sensor.
+        grid: of the finest sensor, or as asked for; maps lie on it.
+        name: for people.
+        skipped: files that could not be read and were left out on request.
+    """
+
+    layers: tuple[Layer, ...]
+    grid: GeoBox
+    name: str = "scene"
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def sensors(self) -> tuple[Sensor, ...]:
+        """Who looks."""
+        return tuple(layer.sensor for layer in self.layers)
+
+    @property
+    def resolution(self) -> float:
+        """Meters per pixel of the grid."""
+        return abs(float(self.grid.resolution.x))
+
+    def factor(self, sensor: Sensor) -> int:
+        """How many of the scene's pixels lie along one of the sensor's."""
+        return max(1, round(sensor.gsd / self.resolution))
+
+    def until(self, day: dt.date) -> Scene:
+        """The scene as it was known on that day.
+
+        Raises:
+            InputError: nothing had been seen yet.
+        """
+        layers = tuple(layer for layer in (layer.until(day) for layer in self.layers) if layer.frames)
+        if not layers:
+            first = min(layer.days[0] for layer in self.layers)
+            raise InputError(
+                f"--as-of {day}",
+                found=f"no image up to that day; the first is of {first}",
+                expected="at least one image",
+                repair="give a later date.",
+            )
+        return replace(self, layers=layers)
+
+    def only(self, names: tuple[str, ...]) -> Scene:
+        """The scene with these sensors, as far as they are there."""
+        return replace(self, layers=tuple(layer for layer in self.layers if layer.sensor.name in names))
+
+    def place(self, area: Area) -> Place:
+        """Where an area lies, as chips and maps store it."""
+        affine = self.grid.affine * self.grid.affine.translation(area.column, area.row)
+        return Place(str(self.grid.crs), tuple(affine)[:6])
+
+    def read(self, area: Area) -> Tile:
+        """Read an area of every sensor; the tile covers it, and a little more where pixels are large.
+
+        Raises:
+            InputError: a file cannot be read.
+        """
+        with ThreadPoolExecutor(READERS) as pool:
+            return Tile(area, {layer.sensor.name: self._read(layer, area, pool) for layer in self.layers})
+
+    def _read(self, layer: Layer, area: Area, pool: ThreadPoolExecutor) -> Stack:
+        sensor, factor = layer.sensor, self.factor(layer.sensor)
+        first = area.row // factor, area.column // factor
+        end = -(-(area.row + area.height) // factor), -(-(area.column + area.width) // factor)
+        box = sub_box(self.grid, factor, first, end)
+        looks = list(pool.map(lambda frame: frame.read(sensor, box), layer.frames))
+        images = np.full((len(layer.days), len(sensor.bands), *box.shape), no_data(sensor), _dtype(sensor))
+        taken, clear = (np.zeros((len(layer.days), *box.shape), bool) for _ in range(2))
+        for frame, (image, there, seen) in zip(layer.frames, looks, strict=True):
+            step = layer.days.index(frame.day)
+            new = there & ~taken[step]
+            images[step][:, new], clear[step][new] = image[:, new], seen[new]
+            taken[step] |= new
+        days = days_since_epoch([day.isoformat() for day in layer.days]).numpy()
+        return Stack(images, clear, days, first, factor)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What one sensor saw of a tile.
+
+    Args:
+        images: ``(t, c, h, w)`` in the sensor's numbers.
+        clear: ``(t, h, w)``.
+        days: ``(t)`` since 1970-01-01.
+        first: row and column of its first pixel on the sensor's grid.
+        factor: how many of the scene's pixels lie along one of its own.
+    """
+
+    images: np.ndarray
+    clear: np.ndarray
+    days: np.ndarray
+    first: tuple[int, int]
+    factor: int
+
+    def positions(self, start: int, count: int, axis: int) -> np.ndarray:
+        """Positions of the sensor's pixels under ``count`` of the scene's pixels from ``start`` on.
+
+        Their number is the one a chip of that size has; each is the pixel under the center of its share.
+        """
+        n = max(1, round(count / self.factor))
+        centers = start + (np.arange(n) + 0.5) * (count / n)
+        return np.floor(centers / self.factor).astype(int) - self.first[axis]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A part of a scene in memory, from which samples are cut."""
+
+    area: Area
+    stacks: dict[str, Stack] = field(default_factory=dict)
+
+    def cut(self, area: Area, name: str = "") -> Sample:
+        """The sample of an area inside the tile: each sensor with the number of pixels a chip of that size has."""
+        images, dates, valid = {}, {}, {}
+        for key, stack in self.stacks.items():
+            rows = stack.positions(area.row, area.height, 0)[:, None]
+            columns = stack.positions(area.column, area.width, 1)
+            image = stack.images[:, :, rows, columns]
+            images[key] = torch.from_numpy(image.astype(np.int32) if image.dtype == np.uint16 else image)
+            valid[key] = torch.from_numpy(stack.clear[:, rows, columns])
+            dates[key] = torch.from_numpy(stack.days)
+        return Sample(images, dates, valid, name=name)
+
+
+def sub_box(grid: GeoBox, factor: int, first: tuple[int, int], end: tuple[int, int]) -> GeoBox:
+    """Rows and columns from ``first`` to before ``end`` of the grid whose pixels are ``factor`` times larger."""
+    affine = grid.affine * grid.affine.scale(factor) * grid.affine.translation(first[1], first[0])
+    return GeoBox((end[0] - first[0], end[1] - first[1]), affine, grid.crs)
+
+
+def no_data(sensor: Sensor) -> float:
+    """What stands where the sensor has no pixel."""
+    return 0 if sensor.nodata is None else sensor.nodata
+
+
+def _dtype(sensor: Sensor) -> type:
+    if np.isnan(no_data(sensor)):
+        return np.float32
+    return np.uint16 if no_data(sensor) >= 0 else np.int16
+
+
+def _to_sensor(stored: np.ndarray, units: Units, sensor: Sensor) -> np.ndarray:
+    """Stored numbers to the sensor's; what would fall on no-data or out of range stays just inside."""
+    scale, shift = units.scale / sensor.scale, (units.offset - sensor.offset) / sensor.scale
+    plain = abs(scale - 1) < 1e-9 and abs(shift) < 1e-9
+    numbers = stored if plain else stored * scale + shift
+    if np.isnan(no_data(sensor)):
+        return numbers
+    limits = np.iinfo(_dtype(sensor))
+    lowest = max(limits.min, no_data(sensor) + 1) if no_data(sensor) <= 0 else limits.min
+    return np.clip(np.rint(numbers), lowest, limits.max)
