@@ -224,7 +224,8 @@ def test_given_statistics_are_kept(settings, farm):
     from agrifm.training.fit import open_sources
 
     experiment = parse({**settings, "data": {"root": str(farm), "sensors": ["S2"], "statistics": "given"}})
-    assert settle(experiment, open_sources(experiment), Console(quiet=True)) == experiment
+    settled = settle(experiment, open_sources(experiment), Console(quiet=True))
+    assert settled == experiment.with_footprint(480.0)  # 48 pixels of 10 m
     lacking = parse({**settings, "data": {"root": str(farm), "sensors": ["Landsat"], "statistics": "given"}})
     with pytest.raises(InputError, match="statistics: data"):
         settle(lacking, open_sources(lacking), Console(quiet=True))

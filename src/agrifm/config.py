@@ -56,6 +56,8 @@ class DataConfig(Section):
         allow_missing: a chip may lack some of the sensors.
         frames: use this many frames of every series: evenly spread in evaluation, drawn at random in training.
         resize: rows and columns per sensor and for ``label``; bilinear, nearest for labels.
+        footprint: meters along one side of a chip; if left out, the training data's. Maps are made of windows of
+            that size.
         label_key: dataset of the label.
         cache: keep samples in memory once they are read; for data sets that fit, with few workers.
         check: read this many chips of each split, and check their values, before training; 0 is all.
@@ -73,6 +75,7 @@ class DataConfig(Section):
     allow_missing: bool = False
     frames: int | None = Field(None, ge=1)
     resize: dict[str, tuple[int, int]] = {}
+    footprint: float | None = Field(None, gt=0)
     label_key: str = "label"
     cache: bool = False
     check: int = Field(200, ge=0)
@@ -164,6 +167,12 @@ class Experiment(Section):
         """The same experiment with these sensors, whose statistics are settled."""
         data = self.data.model_copy(update={"sensors": tuple(sensors), "statistics": "given"})
         return self.model_copy(update={"data": data})
+
+    def with_footprint(self, meters: float) -> Experiment:
+        """The same experiment; maps are made of windows of this size unless it says otherwise."""
+        if self.data.footprint is not None:
+            return self
+        return self.model_copy(update={"data": self.data.model_copy(update={"footprint": meters})})
 
     def with_season(self, season: Season) -> Experiment:
         """The same experiment; a model with a calendar lays its dates over this season unless it has one."""

@@ -22,11 +22,15 @@ class InputError(ValueError):
 
     def __reduce__(self) -> tuple:
         """Keep the four parts when the error crosses a process border (data-loader workers)."""
-        return _rebuild, (self.where, self.found, self.expected, self.repair)
+        return _rebuild, (type(self), self.where, self.found, self.expected, self.repair)
 
 
-def _rebuild(where: str, found: str, expected: str, repair: str) -> InputError:
-    return InputError(where, found=found, expected=expected, repair=repair)
+class Unreadable(InputError):
+    """One file among many that cannot be read; ``where`` is its path or address."""
+
+
+def _rebuild(kind: type[InputError], where: str, found: str, expected: str, repair: str) -> InputError:
+    return kind(where, found=found, expected=expected, repair=repair)
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

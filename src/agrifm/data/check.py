@@ -28,11 +28,15 @@ class Survey:
     sums: dict[str, np.ndarray] = field(default_factory=dict)
     pixels: dict[str, list[np.ndarray]] = field(default_factory=dict)
     spans: list[tuple[float, float]] = field(default_factory=list)
+    footprints: list[float] = field(default_factory=list)
 
     def add(self, sample: Sample, sensors: Sequence[Sensor]) -> None:
         """Count one sample."""
         self.chips += 1
         self.spans.append(sample.span())
+        finest = min((sensor for sensor in sensors if sensor.name in sample.images), key=lambda s: s.gsd, default=None)
+        if finest is not None:
+            self.footprints.append(min(sample.images[finest.name].shape[-2:]) * finest.gsd)
         if sample.label is not None:
             values, counts = sample.label.unique(return_counts=True)
             for value, count in zip(values.tolist(), counts.tolist(), strict=True):

@@ -30,7 +30,7 @@ CLASSES: tuple[tuple[str, str], ...] = (
 )
 GRID = 10.0  # meters per pixel of the label
 _FIRST_DAY, _LAST_DAY = 64, 302  # early March to late October
-_ORBIT = 4  # columns of chips that see the same dates
+ORBIT = 4  # columns of chips that see the same dates
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Landscape:
             InputError: more dates are asked for than the season has days.
         """
         count = dict(self.frames).get(sensor.name, 16)
-        rng = np.random.default_rng([self.seed, key(sensor.name), column // _ORBIT])
+        rng = np.random.default_rng([self.seed, key(sensor.name), column // ORBIT])
         revisit = max(1, min(8, (_LAST_DAY - _FIRST_DAY) // count // 2))
         passes = np.arange(_FIRST_DAY + rng.integers(revisit), _LAST_DAY, revisit)
         if not 1 <= count <= len(passes):
@@ -155,7 +155,7 @@ class Landscape:
     def sky(self, row: int, column: int, sensor: Sensor) -> tuple[np.ndarray, np.ndarray]:
         """Opacity of the clouds and of their shadows in 0..1 ``(t, h, w)`` on the label's grid."""
         days, ground = self.days(sensor, column), self.ground(row, column)
-        keys = np.array([key(sensor.name, column // _ORBIT, int(day)) for day in days])
+        keys = np.array([key(sensor.name, column // ORBIT, int(day)) for day in days])
         kind, degree = uniform(self.seed, 31, keys), uniform(self.seed, 32, keys)
         threshold = np.where(kind < 0.5 * self.cloudiness, 0.05 + 0.25 * degree, 0.42 + 0.28 * degree)
         threshold = np.where(kind < self.cloudiness, threshold, 2.0)[:, None, None]

@@ -1,23 +1,83 @@
-"""Maps as files: GeoTIFF with colors and class names where the place is known, PNG otherwise."""
+"""Maps as files: Cloud-Optimized GeoTIFF with colors and class names where the place is known, PNG otherwise."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import datetime as dt
+import json
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from xml.sax.saxutils import escape
+from typing import Any
 
 import numpy as np
-import rasterio
+from odc.geo.geobox import GeoBox
 from rasterio.transform import Affine
 
 from agrifm.data.h5 import Place
+from agrifm.errors import InputError, nearest
+from agrifm.maps.cog import Product, Tiles, build, class_map, products, workplace, write_cog
+from agrifm.maps.item import stac_item
+from agrifm.maps.style import NODATA, Legend, rgb
 
-NODATA = 255
+__all__ = ["NODATA", "Legend", "finish", "map_files", "rgb", "write_bands", "write_classes", "write_png"]
+
+KEPT = "; the finished tiles are kept and not computed again"
 
 
-def rgb(color: str) -> tuple[int, int, int]:
-    """``#rrggbb`` as three numbers."""
-    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
+def finish(
+    target: Path,
+    grid: GeoBox,
+    tiles: Tiles,
+    legend: Legend,
+    sensors: Sequence[str],
+    interval: tuple[dt.date, dt.date],
+    *,
+    extras: Sequence[str] = (),
+    properties: Mapping[str, Any] | None = None,
+) -> list[Path]:
+    """Put finished tiles together: the map of classes, what else was asked for, and what tells their meaning.
+
+    Beside ``OUT.tif`` come ``OUT.tif.aux.xml`` (attribute table), ``OUT.qml`` (QGIS style), ``OUT.json`` (STAC item)
+    and ``OUT_<extra>.tif``. All are written before any is renamed, ``OUT.tif`` last: where it stands, the others
+    do. Files of an earlier map of this name go first, so that no two maps are ever mixed.
+
+    Args:
+        target: ``OUT.tif``.
+        grid: of the map.
+        tiles: gives the pieces of a product by its key; called once for each file.
+        legend: the classes.
+        sensors: bands of the observations.
+        interval: first and last day of the images used.
+        extras: of probabilities, confidence, entropy and observations.
+        properties: more of the STAC item's.
+
+    Returns:
+        The paths, the map of classes first.
+
+    Raises:
+        InputError: the disk is full, the folder cannot be written, or an extra has no such name.
+    """
+    chosen = _chosen(products(legend, sensors), extras)
+    with workplace(target, sum(product.bytes(grid) for product in chosen), KEPT) as folder:
+        for product in chosen:
+            build(folder / product.path(target).name, grid, product, tiles(product.key))
+        item = stac_item(target, grid, chosen, interval, properties or {})
+        texts = _side_files(target, legend) | {target.with_suffix(".json"): _json(item)}
+        for path, text in texts.items():
+            (folder / path.name).write_text(text, encoding="utf-8")
+        for path in map_files(target):
+            path.unlink(missing_ok=True)
+        found = [*(product.path(target) for product in chosen), *texts]
+        for path in reversed(found):
+            (folder / path.name).replace(path)
+    return found
+
+
+def map_files(target: Path) -> list[Path]:
+    """Every file that can belong to a map, there or not; the map of classes first."""
+    rasters = [product.path(target) for product in products(Legend((), ()), ())]
+    tables = [path.with_name(path.name + ".aux.xml") for path in rasters]
+    return [*rasters, *tables, target.with_suffix(".qml"), target.with_suffix(".json")]
 
 
 def write_classes(path: Path, classes: np.ndarray, names: Sequence[str], colors: Sequence[str], place: Place) -> None:
@@ -25,25 +85,15 @@ def write_classes(path: Path, classes: np.ndarray, names: Sequence[str], colors:
 
     Names stand in the band's tags and, where QGIS and GDAL look for them, in an attribute table beside the file.
     """
-    colormap = {i: (*rgb(color), 255) for i, color in enumerate(colors)} | {NODATA: (0, 0, 0, 0)}
-    unfinished = path.with_suffix(".part.tif")
-    with rasterio.open(unfinished, "w", **_profile(classes[None], place), nodata=NODATA) as file:
-        file.write(classes.astype(np.uint8), 1)
-        file.write_colormap(1, colormap)
-        file.set_band_description(1, "class")
-        file.update_tags(1, **{f"class_{i}": name for i, name in enumerate(names)})
-    path.with_suffix(path.suffix + ".aux.xml").write_text(_attribute_table(names, colors))
-    unfinished.replace(path)
+    legend = Legend(tuple(names), tuple(colors))
+    path.with_name(path.name + ".aux.xml").write_text(legend.attribute_table(), encoding="utf-8")
+    write_cog(path, _grid(classes, place), class_map(legend), [(0, 0, classes.astype(np.uint8))])
 
 
 def write_bands(path: Path, bands: np.ndarray, descriptions: Sequence[str], place: Place) -> None:
     """Write float bands ``(n, h, w)`` with their descriptions."""
-    unfinished = path.with_suffix(".part.tif")
-    with rasterio.open(unfinished, "w", **_profile(bands, place)) as file:
-        file.write(bands)
-        for i, text in enumerate(descriptions, 1):
-            file.set_band_description(i, text)
-    unfinished.replace(path)
+    product = Product("bands", tuple(descriptions), "", nodata=None, dtype=str(bands.dtype))
+    write_cog(path, _grid(bands, place), product, [(0, 0, bands)])
 
 
 def write_png(path: Path, image: np.ndarray) -> None:
@@ -55,31 +105,29 @@ def write_png(path: Path, image: np.ndarray) -> None:
     unfinished.replace(path)
 
 
-def _profile(bands: np.ndarray, place: Place) -> dict:
-    count, height, width = bands.shape
-    return {
-        "driver": "GTiff",
-        "count": count,
-        "height": height,
-        "width": width,
-        "dtype": bands.dtype,
-        "crs": place.crs,
-        "transform": Affine(*place.transform),
-        "compress": "deflate",
-        "tiled": min(height, width) >= 16,
-    }
+def _chosen(known: Sequence[Product], extras: Sequence[str]) -> list[Product]:
+    names = [product.key for product in known if product.legend is None]
+    for extra in extras:
+        if extra not in names:
+            raise InputError(
+                "products",
+                found=extra,
+                expected=f"some of {', '.join(names)}",
+                repair=nearest(extra, names),
+            )
+    return [product for product in known if product.legend or product.key in extras]
 
 
-def _attribute_table(names: Sequence[str], colors: Sequence[str]) -> str:
-    """A GDAL raster attribute table: value, class name, red, green, blue."""
-    fields = [("Value", 0, 5), ("Class", 2, 2), ("Red", 0, 6), ("Green", 0, 7), ("Blue", 0, 8)]
-    definitions = "".join(
-        f'<FieldDefn index="{i}"><Name>{name}</Name><Type>{kind}</Type><Usage>{usage}</Usage></FieldDefn>'
-        for i, (name, kind, usage) in enumerate(fields)
-    )
-    rows = ""
-    for i, (name, color) in enumerate(zip(names, colors, strict=True)):
-        cells = "".join(f"<F>{escape(str(cell))}</F>" for cell in (i, name, *rgb(color)))
-        rows += f'<Row index="{i}">{cells}</Row>'
-    table = f'<GDALRasterAttributeTable tableType="thematic">{definitions}{rows}</GDALRasterAttributeTable>'
-    return f'<PAMDataset><PAMRasterBand band="1">{table}</PAMRasterBand></PAMDataset>'
+def _side_files(target: Path, legend: Legend) -> dict[Path, str]:
+    table = target.with_name(target.name + ".aux.xml")
+    return {table: legend.attribute_table(), target.with_suffix(".qml"): legend.qml()}
+
+
+def _json(item: Mapping[str, Any]) -> str:
+    """Indented, but lists of plain values on one line: text in JSON has no line breaks, so only structure matches."""
+    text = json.dumps(item, indent=2, ensure_ascii=False)
+    return re.sub(r"\[\n\s+[^\[\]{}]+\n\s+\]", lambda found: re.sub(r"\s*\n\s*", " ", found[0]), text) + "\n"
+
+
+def _grid(pixels: np.ndarray, place: Place) -> GeoBox:
+    return GeoBox(pixels.shape[-2:], Affine(*place.transform), place.crs)

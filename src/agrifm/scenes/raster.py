@@ -13,7 +13,7 @@ from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 
-from agrifm.errors import InputError
+from agrifm.errors import InputError, Unreadable
 
 EXACT = 0.001  # largest error of re-projection in pixels, so that neighboring reads agree
 COARSER = 1.5  # from this ratio of pixel sizes on, pixels are averaged instead of picked
@@ -56,21 +56,8 @@ class FileBand:
         """
         try:
             with rasterio.Env(**NETWORK), rasterio.open(self._path()) as file:
-                picked = Resampling.average if average and self._coarser(file, box) else Resampling.nearest
                 nodata = self.nodata if self.nodata is not None else file.nodata
-                with WarpedVRT(
-                    file,
-                    crs=str(box.crs),
-                    transform=box.affine,
-                    height=box.shape[0],
-                    width=box.shape[1],
-                    resampling=picked,
-                    src_nodata=nodata,
-                    nodata=fill,
-                    dtype=_wide_enough(file.dtypes[self.index - 1], fill),
-                    tolerance=EXACT,
-                ) as view:
-                    return view.read(self.index)
+                return warped(file, self.index, box, fill, nodata=nodata, average=average)
         except (RasterioError, IndexError) as error:
             raise unreadable(self.href, error) from error
 
@@ -98,10 +85,6 @@ class FileBand:
 
         return signed(self.href)
 
-    def _coarser(self, file: rasterio.DatasetReader, box: GeoBox) -> bool:
-        same = file.crs is not None and file.crs.is_projected == (box.crs is not None and box.crs.projected)
-        return same and abs(box.affine.a) > COARSER * abs(file.transform.a)
-
 
 @dataclass(frozen=True)
 class CubeBand:
@@ -112,12 +95,14 @@ class CubeBand:
         variable: its name.
         step: position along the time axis; None where there is no such axis.
         nodata: overrides what the cube says.
+        band: entry of the band axis, where the variable has one.
     """
 
     href: str
     variable: str
     step: int | None = None
     nodata: float | None = None
+    band: str | None = None
     kind: Literal["cube"] = "cube"
 
     def read(self, box: GeoBox, fill: float, *, average: bool = True) -> np.ndarray:
@@ -141,22 +126,46 @@ class CubeBand:
         return grid_of(Path(self.href), self.variable)
 
 
+def warped(
+    file: rasterio.DatasetReader, index: int, box: GeoBox, fill: float, *, nodata: float | None, average: bool
+) -> np.ndarray:
+    """One band of an open file on another grid ``(h, w)``, as ``FileBand.read`` does."""
+    with WarpedVRT(
+        file,
+        crs=str(box.crs),
+        transform=box.affine,
+        height=box.shape[0],
+        width=box.shape[1],
+        resampling=Resampling.average if average and _coarser(file, box) else Resampling.nearest,
+        src_nodata=nodata,
+        nodata=fill,
+        dtype=wide_enough(file.dtypes[index - 1], fill),
+        tolerance=EXACT,
+    ) as view:
+        return view.read(index)
+
+
+def _coarser(file: rasterio.DatasetReader, box: GeoBox) -> bool:
+    same = file.crs is not None and file.crs.is_projected == (box.crs is not None and box.crs.projected)
+    return same and abs(box.affine.a) > COARSER * abs(file.transform.a)
+
+
 def named(box: GeoBox) -> GeoBox:
     """The same grid; its CRS by EPSG code where it has one."""
     code = box.crs.to_epsg() if box.crs is not None else None
     return box if code is None else GeoBox(box.shape, box.affine, f"EPSG:{code}")
 
 
-def _wide_enough(stored: str, fill: float) -> str:
+def wide_enough(stored: str, fill: float) -> str:
     """A data type that holds the stored numbers and the filler."""
     if np.dtype(stored).kind == "f" or fill != fill:
         return np.promote_types(stored, np.float32).name
     return np.promote_types(stored, np.min_scalar_type(int(fill))).name
 
 
-def unreadable(href: object, error: Exception) -> InputError:
+def unreadable(href: object, error: Exception) -> Unreadable:
     """The one sentence for rasters that cannot be read."""
-    return InputError(
+    return Unreadable(
         href,
         found=f"a raster that cannot be read: {error}",
         expected="a complete raster file",

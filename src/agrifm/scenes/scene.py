@@ -64,13 +64,23 @@ class Frame:
             InputError: a file cannot be read.
         """
         fill = no_data(sensor)
-        stored = np.stack([self.bands[band].read(box, fill) for band in sensor.band_ids])
-        missing = np.isnan(stored) if np.isnan(fill) else stored == fill
+        image = np.empty((len(sensor.bands), *box.shape), _dtype(sensor))
+        missing = np.empty(image.shape, bool)
+        for i, band in enumerate(sensor.band_ids):
+            stored = self.bands[band].read(box, fill)
+            missing[i] = np.isnan(stored) if np.isnan(fill) else stored == fill
+            image[i] = _to_sensor(stored, self.units, sensor)
         # Where 0 marks no data it is also what very dark ground gets in a single band.
         there = ~(missing.all(0) if fill == 0 else missing.any(0))
-        image = np.where(there, _to_sensor(stored, self.units, sensor), fill).astype(_dtype(sensor))
+        image[:, ~there] = fill
         clear = there if self.quality is None else there & self.quality.clear(box)
         return image, there, clear
+
+    @property
+    def hrefs(self) -> frozenset[str]:
+        """All files of this frame."""
+        quality = () if self.quality is None else (self.quality.raster,)
+        return frozenset(raster.href for raster in (*self.bands.values(), *quality))
 
 
 @dataclass(frozen=True)
@@ -152,8 +162,25 @@ class Scene:
         return replace(self, layers=layers)
 
     def only(self, names: tuple[str, ...]) -> Scene:
-        """The scene with these sensors, as far as they are there."""
-        return replace(self, layers=tuple(layer for layer in self.layers if layer.sensor.name in names))
+        """The scene with these sensors, as far as they are there, on the grid of the finest of them."""
+        layers = tuple(layer for layer in self.layers if layer.sensor.name in names)
+        factor = min((self.factor(layer.sensor) for layer in layers), default=1)
+        height, width = self.grid.shape
+        grid = (
+            self.grid
+            if factor == 1
+            else sub_box(self.grid, factor, (0, 0), (-(-height // factor), -(-width // factor)))
+        )
+        return replace(self, layers=layers, grid=grid)
+
+    def without(self, href: str) -> Scene:
+        """The scene without the frames that need a file, which is noted."""
+        layers = [
+            replace(layer, frames=tuple(frame for frame in layer.frames if href not in frame.hrefs))
+            for layer in self.layers
+        ]
+        kept = tuple(layer for layer in layers if layer.frames)
+        return replace(self, layers=kept, skipped=(*self.skipped, href))
 
     def place(self, area: Area) -> Place:
         """Where an area lies, as chips and maps store it."""
@@ -204,7 +231,11 @@ class Stack:
     first: tuple[int, int]
     factor: int
 
-    def positions(self, start: int, count: int, axis: int) -> np.ndarray:
+    def under(self, area: Area) -> tuple[np.ndarray, np.ndarray]:
+        """Rows ``(n, 1)`` and columns ``(m)`` of the pixels under an area."""
+        return self._positions(area.row, area.height, 0)[:, None], self._positions(area.column, area.width, 1)
+
+    def _positions(self, start: int, count: int, axis: int) -> np.ndarray:
         """Positions of the sensor's pixels under ``count`` of the scene's pixels from ``start`` on.
 
         Their number is the one a chip of that size has; each is the pixel under the center of its share.
@@ -225,13 +256,16 @@ class Tile:
         """The sample of an area inside the tile: each sensor with the number of pixels a chip of that size has."""
         images, dates, valid = {}, {}, {}
         for key, stack in self.stacks.items():
-            rows = stack.positions(area.row, area.height, 0)[:, None]
-            columns = stack.positions(area.column, area.width, 1)
+            rows, columns = stack.under(area)
             image = stack.images[:, :, rows, columns]
             images[key] = torch.from_numpy(image.astype(np.int32) if image.dtype == np.uint16 else image)
             valid[key] = torch.from_numpy(stack.clear[:, rows, columns])
             dates[key] = torch.from_numpy(stack.days)
         return Sample(images, dates, valid, name=name)
+
+    def seen(self, area: Area) -> bool:
+        """Whether any sensor saw any of an area inside the tile."""
+        return any(bool(stack.clear[:, *stack.under(area)].any()) for stack in self.stacks.values())
 
 
 def sub_box(grid: GeoBox, factor: int, first: tuple[int, int], end: tuple[int, int]) -> GeoBox:
@@ -255,9 +289,10 @@ def _to_sensor(stored: np.ndarray, units: Units, sensor: Sensor) -> np.ndarray:
     """Stored numbers to the sensor's; what would fall on no-data or out of range stays just inside."""
     scale, shift = units.scale / sensor.scale, (units.offset - sensor.offset) / sensor.scale
     plain = abs(scale - 1) < 1e-9 and abs(shift) < 1e-9
-    numbers = stored if plain else stored * scale + shift
     if np.isnan(no_data(sensor)):
-        return numbers
-    limits = np.iinfo(_dtype(sensor))
-    lowest = max(limits.min, no_data(sensor) + 1) if no_data(sensor) <= 0 else limits.min
-    return np.clip(np.rint(numbers), lowest, limits.max)
+        return stored if plain else stored * scale + shift
+    limits = np.iinfo(np.uint16 if no_data(sensor) >= 0 else np.int16)
+    lowest = max(limits.min, int(no_data(sensor)) + 1) if no_data(sensor) <= 0 else limits.min
+    if plain and stored.dtype == limits.dtype:
+        return np.maximum(stored, lowest)
+    return np.clip(np.rint(stored.astype(np.float64) * scale + shift), lowest, limits.max)

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import lightning.pytorch as pl
@@ -117,7 +118,7 @@ def settle(experiment: Experiment, sources: Mapping[str, Source], console: Conso
     if checked.chips < len(sources["train"]) and (experiment.data.statistics == "data" or experiment.model.calendar):
         with console.status("computing statistics"):
             checked = survey(sources["train"], experiment.data.sensors, range(len(sources["train"])))
-    experiment = experiment.with_season(Season.of(checked.spans))
+    experiment = experiment.with_season(Season.of(checked.spans)).with_footprint(median(checked.footprints))
     if experiment.data.statistics == "given":
         for sensor in experiment.data.sensors:
             sensor.known_statistics()

@@ -1,57 +1,17 @@
-"""The command ``agrifm``: one short function per verb. Heavy imports stay inside the verbs."""
+"""Verbs about models: train, evaluate, predict, show, weights, demo."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from agrifm.errors import InputError
+from agrifm.cli.shell import Ckpt, Config, Overrides, app, console, resumable
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Crop maps from satellite time series.",
-)
-data = typer.Typer(no_args_is_help=True, help="Check data, compute statistics, write an example.")
 weights = typer.Typer(no_args_is_help=True, help="Look at and convert weight files.")
-app.add_typer(data, name="data")
 app.add_typer(weights, name="weights")
-console = Console()
-
-Config = Annotated[Path, typer.Argument(help="Experiment in YAML.")]
-Ckpt = Annotated[Path, typer.Argument(help="Checkpoint written by 'agrifm train'.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")]
-
-
-def main() -> None:
-    """Run the command; input errors are told without a traceback."""
-    try:
-        app(standalone_mode=True)
-    except InputError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(2)
-
-
-@contextmanager
-def _resumable() -> Generator[None]:
-    """Ctrl-C loses nothing, and says so."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        console.print("stopped; the same command goes on from the last finished epoch")
-        raise typer.Exit(130) from None
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
 
 
 @app.command()
@@ -68,7 +28,7 @@ def train(
 
     experiment = load(config, overrides or ())
     out = out or Path("runs") / experiment.name
-    with _resumable():
+    with resumable():
         best = fit(experiment, out, resume=resume, weights=start_weights(experiment), console=console)
     console.print(f"best checkpoint: {best}\nnext: agrifm evaluate {best} --split test", highlight=False)
 
@@ -146,66 +106,6 @@ def show(path: Annotated[Path, typer.Argument(help="Experiment in YAML, or check
         console.print(f"weights: {count_parameters(build(experiment)):,}", highlight=False)
 
 
-@data.command("check")
-def check(config: Config, overrides: Overrides = None) -> None:
-    """Run all checks that come before training, on every chip, and list what is wrong."""
-    from agrifm.config import load
-    from agrifm.training.fit import examine, open_sources
-
-    experiment = load(config, overrides or ())
-    splits = [name for name in ("train", "val", "test") if experiment.data.list_file(name).is_file() or name != "test"]
-    with console.status("reading every chip"):
-        problems, seen = examine(experiment, open_sources(experiment, tuple(splits)), limit=0)
-    for problem in problems[:20]:
-        console.print(f"[bold red]error:[/] {_plain(str(problem))}", highlight=False, soft_wrap=True)
-    if problems:
-        console.print(f"{len(problems)} problem(s) found")
-        raise typer.Exit(2)
-    table = Table("split", "chips", "sensor", "frames", "clear", "labels")
-    names = experiment.task.names
-    for split, survey in seen.items():
-        total = sum(survey.labels.values()) or 1
-        shares = {names[i] if 0 <= i < len(names) else "ignored": n / total for i, n in sorted(survey.labels.items())}
-        labels = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
-        for row, (sensor, frames) in enumerate(survey.frames.items()):
-            clear = sum(survey.clear[sensor]) / len(frames)
-            first = (split, str(survey.chips)) if row == 0 else ("", "")
-            table.add_row(*first, sensor, f"{min(frames)} to {max(frames)}", f"{clear:.0%}", "" if row else labels)
-    console.print(table)
-    console.print("no problems found")
-
-
-@data.command("stats")
-def stats(config: Config, overrides: Overrides = None) -> None:
-    """Mean and deviation of each band over the valid pixels of the training split, as YAML."""
-    import yaml
-
-    from agrifm.config import load
-    from agrifm.data.check import survey
-    from agrifm.training.fit import open_sources
-
-    experiment = load(config, overrides or ())
-    source = open_sources(experiment, ("train",))["train"]
-    with console.status("reading the training split"):
-        seen = survey(source, experiment.data.sensors, range(len(source)))
-    found = {sensor.name: seen.statistics(sensor) for sensor in experiment.data.sensors}
-    plain = {name: {"mean": list(s.mean), "std": list(s.std), "source": s.source} for name, s in found.items()}
-    console.print(
-        yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=100), highlight=False, markup=False
-    )
-
-
-@data.command("example")
-def example(
-    out: Annotated[Path, typer.Argument(help="Folder of the data set.")] = Path("data/example"),
-    seed: Annotated[int, typer.Option(help="Other seeds give other farmland.")] = 0,
-) -> None:
-    """Write a made-up farmland: three sensors, clouds, six classes, some 80 chips."""
-    from agrifm.demo import write_data
-
-    write_data(out, seed, console)
-
-
 @weights.command("show")
 def weights_show(path: Annotated[Path, typer.Argument(help="A .pth or .safetensors file.")]) -> None:
     """Say what a weights file holds, read off its tensors; nothing in it is executed."""
@@ -234,9 +134,5 @@ def demo(
     """The whole journey on made-up farmland: data, training, scores beside baselines, maps, a picture."""
     from agrifm.demo import run
 
-    with _resumable():
+    with resumable():
         run(config, out, console)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,5 @@
+"""``python -m agrifm.cli``."""
+
+from agrifm.cli.shell import main
+
+main()

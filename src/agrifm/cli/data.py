@@ -1,0 +1,74 @@
+"""Verbs about data: check, statistics, an example."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from agrifm.cli.shell import Config, Overrides, app, console, plain
+
+data = typer.Typer(no_args_is_help=True, help="Check data, compute statistics, write an example.")
+app.add_typer(data, name="data")
+
+
+@data.command("check")
+def check(config: Config, overrides: Overrides = None) -> None:
+    """Run all checks that come before training, on every chip, and list what is wrong."""
+    from agrifm.config import load
+    from agrifm.training.fit import examine, open_sources
+
+    experiment = load(config, overrides or ())
+    splits = [name for name in ("train", "val", "test") if experiment.data.list_file(name).is_file() or name != "test"]
+    with console.status("reading every chip"):
+        problems, seen = examine(experiment, open_sources(experiment, tuple(splits)), limit=0)
+    for problem in problems[:20]:
+        console.print(f"[bold red]error:[/] {plain(str(problem))}", highlight=False, soft_wrap=True)
+    if problems:
+        console.print(f"{len(problems)} problem(s) found")
+        raise typer.Exit(2)
+    table = Table("split", "chips", "sensor", "frames", "clear", "labels")
+    names = experiment.task.names
+    for split, survey in seen.items():
+        total = sum(survey.labels.values()) or 1
+        shares = {names[i] if 0 <= i < len(names) else "ignored": n / total for i, n in sorted(survey.labels.items())}
+        labels = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+        for row, (sensor, frames) in enumerate(survey.frames.items()):
+            clear = sum(survey.clear[sensor]) / len(frames)
+            first = (split, str(survey.chips)) if row == 0 else ("", "")
+            table.add_row(*first, sensor, f"{min(frames)} to {max(frames)}", f"{clear:.0%}", "" if row else labels)
+    console.print(table)
+    console.print("no problems found")
+
+
+@data.command("stats")
+def stats(config: Config, overrides: Overrides = None) -> None:
+    """Mean and deviation of each band over the valid pixels of the training split, as YAML."""
+    import yaml
+
+    from agrifm.config import load
+    from agrifm.data.check import survey
+    from agrifm.training.fit import open_sources
+
+    experiment = load(config, overrides or ())
+    source = open_sources(experiment, ("train",))["train"]
+    with console.status("reading the training split"):
+        seen = survey(source, experiment.data.sensors, range(len(source)))
+    found = {sensor.name: seen.statistics(sensor) for sensor in experiment.data.sensors}
+    plain = {name: {"mean": list(s.mean), "std": list(s.std), "source": s.source} for name, s in found.items()}
+    console.print(
+        yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=100), highlight=False, markup=False
+    )
+
+
+@data.command("example")
+def example(
+    out: Annotated[Path, typer.Argument(help="Folder of the data set.")] = Path("data/example"),
+    seed: Annotated[int, typer.Option(help="Other seeds give other farmland.")] = 0,
+) -> None:
+    """Write a made-up farmland: three sensors, clouds, six classes, some 80 chips."""
+    from agrifm.demo import write_data
+
+    write_data(out, seed, console)

@@ -1,0 +1,50 @@
+"""The command's frame: what every verb shares."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from agrifm.errors import InputError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Crop maps from satellite time series.",
+)
+console = Console()
+
+Config = Annotated[Path, typer.Argument(help="Experiment in YAML.")]
+Ckpt = Annotated[Path, typer.Argument(help="Checkpoint written by 'agrifm train'.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")]
+
+
+def main() -> None:
+    """Run the command; input errors are told without a traceback."""
+    try:
+        app(standalone_mode=True)
+    except InputError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {plain(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+@contextmanager
+def resumable() -> Generator[None]:
+    """Ctrl-C loses nothing, and says so."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on from there")
+        raise typer.Exit(130) from None
+
+
+def plain(text: str) -> str:
+    """Text without markup."""
+    return text.replace("[", r"\[")

@@ -1,0 +1,419 @@
+"""Scenes of the made-up farmland, as files a user would hold: bands by date, quality layers, parcels and the truth.
+
+The ground, the clouds and the seasons are those of ``synthetic.Landscape``, pixel by pixel, so that a model trained on
+its chips meets the same world here.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count, product
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import rasterio
+from rasterio.transform import Affine
+
+from agrifm.data.h5 import Place
+from agrifm.data.randomness import uniform
+from agrifm.data.synthetic import CLASSES, GRID, ORBIT, Ground, Landscape
+from agrifm.errors import InputError, nearest
+from agrifm.sensors import LANDSAT, S2, Sensor
+
+if TYPE_CHECKING:
+    import geopandas
+
+CLEAR, SHADOW, THIN, THICK, NOTHING = range(5)  # what a pixel saw; thin and thick are clouds
+_SURVEYED = 2 / 3  # share of the parcels
+
+Seen = Callable[[tuple[int, int, int]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Raster:
+    """A single-band raster that is to become a file.
+
+    Args:
+        name: path inside the scene's folder.
+        values: ``(h, w)``.
+        place: where they lie.
+        nodata: stands where there is no pixel.
+    """
+
+    name: str
+    values: np.ndarray
+    place: Place
+    nodata: float
+
+    def profile(self, block: int = 256, level: int = 6) -> dict:
+        """How rasterio writes it: in compressed square blocks."""
+        height, width = self.values.shape
+        return {
+            "driver": "GTiff",
+            "count": 1,
+            "height": height,
+            "width": width,
+            "dtype": self.values.dtype,
+            "crs": self.place.crs,
+            "transform": Affine(*self.place.transform),
+            "nodata": self.nodata,
+            "tiled": True,
+            "blockxsize": block,
+            "blockysize": block,
+            "compress": "deflate",
+            "predictor": 2,
+            "zlevel": level,
+        }
+
+    def write(self, root: Path, colors: Mapping[int, tuple[int, ...]] | None = None) -> None:
+        """Write it below a folder, with a color table if one is given."""
+        path = root / self.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with rasterio.open(path, "w", **self.profile()) as file:
+            file.write(self.values, 1)
+            if colors is not None:
+                file.write_colormap(1, dict(colors))
+
+
+def _all(shape: tuple[int, int, int]) -> np.ndarray:
+    return np.ones(shape, bool)
+
+
+def _all_but_a_date(shape: tuple[int, int, int]) -> np.ndarray:
+    """Nothing on the middle one of three or more dates ``(t, h, w)``: the swath ended before the scene."""
+    there = np.ones(shape, bool)
+    if shape[0] > 2:
+        there[shape[0] // 2] = False
+    return there
+
+
+def _all_but_half_a_date(shape: tuple[int, int, int]) -> np.ndarray:
+    """Only the west on one of three or more dates ``(t, h, w)``, up to the slanted border of the swath."""
+    there = np.ones(shape, bool)
+    frames, height, width = shape
+    if frames > 2:
+        y, x = np.mgrid[:height, :width] + 0.5
+        there[frames // 3] = x + 0.2 * (y - height / 2) < width / 2
+    return there
+
+
+@dataclass(frozen=True)
+class Product:
+    """How the pictures of one sensor are stored.
+
+    Args:
+        path: of a band, with fields ``day``, ``band`` and ``meters``.
+        quality: name of the quality layer.
+        codes: what the quality layer holds for clear, shadow, thin cloud, thick cloud and no pixel.
+        dtype: of the quality layer.
+        halved: bands stored with pixels of twice the size; the quality layer may be one.
+        seen: what the sensor covers of each date ``(t, h, w)``.
+    """
+
+    path: str
+    quality: str
+    codes: tuple[int, int, int, int, int]
+    dtype: str = "uint8"
+    halved: frozenset[str] = frozenset()
+    seen: Seen = _all
+
+
+PRODUCTS: Mapping[str, Product] = MappingProxyType(
+    {
+        "S2": Product(
+            "S2/{day:%Y%m%d}_{band}_{meters}m.tif",
+            quality="SCL",
+            codes=(4, 3, 8, 9, 0),
+            halved=frozenset({"B05", "B06", "B07", "B8A", "B11", "B12", "SCL"}),
+            seen=_all_but_a_date,
+        ),
+        # Bits 6 and 7 hold the aerosol level, 1 is low; bit 1 is cloud, bit 3 shadow.
+        "Landsat": Product(
+            "Landsat/HLS.L30.T31UDR.{day:%Y%j}T104500.v2.0.{band}.tif",
+            quality="Fmask",
+            codes=(64, 72, 66, 66, 255),
+            seen=_all_but_half_a_date,
+        ),
+        # Bits 0 and 1 hold the state, 1 is cloudy; bit 2 is shadow.
+        "Modis": Product(
+            "Modis/MOD09A1.A{day:%Y%j}.h18v03.061.{band}.tif",
+            quality="sur_refl_state_500m",
+            codes=(0, 4, 1, 1, 65535),
+            dtype="uint16",
+        ),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What one sensor saw of a part of the land.
+
+    Args:
+        sensor: who looked.
+        days: of the acquisitions ``(t)``.
+        images: stored numbers ``(t, c, h, w)``.
+        state: CLEAR, SHADOW, THIN, THICK or NOTHING ``(t, h, w)``.
+        place: of the sensor's pixels.
+    """
+
+    sensor: Sensor
+    days: tuple[dt.date, ...]
+    images: np.ndarray
+    state: np.ndarray
+    place: Place
+
+    def where(self, there: np.ndarray) -> Picture:
+        """The same picture with no data where ``there (t, h, w)`` is false."""
+        images = np.where(there[:, None], self.images, _nodata(self.sensor)).astype(self.images.dtype)
+        return replace(self, images=images, state=np.where(there, self.state, NOTHING).astype(np.uint8))
+
+    def rasters(self) -> Iterator[Raster]:
+        """One for each date and band, and the quality layer of each date."""
+        stored = PRODUCTS[self.sensor.name]
+        codes, fill = np.array(stored.codes, stored.dtype), stored.codes[NOTHING]
+        nodata = _nodata(self.sensor)
+        for day, image, state in zip(self.days, self.images, self.state, strict=True):
+            for band, values in zip(self.sensor.band_ids, image, strict=True):
+                coarse = band in stored.halved
+                yield self._raster(day, band, _averaged(values, nodata) if coarse else values, nodata)
+            coarse = stored.quality in stored.halved
+            yield self._raster(day, stored.quality, codes[_majority(state) if coarse else state], fill)
+
+    def _raster(self, day: dt.date, band: str, values: np.ndarray, nodata: float) -> Raster:
+        a, b, c, d, e, f = self.place.transform
+        times = self.images.shape[-1] // values.shape[-1]
+        name = PRODUCTS[self.sensor.name].path.format(day=day, band=band, meters=round(a * times))
+        return Raster(name, values, Place(self.place.crs, (a * times, b, c, d, e * times, f)), nodata)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Adjoining cells of a landscape under one orbit.
+
+    Args:
+        landscape: what they are part of.
+        rows: of cells, from north to south.
+        columns: of cells, from west to east.
+
+    Raises:
+        InputError: the cells are no block of the landscape, lie under several orbits or cannot hold whole pixels.
+    """
+
+    landscape: Landscape
+    rows: range
+    columns: range
+
+    def __post_init__(self) -> None:
+        size = self.landscape.size
+        if size % 6:
+            raise InputError(
+                "Landscape: size",
+                found=f"{size} pixels of 10 m",
+                expected="a multiple of 6, so that pixels of 20 m and 30 m fit",
+                repair=f"set size to {max(6, 6 * round(size / 6))}.",
+            )
+        orbits = sorted({column // ORBIT for column in self.columns})
+        if len(orbits) > 1:
+            first = ORBIT * orbits[0]
+            raise InputError(
+                "write_scene: columns",
+                found=f"{self.columns[0]} to {self.columns[-1]}, which lie under {len(orbits)} orbits",
+                expected="columns under one orbit, which share their dates",
+                repair=f"choose among {first} to {first + ORBIT - 1}, or write one scene for each orbit.",
+            )
+
+    @property
+    def place(self) -> Place:
+        """Where the pixels of 10 m lie."""
+        return self.landscape.place(self.rows[0], self.columns[0])
+
+    @property
+    def cells(self) -> list[tuple[int, int]]:
+        """All ``(row, column)``, row by row."""
+        return list(product(self.rows, self.columns))
+
+    def picture(self, sensor: Sensor, tick: Callable[[], None] = lambda: None) -> Picture:
+        """What a sensor saw, before anything is lost; ``tick`` is called after every cell."""
+        images, states = [], []
+        for row, column in self.cells:
+            sample = self.landscape.sample(row, column, (sensor,))
+            images.append(sample.images[sensor.name].numpy())
+            states.append(self._state(row, column, sensor, sample.mask(sensor.name).numpy()))
+            tick()
+        new_year = dt.date(self.landscape.year, 1, 1)
+        days = (new_year + dt.timedelta(int(day) - 1) for day in self.landscape.days(sensor, self.columns[0]))
+        step = self.landscape.size * GRID / images[0].shape[-1]
+        _, _, west, _, _, north = self.place.transform
+        place = Place(self.place.crs, (step, 0.0, west, 0.0, -step, north))
+        return Picture(sensor, tuple(days), self._joined(images), self._joined(states), place)
+
+    def truth(self) -> np.ndarray:
+        """Indices into ``CLASSES`` ``(h, w)`` uint8."""
+        return self._of_ground(lambda ground: ground.label).astype(np.uint8)
+
+    def parcels(self) -> geopandas.GeoDataFrame:
+        """Fields as polygons: ``parcel`` (from 1, row by row), ``crop`` (a class name) and ``surveyed`` (a third not).
+
+        A field that a lane or a river divides is one row; all fields have one crop.
+        """
+        import geopandas
+        from rasterio.features import shapes
+        from shapely import union_all
+        from shapely.geometry import shape
+
+        keys, first, inverse = np.unique(
+            self._of_ground(lambda ground: ground.parcel), return_index=True, return_inverse=True
+        )
+        order = [i for i in np.argsort(first) if keys[i] != 0]  # 0 is ground that is not tilled
+        numbers = np.zeros(len(keys), np.int32)
+        numbers[order] = np.arange(1, len(order) + 1)
+        truth = self.truth()
+        raster = numbers[inverse].reshape(truth.shape)
+        pieces: list[list] = [[] for _ in order]
+        for outline, number in shapes(raster, raster > 0, transform=Affine(*self.place.transform)):
+            pieces[int(number) - 1].append(shape(outline))
+        columns = {
+            "parcel": numbers[order],
+            "crop": [CLASSES[label][0] for label in truth.ravel()[first[order]]],
+            "surveyed": uniform(keys[order], 8) < _SURVEYED,
+        }
+        return geopandas.GeoDataFrame(columns, geometry=[union_all(part) for part in pieces], crs=self.place.crs)
+
+    def _state(self, row: int, column: int, sensor: Sensor, clear: np.ndarray) -> np.ndarray:
+        """Why a pixel is not clear: by the sky over its center."""
+        centers = ((np.arange(clear.shape[-1]) + 0.5) * self.landscape.size / clear.shape[-1]).astype(int)
+        cloud, shadow = (part[:, centers[:, None], centers] for part in self.landscape.sky(row, column, sensor))
+        state = np.select([clear, cloud > 0.5, shadow > cloud], [CLEAR, THICK, SHADOW], THIN)
+        return state.astype(np.uint8)
+
+    def _of_ground(self, take: Callable[[Ground], np.ndarray]) -> np.ndarray:
+        return self._joined([take(self.landscape.ground(*cell)) for cell in self.cells])
+
+    def _joined(self, parts: list[np.ndarray]) -> np.ndarray:
+        """Cells ``(..., h, w)``, row by row, as one array."""
+        n = len(self.columns)
+        return np.concatenate([np.concatenate(parts[i : i + n], -1) for i in range(0, len(parts), n)], -2)
+
+
+def write_scene(
+    root: Path,
+    landscape: Landscape,
+    *,
+    rows: range | slice,
+    columns: range | slice,
+    sensors: Sequence[Sensor] = (S2, LANDSAT),
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write a block of a landscape as a folder of GeoTIFFs, which appears whole.
+
+    ``S2/<yyyymmdd>_<band>_<10m|20m>.tif`` with ``SCL``; ``Landsat/HLS.L30...<band>.tif`` with ``Fmask``;
+    ``Modis/MOD09A1...<band>.tif`` with ``sur_refl_state_500m``. ``truth.tif`` holds indices into ``CLASSES``,
+    ``parcels.gpkg`` (longitude, latitude) the fields. As in real life one date of Sentinel-2 is empty, and one of
+    Landsat covers half of the scene. The whole scene is held in memory, some 4 MB for each cell of 96 pixels.
+
+    Args:
+        root: folder to make.
+        landscape: what is shown.
+        rows: of cells, without gaps.
+        columns: of cells, without gaps, under one orbit.
+        sensors: who looks: Sentinel-2, Landsat, MODIS.
+        progress: called after every cell and file with the number done and the number of all.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: the folder is there already, the cells are no block under one orbit, or a sensor has no file names.
+    """
+    part = Part(landscape, _block("rows", rows, landscape.rows), _block("columns", columns, landscape.columns))
+    frames = [len(landscape.days(sensor, part.columns[0])) for sensor in _with_product(sensors)]
+    total = len(sensors) * len(part.cells)
+    total += sum(n * (len(sensor.bands) + 1) for n, sensor in zip(frames, sensors, strict=True))
+    steps, unfinished = count(1), new_folder(root)
+
+    def tick() -> None:
+        if progress is not None:
+            progress(next(steps), total)
+
+    for sensor in sensors:
+        picture = part.picture(sensor, tick)
+        for raster in picture.where(PRODUCTS[sensor.name].seen(picture.state.shape)).rasters():
+            raster.write(unfinished)
+            tick()
+    Raster("truth.tif", part.truth(), part.place, 255).write(unfinished, _colors())
+    part.parcels().to_crs("EPSG:4326").to_file(unfinished / "parcels.gpkg", layer="parcels", driver="GPKG")
+    return unfinished.replace(root)
+
+
+def _nodata(sensor: Sensor) -> float:
+    return 0 if sensor.nodata is None else sensor.nodata
+
+
+def new_folder(root: Path) -> Path:
+    """An empty folder beside the one to make; what an interrupted run left there is removed."""
+    if root.exists():
+        raise InputError(
+            root,
+            found="something of that name",
+            expected="a folder that does not exist yet",
+            repair="delete it, or name another folder.",
+        )
+    unfinished = root.with_name(f"{root.name}.part")
+    if unfinished.exists():
+        shutil.rmtree(unfinished)
+    unfinished.mkdir(parents=True)
+    return unfinished
+
+
+def _block(name: str, asked: range | slice, available: int) -> range:
+    """The asked rows or columns of cells, if they adjoin and exist."""
+    block = range(*asked.indices(available)) if isinstance(asked, slice) else asked
+    if not block or block.step != 1 or block[0] < 0 or block[-1] >= available:
+        raise InputError(
+            f"write_scene: {name}",
+            found=str(asked),
+            expected=f"adjoining ones among 0 to {available - 1}",
+            repair=f"choose a block inside, or make the landscape larger: Landscape({name}=...).",
+        )
+    return block
+
+
+def _with_product(sensors: Sequence[Sensor]) -> Sequence[Sensor]:
+    for sensor in sensors:
+        if sensor.name not in PRODUCTS:
+            raise InputError(
+                "write_scene: sensors",
+                found=sensor.name,
+                expected="sensors whose product has file names",
+                repair=nearest(sensor.name, PRODUCTS),
+            )
+    return sensors
+
+
+def _quads(values: np.ndarray) -> np.ndarray:
+    """Values ``(h, w)`` as ``(h / 2, w / 2, 4)``."""
+    h, w = values.shape
+    return values.reshape(h // 2, 2, w // 2, 2).swapaxes(1, 2).reshape(h // 2, w // 2, 4)
+
+
+def _averaged(values: np.ndarray, nodata: float) -> np.ndarray:
+    """Means of two by two pixels, as far as they have data."""
+    quads = _quads(values)
+    there = quads != nodata
+    mean = np.where(there, quads, 0).sum(-1) / np.maximum(there.sum(-1), 1)
+    return np.where(there.any(-1), np.rint(mean), nodata).astype(values.dtype)
+
+
+def _majority(state: np.ndarray) -> np.ndarray:
+    """States of two by two pixels: clear where at most one of them is not."""
+    return np.sort(_quads(state), -1)[..., 2]
+
+
+def _colors() -> dict[int, tuple[int, ...]]:
+    return {i: (*bytes.fromhex(color[1:]), 255) for i, (_, color) in enumerate(CLASSES)} | {255: (0, 0, 0, 0)}

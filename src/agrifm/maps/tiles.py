@@ -1,0 +1,219 @@
+"""Tiles of a map: how one is computed, and how finished ones wait on disk until the map is whole."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from agrifm.checkpoint import Checkpoint
+from agrifm.errors import InputError
+from agrifm.maps.raster import NODATA
+from agrifm.maps.windows import Windows
+from agrifm.nn.model import CropModel
+from agrifm.sample import collate
+from agrifm.scenes.scene import Area, Scene, Tile
+
+BATCH = 4  # windows in one pass; part of the result, as rounding depends on it
+EXTRAS = ("probabilities", "confidence", "entropy", "observations")
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that decides the pixels of a map; it travels to workers.
+
+    Args:
+        checkpoint: the model.
+        scene: with the model's sensors only.
+        windows: where the model looks.
+        extras: products beside the classes.
+        device: ``auto`` takes a GPU where there is one; ``cpu``, ``cuda``, ``cuda:1``.
+    """
+
+    checkpoint: Checkpoint
+    scene: Scene
+    windows: Windows
+    extras: tuple[str, ...] = ()
+    device: str = "auto"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The model is built anew wherever the job arrives."""
+        return {key: value for key, value in self.__dict__.items() if key != "model"}
+
+    @cached_property
+    def model(self) -> CropModel:
+        """The model, ready to run, on the device of this machine."""
+        device = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+        return self.checkpoint.model().to(device)
+
+    def read(self, tile: Area) -> Tile:
+        """Read what the windows over a tile look at."""
+        return self.scene.read(self.windows.reach(tile))
+
+    def make(self, tile: Area, data: Tile, threads: Executor) -> dict[str, np.ndarray]:
+        """Compute a tile: ``classes (h, w)`` and the extras, all uint8.
+
+        Windows are computed in groups that follow from the tile alone and added up in a fixed order, each group on
+        one thread, so that the numbers do not depend on how many threads or processes there are.
+        """
+        counts = _observations(data, tile)
+        numbers = [number for number in self.windows.over(tile) if data.seen(self.windows.area(number))]
+        groups = [numbers[i : i + BATCH] for i in range(0, len(numbers), BATCH)]
+        total = np.zeros((self.checkpoint.experiment.task.outputs, tile.height, tile.width), np.float32)
+        for group, chances in zip(groups, threads.map(lambda group: self._predict(data, group), groups), strict=True):
+            for number, chance in zip(group, chances, strict=True):
+                self._add(total, tile, number, chance)
+        return self._products(total, counts)
+
+    def _predict(self, data: Tile, numbers: Sequence[tuple[int, int]]) -> np.ndarray:
+        """Class probabilities ``(n, k, window, window)`` of some windows."""
+        areas = [self.windows.area(number) for number in numbers]
+        batch = collate([data.cut(area, name=str(area)) for area in areas]).to(next(self.model.parameters()).device)
+        with torch.inference_mode():
+            chances = self.checkpoint.experiment.task.probabilities(self.model(batch))
+            if chances.shape[-2:] != (areas[0].height, areas[0].width):
+                chances = F.interpolate(chances, (areas[0].height, areas[0].width), mode="bilinear")
+        return chances.cpu().numpy()
+
+    def _add(self, total: np.ndarray, tile: Area, number: tuple[int, int], chance: np.ndarray) -> None:
+        area = self.windows.area(number)
+        top, bottom = max(area.row, tile.row), min(area.row + area.height, tile.row + tile.height)
+        left, right = max(area.column, tile.column), min(area.column + area.width, tile.column + tile.width)
+        share = self.windows.rows.weight(number[0], top, bottom)[:, None]
+        share = share * self.windows.columns.weight(number[1], left, right)
+        part = chance[:, top - area.row : bottom - area.row, left - area.column : right - area.column]
+        total[:, top - tile.row : bottom - tile.row, left - tile.column : right - tile.column] += share * part
+
+    def _products(self, chances: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+        unseen = ~counts.any(0)
+        entropy = -(chances * np.log(np.maximum(chances, 1e-12))).sum(0) / np.log(len(chances))
+        parts = {"probabilities": chances, "confidence": chances.max(0), "entropy": entropy}
+        made = {"classes": chances.argmax(0).astype(np.uint8)}
+        made |= {key: _percent(part) for key, part in parts.items() if key in self.extras}
+        for part in made.values():
+            part[..., unseen] = NODATA
+        return made | ({"observations": counts} if "observations" in self.extras else {})
+
+
+def _percent(share: np.ndarray) -> np.ndarray:
+    return np.rint(100 * share.clip(0, 1)).astype(np.uint8)
+
+
+def _observations(data: Tile, tile: Area) -> np.ndarray:
+    """Number of clear dates per sensor ``(s, h, w)`` uint8, on the grid of the map."""
+    counts = []
+    for stack in data.stacks.values():
+        total = stack.clear.sum(0).clip(0, NODATA - 1).astype(np.uint8)
+        rows = np.arange(tile.row, tile.row + tile.height) // stack.factor - stack.first[0]
+        columns = np.arange(tile.column, tile.column + tile.width) // stack.factor - stack.first[1]
+        counts.append(total[rows[:, None], columns])
+    return np.stack(counts)
+
+
+@dataclass(frozen=True)
+class Store:
+    """Finished tiles of a map on disk; a run that was stopped goes on from them.
+
+    Args:
+        folder: beside the map, gone once the map is whole.
+    """
+
+    folder: Path
+
+    @classmethod
+    def beside(cls, target: Path) -> Store:
+        """The store of a map."""
+        return cls(target.with_name(target.name + ".parts"))
+
+    def open(self, fingerprint: dict[str, Any], *, afresh: bool = False) -> bool:
+        """Get ready; true where tiles of the same map are there already.
+
+        Raises:
+            InputError: the tiles there belong to another map.
+        """
+        if afresh:
+            self.remove()
+        plan, text = self.folder / "plan.json", json.dumps(fingerprint, indent=1, sort_keys=True)
+        if not plan.is_file():
+            self.remove()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_text(plan, text)
+            return False
+        if plan.read_text() != text:
+            before = json.loads(plan.read_text())
+            changed = sorted(key for key in {*before, *fingerprint} if before.get(key) != fingerprint.get(key))
+            raise InputError(
+                self.folder,
+                found=f"finished tiles of a map that differs in: {', '.join(changed)}",
+                expected="tiles of the same map, to go on from",
+                repair="give --overwrite to drop them, or write to another file.",
+            )
+        return True
+
+    def path(self, tile: Area) -> Path:
+        """The file of a tile."""
+        return self.folder / f"{tile.row:07d}_{tile.column:07d}.npz"
+
+    def done(self, tile: Area) -> bool:
+        """Whether a tile is finished."""
+        return self.path(tile).is_file()
+
+    def save(self, tile: Area, arrays: dict[str, np.ndarray]) -> None:
+        """Keep a finished tile; it appears whole.
+
+        Raises:
+            InputError: the disk is full.
+        """
+        unfinished = self.path(tile).with_suffix(".part")
+        try:
+            with unfinished.open("wb") as file:
+                np.savez(file, **arrays)
+        except OSError as error:
+            unfinished.unlink(missing_ok=True)
+            raise full_disk(self.folder, error) from error
+        unfinished.replace(self.path(tile))
+
+    def tiles(self, product: str, tiles: Sequence[Area]) -> Iterator[tuple[int, int, np.ndarray]]:
+        """Row, column and bands ``(n, h, w)`` of each tile of a product."""
+        for tile in tiles:
+            with np.load(self.path(tile), allow_pickle=False) as arrays:
+                part = arrays[product]
+            yield tile.row, tile.column, part.reshape(-1, *part.shape[-2:])
+
+    def remove(self) -> None:
+        """Drop all tiles."""
+        if self.folder.is_dir():
+            for pattern in ("*.npz", "*.part", "plan.json"):
+                for path in self.folder.glob(pattern):
+                    path.unlink()
+            self.folder.rmdir()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file; it appears whole."""
+    unfinished = path.with_name(path.name + ".part")
+    unfinished.write_text(text)
+    unfinished.replace(path)
+
+
+def full_disk(folder: Path, error: OSError) -> Exception:
+    """What to say when a tile cannot be written."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return error
+    free = shutil.disk_usage(folder).free / 1e6
+    return InputError(
+        folder,
+        found=f"no space left ({free:.0f} MB free)",
+        expected="room for the tiles and the map",
+        repair="free some space and give the same command again: finished tiles are kept.",
+    )

@@ -1,0 +1,320 @@
+"""What stored numbers mean, and whether the numbers themselves agree with that.
+
+Sources: Sentinel-2 Products Specification Document 14.9 and the notice on processing baseline 04.00 (ESA, January
+2022), Landsat 8-9 Collection 2 Level 2 Product Guide (USGS), HLS User Guide v2.0, MOD09 User's Guide v1.4 (NASA).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+from odc.geo.geobox import GeoBox
+
+from agrifm.data.check import Survey, evenly, look_at_bands
+from agrifm.errors import InputError
+from agrifm.scenes.scene import READERS, Frame, Layer, Scene, Units, no_data, sub_box
+from agrifm.sensors import S2, Sensor
+
+HLS = Units(1e-4, 0.0, "HLS v2.0")
+LANDSAT_C2 = Units(2.75e-5, -0.2, "Landsat Collection 2 Level 2")
+MODIS = Units(1e-4, 0.0, "MOD09A1")
+
+SHIFT = 0.1  # what Sentinel-2 adds to reflectance from processing baseline 04.00 on
+SHIFTED_FROM = dt.date(2022, 1, 25)  # the first day on which products were made with that baseline
+
+WINDOW = 128  # pixels along a side that are looked at
+FRAMES = 6  # per sensor
+FEW, LEAST = 16, 100  # pixels; below, bands and offsets are not judged
+
+
+def sentinel2(baseline: str | None, *, applied: bool = False) -> Units:
+    """Units of a Sentinel-2 Level-2A product.
+
+    Args:
+        baseline: processing baseline such as ``04.00``, ``N0400`` or ``0509``; None if it is not known.
+        applied: whether the provider has taken the offset out of the numbers.
+
+    Raises:
+        InputError: that is no processing baseline.
+    """
+    if applied:
+        return Units(1e-4, 0.0, f"baseline {baseline or 'unknown'}, offset taken out by the provider")
+    if baseline is None:
+        return Units(1e-4, 0.0, "baseline unknown, no offset assumed")
+    match = re.fullmatch(r"[Nn]?(\d{2})\.?(\d{2})", str(baseline).strip())
+    if match is None:
+        raise InputError(
+            "Sentinel-2 processing baseline",
+            found=repr(baseline),
+            expected="two times two digits, e.g. 04.00 or N0400",
+            repair="mend it in the item or file name, or give the offset with --set offset=-0.1 or --set offset=0.",
+        )
+    number = f"{match[1]}.{match[2]}"
+    return Units(1e-4, -SHIFT if number >= "04.00" else 0.0, f"baseline {number}")
+
+
+@dataclass(frozen=True)
+class Look:
+    """Clear pixels of a frame: reflectance ``(c, n)``, not clipped."""
+
+    frame: Frame
+    sensor: Sensor
+    reflectance: np.ndarray
+
+    @property
+    def size(self) -> int:
+        """Number of pixels."""
+        return self.reflectance.shape[1]
+
+    def darkest(self) -> float:
+        """First percentile over the pixels of their darkest band."""
+        return float(np.percentile(self.reflectance.min(0), 1))
+
+    def visible(self) -> float:
+        """Median over the pixels of their darkest visible band."""
+        return float(np.median(self._visible().min(0)))
+
+    def green(self) -> bool:
+        """Whether some of it is surely vegetation, whose blue and red are dark; an offset does not hide that."""
+        near, red = self._band("nir", "nir08"), self._band("red")
+        return float((near - red > 0.4 * np.abs(near + red)).mean()) >= 0.01
+
+    def constant(self) -> bool:
+        """Whether every band has one value only."""
+        return self.size >= FEW and bool((np.ptp(self.reflectance, axis=1) == 0).all())
+
+    def twins(self) -> tuple[str, str] | None:
+        """Two bands with the same values everywhere."""
+        ids = self.sensor.band_ids
+        for i, one in enumerate(self.reflectance if self.size >= FEW else ()):
+            for j in range(i):
+                if np.ptp(one) > 0 and np.array_equal(one, self.reflectance[j]):
+                    return ids[j], ids[i]
+        return None
+
+    def _band(self, *names: str) -> np.ndarray:
+        return next(self.reflectance[i] for name in names if (i := self.sensor.index(name)) is not None)
+
+    def _visible(self) -> np.ndarray:
+        return np.stack([self._band(name) for name in ("blue", "green", "red")])
+
+
+def check_units(scene: Scene) -> Scene:
+    """Hold units against a few frames of each sensor; the source of the units then says what came of it.
+
+    Raises:
+        InputError: the numbers contradict their units, or bands look swapped, doubled or empty of content.
+    """
+    return replace(scene, layers=tuple(_checked(layer, scene) for layer in scene.layers))
+
+
+def _checked(layer: Layer, scene: Scene) -> Layer:
+    groups: dict[tuple, list[Frame]] = {}
+    for frame in layer.frames:
+        late = layer.sensor.name == S2.name and frame.day >= SHIFTED_FROM
+        groups.setdefault((frame.units.scale, frame.units.offset, late), []).append(frame)
+    limit = max(1, FRAMES // len(groups))
+    looks = {key: _looks(frames, layer.sensor, scene, limit) for key, frames in groups.items()}
+    notes = {key: _judge(seen, scene, len(groups) > 1) for key, seen in looks.items()}
+    said = {frame: notes[key] for key, frames in groups.items() for frame in map(id, frames)}
+    return replace(layer, frames=tuple(_noted(frame, said[id(frame)]) for frame in layer.frames))
+
+
+def _noted(frame: Frame, note: str) -> Frame:
+    if note in frame.units.source:
+        return frame
+    return replace(frame, units=replace(frame.units, source=f"{frame.units.source}; {note}"))
+
+
+def _looks(frames: Sequence[Frame], sensor: Sensor, scene: Scene, limit: int) -> list[Look]:
+    """Frames spread over time with clear pixels in the middle; failing that, a coarse look at all of the footprint."""
+    spread = evenly(len(frames), limit)
+    order = [frames[i] for i in (*spread, *(i for i in range(len(frames)) if i not in spread))][: 4 * limit]
+    with ThreadPoolExecutor(READERS) as pool:
+        for box in (middle(scene, sensor), coarse(scene, sensor)):
+            found: list[Look] = []
+            for frame in order:
+                look = _look(frame, sensor, box, pool)
+                found += [look] if look else []
+                if len(found) == limit:
+                    break
+            if found:
+                return found
+    return []
+
+
+def _look(frame: Frame, sensor: Sensor, box: GeoBox, pool: ThreadPoolExecutor) -> Look | None:
+    clear = np.ones(box.shape, bool) if frame.quality is None else frame.quality.clear(box)
+    if not clear.any():
+        return None
+    fill = no_data(sensor)
+    stored = np.stack(list(pool.map(lambda band: frame.bands[band].read(box, fill), sensor.band_ids)))
+    missing = np.isnan(stored) if np.isnan(fill) else stored == fill
+    clear &= ~(missing.all(0) if fill == 0 else missing.any(0))
+    if not clear.any():
+        return None
+    return Look(frame, sensor, stored[:, clear].astype(np.float64) * frame.units.scale + frame.units.offset)
+
+
+def middle(scene: Scene, sensor: Sensor) -> GeoBox:
+    """At most 128 x 128 of the sensor's pixels in the middle of the scene."""
+    factor = scene.factor(sensor)
+    size = [max(1, n // factor) for n in scene.grid.shape]
+    first = [max(0, (n - WINDOW) // 2) for n in size]
+    end = [start + min(n, WINDOW) for start, n in zip(first, size, strict=True)]
+    return sub_box(scene.grid, factor, (first[0], first[1]), (end[0], end[1]))
+
+
+def coarse(scene: Scene, sensor: Sensor, size: int = WINDOW) -> GeoBox:
+    """All of the scene with at most some 128 pixels along a side, none finer than the sensor's."""
+    factor = max(scene.factor(sensor), -(-max(scene.grid.shape) // size))
+    rows, columns = (-(-n // factor) for n in scene.grid.shape)
+    return sub_box(scene.grid, factor, (0, 0), (rows, columns))
+
+
+def _judge(looks: Sequence[Look], scene: Scene, mixed: bool) -> str:
+    """What the values say of the units of frames that share them."""
+    if sum(look.size for look in looks) < FEW:
+        return "too few clear pixels to check it"
+    where = f"{scene.name}: {looks[0].sensor.name}, {looks[0].frame.name}"
+    where += f" and {len(looks) - 1} more" if len(looks) > 1 else ""
+    for problem in (
+        _content(looks, where),
+        _factor(looks, where),
+        _landsat(looks, where),
+        _offset(looks, where, mixed),
+    ):
+        if problem:
+            raise problem
+    _order(looks, where)
+    if any(look.size >= LEAST and look.darkest() < 0.09 for look in looks):
+        return "values agree"
+    return "values neither confirm nor contradict it, as no dark ground was seen"
+
+
+def _most(answers: Iterator[bool]) -> bool:
+    given = list(answers)
+    return bool(given) and sum(given) > len(given) / 2
+
+
+def _content(looks: Sequence[Look], where: str) -> InputError | None:
+    twins = looks[0].twins()
+    if _most(look.constant() for look in looks):
+        found, repair = "one value everywhere in every band", "get the files again; they hold no image."
+    elif twins and _most(look.twins() is not None for look in looks):
+        found = f"the same values in {twins[0]} and {twins[1]}"
+        repair = "look at the names of the files: one file seems to stand for two bands."
+    else:
+        return None
+    return InputError(where, found=found, expected="images whose bands and pixels differ", repair=repair)
+
+
+def _factor(looks: Sequence[Look], where: str) -> InputError | None:
+    """Numbers 10,000 times too small or too large."""
+    top = float(np.median(np.concatenate([look.reflectance for look in looks], axis=1), axis=1).max())
+    units = looks[0].frame.units
+    stored = (top - units.offset) / units.scale
+    if 3e-3 < top < 3 or abs(stored) <= 1e-3:
+        return None
+    fitting = next((scale for scale in (1.0, 1e-4) if 0.01 < stored * scale < 2), None)
+    if fitting is None and top < 3:
+        return None
+    hint = f"'--set scale={fitting:g} --set offset=0'" if fitting else "'--set scale=...' with the product's factor"
+    return InputError(
+        where,
+        found=f"a median reflectance of {top:.4g} in the brightest band (stored {stored:.4g}, {_told(units)})",
+        expected="a reflectance between 0 and 1",
+        repair=f"add {hint}.",
+    )
+
+
+def _landsat(looks: Sequence[Look], where: str) -> InputError | None:
+    """Landsat Collection 2 numbers, where 0 is stored as 7273, read with the factor of HLS."""
+    judged, units = [look for look in looks if look.size >= LEAST], looks[0].frame.units
+    if looks[0].sensor.name == S2.name or units.scale != HLS.scale or not _most(x.darkest() > 0.65 for x in judged):
+        return None
+    return InputError(
+        where,
+        found=f"no clear pixel darker than {min(look.darkest() for look in judged):.2f} in any band ({_told(units)})",
+        expected=f"reflectance of ground; the numbers look like {LANDSAT_C2.source}",
+        repair=f"add '--set scale={LANDSAT_C2.scale:g} --set offset={LANDSAT_C2.offset:g}'.",
+    )
+
+
+def _offset(looks: Sequence[Look], where: str, mixed: bool) -> InputError | None:
+    """The offset of Sentinel-2 left in, or taken out twice; judged where there is ground that is surely dark."""
+    if looks[0].sensor.name != S2.name:
+        return None
+    units, judged = looks[0].frame.units, [look for look in looks if look.size >= LEAST]
+    green = [look for look in judged if look.green()]
+    if _most(look.visible() < -0.03 for look in judged):
+        low = np.median([look.visible() for look in judged])
+        found = f"a visible reflectance of {low:.2f} on most of the clear pixels ({_told(units)})"
+        right = round(units.offset + SHIFT, 6)
+    elif _most(look.darkest() >= 0.09 for look in green):
+        low = np.median([look.darkest() for look in green])
+        found = f"no clear pixel darker than {low:.2f} although there is vegetation ({_told(units)})"
+        right = round(units.offset - SHIFT, 6)
+    else:
+        return None
+    repair = f"add '--set offset={right:g}'."
+    if mixed:
+        days = sorted(look.frame.day for look in looks)
+        repair = f"open these dates ({days[0]} to {days[-1]}) as a scene of their own with '--set offset={right:g}'."
+    return InputError(
+        where,
+        found=found,
+        expected="dark ground near 0: from processing baseline 04.00 (January 2022) on Sentinel-2 stores "
+        "reflectance + 0.1, unless the provider has taken that out",
+        repair=repair,
+    )
+
+
+def _told(units: Units) -> str:
+    return f"scale {units.scale:g}, offset {units.offset:g}: {units.source}"
+
+
+def _order(looks: Sequence[Look], where: str) -> None:
+    """Bands in the wrong order; open water has an order of its own and is left alone."""
+    sensor = looks[0].sensor
+    land = np.concatenate([_land(look) for look in looks], axis=1)
+    if land.shape[1] < FEW:
+        return
+    pixels = (land - sensor.offset) / sensor.scale
+    try:
+        look_at_bands(sensor, Survey(pixels={sensor.name: [pixels.T]}), where, single=True)
+        _same_infrared(sensor, np.median(land, axis=1), where)
+    except InputError as error:
+        raise InputError(
+            error.where,
+            found=error.found,
+            expected=error.expected,
+            repair="look at 'agrifm scene show' and put the files, or the bands of a file, in that order.",
+        ) from error
+
+
+def _same_infrared(sensor: Sensor, middle: np.ndarray, where: str) -> None:
+    """Two bands of the same stretch of the near infrared are equally bright; sorting bands by name breaks that."""
+    wide, narrow = sensor.index("nir"), sensor.index("nir08")
+    if wide is None or narrow is None or middle[[wide, narrow]].max() < 0.1:
+        return
+    if not 0.7 < middle[wide] / middle[narrow] < 1.4:
+        raise InputError(
+            where,
+            found=f"{sensor.bands[wide].id} at {middle[wide]:.2f} and {sensor.bands[narrow].id} at "
+            f"{middle[narrow]:.2f}, which see the same near infrared",
+            expected=f"bands in the order {', '.join(sensor.band_ids)}",
+            repair="reorder the bands.",
+        )
+
+
+def _land(look: Look) -> np.ndarray:
+    """Reflectance ``(c, n)`` without pixels that look like water: bright nowhere, least so in the infrared."""
+    infrared = [i for i, band in enumerate(look.sensor.bands) if band.wavelength > 0.75]
+    water = (look.reflectance[infrared].max(0) < 0.12) & (look.reflectance.max(0) < 0.3)
+    return look.reflectance[:, ~water]
