@@ -167,8 +167,12 @@ def test_example_data_is_written_once(tmp_path, monkeypatch):
     assert "already" in agrifm("data", "example", tmp_path / "farm")
 
 
-def test_the_demo_from_end_to_end(tmp_path, config_file, farm):
+def test_the_demo_from_end_to_end(tmp_path, config_file, farm, monkeypatch):
     import yaml
+
+    import agrifm.demo as module
+
+    monkeypatch.setattr(module, "Landscape", lambda seed: FARM)
 
     values = yaml.safe_load(config_file.read_text())
     values["training"]["epochs"] = 1
@@ -179,3 +183,7 @@ def test_the_demo_from_end_to_end(tmp_path, config_file, farm):
     assert Image.open(tmp_path / "demo" / "demo.png").size[0] > 800
     assert set(json.loads((tmp_path / "demo" / "scores.json").read_text())) >= {"random forest", "majority class"}
     assert list((tmp_path / "demo" / "maps").glob("*.tif"))
+    assert Image.open(tmp_path / "demo" / "scene.png").size[0] > 800
+    with rasterio.open(tmp_path / "demo" / "scene.tif") as file:
+        assert file.shape == (96, 144)
+        assert file.tags(1)["class_1"] == "winter wheat"

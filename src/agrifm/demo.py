@@ -1,10 +1,11 @@
-"""The whole journey on made-up farmland: data, training, scores beside baselines, maps, one picture."""
+"""The whole journey on made-up farmland: data, training, scores beside baselines, maps, a mapped scene, pictures."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,13 @@ from rich.table import Table
 
 from agrifm.config import Experiment, load
 from agrifm.data.folder import Chips
-from agrifm.data.synthetic import Landscape, write_example
+from agrifm.data.synthetic import ORBIT, Landscape, write_example
 from agrifm.sample import Sample
+from agrifm.sensors import LANDSAT, MODIS, S2
 from agrifm.tasks.scores import Scores, scores
 
 ROWS = 3  # chips in the picture
+SENSORS = (S2, LANDSAT, MODIS)
 
 
 def write_data(out: Path, seed: int, console: Console) -> None:
@@ -26,17 +29,21 @@ def write_data(out: Path, seed: int, console: Console) -> None:
     if (out / "data_lists" / "test.txt").is_file():
         console.print(f"{out} is there already", highlight=False)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("writing chips", total=None)
-        write_example(
-            out, Landscape(seed=seed), progress=lambda n, total: progress.update(task, completed=n, total=total)
-        )
+    with _progress(console, "writing chips") as step:
+        write_example(out, Landscape(seed=seed), progress=step)
     console.print(f"example data written to {out}", highlight=False)
 
 
+@contextmanager
+def _progress(console: Console, text: str) -> Generator[Callable[[int, int], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(text, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
 def run(config: Path, out: Path, console: Console) -> None:
-    """Make the data, train, test, map, draw and print the table."""
+    """Make the data, train, test, map, draw and print the table; then map a scene that the model never saw."""
     from agrifm.checkpoint import Checkpoint
     from agrifm.compat.weights import start_weights
     from agrifm.maps.chips import predict
@@ -45,7 +52,8 @@ def run(config: Path, out: Path, console: Console) -> None:
     experiment = load(config)
     write_data(experiment.data.root, 0, console)
     begun = time.monotonic()
-    best = Checkpoint.load(fit(experiment, out, weights=start_weights(experiment), console=console))
+    path = fit(experiment, out, weights=start_weights(experiment), console=console)
+    best = Checkpoint.load(path)
     test = experiment.data.split("test")
     rows = {"AgriFM (this model)": evaluate(best, test, out / "scores_test", console=console)}
     paths = predict(best, test, out / "maps", confidence=True, console=console)
@@ -55,7 +63,33 @@ def run(config: Path, out: Path, console: Console) -> None:
     summary = {name: result.summary for name, result in rows.items()}
     (out / "scores.json").write_text(json.dumps(summary, indent=2))
     console.print(f"{len(paths)} maps in {out / 'maps'}, picture {out / 'demo.png'}", highlight=False)
+    _map_scene(path, out, console)
     console.print(f"{(time.monotonic() - begun) / 60:.1f} minutes", highlight=False)
+
+
+def _map_scene(checkpoint: Path, out: Path, console: Console) -> None:
+    """Map held-out ground as a user would: from image files to a GeoTIFF and a picture of it."""
+    from agrifm.data.farmland import write_scene
+    from agrifm.maps.mapping import MapOptions, map_scene
+    from agrifm.maps.style import picture
+    from agrifm.scenes.open import open_scene
+    from agrifm.scenes.units import check_units
+
+    folder, target, land = out / "scene", out / "scene.tif", Landscape(seed=0)
+    if not folder.is_dir():
+        with _progress(console, "writing a scene") as step:
+            write_scene(folder, land, rows=range(land.rows), columns=_held_out(land), sensors=SENSORS, progress=step)
+    options = MapOptions(("confidence", "observations"))
+    mapped = map_scene(checkpoint, check_units(open_scene(folder)), target, options, overwrite=True, console=console)
+    picture(target, out / "scene.png", title="a scene of held-out ground")
+    console.print(mapped.table())
+    console.print(f"seams: {mapped.seams}\nscene mapped: {target}, picture {out / 'scene.png'}", highlight=False)
+
+
+def _held_out(land: Landscape) -> range:
+    """The columns of the test split that lie under the same orbit as the last."""
+    columns = {column for _, column in land.splits()["test"]}
+    return range(max(min(columns), max(columns) // ORBIT * ORBIT), max(columns) + 1)
 
 
 def baselines(experiment: Experiment, console: Console) -> dict[str, Scores]:

@@ -24,6 +24,7 @@ console = Console()
 Config = Annotated[Path, typer.Argument(help="Experiment in YAML.")]
 Ckpt = Annotated[Path, typer.Argument(help="Checkpoint written by 'agrifm train'.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +24,8 @@ Piece = tuple[int, int, np.ndarray]  # row and column of the upper left pixel, a
 Tiles = Callable[[str], Iterable[Piece]]  # the pieces of a product, made anew at every call
 
 CACHE = 256 * 2**20  # bytes; GDAL would take a twentieth of the machine's memory
-LARGE = 512  # from this size on, blocks of 512 pixels, else of 256
-FULL = {errno.ENOSPC, errno.EDQUOT}
+TRAILER = 4  # bytes that follow each block of a Cloud-Optimized GeoTIFF; the lower right one comes last
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,15 @@ class Product:
         return target if self.legend else target.with_name(f"{target.stem}_{self.key}{target.suffix}")
 
     def bytes(self, grid: GeoBox) -> int:
-        """Most that writing it can take: the pixels twice, and their overviews."""
-        return int(2.4 * grid.shape[0] * grid.shape[1] * len(self.bands) * np.dtype(self.dtype).itemsize)
+        """Most that writing it can take: whole blocks of pixels twice, their overviews twice, and headers."""
+        block = block_size(grid)
+        rows, columns = (-(-side // block) * block for side in grid.shape)
+        return int(2.8 * rows * columns * len(self.bands) * np.dtype(self.dtype).itemsize) + 2**16
+
+
+def block_size(grid: GeoBox) -> int:
+    """Side of a compressed block in pixels; a map that has overviews has the larger ones."""
+    return 512 if max(grid.shape) > 512 else 256
 
 
 def class_map(legend: Legend) -> Product:
@@ -82,11 +89,10 @@ def products(legend: Legend, sensors: Sequence[str]) -> tuple[Product, ...]:
 def write_cog(path: Path, grid: GeoBox, product: Product, pieces: Iterable[Piece]) -> None:
     """Write one product; the file appears whole. What no piece covers is no data.
 
-    The bytes depend on the pixels alone, not on the pieces' sizes or order. Pieces whose borders are multiples
-    of 512 are written fastest.
+    The bytes depend on the pixels alone, not on the pieces' sizes or order.
 
     Args:
-        path: of the file; a folder ``<name>.part`` stands beside it meanwhile.
+        path: of the file.
         grid: of the map.
         product: what the bands are.
         pieces: each ``(row, column, pixels)`` with pixels ``(n, h, w)``, or ``(h, w)`` of a single band.
@@ -94,42 +100,81 @@ def write_cog(path: Path, grid: GeoBox, product: Product, pieces: Iterable[Piece
     Raises:
         InputError: the disk is full or the folder cannot be written.
     """
-    with workplace(path, product.bytes(grid)) as folder:
-        build(folder / path.name, grid, product, pieces)
-        (folder / path.name).replace(path)
+    write_files(path, grid, {path: product}, lambda _: pieces, {})
+
+
+def write_files(
+    target: Path,
+    grid: GeoBox,
+    rasters: Mapping[Path, Product],
+    tiles: Tiles,
+    texts: Mapping[Path, str],
+    *,
+    earlier: Iterable[Path] = (),
+    kept: str = "",
+) -> list[Path]:
+    """Write rasters and texts into one folder; all are finished before any appears there, the first one last.
+
+    Args:
+        target: the main file; a folder ``<name>.part`` stands beside it meanwhile.
+        grid: of the rasters.
+        rasters: products by path.
+        tiles: gives the pieces of a product by its key; called once for each raster.
+        texts: contents by path.
+        earlier: files that go just before the new ones appear.
+        kept: what the reader need not fear for when writing fails, for the error's last sentence.
+
+    Returns:
+        The paths, rasters first.
+
+    Raises:
+        InputError: the disk is full or the folder cannot be written; nothing has changed then.
+    """
+    with _workplace(target, sum(product.bytes(grid) for product in rasters.values()), kept) as folder:
+        for path, product in rasters.items():
+            _build(folder / path.name, grid, product, tiles(product.key))
+        for path, text in texts.items():
+            (folder / path.name).write_text(text, encoding="utf-8")
+        for path in earlier:
+            path.unlink(missing_ok=True)
+        found = [*rasters, *texts]
+        for path in reversed(found):
+            (folder / path.name).replace(path)
+    return found
 
 
 @contextmanager
-def workplace(target: Path, needed: int, kept: str = "") -> Generator[Path]:
-    """A folder ``<name>.part`` beside the target, gone afterwards, whose failed writing is told as an input error.
-
-    Args:
-        target: what will be written.
-        needed: most bytes that it can take.
-        kept: what the reader need not fear for, for the error's last sentence.
-    """
+def _workplace(target: Path, needed: int, kept: str) -> Generator[Path]:
+    """A folder beside the target, gone afterwards; what goes wrong in writing there is told as an input error."""
     folder = target.with_name(f"{target.name}.part")
     try:
         shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
         folder.mkdir(parents=True)
         yield folder
     except (OSError, RasterioError) as error:
+        if not _of_writing(error, folder):
+            raise
         raise _unwritable(target, error, needed, kept) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def build(path: Path, grid: GeoBox, product: Product, pieces: Iterable[Piece]) -> None:
-    """Write one product into a folder of its own; other files may be left there when it fails."""
+def _of_writing(error: Exception, folder: Path) -> bool:
+    """Whether an error is not of reading the tiles: it names no file, one of the map's, or a folder above."""
+    name = getattr(error, "filename", None)
+    return name is None or Path(name).parent in (folder, folder.parent) or folder.is_relative_to(name)
+
+
+def _build(path: Path, grid: GeoBox, product: Product, pieces: Iterable[Piece]) -> None:
     plain = path.with_name(path.name + ".tiles")
-    block = 512 if max(grid.shape) > LARGE else 256
     with rasterio.Env(GDAL_CACHEMAX=CACHE, GDAL_NUM_THREADS="1"):
-        _write_plain(plain, grid, product, pieces, block)
-        _copy(plain, path, product, block)
+        _write_plain(plain, grid, product, pieces)
+        _copy(plain, path, product, block_size(grid))
     plain.unlink()
 
 
-def _write_plain(path: Path, grid: GeoBox, product: Product, pieces: Iterable[Piece], block: int) -> None:
+def _write_plain(path: Path, grid: GeoBox, product: Product, pieces: Iterable[Piece]) -> None:
+    """Uncompressed, so that a block can be written in several parts and still lies where it lay."""
     with rasterio.open(
         path,
         "w",
@@ -142,10 +187,8 @@ def _write_plain(path: Path, grid: GeoBox, product: Product, pieces: Iterable[Pi
         transform=grid.affine,
         nodata=product.nodata,
         tiled=True,
-        blockxsize=block,
-        blockysize=block,
-        compress="deflate",
-        zlevel=1,
+        blockxsize=block_size(grid),
+        blockysize=block_size(grid),
         photometric="minisblack",
         bigtiff="if_safer",
     ) as file:
@@ -170,6 +213,16 @@ def _copy(plain: Path, path: Path, product: Product, block: int) -> None:
         )
     except Exception as error:  # its kinds are private to rasterio
         raise RasterioIOError(str(error)) from error
+    _check_end(path, block)
+
+
+def _check_end(path: Path, block: int) -> None:
+    """Refuse a file that lost its last bytes: GDAL tells of a failed write, but not of one put off until it closes."""
+    with rasterio.open(path) as file:
+        last = f"{(file.width - 1) // block}_{(file.height - 1) // block}"
+        start, size = (int(file.get_tag_item(f"BLOCK_{key}_{last}", "TIFF", bidx=1)) for key in ("OFFSET", "SIZE"))
+    if path.stat().st_size != start + size + TRAILER:
+        raise RasterioIOError("the last bytes of the file were not written")
 
 
 def _describe(file: rasterio.io.DatasetWriter, product: Product) -> None:
@@ -187,17 +240,15 @@ def _describe(file: rasterio.io.DatasetWriter, product: Product) -> None:
 def _unwritable(target: Path, error: Exception, needed: int, kept: str) -> InputError:
     parent = next(folder for folder in target.absolute().parents if folder.is_dir())
     free = shutil.disk_usage(parent).free
-    room = f"{needed / 1e6:,.0f} MB" if needed > 1e6 else f"{needed / 1e3:,.0f} kB"
-    if getattr(error, "errno", None) in FULL or free < needed:
-        return InputError(
-            target,
-            found=f"a full disk: {free / 1e6:,.0f} MB were left in {parent} ({error.__cause__ or error})",
-            expected=f"at most {room} to be free there while the map is put together",
-            repair=f"free that much, then run the same command again{kept}.",
-        )
+    full = getattr(error, "errno", None) in FULL or free < needed
     return InputError(
         target,
-        found=f"a file that cannot be written: {error.__cause__ or error}",
-        expected="a folder in which files can be written",
-        repair=f"see to the folder's rights and its disk, then run the same command again{kept}.",
+        found=f"{'a full disk' if full else 'a file that cannot be written'}: {error.__cause__ or error}",
+        expected=f"at most {_size(needed)} of room in {parent} while files are put together; {_size(free)} are free",
+        repair=f"free that much{'' if full else ' (is there a quota?), or see to the rights of that folder'}, "
+        f"then run the same command again{kept}.",
     )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB" if count >= 1e6 else f"{count / 1e3:,.0f} kB"

@@ -52,7 +52,8 @@ def work(job: Job, store: Store, console: Console, *, workers: int = 1, dask: st
     alone = workers == 1 and dask is None
     with _progress(console) as progress, ThreadPoolExecutor(1) as writer:
         km2 = partial(_km2, job.scene.resolution)
-        shown = progress.add_task("mapping", total=sum(map(km2, tiles)), completed=sum(map(km2, set(tiles) - {*todo})))
+        shown = progress.add_task("mapping", total=sum(map(km2, tiles)))
+        progress.advance(shown, sum(map(km2, set(tiles) - {*todo})))
         saved: deque = deque()
         for tile, arrays in here(job, todo) if alone else spread(job, todo, workers, dask):
             saved.append(writer.submit(store.save, tile, arrays))

@@ -98,10 +98,12 @@ def _asset(target: Path, grid: GeoBox, product: Product) -> dict[str, Any]:
 def classes(legend: Legend) -> list[dict[str, Any]]:
     """``classification:classes``: short names for machines, titles for people, and no data."""
     found: list[dict[str, Any]] = []
+    taken = {"", "nodata"}
     for value, (label, color) in enumerate(zip(legend.labels, legend.colors, strict=True)):
         short = _short(label)
-        if not short or short == "nodata" or any(entry["name"] == short for entry in found):
+        while short in taken:
             short = f"{short or 'class'}_{value}"
+        taken.add(short)
         found.append({"value": value, "name": short, "title": label, "color_hint": color[1:].upper()})
     return [*found, {"value": NODATA, "name": "nodata", "title": "no data", "nodata": True}]
 
@@ -118,18 +120,17 @@ def footprint(grid: GeoBox) -> tuple[dict[str, Any], list[float]]:
     from shapely.affinity import translate
 
     longitudes, latitudes = _outline(grid)
-    if np.ptp(longitudes) <= 180:
-        polygon = Polygon(np.c_[longitudes, latitudes])
-        return {"type": "Polygon", "coordinates": [_ring(polygon)]}, list(polygon.bounds)
-    whole = Polygon(np.c_[longitudes % 360, latitudes])
-    west = intersection(whole, box(0, -90, 180, 90))
-    east = translate(intersection(whole, box(180, -90, 360, 90)), -360)
+    whole = Polygon(np.c_[longitudes, latitudes])
+    if longitudes.max() <= 180:
+        return {"type": "Polygon", "coordinates": [_ring(whole)]}, list(whole.bounds)
+    west = intersection(whole, box(-180, -90, 180, 90))
+    east = translate(intersection(whole, box(180, -90, 540, 90)), -360)
     bounds = [west.bounds[0], min(west.bounds[1], east.bounds[1]), east.bounds[2], max(west.bounds[3], east.bounds[3])]
     return {"type": "MultiPolygon", "coordinates": [[_ring(west)], [_ring(east)]]}, bounds
 
 
 def _outline(grid: GeoBox) -> tuple[np.ndarray, np.ndarray]:
-    """Longitudes and latitudes along the edge of a grid, to a centimeter."""
+    """Longitudes and latitudes along the edge of a grid, to a centimeter; the westernmost lies in -180 to 180."""
     from rasterio.warp import transform
 
     steps, ones, zeros = np.arange(CORNERS) / CORNERS, np.ones(CORNERS), np.zeros(CORNERS)
@@ -139,6 +140,8 @@ def _outline(grid: GeoBox) -> tuple[np.ndarray, np.ndarray]:
     longitudes, latitudes = transform(
         str(grid.crs), "EPSG:4326", a * columns + b * rows + c, d * columns + e * rows + f
     )
+    longitudes = np.unwrap(longitudes, period=360)  # no jump where the edge crosses 180 degrees
+    longitudes -= 360 * np.floor((longitudes.min() + 180) / 360)
     return np.round(longitudes, 7), np.round(latitudes, 7)
 
 

@@ -6,17 +6,17 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from agrifm.checkpoint import Checkpoint
+from agrifm.data.transforms import spread_frames
 from agrifm.errors import InputError, Unreadable
 from agrifm.maps.engine import work
-from agrifm.maps.passport import Passport, fingerprint, write_passport
-from agrifm.maps.raster import Legend
+from agrifm.maps.passport import fingerprint, write_passport
+from agrifm.maps.raster import NODATA, Legend, finish
 from agrifm.maps.seams import Seams, audit
 from agrifm.maps.tiles import EXTRAS, Job, Store
 from agrifm.maps.windows import lay_out
@@ -50,16 +50,24 @@ class Mapped:
     """A finished map.
 
     Args:
-        files: all that were written.
+        files: all that were written, the map of classes first, the passport last.
+        hectares: of each class, by name, and of no data; counted pixels, no area estimates.
         seams: what the audit found.
-        passport: beside the map.
         visible_seams: window borders show beyond the limit.
     """
 
     files: tuple[Path, ...]
+    hectares: dict[str, float]
     seams: Seams
-    passport: Passport
     visible_seams: bool
+
+    def table(self) -> Table:
+        """Hectares and share of each class."""
+        table = Table("class", "hectares", "share", title="counted on the map; no estimate of true areas")
+        total = sum(self.hectares.values())
+        for name, area in self.hectares.items():
+            table.add_row(name, f"{area:,.1f}", f"{area / total:.1%}")
+        return table
 
 
 def map_scene(
@@ -91,8 +99,10 @@ def map_scene(
     """
     console = console or Console(quiet=True)
     _check_target(out, overwrite)
-    job = plan(Checkpoint.load(model), scene, options)
     store = Store.beside(out)
+    for href in store.skipped() if skip_unreadable and not overwrite else ():
+        scene = scene if href in scene.skipped else scene.without(href)
+    job = plan(Checkpoint.load(model), scene, options)
     while True:
         store.open(fingerprint(job, model), afresh=overwrite)
         try:
@@ -101,13 +111,35 @@ def map_scene(
         except Unreadable as error:
             if not skip_unreadable:
                 raise
-            console.print(f"left out: {error.where}", highlight=False)
+            console.print(f"left out: {error.where}", highlight=False, markup=False)
             job, overwrite = plan(job.checkpoint, job.scene.without(error.where), options), True
-    files = _write(job, store, out, console)
-    seams = audit(out, job)
+    return _finished(job, store, model, out, options, console)
+
+
+def _finished(job: Job, store: Store, model: Path, out: Path, options: MapOptions, console: Console) -> Mapped:
+    """From finished tiles to files, audit and passport."""
+    tiles, task, scene = job.windows.tiles(), job.checkpoint.experiment.task, job.scene
+    days = [day for layer in scene.layers for day in layer.days]
+    with console.status("writing the map"):
+        files = finish(
+            out,
+            scene.grid,
+            lambda product: store.tiles(product, tiles),
+            Legend.of(task),
+            names(scene.sensors),
+            (min(days), max(days)),
+            extras=job.extras,
+        )
+        counts = np.zeros(NODATA + 1, np.int64)
+        for *_, part in store.tiles("classes", tiles):
+            counts += np.bincount(part.ravel(), minlength=len(counts))
+    with console.status("looking for seams"):
+        seams = audit(out, job)
     passport = write_passport(out, job, model, files, seams, dataclasses.asdict(options))
     store.remove()
-    return Mapped((*files, passport.path), seams, passport, seams.visible(options.seam_limit))
+    entries = [*enumerate(task.names), (NODATA, "no data")]
+    hectares = {name: float(counts[i]) * scene.resolution**2 / 1e4 for i, name in entries if counts[i]}
+    return Mapped((*files, passport.path), hectares, seams, seams.visible(options.seam_limit))
 
 
 def plan(checkpoint: Checkpoint, scene: Scene, options: MapOptions) -> Job:
@@ -119,11 +151,12 @@ def plan(checkpoint: Checkpoint, scene: Scene, options: MapOptions) -> Job:
     unknown = [key for key in options.extras if key not in EXTRAS]
     if unknown:
         raise InputError("extras", found=unknown[0], expected=f"any of {', '.join(EXTRAS)}", repair="correct it.")
-    scene = fit_sensors(scene, checkpoint.experiment.data.sensors)
-    footprint = checkpoint.experiment.data.footprint or FOOTPRINT
+    data = checkpoint.experiment.data
+    scene = fit_sensors(scene, data.sensors, data.frames)
+    footprint = data.footprint or FOOTPRINT
     window = options.window or max(1, round(footprint / scene.resolution))
     factors = [scene.factor(sensor) for sensor in scene.sensors]
-    windows = lay_out(tuple(scene.grid.shape), window, factors, pixel_bytes(scene), options.memory * 1e6)
+    windows = lay_out((scene.grid.shape[0], scene.grid.shape[1]), window, factors, pixel_bytes(scene), options.memory * 1e6)
     return Job(checkpoint, scene, windows, tuple(key for key in EXTRAS if key in options.extras), options.device)
 
 
@@ -134,8 +167,8 @@ def pixel_bytes(scene: Scene) -> float:
     )
 
 
-def fit_sensors(scene: Scene, sensors: Sequence[Sensor]) -> Scene:
-    """The scene as a model with these sensors sees it: its bands, in its order.
+def fit_sensors(scene: Scene, sensors: Sequence[Sensor], frames: int | None = None) -> Scene:
+    """The scene as a model with these sensors sees it: its bands, in its order, and as many dates as it takes.
 
     Raises:
         InputError: none of the sensors is there, or a band lacks.
@@ -149,10 +182,11 @@ def fit_sensors(scene: Scene, sensors: Sequence[Sensor]) -> Scene:
             expected=f"at least one of the model's: {', '.join(known)}",
             repair="add images of one of these sensors, or use a model that was trained with yours.",
         )
-    return replace(fitting, layers=tuple(_fit(layer, known[layer.sensor.name]) for layer in fitting.layers))
+    return replace(fitting, layers=tuple(_fit(layer, known[layer.sensor.name], frames) for layer in fitting.layers))
 
 
-def _fit(layer: Layer, sensor: Sensor) -> Layer:
+def _fit(layer: Layer, sensor: Sensor, frames: int | None) -> Layer:
+    days = {layer.days[i] for i in spread_frames(frames)(len(layer.days))}
     for frame in layer.frames:
         missing = [band for band in sensor.band_ids if band not in frame.bands]
         if missing:
@@ -162,7 +196,7 @@ def _fit(layer: Layer, sensor: Sensor) -> Layer:
                 expected=f"the model's bands {', '.join(sensor.band_ids)}",
                 repair="add the band's file, or use a model that was trained without it.",
             )
-    return replace(layer, sensor=sensor)
+    return Layer(sensor, tuple(frame for frame in layer.frames if frame.day in days))
 
 
 def _check_target(out: Path, overwrite: bool) -> None:
@@ -176,23 +210,3 @@ def _check_target(out: Path, overwrite: bool) -> None:
             repair="give --overwrite, or another name.",
         )
     out.parent.mkdir(parents=True, exist_ok=True)
-
-
-def _write(job: Job, store: Store, out: Path, console: Console) -> tuple[Path, ...]:
-    raise NotImplementedError
-
-
-def summary(mapped: Mapped, job_names: Sequence[str], counts: np.ndarray, pixel: float) -> Table:
-    """Pixels and hectares of each class; counted, not estimated."""
-    table = Table("class", "pixels", "hectares", "share", title="mapped (pixel counts, no area estimates)")
-    for name, count in zip(job_names, counts, strict=True):
-        table.add_row(name, f"{count:,}", f"{count * pixel / 1e4:,.1f}", f"{count / max(1, counts.sum()):.1%}")
-    return table
-
-
-def options_from(values: dict[str, Any]) -> MapOptions:
-    """The options of a passport."""
-    return MapOptions(**{**values, "extras": tuple(values["extras"])})
-
-
-_ = Legend

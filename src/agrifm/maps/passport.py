@@ -12,15 +12,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import rasterio
-from rasterio.windows import Window
 
-from agrifm.checkpoint import Checkpoint, library_versions
+from agrifm.checkpoint import library_versions
 from agrifm.errors import InputError
 from agrifm.maps.seams import Seams
 from agrifm.maps.tiles import Job, write_text
-from agrifm.scenes.open import scene_from_dict, scene_to_dict
+from agrifm.scenes.document import scene_from_dict, scene_to_dict
 from agrifm.scenes.scene import Scene
 
 FORMAT = "agrifm-passport-1"
@@ -63,12 +61,7 @@ class Passport:
     @property
     def scene(self) -> Scene:
         """The scene, file by file."""
-        return scene_from_dict(self.values["scene"])
-
-    def changed_inputs(self) -> list[str]:
-        """Input files on this machine that are missing or no longer what they were."""
-        now = inputs(self.scene)
-        return [href for href, before in self.values["inputs"].items() if before is not None and now[href] != before]
+        return scene_from_dict(self.values["scene"], self.path)
 
 
 def _no_passport(path: Path, found: str) -> InputError:
@@ -113,6 +106,7 @@ def fingerprint(job: Job, model: Path) -> dict[str, Any]:
         "scene": hashlib.sha256(scene.encode()).hexdigest(),
         "windows": [windows.rows.window, windows.tile, windows.rows.starts[:2], windows.columns.starts[:2]],
         "products": list(job.extras),
+        "skipped": list(job.scene.skipped),
         "versions": versions(),
     }
 
@@ -150,51 +144,3 @@ def processor() -> str:
         else []
     )
     return names[0] if names else platform.processor()
-
-
-def check_model(passport: Passport, path: Path) -> Checkpoint:
-    """Load the model of a passport.
-
-    Raises:
-        InputError: it is not the same file.
-    """
-    wanted = passport.values["model"]["sha256"]
-    if path.is_file() and sha256(path) != wanted:
-        raise InputError(
-            path,
-            found="another model than the one the map was made with",
-            expected=f"the file with sha256 {wanted[:16]}...",
-            repair="name the right one with --checkpoint.",
-        )
-    return Checkpoint.load(path)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """How a map made again differs.
-
-    Args:
-        identical: byte for byte.
-        different: pixels with another class.
-        pixels: of the map.
-    """
-
-    identical: bool
-    different: int
-    pixels: int
-
-
-def compare(first: Path, second: Path, sha: str) -> Comparison:
-    """Compare a map made again, ``second``, with the checksum of the first, and pixel by pixel where that is there."""
-    if sha256(second) == sha:
-        with rasterio.open(second) as file:
-            return Comparison(True, 0, file.height * file.width)
-    different = pixels = 0
-    if not first.is_file():
-        return Comparison(False, -1, 0)
-    with rasterio.open(first) as a, rasterio.open(second) as b:
-        for row in range(0, a.height, 1024):
-            window = Window(0, row, a.width, min(1024, a.height - row))  # ty: ignore[too-many-positional-arguments]
-            one, two = a.read(1, window=window), b.read(1, window=window)
-            different, pixels = different + int(np.sum(one != two)), pixels + one.size
-    return Comparison(False, different, pixels)

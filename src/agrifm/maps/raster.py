@@ -15,9 +15,9 @@ from rasterio.transform import Affine
 
 from agrifm.data.h5 import Place
 from agrifm.errors import InputError, nearest
-from agrifm.maps.cog import Product, Tiles, build, class_map, products, workplace, write_cog
+from agrifm.maps.cog import Product, Tiles, class_map, products, write_cog, write_files
 from agrifm.maps.item import stac_item
-from agrifm.maps.style import NODATA, Legend, rgb
+from agrifm.maps.style import NODATA, Legend, plain, rgb
 
 __all__ = ["NODATA", "Legend", "finish", "map_files", "rgb", "write_bands", "write_classes", "write_png"]
 
@@ -58,26 +58,19 @@ def finish(
         InputError: the disk is full, the folder cannot be written, or an extra has no such name.
     """
     chosen = _chosen(products(legend, sensors), extras)
-    with workplace(target, sum(product.bytes(grid) for product in chosen), KEPT) as folder:
-        for product in chosen:
-            build(folder / product.path(target).name, grid, product, tiles(product.key))
-        item = stac_item(target, grid, chosen, interval, properties or {})
-        texts = _side_files(target, legend) | {target.with_suffix(".json"): _json(item)}
-        for path, text in texts.items():
-            (folder / path.name).write_text(text, encoding="utf-8")
-        for path in map_files(target):
-            path.unlink(missing_ok=True)
-        found = [*(product.path(target) for product in chosen), *texts]
-        for path in reversed(found):
-            (folder / path.name).replace(path)
-    return found
+    texts = {
+        _table(target): legend.attribute_table(),
+        target.with_suffix(".qml"): legend.qml(),
+        target.with_suffix(".json"): _json(stac_item(target, grid, chosen, interval, properties or {})),
+    }
+    rasters = {product.path(target): product for product in chosen}
+    return write_files(target, grid, rasters, tiles, texts, earlier=map_files(target), kept=KEPT)
 
 
 def map_files(target: Path) -> list[Path]:
     """Every file that can belong to a map, there or not; the map of classes first."""
     rasters = [product.path(target) for product in products(Legend((), ()), ())]
-    tables = [path.with_name(path.name + ".aux.xml") for path in rasters]
-    return [*rasters, *tables, target.with_suffix(".qml"), target.with_suffix(".json")]
+    return [*rasters, *map(_table, rasters), target.with_suffix(".qml"), target.with_suffix(".json")]
 
 
 def write_classes(path: Path, classes: np.ndarray, names: Sequence[str], colors: Sequence[str], place: Place) -> None:
@@ -86,13 +79,14 @@ def write_classes(path: Path, classes: np.ndarray, names: Sequence[str], colors:
     Names stand in the band's tags and, where QGIS and GDAL look for them, in an attribute table beside the file.
     """
     legend = Legend(tuple(names), tuple(colors))
-    path.with_name(path.name + ".aux.xml").write_text(legend.attribute_table(), encoding="utf-8")
-    write_cog(path, _grid(classes, place), class_map(legend), [(0, 0, classes.astype(np.uint8))])
+    pieces = [(0, 0, classes.astype(np.uint8))]
+    texts = {_table(path): legend.attribute_table()}
+    write_files(path, _grid(classes, place), {path: class_map(legend)}, lambda _: pieces, texts)
 
 
 def write_bands(path: Path, bands: np.ndarray, descriptions: Sequence[str], place: Place) -> None:
     """Write float bands ``(n, h, w)`` with their descriptions."""
-    product = Product("bands", tuple(descriptions), "", nodata=None, dtype=str(bands.dtype))
+    product = Product("bands", tuple(map(plain, descriptions)), "", nodata=None, dtype=str(bands.dtype))
     write_cog(path, _grid(bands, place), product, [(0, 0, bands)])
 
 
@@ -118,9 +112,9 @@ def _chosen(known: Sequence[Product], extras: Sequence[str]) -> list[Product]:
     return [product for product in known if product.legend or product.key in extras]
 
 
-def _side_files(target: Path, legend: Legend) -> dict[Path, str]:
-    table = target.with_name(target.name + ".aux.xml")
-    return {table: legend.attribute_table(), target.with_suffix(".qml"): legend.qml()}
+def _table(path: Path) -> Path:
+    """Where GDAL looks for a raster's attribute table."""
+    return path.with_name(path.name + ".aux.xml")
 
 
 def _json(item: Mapping[str, Any]) -> str:

@@ -18,22 +18,34 @@ from agrifm.errors import InputError
 from agrifm.tasks.segmentation import Segmentation
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 NODATA = 255
 MOST_CLASSES = 254
+DPI = 160
+MARGIN, TITLE, BAR, ROW = 0.15, 0.4, 0.35, 0.22  # inches of a picture; a row is one of the legend
+TALLEST = 1.5  # a picture's map at most, in widths
+LONGEST = 60  # letters of a name in a picture
 METERS_PER_DEGREE = 111_320.0  # of latitude; of longitude at the equator
 
-# What XML 1.0 cannot hold: control characters and halves of surrogate pairs.
-_NOT_TEXT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# What XML 1.0 cannot hold or does not keep: control characters, line breaks, halves of surrogate pairs.
+_NOT_TEXT = re.compile("[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 # Columns of GDAL's raster attribute table: name, type (0 integer, 2 text) and usage, by GDAL's numbers.
 _COLUMNS = (("Value", 0, 5), ("Class", 2, 2), ("Red", 0, 6), ("Green", 0, 7), ("Blue", 0, 8))
 
 
+Entry = tuple[str, np.ndarray]  # of a picture's legend: name and color in 0..1
+
+
 def rgb(color: str) -> tuple[int, int, int]:
     """``#rrggbb`` as three numbers."""
     return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
+
+
+def plain(name: str) -> str:
+    """A name as files can hold it: what is no text becomes U+FFFD."""
+    return _NOT_TEXT.sub("\ufffd", name)
 
 
 @dataclass(frozen=True)
@@ -69,8 +81,8 @@ class Legend:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The names as files can hold them: what is no text becomes U+FFFD."""
-        return tuple(_NOT_TEXT.sub("\ufffd", name) for name in self.names)
+        """The names as files can hold them."""
+        return tuple(map(plain, self.names))
 
     @property
     def colormap(self) -> dict[int, tuple[int, int, int, int]]:
@@ -144,63 +156,75 @@ def picture(path: Path, out: Path, *, title: str = "", width: int = 1600) -> Non
         title: above the map.
         width: of the PNG in pixels.
     """
-    from matplotlib.figure import Figure
-
     with rasterio.open(path) as file:
-        step = max(1.0, file.width / (0.96 * width), file.height / (0.96 * width))
+        step = max(1.0, file.width / width, file.height / (TALLEST * width))
         shape = max(1, round(file.height / step)), max(1, round(file.width / step))
         classes = file.read(1, out_shape=shape, resampling=Resampling.nearest)
-        colors, names = file.colormap(1), file.tags(1)
-        pixel = _pixel_in_meters(file) * file.width / shape[1]
-    shown = [int(value) for value in np.unique(classes)]
-    entries = [(names.get(f"class_{value}", str(value)), colors[value]) for value in shown if value != NODATA]
+        colors, names, across = file.colormap(1), file.tags(1), _width_in_meters(file)
     table = np.array([colors[value] for value in range(256)], np.uint8)
-    inches = width / 160
-    rows = -(-(len(entries) + 1) // _columns(entries))
-    height = 0.96 * inches * min(1.5, shape[0] / shape[1]) + 0.26 * rows + 0.2 + (0.4 if title else 0.1)
-    figure = Figure(figsize=(inches, height), dpi=160, layout="constrained", facecolor="white")
-    axis = figure.add_subplot()
-    axis.imshow(table[classes], interpolation="nearest")
-    axis.set(xticks=[], yticks=[], title=title)
-    _scale_bar(axis, pixel, shape)
-    _draw_legend(figure, entries, no_data=NODATA in shown)
+    table[NODATA] = 255
+    shown = [int(value) for value in np.unique(classes)]
+    labels = {value: names.get(f"class_{value}", str(value)) for value in shown} | {NODATA: "no data"}
+    entries = [(labels[value], table[value] / 255) for value in shown]
+    figure = _draw(table[classes], entries, title, across, width / DPI)
     unfinished = out.with_name(out.name + ".part")
     figure.savefig(unfinished, format="png")
     unfinished.replace(out)
 
 
-def _pixel_in_meters(file: rasterio.DatasetReader) -> float:
+def _width_in_meters(file: rasterio.DatasetReader) -> float:
     if file.crs is not None and file.crs.is_projected:
-        return abs(file.transform.a) * file.crs.linear_units_factor[1]
+        return file.width * abs(file.transform.a) * file.crs.linear_units_factor[1]
     latitude = (file.bounds.bottom + file.bounds.top) / 2
-    return abs(file.transform.a) * METERS_PER_DEGREE * cos(radians(latitude))
+    return file.width * abs(file.transform.a) * METERS_PER_DEGREE * cos(radians(latitude))
 
 
-def _columns(entries: Sequence[tuple]) -> int:
-    longest = max((len(name) for name, _ in entries), default=1)
-    return max(1, min(len(entries) + 1, 130 // (longest + 7)))
+def _draw(image: np.ndarray, entries: Sequence[Entry], title: str, across: float, width: float) -> Figure:
+    """From top to bottom title, map ``(h, w, 4)``, scale bar and legend; lengths are in inches."""
+    from matplotlib.figure import Figure
+
+    high = min(TALLEST * width, (width - 2 * MARGIN) * image.shape[0] / image.shape[1])
+    wide = high * image.shape[1] / image.shape[0]
+    columns = _columns(entries, width - 2 * MARGIN)
+    bottom, left = MARGIN + ROW * -(-len(entries) // columns) + BAR, (width - wide) / 2
+    height = bottom + high + (TITLE if title else MARGIN)
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    axis = figure.add_axes((left / width, bottom / height, wide / width, high / height), xticks=[], yticks=[])
+    axis.imshow(image, interpolation="nearest", aspect="auto")
+    figure.text(0.5, 1 - TITLE / 2 / height, title, ha="center", va="center", fontsize=12, parse_math=False)
+    _scale_bar(figure, left, bottom - BAR / 2, across / wide)
+    _legend(figure, entries, columns)
+    return figure
 
 
-def _draw_legend(figure, entries: Sequence[tuple], *, no_data: bool) -> None:
+def _columns(entries: Sequence[Entry], width: float) -> int:
+    """As many as fit; fewer where they hold the same number of rows."""
+    longest = max(len(name) for name, _ in entries)
+    most = max(1, int(width / (0.6 + 0.08 * min(longest, LONGEST))))
+    return -(-len(entries) // -(-len(entries) // most))
+
+
+def _legend(figure: Figure, entries: Sequence[Entry], columns: int) -> None:
     from matplotlib.patches import Patch
 
-    handles = [Patch(color=np.array(color) / 255, label=name) for name, color in entries]
-    if no_data:
-        handles.append(Patch(facecolor="white", edgecolor="0.4", linewidth=0.6, label="no data"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=_columns(entries), frameon=False, fontsize=9)
+    handles = [Patch(facecolor=color, edgecolor="0.4", linewidth=0.6) for _, color in entries]
+    blank = ["."] * len(entries)
+    legend = figure.legend(
+        handles, blank, loc="lower center", ncols=columns, frameon=False, fontsize=9, labelspacing=0.5
+    )
+    for text, (name, _) in zip(legend.get_texts(), entries, strict=True):  # no formulas, no hidden entries
+        text.set(text=name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…", parse_math=False)
 
 
-def _scale_bar(axis: Axes, pixel: float, shape: tuple[int, int]) -> None:
-    """A bar of a round length, at most a quarter of the width, in the lower left corner."""
+def _scale_bar(figure: Figure, left: float, middle: float, meters_per_inch: float) -> None:
+    """A bar of a round length, two inches at most."""
     from matplotlib.patches import Rectangle
 
-    most = pixel * shape[1] / 4
-    digit = 10.0 ** floor(log10(most))
-    meters = next(factor * digit for factor in (5, 2, 1) if factor * digit <= most)
+    width, height = figure.get_size_inches()
+    digit = 10.0 ** floor(log10(2 * meters_per_inch))
+    meters = next(factor * digit for factor in (5, 2, 1) if factor * digit <= 2 * meters_per_inch)
     text = f"{meters / 1000:g} km" if meters >= 1000 else f"{meters:g} m"
-    left, bottom = 0.03 * shape[1], shape[0] - 0.035 * max(shape)
-    right, tall = left + meters / pixel, 0.008 * max(shape)
-    corner, wide = (left - 2 * tall, bottom - 6 * tall), right - left + 4 * tall
-    axis.add_patch(Rectangle(corner, wide, 8 * tall, facecolor="white", alpha=0.85, edgecolor="none"))
-    axis.add_patch(Rectangle((left, bottom - tall), right - left, tall, facecolor="black"))
-    axis.text((left + right) / 2, bottom - 1.6 * tall, text, ha="center", va="bottom", fontsize=9)
+    length = meters / meters_per_inch
+    corner = left / width, (middle - 0.03) / height
+    figure.add_artist(Rectangle(corner, length / width, 0.06 / height, facecolor="black"))
+    figure.text((left + length + 0.1) / width, middle / height, text, va="center_baseline", fontsize=9)

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from agrifm.checkpoint import Checkpoint
+from agrifm.data.transforms import resize
 from agrifm.errors import InputError
 from agrifm.maps.raster import NODATA
 from agrifm.maps.windows import Windows
@@ -52,9 +53,8 @@ class Job:
 
     @cached_property
     def model(self) -> CropModel:
-        """The model, ready to run, on the device of this machine."""
-        device = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
-        return self.checkpoint.model().to(device)
+        """The model, ready to run, on the device of this process."""
+        return self.checkpoint.model().to(own_device() if self.device == "auto" else self.device)
 
     def read(self, tile: Area) -> Tile:
         """Read what the windows over a tile look at."""
@@ -78,7 +78,9 @@ class Job:
     def _predict(self, data: Tile, numbers: Sequence[tuple[int, int]]) -> np.ndarray:
         """Class probabilities ``(n, k, window, window)`` of some windows."""
         areas = [self.windows.area(number) for number in numbers]
-        batch = collate([data.cut(area, name=str(area)) for area in areas]).to(next(self.model.parameters()).device)
+        sizes = dict(self.checkpoint.experiment.data.resize)
+        batch = collate([resize(data.cut(area, name=str(area)), sizes) for area in areas])
+        batch = batch.to(next(self.model.parameters()).device)
         with torch.inference_mode():
             chances = self.checkpoint.experiment.task.probabilities(self.model(batch))
             if chances.shape[-2:] != (areas[0].height, areas[0].width):
@@ -103,6 +105,19 @@ class Job:
         for part in made.values():
             part[..., unseen] = NODATA
         return made | ({"observations": counts} if "observations" in self.extras else {})
+
+
+def own_device() -> str:
+    """A GPU where there is one; dask workers of one machine, which are numbered, take one each."""
+    gpus = torch.cuda.device_count()
+    if not gpus:
+        return "cpu"
+    from distributed import get_worker
+
+    try:
+        return f"cuda:{int(get_worker().name) % gpus}"
+    except ValueError:  # no worker, or one with a name of its own, which was given its GPU by whoever started it
+        return "cuda"
 
 
 def _percent(share: np.ndarray) -> np.ndarray:
@@ -160,6 +175,11 @@ class Store:
             )
         return True
 
+    def skipped(self) -> tuple[str, ...]:
+        """Files that the stopped run had left out."""
+        plan = self.folder / "plan.json"
+        return tuple(json.loads(plan.read_text())["skipped"]) if plan.is_file() else ()
+
     def path(self, tile: Area) -> Path:
         """The file of a tile."""
         return self.folder / f"{tile.row:07d}_{tile.column:07d}.npz"
@@ -177,7 +197,7 @@ class Store:
         unfinished = self.path(tile).with_suffix(".part")
         try:
             with unfinished.open("wb") as file:
-                np.savez(file, **arrays)
+                np.savez(file, **arrays)  # ty: ignore[invalid-argument-type]
         except OSError as error:
             unfinished.unlink(missing_ok=True)
             raise full_disk(self.folder, error) from error

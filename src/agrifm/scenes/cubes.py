@@ -76,14 +76,15 @@ def read_band(band: CubeBand, box: GeoBox, fill: float, *, average: bool = True)
     array, source = _variable(path, band.variable), grid_of(path, band.variable)
     nodata = band.nodata if band.nodata is not None else _filler(array)
     way = compute_reproject_roi(source, box)
+    under, into = (tuple(slice(part.start, part.stop) for part in roi) for roi in (way.roi_src, way.roi_dst))
     out = np.full(box.shape, fill, wide_enough(array.dtype.name, fill))
-    if 0 in source[way.roi_src].shape:
+    if 0 in source[under].shape:
         return out
-    values = _load(path, array, band, way.roi_src)
+    values = _load(path, array, band, under)
     if not (way.paste_ok and way.read_shrink == 1):
-        return _resample(values, source[way.roi_src], box, fill, nodata, average)
+        return _resample(values, source[under], box, fill, nodata, average)
     missing = np.isnan(values) if nodata is None or np.isnan(nodata) else values == nodata
-    out[way.roi_dst] = np.where(missing, np.asarray(fill, out.dtype), values.astype(out.dtype))
+    out[into] = np.where(missing, np.asarray(fill, out.dtype), values.astype(out.dtype))
     return out
 
 
@@ -94,6 +95,17 @@ def grid_of(path: Path, variable: str) -> GeoBox:
         InputError: the cube does not open, or the variable has no place on the ground.
     """
     return _grid(str(path), _changed(path), variable)
+
+
+def stored_as(path: Path, variable: str) -> tuple[str, float | None]:
+    """The data type of a variable, and what marks a missing pixel in it, if the cube says so."""
+    return _stored(str(path), _changed(path), variable)
+
+
+@lru_cache(maxsize=256)
+def _stored(path: str, changed: int, variable: str) -> tuple[str, float | None]:
+    array = _variable(Path(path), variable)
+    return array.dtype.name, _filler(array)
 
 
 def _open(path: Path) -> xr.Dataset:
@@ -251,7 +263,7 @@ def _crs_in(attributes: Mapping[Any, Any]) -> CRS | None:
     return None
 
 
-def _load(path: Path, array: xr.DataArray, band: CubeBand, part: tuple[slice, slice]) -> np.ndarray:
+def _load(path: Path, array: xr.DataArray, band: CubeBand, part: tuple[slice, ...]) -> np.ndarray:
     """Rows and columns of one date, rows first, in native byte order."""
     axes = _axes(array)
     if axes is None:

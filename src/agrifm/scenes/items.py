@@ -10,6 +10,7 @@ import json
 import os
 import posixpath
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit, urlunsplit
@@ -46,13 +47,13 @@ def frames_of(path: Path, *, skip_incomplete: bool = False) -> tuple[list[Layer]
     """
     document = _item_list(path)
     record = {**document.get(MEMBER, {}), "skipped": []}
-    allowed = roots(str(path), *([record["stac"]] if record.get("stac") else []))
+    allowed = roots(str(path), str(record.get("stac") or path))
     frames: dict[str, list[Frame]] = {}
-    for item in sorted(document["features"], key=order):
+    for item in sorted((checked(item, path) for item in document["features"]), key=order):
         provider = provider_of(item)
         product = _product(item, provider)
         try:
-            frame = _frame(item, provider, product, Source(item, path, allowed))
+            frame = _frame(item, product, _files(item, path, allowed, provider))
         except MissingBand as error:
             if not skip_incomplete:
                 raise
@@ -60,6 +61,24 @@ def frames_of(path: Path, *, skip_incomplete: bool = False) -> tuple[list[Layer]
             continue
         frames.setdefault(product.sensor.name, []).append(frame)
     return [Layer(SENSORS[name], tuple(frames[name])) for name in SENSORS if name in frames], record
+
+
+def checked(item: Any, where: object) -> dict:
+    """An item with the parts that every item has.
+
+    Raises:
+        InputError: it lacks one.
+    """
+    parts = {"id": str, "properties": dict, "assets": dict}
+    lacks = [name for name, kind in parts.items() if not isinstance(item, dict) or not isinstance(item.get(name), kind)]
+    if lacks:
+        raise InputError(
+            where,
+            found=f"an item without {' and '.join(lacks)}: {str(item)[:80]}",
+            expected="STAC items",
+            repair="mend the item, or delete it from the list.",
+        )
+    return {**item, "links": item.get("links") or []}
 
 
 def order(item: Mapping) -> tuple[str, str, str]:
@@ -85,13 +104,12 @@ def day_of(item: Mapping) -> dt.date:
 
 
 def _moment(item: Mapping) -> str | None:
-    properties = item.get("properties") or {}
-    return properties.get("datetime") or properties.get("start_datetime")
+    return item["properties"].get("datetime") or item["properties"].get("start_datetime")
 
 
 def roots(*places: str) -> tuple[Path, ...]:
     """Folders of local catalogues and item lists, inside which their files must lie."""
-    return tuple(Path(place).parent.resolve() for place in places if not urlsplit(place).scheme)
+    return tuple(Path(place).resolve().parent for place in places if not urlsplit(place).scheme)
 
 
 def resolve(href: str, base: str, allowed: Sequence[Path], where: str) -> str:
@@ -147,7 +165,7 @@ def _product(item: Mapping, provider: Provider) -> Product:
     product = provider.product(item)
     if product is not None and product.fits(item):
         return product
-    platform = (item.get("properties") or {}).get("platform")
+    platform = item["properties"].get("platform")
     raise InputError(
         f"item {item.get('id')}",
         found=f"collection {item.get('collection')!r}, platform {platform!r}",
@@ -156,29 +174,42 @@ def _product(item: Mapping, provider: Provider) -> Product:
     )
 
 
-class Source:
-    """Where the files of an item lie."""
+@dataclass(frozen=True)
+class Files:
+    """Where the files of an item lie.
 
-    def __init__(self, item: Mapping, path: Path, allowed: Sequence[Path]) -> None:
-        own = next((link["href"] for link in item.get("links", ()) if link.get("rel") == "self"), None)
-        self.where = f"{path}: item {item.get('id')}"
-        self.allowed = allowed
-        self.base = str(path.resolve()) if own is None else resolve(own, str(path.resolve()), allowed, self.where)
+    Args:
+        where: list and item, for people.
+        base: address or path that relative ones start from.
+        allowed: folders of local files.
+        provider: whose files they are.
+    """
 
-    def band(self, asset: Mapping, index: int, provider: Provider, nodata: float | None = None) -> FileBand:
-        """A band of one of its files."""
+    where: str
+    base: str
+    allowed: tuple[Path, ...]
+    provider: Provider
+
+    def band(self, asset: Mapping, index: int, nodata: float | None = None) -> FileBand:
+        """A band of one of the files."""
         href = resolve(str(asset.get("href")), self.base, self.allowed, self.where)
-        return FileBand(provider.address(href), index, nodata)
+        return FileBand(self.provider.address(href), index, nodata)
 
 
-def _frame(item: Mapping, provider: Provider, product: Product, source: Source) -> Frame:
+def _files(item: Mapping, path: Path, allowed: tuple[Path, ...], provider: Provider) -> Files:
+    own = next((str(link.get("href")) for link in item["links"] if link.get("rel") == "self"), None)
+    here, where = str(path.resolve()), f"{path}: item {item['id']}"
+    return Files(where, here if own is None else resolve(own, here, allowed, where), allowed, provider)
+
+
+def _frame(item: Mapping, product: Product, files: Files) -> Frame:
     places, mask = product.match(item), product.mask(item)
     bands = {}
     for band, (asset, index) in places.items():
         nodata = scaling(asset, index)[2]
-        bands[band] = source.band(asset, index, provider, product.nodata if nodata is None else nodata)
-    quality = None if mask is None else Quality(source.band(mask[0], 1, provider), mask[1])
-    return Frame(str(item["id"]), day_of(item), bands, quality, _units(item, provider, product, places))
+        bands[band] = files.band(asset, index, product.nodata if nodata is None else nodata)
+    quality = None if mask is None else Quality(files.band(mask[0], 1), mask[1])
+    return Frame(str(item["id"]), day_of(item), bands, quality, _units(item, files.provider, product, places))
 
 
 def _units(item: Mapping, provider: Provider, product: Product, places: Mapping[str, tuple[Mapping, int]]) -> Units:

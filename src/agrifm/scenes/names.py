@@ -62,7 +62,6 @@ class Piece:
         tile: of the product's tiling.
         order: tells apart several looks of one day.
         res: pixel size in the name, 0 if there is none.
-        said: sensor in the name, if there is one.
         units: of the stored numbers, if the file or the product says.
     """
 
@@ -76,7 +75,6 @@ class Piece:
     tile: str = ""
     order: str = ""
     res: float = 0.0
-    said: str = ""
     units: Units | None = None
 
     @property

@@ -7,22 +7,17 @@ numbers no longer carry it is told in its issues 66 and 71 (github.com/Element84
 from __future__ import annotations
 
 import re
-import threading
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
 from urllib.parse import urlsplit
 
 from agrifm.errors import InputError
 from agrifm.scenes import units
 from agrifm.scenes.scene import Units
+from agrifm.scenes.tokens import Tokens
 from agrifm.sensors import LANDSAT, MODIS, S2, Sensor
 
 SIGNED = "pc+"  # put before the scheme of files of Planetary Computer, which are read with a token
-TOKENS = "https://planetarycomputer.microsoft.com/api/sas/v1/token/{account}/{container}"
-EARLY = 300  # seconds before its end at which a token is renewed
 
 
 class MissingBand(InputError):
@@ -62,7 +57,7 @@ class Product:
         """
         assets = item.get("assets", {})
         by_name = {name: place for asset in assets.values() for name, place in _named_bands(asset)}
-        by_key = {band: (assets[key], 1) for key, band in reversed(self.assets.items()) if key in assets}
+        by_key = {band: (assets[key], 1) for key, band in reversed([*self.assets.items()]) if key in assets}
         found = {}
         for band in self.sensor.bands:
             place = by_key.get(band.id) or by_name.get(band.id) or by_name.get(band.common_name)
@@ -115,7 +110,7 @@ class Provider:
         hosts: of its catalogue and files; a bucket counts as a host.
         products: by a regular expression that the whole collection id matches.
         baseline: properties that may hold the processing baseline of Sentinel-2.
-        applied: property that says that the offset was taken out; it then overrides the scaling in the item.
+        applied: properties that say that the offset was taken out; that then overrides the scaling in the item.
         rate: requests per second while searching.
         tokens: whether files are read with a token.
     """
@@ -124,7 +119,7 @@ class Provider:
     hosts: tuple[str, ...]
     products: Mapping[str, Product]
     baseline: tuple[str, ...] = ("s2:processing_baseline", "processing:version", "sentinel:processing_baseline")
-    applied: str | None = None
+    applied: tuple[str, ...] = ()
     rate: float = 5.0
     tokens: bool = False
 
@@ -145,10 +140,9 @@ class Provider:
             InputError: the baseline cannot be read.
         """
         properties, (scale, offset) = item.get("properties", {}), scaling
-        if self.applied and properties.get(self.applied) is True:
-            return Units(1e-4, 0.0, f"{self.applied} (offset taken out by {self.name})")
-        usual = product.units or units.sentinel2(self._baseline(item))
-        if scale is None and offset is None:
+        taken_out = product.units is None and any(properties.get(name) is True for name in self.applied)
+        usual = product.units or units.sentinel2(self._baseline(item), applied=taken_out)
+        if taken_out or (scale is None and offset is None):
             return Units(usual.scale, usual.offset, f"{usual.source} ({self.name})")
         given = usual.scale if scale is None else scale, usual.offset if offset is None else offset
         return Units(*given, f"scale and offset in the item ({self.name})")
@@ -180,6 +174,7 @@ _S2_COMMON = dict(
 _S2_SIZED = _own(S2, {band: "_10m" if band in ("B02", "B03", "B04", "B08") else "_20m" for band in S2.band_ids})
 _L30_COMMON = {band.common_name: band.id for band in LANDSAT.bands}
 _SCL = {"SCL": "SCL", "scl": "SCL", "SCL_20m": "SCL"}
+_APPLIED = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
 _OLI = ("landsat-8", "landsat-9", "landsat_8", "landsat_9")
 
 S2_COMMON = Product(S2, _S2_COMMON, _SCL, nodata=0)
@@ -208,7 +203,7 @@ EARTH_SEARCH = Provider(
     name="Earth Search",
     hosts=("earth-search.aws.element84.com", "sentinel-cogs", "e84-earth-search-sentinel-data"),
     products={r"sentinel-2-(pre-)?(c1-)?l2a": S2_COMMON, "landsat-c2-l2": LANDSAT_C2},
-    applied="earthsearch:boa_offset_applied",
+    applied=_APPLIED,
     rate=10,
 )
 CDSE = Provider(
@@ -234,7 +229,7 @@ GENERIC = Provider(
         r"(?!.*l1).*landsat.*": LANDSAT_C2,
         r".*m[oy]d09a1.*|.*09a1.*": MOD09A1,
     },
-    applied="earthsearch:boa_offset_applied",
+    applied=_APPLIED,
 )
 PROVIDERS = (PLANETARY_COMPUTER, EARTH_SEARCH, CDSE, LP_DAAC)
 
@@ -270,49 +265,6 @@ def signed(href: str) -> str:
         InputError: the token cannot be fetched.
     """
     return _TOKENS.sign(href.removeprefix(SIGNED)) if href.startswith(SIGNED) else href
-
-
-class Tokens:
-    """Tokens by storage container, kept until shortly before they end; safe to use from several threads."""
-
-    def __init__(self, endpoint: str = TOKENS) -> None:
-        self.endpoint = endpoint
-        self._kept: dict[str, tuple[float, str]] = {}
-        self._lock = threading.Lock()
-
-    def sign(self, href: str) -> str:
-        """The address with a token, unless it carries one.
-
-        Raises:
-            InputError: the token cannot be fetched.
-        """
-        parts = urlsplit(href)
-        if "sig=" in parts.query:
-            return href
-        account, container = (parts.hostname or "").split(".")[0], parts.path.lstrip("/").split("/")[0]
-        address = self.endpoint.format(account=account, container=container)
-        with self._lock:
-            end, token = self._kept.get(address, (0.0, ""))
-            if time.time() > end - EARLY:
-                end, token = self._kept[address] = _fetch_token(address)
-        return f"{href}{'&' if parts.query else '?'}{token}"
-
-
-def _fetch_token(address: str) -> tuple[float, str]:
-    """When the token ends (seconds since 1970) and the token."""
-    from agrifm.scenes.stac import get_json
-
-    answer: Any = get_json(address, "a token to read files of Planetary Computer")
-    try:
-        end = datetime.fromisoformat(answer["msft:expiry"].replace("Z", "+00:00")).timestamp()
-        return end, answer["token"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            address,
-            found=f"an answer without token: {str(answer)[:200]}",
-            expected="'token' and 'msft:expiry'",
-            repair="try again later, or use a copy of the files or another provider.",
-        ) from error
 
 
 _TOKENS = Tokens()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import rasterio
@@ -29,6 +31,11 @@ NETWORK = {
     "CPL_VSIL_CURL_USE_HEAD": "NO",
     "VSI_CACHE": "TRUE",
 }
+# GDAL asks again after bad answers only: of a cut connection it keeps what came, as if the file ended there.
+AFRESH = {"CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/"}
+WAITS = (0.5, 2.0)  # seconds before a file is read afresh
+
+Seen = TypeVar("Seen")
 
 
 @dataclass(frozen=True)
@@ -54,12 +61,12 @@ class FileBand:
         Raises:
             InputError: the file does not open or ends too early.
         """
-        try:
-            with rasterio.Env(**NETWORK), rasterio.open(self._path()) as file:
-                nodata = self.nodata if self.nodata is not None else file.nodata
-                return warped(file, self.index, box, fill, nodata=nodata, average=average)
-        except (RasterioError, IndexError) as error:
-            raise unreadable(self.href, error) from error
+
+        def look(file: rasterio.DatasetReader) -> np.ndarray:
+            nodata = self.nodata if self.nodata is not None else file.nodata
+            return warped(file, self.index, box, fill, nodata=nodata, average=average)
+
+        return self._opened(look)
 
     def grid(self) -> GeoBox:
         """The file's own grid.
@@ -67,23 +74,23 @@ class FileBand:
         Raises:
             InputError: the file does not open or has no place on the ground.
         """
-        try:
-            with rasterio.Env(**NETWORK), rasterio.open(self._path()) as file:
-                if file.crs is None:
-                    raise InputError(
-                        self.href,
-                        found="no CRS",
-                        expected="a georeferenced raster",
-                        repair="write the CRS into it, e.g. 'gdal_edit.py -a_srs EPSG:32631 FILE'.",
-                    )
-                return named(GeoBox.from_rio(file))
-        except RasterioError as error:
-            raise unreadable(self.href, error) from error
+        return self._opened(lambda file: located(file, self.href))
 
-    def _path(self) -> str:
+    def _opened(self, look: Callable[[rasterio.DatasetReader], Seen]) -> Seen:
+        """What ``look`` finds in the open file; over the network it looks again after a cut connection."""
         from agrifm.scenes.providers import signed
 
-        return signed(self.href)
+        settings, waits = NETWORK, iter(WAITS if "://" in self.href else ())
+        while True:
+            try:
+                with rasterio.Env(**settings), rasterio.open(signed(self.href)) as file:
+                    return look(file)
+            except (RasterioError, IndexError) as error:
+                wait = next(waits, None)
+                if wait is None or "HTTP response code" in str(error):
+                    raise unreadable(self.href, error) from error
+                time.sleep(wait)
+                settings = NETWORK | AFRESH
 
 
 @dataclass(frozen=True)
@@ -124,6 +131,22 @@ class CubeBand:
         from agrifm.scenes.cubes import grid_of
 
         return grid_of(Path(self.href), self.variable)
+
+
+def located(file: rasterio.DatasetReader, href: str) -> GeoBox:
+    """The grid of an open file.
+
+    Raises:
+        InputError: it has no place on the ground.
+    """
+    if file.crs is None:
+        raise InputError(
+            href,
+            found="no CRS",
+            expected="a georeferenced raster",
+            repair="write the CRS into it, e.g. 'gdal_edit.py -a_srs EPSG:32631 FILE'.",
+        )
+    return named(GeoBox.from_rio(file))
 
 
 def warped(
@@ -167,7 +190,7 @@ def unreadable(href: object, error: Exception) -> Unreadable:
     """The one sentence for rasters that cannot be read."""
     return Unreadable(
         href,
-        found=f"a raster that cannot be read: {error}",
+        found=f"a raster that cannot be read: {error.__cause__ or error}",
         expected="a complete raster file",
         repair="copy or download it again, or leave it out with --skip-unreadable.",
     )

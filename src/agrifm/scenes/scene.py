@@ -7,6 +7,7 @@ distance asks for (Landsat 3, MODIS 50 on a grid of 10 m), all counted from the 
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from typing import Annotated
 
 import numpy as np
 import torch
+from affine import Affine
 from odc.geo.geobox import GeoBox
 from pydantic import Field
 
@@ -25,6 +27,7 @@ from agrifm.scenes.quality import Quality
 from agrifm.scenes.raster import CubeBand, FileBand
 from agrifm.sensors import Sensor
 
+METERS_PER_DEGREE = 111_195.0  # along a meridian
 READERS = 8  # files read at the same time; they wait for disk and network, not for the processor
 
 Raster = Annotated[FileBand | CubeBand, Field(discriminator="kind")]
@@ -71,9 +74,9 @@ class Frame:
             missing[i] = np.isnan(stored) if np.isnan(fill) else stored == fill
             image[i] = _to_sensor(stored, self.units, sensor)
         # Where 0 marks no data it is also what very dark ground gets in a single band.
-        there = ~(missing.all(0) if fill == 0 else missing.any(0))
+        there = np.logical_not(missing.all(0) if fill == 0 else missing.any(0))
         image[:, ~there] = fill
-        clear = there if self.quality is None else there & self.quality.clear(box)
+        clear = there if self.quality is None else np.logical_and(there, self.quality.clear(box))
         return image, there, clear
 
     @property
@@ -137,8 +140,13 @@ class Scene:
 
     @property
     def resolution(self) -> float:
-        """Meters per pixel of the grid."""
-        return abs(float(self.grid.resolution.x))
+        """Meters per pixel of the grid; the mean of both directions where it is in degrees."""
+        step = self.grid.resolution
+        if self.grid.crs is None or self.grid.crs.projected:
+            return abs(float(step.x))
+        middle = self.grid.boundingbox
+        shrunk = math.cos(math.radians((middle.bottom + middle.top) / 2))
+        return METERS_PER_DEGREE * math.sqrt(abs(float(step.x) * float(step.y)) * shrunk)
 
     def factor(self, sensor: Sensor) -> int:
         """How many of the scene's pixels lie along one of the sensor's."""
@@ -184,7 +192,7 @@ class Scene:
 
     def place(self, area: Area) -> Place:
         """Where an area lies, as chips and maps store it."""
-        affine = self.grid.affine * self.grid.affine.translation(area.column, area.row)
+        affine = self.grid.affine @ Affine.translation(area.column, area.row)
         return Place(str(self.grid.crs), tuple(affine)[:6])
 
     def read(self, area: Area) -> Tile:
@@ -270,7 +278,7 @@ class Tile:
 
 def sub_box(grid: GeoBox, factor: int, first: tuple[int, int], end: tuple[int, int]) -> GeoBox:
     """Rows and columns from ``first`` to before ``end`` of the grid whose pixels are ``factor`` times larger."""
-    affine = grid.affine * grid.affine.scale(factor) * grid.affine.translation(first[1], first[0])
+    affine = grid.affine @ Affine.scale(factor) @ Affine.translation(first[1], first[0])
     return GeoBox((end[0] - first[0], end[1] - first[1]), affine, grid.crs)
 
 

@@ -1,0 +1,250 @@
+"""The grid of a scene: decided once, from the grids of its files and what the user asks for."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from affine import Affine
+from odc.geo.crs import CRS
+from odc.geo.geobox import GeoBox
+from odc.geo.geom import BoundingBox, Geometry
+
+from agrifm.errors import InputError
+from agrifm.scenes.scene import METERS_PER_DEGREE, READERS, Frame, Layer, Raster, Scene
+
+DEGREES = CRS("EPSG:4326")
+EDGE = 1e-3  # share of a pixel by which borders may differ and still count as the same
+PIECES = 32  # into which each side of an area is cut when it is moved to another CRS
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Pixels without an end: size ``dx, dy`` of one, and a corner that lies between pixels."""
+
+    crs: CRS
+    dx: float
+    dy: float
+    x: float = 0.0
+    y: float = 0.0
+
+    @classmethod
+    def of(cls, grid: GeoBox) -> Lattice:
+        """The one that a grid is a part of."""
+        affine = grid.affine
+        return cls(_crs(grid), abs(affine.a), abs(affine.e), affine.c, affine.f)
+
+    def over(self, area: BoundingBox) -> GeoBox:
+        """The grid of all pixels that an area touches."""
+        left, right = _whole(area.left - self.x, area.right - self.x, self.dx)
+        low, high = _whole(area.bottom - self.y, area.top - self.y, self.dy)
+        affine = Affine(self.dx, 0, self.x + left * self.dx, 0, -self.dy, self.y + high * self.dy)
+        return GeoBox((high - low, right - left), affine, self.crs)
+
+
+def assemble(
+    layers: Sequence[Layer],
+    *,
+    crs: str | None = None,
+    resolution: float | None = None,
+    bounds: Geometry | None = None,
+    start: dt.date | None = None,
+    end: dt.date | None = None,
+    name: str = "scene",
+    skipped: Sequence[str] = (),
+) -> Scene:
+    """Decide the grid of a scene; headers are opened, pixels are not read.
+
+    Without ``crs`` and ``resolution`` it is that of the finest band of the finest sensor, over all its frames.
+
+    Args:
+        layers: one or several for each sensor.
+        crs: of the grid.
+        resolution: pixel size in units of the CRS.
+        bounds: what is wanted of it; frames outside are left out.
+        start, end: first and last day.
+        name: for people.
+        skipped: what was left out before.
+
+    Raises:
+        InputError: nothing is left, files are of several CRSs or in degrees and no CRS is asked for, or sensors, or
+            the bounds, do not overlap.
+        Unreadable: a file does not open.
+    """
+    merged = _between(_merged(layers), start, end)
+    if not merged:
+        period = f" from {start or 'the first'} to {end or 'the last'}" if start or end else ""
+        raise InputError(
+            name,
+            found=f"no image is left{period}",
+            expected="at least one date with all bands",
+            repair=f"mend what was left out: {'; '.join(skipped[:3])}." if skipped else "ask for another period.",
+        )
+    grids = _grids(merged)
+    finest = min(merged, key=lambda layer: layer.sensor.gsd)
+    grid = _grid(grids[finest.sensor.name], _target(grids, crs, name), resolution, name)
+    if bounds is not None:
+        grid = _cut(grid, bounds, name)
+    return Scene(_overlapping(merged, grids, grid, bounds is not None), grid, name, tuple(skipped))
+
+
+def _merged(layers: Sequence[Layer]) -> list[Layer]:
+    """One layer for each sensor, by day."""
+    frames: dict[str, list[Frame]] = {}
+    for layer in layers:
+        frames.setdefault(layer.sensor.name, []).extend(layer.frames)
+    sensors = {layer.sensor.name: layer.sensor for layer in layers}
+    return [Layer(sensors[key], tuple(sorted(found, key=lambda frame: frame.day))) for key, found in frames.items()]
+
+
+def _between(layers: Sequence[Layer], start: dt.date | None, end: dt.date | None) -> list[Layer]:
+    kept = [
+        replace(layer, frames=tuple(f for f in layer.frames if (start or f.day) <= f.day <= (end or f.day)))
+        for layer in layers
+    ]
+    return [layer for layer in kept if layer.frames]
+
+
+def _grids(layers: Sequence[Layer]) -> dict[str, list[GeoBox]]:
+    """The grid of the finest band of every frame, by sensor."""
+    with ThreadPoolExecutor(READERS) as pool:
+        found = {}
+        for layer in layers:
+            bands = layer.frames[0].bands
+            sizes = list(pool.map(lambda band: _pixel(band.grid()), bands.values()))
+            band = list(bands)[sizes.index(min(sizes))]
+            rasters: list[Raster] = [frame.bands[band] for frame in layer.frames]
+            found[layer.sensor.name] = list(pool.map(lambda raster: raster.grid(), rasters))
+    return found
+
+
+def _pixel(grid: GeoBox) -> float:
+    return abs(grid.affine.a)
+
+
+def _crs(grid: GeoBox) -> CRS:
+    if grid.crs is None:
+        raise ValueError("a grid without a CRS")
+    return grid.crs
+
+
+def _target(grids: Mapping[str, Sequence[GeoBox]], asked: str | None, name: str) -> CRS:
+    """The CRS that is asked for, or the only one there is."""
+    if asked is not None:
+        return CRS(asked)
+    counts = Counter((str(_crs(grid)), sensor) for sensor, boxes in grids.items() for grid in boxes)
+    known = {text for text, _ in counts}
+    some = next(iter(grids.values()))[0]
+    if len(known) > 1:
+        likely = max(counts, key=lambda key: (CRS(key[0]).projected, counts[key]))[0]
+        raise InputError(
+            f"{name}: crs",
+            found=f"images in {len(known)} CRSs: "
+            + ", ".join(f"{text[:60]} ({count} of {sensor})" for (text, sensor), count in counts.most_common()),
+            expected="one CRS, or the one that the map shall have",
+            repair=f"choose it with --set crs=EPSG:..., e.g. --set crs={likely}.",
+        )
+    if not _crs(some).projected:
+        raise InputError(
+            f"{name}: crs",
+            found=f"images in degrees ({_crs(some)})",
+            expected="a CRS in meters, as sensors have square pixels on the ground",
+            repair=f"choose one with --set crs={CRS.utm(some.extent)}, or --set crs={_crs(some)} for a map in degrees.",
+        )
+    return _crs(some)
+
+
+def _grid(boxes: Sequence[GeoBox], crs: CRS, resolution: float | None, name: str) -> GeoBox:
+    """The grid over all boxes."""
+    own = next((box for box in boxes if box.crs == crs), None)
+    if resolution is not None:
+        lattice = Lattice(crs, resolution, resolution)
+    elif own is not None:
+        lattice = Lattice.of(own)
+    else:
+        size = _size(boxes[0], crs)
+        lattice = Lattice(crs, size, size)
+    areas = [_moved(box, crs) for box in set(boxes)]
+    union = BoundingBox(
+        min(area.left for area in areas),
+        min(area.bottom for area in areas),
+        max(area.right for area in areas),
+        max(area.top for area in areas),
+        crs,
+    )
+    if not all(map(math.isfinite, union)):
+        raise InputError(
+            f"{name}: crs",
+            found=f"{crs}, in which {_shown(boxes[0].boundingbox)} in {boxes[0].crs} has no place",
+            expected="a CRS for that part of the Earth",
+            repair=f"choose another, e.g. --set crs={CRS.utm(boxes[0].extent)}.",
+        )
+    return lattice.over(union)
+
+
+def _size(box: GeoBox, crs: CRS) -> float:
+    """Pixel size of a box in units of a CRS; meters and degrees become each other at the equator."""
+    meters = METERS_PER_DEGREE ** (int(crs.projected) - int(_crs(box).projected))
+    return _pixel(box) * meters
+
+
+def _moved(box: GeoBox, crs: CRS) -> BoundingBox:
+    return box.boundingbox if box.crs == crs else _bounds(box.extent, crs)
+
+
+def _bounds(area: Geometry, crs: CRS) -> BoundingBox:
+    """Bounds in another CRS; straight borders bend there."""
+    if area.crs == crs:
+        return area.boundingbox
+    step = max(area.boundingbox.span_x, area.boundingbox.span_y) / PIECES
+    return area.to_crs(crs, resolution=step).boundingbox if step else area.to_crs(crs).boundingbox
+
+
+def _cut(grid: GeoBox, bounds: Geometry, name: str) -> GeoBox:
+    wanted, there = _bounds(bounds, _crs(grid)), grid.boundingbox
+    if not _touch(wanted, there):
+        raise InputError(
+            f"{name}: bbox or aoi",
+            found=f"no overlap: the area is {_shown(wanted)} in {grid.crs}",
+            expected=f"an area inside the images: {_shown(there)}; in degrees {_shown(_bounds(grid.extent, DEGREES))}",
+            repair="correct the area: west,south,east,north in degrees.",
+        )
+    return Lattice.of(grid).over(wanted & there)
+
+
+def _overlapping(
+    layers: Sequence[Layer], grids: Mapping[str, Sequence[GeoBox]], grid: GeoBox, cut: bool
+) -> tuple[Layer, ...]:
+    """Every sensor sees some of the grid; where the user cut it, frames that do not are left out."""
+    kept, crs = [], _crs(grid)
+    for layer in layers:
+        boxes = grids[layer.sensor.name]
+        known = {box: _moved(box, crs) for box in set(boxes)}
+        inside = [frame for frame, box in zip(layer.frames, boxes, strict=True) if _touch(known[box], grid.boundingbox)]
+        if not inside:
+            raise InputError(
+                f"images of {layer.sensor.name}",
+                found=f"no overlap: they cover {_shown(next(iter(known.values())))}",
+                expected=f"something of the scene's grid: {_shown(grid.boundingbox)} in {crs}",
+                repair="open images of one area, or leave that sensor out.",
+            )
+        kept.append(replace(layer, frames=tuple(inside)) if cut else layer)
+    return tuple(kept)
+
+
+def _touch(one: BoundingBox, other: BoundingBox) -> bool:
+    across = min(one.right, other.right) - max(one.left, other.left)
+    return across > 0 and min(one.top, other.top) - max(one.bottom, other.bottom) > 0
+
+
+def _whole(low: float, high: float, step: float) -> tuple[int, int]:
+    first, last = math.floor(low / step + EDGE), math.ceil(high / step - EDGE)
+    return first, max(last, first + 1)
+
+
+def _shown(area: BoundingBox) -> str:
+    return " ".join(f"{value:.6g}" if abs(value) < 1000 else f"{value:.0f}" for value in area)

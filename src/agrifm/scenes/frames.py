@@ -1,0 +1,267 @@
+"""Bands become frames: whose they are, what they are called there, and that every date has every band."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agrifm.errors import InputError, Unreadable, nearest
+from agrifm.scenes.names import Piece, hinted, infer, known_names, rule_of
+from agrifm.scenes.quality import Quality
+from agrifm.scenes.raster import FileBand
+from agrifm.scenes.scene import Frame, Layer, Raster, Units
+from agrifm.sensors import SENSORS, Sensor
+
+if TYPE_CHECKING:
+    from agrifm.scenes.description import Source
+    from agrifm.scenes.files import Found
+
+QUALITY = "quality layer"
+WHOLE = "all bands"  # of a file that does not open
+
+Look = dict[str, Piece]  # by band id, QUALITY or WHOLE
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the files of a source are read, and what of them may be left out."""
+
+    source: Source
+    found: Found
+    skip: bool
+
+    def layers(self) -> tuple[list[Layer], list[str]]:
+        """Layers, and what was left out of them.
+
+        Raises:
+            InputError: it is not clear whose images they are, or a date lacks a band.
+            Unreadable: a file does not open.
+        """
+        if not self.found.pieces and self.found.broken and not self.skip:
+            raise next(iter(self.found.broken.values()))
+        pieces: dict[str, list[tuple[Piece, str]]] = defaultdict(list)
+        for sensor, group in self._groups():
+            pieces[sensor.name] += self._roles(sensor, group)
+        layers, skipped = [], [href for href in self.found.broken if href not in self._readable()]
+        if skipped and not self.skip:
+            raise self.found.broken[skipped[0]]
+        for sensor in (SENSORS[name] for name in SENSORS if name in pieces):
+            frames, left_out = self._frames(sensor, pieces[sensor.name])
+            layers += [Layer(sensor, tuple(frames))] if frames else []
+            skipped += left_out
+        return layers, list(dict.fromkeys(skipped))
+
+    def _readable(self) -> set[str]:
+        """Files of which at least the names are known."""
+        return {piece.raster.href for piece in self.found.pieces}
+
+    def _groups(self) -> list[tuple[Sensor, list[Piece]]]:
+        """Pieces that belong together, and whose they are; files that are no images of a known sensor are left out."""
+        groups: dict[str, list[Piece]] = defaultdict(list)
+        for piece in self.found.pieces:
+            groups[piece.group].append(piece)
+        told = [(self._sensors(group), group) for group in groups.values()]
+        clear = [(sensors[0], group) for sensors, group in told if len(sensors) == 1]
+        for sensors, group in told:
+            if len(sensors) > 1 or (not sensors and self._expects(group, bool(clear))):
+                raise self._unclear(sensors, group)
+        return clear
+
+    def _sensors(self, group: Sequence[Piece]) -> list[Sensor]:
+        given, own = self.source.sensor, group[0].layout.sensor
+        if given or own:
+            return [SENSORS[given or own]] if not (given and own) or given == own else []
+        names = {piece.name for piece in group}
+        if isinstance(self.source.bands, Mapping):
+            names |= {self.source.bands[name] for name in names & set(self.source.bands)}
+        text = group[0].shown if hinted(group[0].shown) else self.found.root.name
+        return infer(names - {""}, text)
+
+    def _expects(self, group: Sequence[Piece], others: bool) -> bool:
+        """Whether a group without a sensor should have had one."""
+        if self.source.sensor:
+            return not others
+        return not others or bool(hinted(group[0].shown)) or all(piece.name == "" for piece in group)
+
+    def _unclear(self, sensors: Sequence[Sensor], group: Sequence[Piece]) -> InputError:
+        unread = next((self.found.broken[piece.raster.href] for piece in group if not piece.name), None)
+        if unread is not None:
+            return unread
+        names = sorted({piece.name for piece in group})
+        fits = f"they may be of {' or '.join(sensor.name for sensor in sensors)}" if sensors else "of no known sensor"
+        return InputError(
+            f"{self.found.root}: sensor",
+            found=f"bands {', '.join(names[:16])}, {fits} (e.g. {group[0].shown})",
+            expected="; ".join(f"{sensor.name}: {', '.join(sensor.band_ids)}" for sensor in SENSORS.values()),
+            repair="say whose images they are with 'sensor: ...' in scene.yaml or --set sensor=..., and if need be "
+            "what the bands are called with --set bands='{name in the files: band id}'.",
+        )
+
+    def _roles(self, sensor: Sensor, group: Sequence[Piece]) -> list[tuple[Piece, str]]:
+        """The pieces that are needed, with the band ids they stand for."""
+        given = self.source.bands if isinstance(self.source.bands, Mapping) else {}
+        wrong = next((band for band in given.values() if band not in sensor.band_ids and not rule_of(band)), None)
+        if wrong is not None:
+            raise InputError(
+                f"{self.source.path}: bands",
+                found=f"'{wrong}' for {sensor.name}",
+                expected=f"one of {', '.join(sensor.band_ids)}",
+                repair=nearest(wrong, sensor.band_ids),
+            )
+        names = {name: band for name, band in known_names(sensor).items() if band not in given.values()}
+        names |= {name.lower(): band for name, band in group[0].layout.bands.items()}
+        present = {piece.name for piece in group}
+        names |= {(name if name in present else band).lower(): band for name, band in given.items()}
+        if all(piece.name.isdigit() for piece in group if piece.name) and not given:
+            names = {str(i): band for i, band in enumerate(sensor.band_ids, start=1)}
+        names |= {name.lower(): QUALITY for name in self._quality(group, given)}
+        roles = [(piece, names.get(piece.name.lower()) or self._whole(piece, group)) for piece in group]
+        return [(piece, role) for piece, role in roles if role]
+
+    def _whole(self, piece: Piece, group: Sequence[Piece]) -> str:
+        """The role of a file whose bands are not known because it does not open."""
+        stacked = not piece.name or any(isinstance(p.raster, FileBand) and p.raster.index > 1 for p in group)
+        return WHOLE if stacked and piece.raster.href in self.found.broken else ""
+
+    def _quality(self, group: Sequence[Piece], given: Mapping[str, str]) -> set[str]:
+        """What the quality layer is called."""
+        names, wanted = {piece.name for piece in group if piece.name}, self.source.quality
+        if wanted is False:
+            return set()
+        if wanted is not None:
+            return {name for name in names if name.lower() == wanted.lower()}
+        found = {name for name in names if rule_of(given.get(name, name))}
+        if len(found) > 1:
+            raise InputError(
+                f"{self.found.root}: quality",
+                found=f"several quality layers: {', '.join(sorted(found))}",
+                expected="one",
+                repair=f"say which with --set quality={min(found)}.",
+            )
+        return found
+
+    def _frames(self, sensor: Sensor, pieces: Sequence[tuple[Piece, str]]) -> tuple[list[Frame], list[str]]:
+        looks: dict[tuple, Look] = defaultdict(dict)
+        for piece, role in pieces:
+            look = looks[piece.day, piece.layout.title, piece.tile, piece.order]
+            look[role] = self._finer(piece, look.get(role), sensor)
+        self._has_quality(sensor, looks)
+        frames, skipped = [], []
+        for (_, title, *_), look in sorted(looks.items(), key=lambda entry: entry[0]):
+            alike = [other for key, other in looks.items() if key[1] == title]
+            problem = self._unread(look) or self._missing(sensor, look, alike)
+            if problem is None:
+                frames.append(self._frame(sensor, look))
+            elif self.skip and isinstance(problem, Unreadable):
+                skipped.append(problem.where)
+            else:
+                raise problem
+        return frames, skipped
+
+    def _has_quality(self, sensor: Sensor, looks: Mapping[tuple, Look]) -> None:
+        wanted = self.source.quality
+        if wanted and not any(QUALITY in look for look in looks.values()):
+            names = {piece.name for piece in self.found.pieces if piece.name}
+            raise InputError(
+                f"{self.source.path}: quality",
+                found=f"no band '{wanted}' of {sensor.name}",
+                expected=f"one of {', '.join(sorted(names))}",
+                repair=nearest(str(wanted), names),
+            )
+
+    def _finer(self, piece: Piece, other: Piece | None, sensor: Sensor) -> Piece:
+        if other is None or (piece.res and piece.res < other.res):
+            return piece
+        if piece.res > other.res:
+            return other
+        raise InputError(
+            f"{self.found.root}: {sensor.name}, {piece.day}",
+            found=f"two files for band {piece.name}: {other.shown} and {piece.shown}",
+            expected="one for each date and tile",
+            repair="remove one, say what tells them apart, e.g. --set pattern='{tile}/{date}_{band}.tif', or open them "
+            "as two sources of a scene.yaml.",
+        )
+
+    def _unread(self, look: Look) -> InputError | None:
+        return next(
+            (self.found.broken[p.raster.href] for p in look.values() if p.raster.href in self.found.broken), None
+        )
+
+    def _missing(self, sensor: Sensor, look: Look, alike: Sequence[Look]) -> Unreadable | None:
+        wanted = [*sensor.band_ids, *([QUALITY] if any(QUALITY in other for other in alike) else [])]
+        lacking = [role for role in wanted if role not in look]
+        if not lacking:
+            return None
+        piece, role = next(iter(look.values())), lacking[0]
+        sample = next((other[role] for other in alike if role in other), None)
+        expected = sample.shown.replace(sample.stamp, piece.stamp) if sample else piece.shown.replace(piece.name, role)
+        more = f", nor {', '.join(lacking[1:])}" if len(lacking) > 1 else ""
+        dates = "" if sample else f"; none of the {len(alike)} dates has it"
+        name = sample.name if sample and role == QUALITY else role
+        return Unreadable(
+            f"{self.found.root}: {sensor.name}, {piece.day}: band {name}",
+            found=f"no {name}{more} on {piece.day}, but {', '.join(p.name for p in look.values())}{dates}",
+            expected=f"{expected}",
+            repair="add the file, delete that date's files, or leave the date out with --skip-unreadable."
+            if sample
+            else "add the band, or say what it is called with --set bands='{name in the files: band id}'.",
+        )
+
+    def _frame(self, sensor: Sensor, look: Look) -> Frame:
+        bands = {band: self._raster(look[band], sensor) for band in sensor.band_ids}
+        quality = None
+        if QUALITY in look:
+            layer = look[QUALITY]
+            quality = Quality(layer.raster, self._rule(layer))
+        first = look[sensor.band_ids[0]]
+        return Frame(first.product, first.day, bands, quality, self._units(sensor, [look[band] for band in bands]))
+
+    def _rule(self, layer: Piece) -> str:
+        given = self.source.bands if isinstance(self.source.bands, Mapping) else {}
+        rule = self.source.rule or rule_of(given.get(layer.name, layer.name))
+        if rule is None:
+            raise InputError(
+                f"{self.source.path}: rule",
+                found=f"the quality layer {layer.name}, which has no rule of its own",
+                expected="the rule that reads it",
+                repair="add e.g. --set rule=mask, for a layer in which 0 means not seen.",
+            )
+        return rule
+
+    def _raster(self, piece: Piece, sensor: Sensor) -> Raster:
+        if self.source.nodata is not None:
+            return replace(piece.raster, nodata=self.source.nodata)
+        kind, stated = self.found.stored(piece)
+        if stated is not None:
+            return piece.raster
+        missing = sensor.nodata if piece.layout.nodata is None else piece.layout.nodata
+        return replace(piece.raster, nodata=float("nan") if "float" in kind else missing)
+
+    def _units(self, sensor: Sensor, pieces: Sequence[Piece]) -> Units:
+        own = Units(sensor.scale, sensor.offset)
+        units = [self._stated(piece) or own for piece in pieces]
+        stated = {(one.scale, one.offset): one for one in reversed(units)}
+        if len(stated) > 1 and (self.source.scale is None or self.source.offset is None):
+            told = ", ".join(f"{one.scale:g} and {one.offset:g} ({one.source})" for one in stated.values())
+            raise InputError(
+                f"{self.found.root}: {sensor.name}, {pieces[0].day}",
+                found=f"several scales and offsets among the bands: {told}",
+                expected="one for all bands",
+                repair="mend the files, or say what holds for all with --set scale=... --set offset=...",
+            )
+        return given_units(units[0], self.source)
+
+    def _stated(self, piece: Piece) -> Units | None:
+        factors = self.found.factors(piece)
+        return piece.units or (Units(*factors, f"scale in {Path(piece.shown).name}") if factors else None)
+
+
+def given_units(units: Units, source: Source) -> Units:
+    """The units, unless the user gives others."""
+    if source.scale is None and source.offset is None:
+        return units
+    scale = units.scale if source.scale is None else source.scale
+    return Units(scale, units.offset if source.offset is None else source.offset, "given by the user")
