@@ -12,14 +12,17 @@ written 512 at a time, so memory holds the block and one strip whatever the size
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import rasterio
-from rasterio.windows import Window
 
-from agrifm.data.farmland import Part, Raster, new_folder
+from agrifm.data.farmland import Part, new_folder
+from agrifm.data.products import Raster
 from agrifm.data.synthetic import GRID, Landscape
 from agrifm.sensors import LANDSAT, S2
 
@@ -27,10 +30,10 @@ CELL, CELLS = 240, 4  # pixels of a rendered cell, and cells along a side of the
 STRIP = 512  # rows written at a time; also the side of a compressed block
 
 
-def mirrored(count: int, start: int, stop: int) -> np.ndarray:
-    """Positions inside a block of ``count`` pixels for positions of the scene, to and fro."""
-    position = np.arange(start, stop) % (2 * count)
-    return np.minimum(position, 2 * count - 1 - position)
+def mirrored(pixels: int, start: int, stop: int) -> np.ndarray:
+    """Positions inside a block of ``pixels`` for positions of the scene, to and fro."""
+    position = np.arange(start, stop) % (2 * pixels)
+    return np.minimum(position, 2 * pixels - 1 - position)
 
 
 def write_repeated(raster: Raster, root: Path, meters: float) -> None:
@@ -43,7 +46,20 @@ def write_repeated(raster: Raster, root: Path, meters: float) -> None:
     with rasterio.open(path, "w", **profile) as file:
         for start in range(0, side, STRIP):
             down = mirrored(height, start, min(start + STRIP, side))
-            file.write(raster.values[down[:, None], across], 1, window=Window(0, start, side, len(down)))
+            file.write(raster.values[down[:, None], across], 1, window=((start, start + len(down)), (0, side)))
+
+
+def ticker(what: str, total: int) -> Callable[[], None]:
+    """What to call after each of some equal steps: it keeps a line with the time left."""
+    begun, steps = time.monotonic(), count(1)
+
+    def tick() -> None:
+        done = next(steps)
+        left = (time.monotonic() - begun) / done * (total - done)
+        end = "\n" if done == total else ""
+        print(f"\r{what}: {done} of {total}, {left:.0f} s left   ", end=end, file=sys.stderr, flush=True)
+
+    return tick
 
 
 def make(out: Path, size: int, dates: int, seed: int = 0) -> Path:
@@ -52,8 +68,11 @@ def make(out: Path, size: int, dates: int, seed: int = 0) -> Path:
     landscape = Landscape(seed=seed, rows=CELLS, columns=CELLS, size=CELL, frames=frames)
     block, unfinished = Part(landscape, range(CELLS), range(CELLS)), new_folder(out)
     for sensor in (S2, LANDSAT):
-        for raster in block.picture(sensor).rasters():
+        picture = block.picture(sensor, ticker(f"{sensor.name}, rendered cells", CELLS**2))
+        tick = ticker(f"{sensor.name}, written files", dates * (len(sensor.bands) + 1))
+        for raster in picture.rasters():
             write_repeated(raster, unfinished, size * GRID)
+            tick()
     return unfinished.replace(out)
 
 
@@ -68,7 +87,8 @@ def main() -> None:
     begun = time.monotonic()
     made = make(asked.out, asked.size, asked.dates, asked.seed)
     stored = sum(path.stat().st_size for path in made.rglob("*.tif"))
-    print(f"{made}: {stored / 1e9:.2f} GB in {time.monotonic() - begun:.0f} s")
+    taken, area = time.monotonic() - begun, (asked.size * GRID / 1000) ** 2
+    print(f"{made}: {area:,.0f} km2, {stored / 1e6:,.0f} MB ({stored / 1e6 / area:.2f} per km2) in {taken:.0f} s")
 
 
 if __name__ == "__main__":

@@ -185,5 +185,5 @@ def test_the_demo_from_end_to_end(tmp_path, config_file, farm, monkeypatch):
     assert list((tmp_path / "demo" / "maps").glob("*.tif"))
     assert Image.open(tmp_path / "demo" / "scene.png").size[0] > 800
     with rasterio.open(tmp_path / "demo" / "scene.tif") as file:
-        assert file.shape == (96, 144)
+        assert file.shape == (96, 48)
         assert file.tags(1)["class_1"] == "winter wheat"

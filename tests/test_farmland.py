@@ -11,7 +11,8 @@ import pytest
 import rasterio
 from rasterio.features import rasterize
 
-from agrifm.data.farmland import CLEAR, NOTHING, PRODUCTS, SHADOW, THICK, THIN, Part, write_scene
+from agrifm.data.farmland import Part, write_scene
+from agrifm.data.products import CLEAR, NOTHING, PRODUCTS, SHADOW, THICK, THIN
 from agrifm.data.synthetic import CLASSES, Landscape
 from agrifm.errors import InputError
 from agrifm.scenes.quality import RULES

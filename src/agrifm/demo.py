@@ -37,7 +37,7 @@ def write_data(out: Path, seed: int, console: Console) -> None:
 @contextmanager
 def _progress(console: Console, text: str) -> Generator[Callable[[int, int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(text, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
@@ -83,7 +83,8 @@ def _map_scene(checkpoint: Path, out: Path, console: Console) -> None:
     mapped = map_scene(checkpoint, check_units(open_scene(folder)), target, options, overwrite=True, console=console)
     picture(target, out / "scene.png", title="a scene of held-out ground")
     console.print(mapped.table())
-    console.print(f"seams: {mapped.seams}\nscene mapped: {target}, picture {out / 'scene.png'}", highlight=False)
+    console.print(f"seams: {mapped.seams}", highlight=False, soft_wrap=True)
+    console.print(f"scene mapped: {target}, picture {out / 'scene.png'}", highlight=False)
 
 
 def _held_out(land: Landscape) -> range:

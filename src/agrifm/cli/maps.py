@@ -62,7 +62,7 @@ def map_(
             console=console,
         )
     console.print(mapped.table())
-    console.print(f"seams: {mapped.seams}", highlight=False)
+    console.print(f"seams: {mapped.seams}", highlight=False, soft_wrap=True)
     for path in mapped.files:
         console.print(f"written: {plain(str(path))}", highlight=False)
     if mapped.visible_seams:

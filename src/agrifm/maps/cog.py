@@ -15,7 +15,6 @@ from odc.geo.geobox import GeoBox
 from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError, RasterioIOError
 from rasterio.shutil import copy  # ty: ignore[import-not-found]
-from rasterio.windows import Window
 
 from agrifm.errors import InputError
 from agrifm.maps.style import NODATA, Legend
@@ -64,7 +63,7 @@ class Product:
 
 
 def block_size(grid: GeoBox) -> int:
-    """Side of a compressed block in pixels; a map that has overviews has the larger ones."""
+    """Side of a compressed block in pixels; small maps have smaller ones, as the last are filled up."""
     return 512 if max(grid.shape) > 512 else 256
 
 
@@ -195,7 +194,7 @@ def _write_plain(path: Path, grid: GeoBox, product: Product, pieces: Iterable[Pi
         _describe(file, product)
         for row, column, pixels in pieces:
             height, width = pixels.shape[-2:]
-            window = Window(column, row, width, height)  # ty: ignore[too-many-positional-arguments]
+            window = (row, row + height), (column, column + width)
             file.write(pixels.reshape(-1, height, width), window=window)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import pickle
+import time
 import warnings
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 QUEUED = 2  # tiles waiting for each worker, so that none is idle
+SAY_EVERY = 60.0  # seconds
 DEATHS = 3  # workers that may die over one tile before the map stops
 
 Made = tuple[Area, dict[str, np.ndarray]]
@@ -50,16 +53,14 @@ def work(job: Job, store: Store, console: Console, *, workers: int = 1, dask: st
     if not todo:
         return
     alone = workers == 1 and dask is None
-    with _progress(console) as progress, ThreadPoolExecutor(1) as writer:
-        km2 = partial(_km2, job.scene.resolution)
-        shown = progress.add_task("mapping", total=sum(map(km2, tiles)))
-        progress.advance(shown, sum(map(km2, set(tiles) - {*todo})))
+    km2 = partial(_km2, job.scene.resolution)
+    with _progress(console, sum(map(km2, tiles)), sum(map(km2, todo))) as step, ThreadPoolExecutor(1) as writer:
         saved: deque = deque()
         for tile, arrays in here(job, todo) if alone else spread(job, todo, workers, dask):
             saved.append(writer.submit(store.save, tile, arrays))
             while len(saved) > 1:
                 saved.popleft().result()
-            progress.advance(shown, km2(tile))
+            step(km2(tile))
         for waiting in saved:
             waiting.result()
 
@@ -160,6 +161,24 @@ class _Speed(Column):
         return Text(f"{task.completed:,.1f} of {task.total:,.1f} km2" + (f", {speed:.2f} km2/s" if speed else ""))
 
 
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), _Speed(), TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True, speed_estimate_period=120)
+@contextmanager
+def _progress(console: Console, total: float, left: float) -> Generator[Callable[[float], None]]:
+    """A bar with km2/s and time left; where there is no terminal, a line now and then."""
+    columns = (TextColumn("mapping"), BarColumn(), _Speed(), TimeElapsedColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=console, transient=True, speed_estimate_period=120)
+    task, begun, said, done = bar.add_task("", total=total, completed=0), time.monotonic(), time.monotonic(), 0.0
+    bar.advance(task, total - left)
+
+    def step(km2: float) -> None:
+        nonlocal said, done
+        done, now = done + km2, time.monotonic()
+        bar.advance(task, km2)
+        if now - said > SAY_EVERY and not console.is_terminal:
+            said, speed = now, done / (now - begun)
+            rest = timedelta(seconds=round((left - done) / speed))
+            console.print(
+                f"{total - left + done:,.1f} of {total:,.1f} km2, {speed:.2f} km2/s, {rest} left", highlight=False
+            )
+
+    with bar if console.is_terminal else nullcontext():
+        yield step

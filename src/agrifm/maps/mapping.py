@@ -63,7 +63,7 @@ class Mapped:
 
     def table(self) -> Table:
         """Hectares and share of each class."""
-        table = Table("class", "hectares", "share", title="counted on the map; no estimate of true areas")
+        table = Table("class", "hectares", "share", caption="pixels counted on the map, which is no estimate of areas")
         total = sum(self.hectares.values())
         for name, area in self.hectares.items():
             table.add_row(name, f"{area:,.1f}", f"{area / total:.1%}")
@@ -156,7 +156,9 @@ def plan(checkpoint: Checkpoint, scene: Scene, options: MapOptions) -> Job:
     footprint = data.footprint or FOOTPRINT
     window = options.window or max(1, round(footprint / scene.resolution))
     factors = [scene.factor(sensor) for sensor in scene.sensors]
-    windows = lay_out((scene.grid.shape[0], scene.grid.shape[1]), window, factors, pixel_bytes(scene), options.memory * 1e6)
+    windows = lay_out(
+        (scene.grid.shape[0], scene.grid.shape[1]), window, factors, pixel_bytes(scene), options.memory * 1e6
+    )
     return Job(checkpoint, scene, windows, tuple(key for key in EXTRAS if key in options.extras), options.device)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 NODATA = 255
 MOST_CLASSES = 254
 DPI = 160
-MARGIN, TITLE, BAR, ROW = 0.15, 0.4, 0.35, 0.22  # inches of a picture; a row is one of the legend
+MARGIN, TITLE, BAR, ROW = 0.15, 0.4, 0.4, 0.19  # inches of a picture; a row is one of the legend
 TALLEST = 1.5  # a picture's map at most, in widths
 LONGEST = 60  # letters of a name in a picture
 METERS_PER_DEGREE = 111_320.0  # of latitude; of longitude at the equator
@@ -35,7 +35,7 @@ _NOT_TEXT = re.compile("[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _COLUMNS = (("Value", 0, 5), ("Class", 2, 2), ("Red", 0, 6), ("Green", 0, 7), ("Blue", 0, 8))
 
 
-Entry = tuple[str, np.ndarray]  # of a picture's legend: name and color in 0..1
+Entry = tuple[str, str]  # of a picture's legend: name and color as #rrggbbaa
 
 
 def rgb(color: str) -> tuple[int, int, int]:
@@ -165,7 +165,7 @@ def picture(path: Path, out: Path, *, title: str = "", width: int = 1600) -> Non
     table[NODATA] = 255
     shown = [int(value) for value in np.unique(classes)]
     labels = {value: names.get(f"class_{value}", str(value)) for value in shown} | {NODATA: "no data"}
-    entries = [(labels[value], table[value] / 255) for value in shown]
+    entries = [(labels[value], f"#{table[value].tobytes().hex()}") for value in shown]
     figure = _draw(table[classes], entries, title, across, width / DPI)
     unfinished = out.with_name(out.name + ".part")
     figure.savefig(unfinished, format="png")
@@ -200,7 +200,7 @@ def _draw(image: np.ndarray, entries: Sequence[Entry], title: str, across: float
 def _columns(entries: Sequence[Entry], width: float) -> int:
     """As many as fit; fewer where they hold the same number of rows."""
     longest = max(len(name) for name, _ in entries)
-    most = max(1, int(width / (0.6 + 0.08 * min(longest, LONGEST))))
+    most = max(1, int(width / (0.6 + 0.07 * min(longest, LONGEST))))
     return -(-len(entries) // -(-len(entries) // most))
 
 

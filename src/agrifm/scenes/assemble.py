@@ -77,19 +77,23 @@ def assemble(
     """
     merged = _between(_merged(layers), start, end)
     if not merged:
-        period = f" from {start or 'the first'} to {end or 'the last'}" if start or end else ""
-        raise InputError(
-            name,
-            found=f"no image is left{period}",
-            expected="at least one date with all bands",
-            repair=f"mend what was left out: {'; '.join(skipped[:3])}." if skipped else "ask for another period.",
-        )
+        raise _nothing(name, start, end, skipped)
     grids = _grids(merged)
     finest = min(merged, key=lambda layer: layer.sensor.gsd)
     grid = _grid(grids[finest.sensor.name], _target(grids, crs, name), resolution, name)
     if bounds is not None:
         grid = _cut(grid, bounds, name)
     return Scene(_overlapping(merged, grids, grid, bounds is not None), grid, name, tuple(skipped))
+
+
+def _nothing(name: str, start: dt.date | None, end: dt.date | None, skipped: Sequence[str]) -> InputError:
+    period = f" from {start or 'the first'} to {end or 'the last'}" if start or end else ""
+    return InputError(
+        name,
+        found=f"no image is left{period}",
+        expected="at least one date with all bands",
+        repair=f"mend what was left out: {'; '.join(skipped[:3])}." if skipped else "ask for another period.",
+    )
 
 
 def _merged(layers: Sequence[Layer]) -> list[Layer]:
@@ -140,7 +144,7 @@ def _target(grids: Mapping[str, Sequence[GeoBox]], asked: str | None, name: str)
     known = {text for text, _ in counts}
     some = next(iter(grids.values()))[0]
     if len(known) > 1:
-        likely = max(counts, key=lambda key: (CRS(key[0]).projected, counts[key]))[0]
+        likely = max(counts, key=lambda key: (key[0].startswith("EPSG"), CRS(key[0]).projected, counts[key]))[0]
         raise InputError(
             f"{name}: crs",
             found=f"images in {len(known)} CRSs: "

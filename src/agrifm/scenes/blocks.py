@@ -12,17 +12,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import distance_transform_edt
 
 from agrifm.errors import InputError
-from agrifm.scenes.labels import IGNORE
+from agrifm.scenes.classes import IGNORE
 from agrifm.scenes.scene import Area
 
-SPLITS = ("train", "val", "test")  # a parcel in several splits stays in the last of these
+SPLITS = ("train", "val", "test")
 NOWHERE = -1
 FEWEST_BLOCKS = 12  # of the blocks with labels, where nothing else is asked for
-DRAWS = 2000
-WORK = 200_000_000  # pieces of parcels looked at over all draws
-WITHOUT_TRAINING = 10.0  # what a class that cannot be learned costs, beside deviations of at most 2
+TRIALS = 4000
+WORK = 400_000_000  # pieces of parcels looked at over all trials
+UNTAUGHT = 10.0  # what a class without training pixels costs, beside shortfalls of at most 1 for each split
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,11 @@ class Pieces:
         return np.unique(self.cell)
 
     def winner(self, splits: np.ndarray) -> np.ndarray:
-        """The one split that keeps each parcel's labels, by parcel number, where ``splits`` are those of the cells."""
-        found = np.full(int(self.parcel.max(initial=0)) + 1, NOWHERE)
-        np.maximum.at(found, self.parcel, splits[self.cell])
-        return found
+        """The split that holds most of each parcel, by parcel number, where ``splits`` are those of the cells."""
+        parcels = int(self.parcel.max(initial=0)) + 1
+        place = self.parcel * len(SPLITS) + splits[self.cell]
+        pixels = np.bincount(place, self.pixels, parcels * len(SPLITS)).reshape(parcels, len(SPLITS))
+        return np.where(pixels.any(1), pixels.argmax(1), NOWHERE)
 
     def kept(self, splits: np.ndarray) -> np.ndarray:
         """Pixels ``(split, class)`` that keep their label."""
@@ -131,8 +133,8 @@ def sensible_block(shape: tuple[int, int], size: int, pieces: Pieces) -> int:
 def choose_splits(pieces: Pieces, cells: Sequence[Cell], shares: tuple[float, float, float], seed: int) -> np.ndarray:
     """Split ``(cell)`` of every cell, -1 where its block has no labels.
 
-    Of many random ways to share out the blocks, the one that comes nearest to the wanted shares in every class,
-    counting only the labels that parcels in several splits leave over. Images are never looked at.
+    Blocks are shared out so that every class comes near to its wanted shares, counting only the labels that parcels
+    in several splits leave over. Images are never looked at.
 
     Args:
         pieces: the labels.
@@ -156,32 +158,46 @@ def choose_splits(pieces: Pieces, cells: Sequence[Cell], shares: tuple[float, fl
     number = np.full(len(cells), NOWHERE)
     number[pieces.cells] = index
     by_block = Pieces(number[pieces.cell], pieces.parcel, pieces.label, pieces.pixels, pieces.classes)
-    total = np.bincount(pieces.label, pieces.pixels, pieces.classes)
-    draws = max(100, min(DRAWS, WORK // max(1, len(pieces.cell))))
-    best = min(
-        _draws(len(labeled), shares, draws, seed), key=lambda split: _deviation(by_block.kept(split), total, shares)
-    )
     split_of = np.full(blocks.max() + 1, NOWHERE)
-    split_of[labeled] = best
+    split_of[labeled] = _best(by_block, len(labeled), shares, np.random.default_rng(seed))
     return split_of[blocks]
 
 
-def _draws(blocks: int, shares: tuple[float, float, float], count: int, seed: int) -> Iterator[np.ndarray]:
-    rng = np.random.default_rng(seed)
-    for _ in range(count):
-        val, test = (max(1, int(blocks * share + rng.random())) if share else 0 for share in shares[1:])
-        test = min(test, blocks - 1 - (shares[1] > 0))
-        val = min(val, blocks - 1 - test)
-        yield rng.permutation(np.repeat(np.arange(len(SPLITS)), (blocks - val - test, val, test)))
+def _best(pieces: Pieces, blocks: int, shares: tuple[float, float, float], rng: np.random.Generator) -> np.ndarray:
+    """The best of many random ways to share out blocks, then made better by moving or swapping blocks."""
+    total = np.bincount(pieces.label, pieces.pixels, pieces.classes)
+
+    def cost(splits: np.ndarray) -> float:
+        return _shortfall(pieces.kept(splits), total, np.array(shares))
+
+    trials = max(200, min(TRIALS, WORK // max(1, len(pieces.cell))))
+    best = min((_draw(blocks, shares, rng) for _ in range(trials // 4)), key=cost)
+    lowest = cost(best)
+    for _ in range(trials - trials // 4):
+        one, other = rng.integers(blocks, size=2)
+        changed = best.copy()
+        changed[one] = best[other] if rng.random() < 0.5 else rng.choice(np.flatnonzero(shares))
+        changed[other] = best[one] if changed[one] == best[other] else best[other]
+        if (now := cost(changed)) < lowest:
+            best, lowest = changed, now
+    return best
 
 
-def _deviation(kept: np.ndarray, total: np.ndarray, shares: tuple[float, float, float]) -> float:
-    """How far labeled areas are from the wanted shares: mean over the classes, and all classes together."""
-    wanted, there = np.array(shares), total > 0
-    by_class = np.abs(kept[:, there] / total[there] - wanted[:, None]).sum(0).mean()
-    overall = np.abs(kept.sum(1) / total.sum() - wanted).sum()
-    lost = ((kept[0] == 0) & there).sum() + len(total) * ((kept.sum(1) == 0) & (wanted > 0)).sum()
-    return float(by_class + overall + WITHOUT_TRAINING * lost)
+def _draw(blocks: int, shares: tuple[float, float, float], rng: np.random.Generator) -> np.ndarray:
+    val, test = (max(1, int(blocks * share + rng.random())) if share else 0 for share in shares[1:])
+    test = min(test, blocks - 1 - (shares[1] > 0))
+    val = min(val, blocks - 1 - test)
+    return rng.permutation(np.repeat(np.arange(len(SPLITS)), (blocks - val - test, val, test)))
+
+
+def _shortfall(kept: np.ndarray, total: np.ndarray, shares: np.ndarray) -> float:
+    """What splits lack of their shares: mean over the classes, so that rare ones count as much, and over all labels."""
+    wanted, there = shares > 0, total > 0
+    have, shares = kept[wanted][:, there], shares[wanted]
+    by_class = np.maximum(0, 1 - have / (shares[:, None] * total[there])).sum(0).mean()
+    overall = np.maximum(0, 1 - have.sum(1) / (shares * total.sum())).sum()
+    untaught = (have[0] == 0).sum() + len(total) * (have.sum(1) == 0).sum()
+    return float(by_class + overall + UNTAUGHT * untaught)
 
 
 def keep_parcels_whole(
@@ -189,7 +205,7 @@ def keep_parcels_whole(
 ) -> tuple[np.ndarray, int]:
     """Labels of which no parcel is in two splits, and how many parcels lost some.
 
-    A parcel stays in one split: test before val before train.
+    A parcel stays in the split that holds most of it.
     """
     winner = pieces.winner(splits)
     crossing = np.unique(pieces.parcel[(pieces.parcel > 0) & (winner[pieces.parcel] != splits[pieces.cell])])
@@ -206,21 +222,33 @@ def keep_parcels_whole(
 
 
 def keep_distance(label: np.ndarray, cells: Sequence[Cell], splits: np.ndarray, reach: float) -> np.ndarray:
-    """Labels without those nearer than ``reach`` pixels, center to center, to ground of a split that comes first.
+    """Labels without those nearer than ``reach`` pixels, center to center, to labels of another split.
 
     Training gives way to val and test, val to test.
     """
     left = label.copy()
     if reach <= 0:
         return left
-    corners = np.array([(c.own.row, c.own.column, c.own.height, c.own.width) for c in cells])
-    for i, cell in enumerate(cells):
-        if splits[i] == NOWHERE:
-            continue
-        for other in np.flatnonzero((splits > splits[i]) & (gaps(corners[i], corners) < reach)):
-            down, right = _away(cell.own, cells[other].own)
-            cell.labels_of(left)[down[:, None] ** 2 + right**2 < reach**2] = IGNORE
+    place = np.full(label.shape, NOWHERE, np.int8)
+    for cell, split in zip(cells, splits, strict=True):
+        cell.labels_of(place)[cell.labels_of(label) != IGNORE] = split
+    for split in (1, 0):
+        for cell in (cell for cell, mine in zip(cells, splits, strict=True) if mine == split):
+            near = _near(place > split, cell.own, reach)
+            cell.labels_of(left)[near] = IGNORE
+            cell.labels_of(place)[near] = NOWHERE
     return left
+
+
+def _near(marked: np.ndarray, area: Area, reach: float) -> np.ndarray:
+    """Pixels ``(height, width)`` of an area that lie nearer than ``reach`` to a marked pixel."""
+    margin = int(np.ceil(reach))
+    top, left = max(0, area.row - margin), max(0, area.column - margin)
+    around = marked[top : area.row + area.height + margin, left : area.column + area.width + margin]
+    if not around.any():
+        return np.zeros((area.height, area.width), bool)
+    away = distance_transform_edt(~around)
+    return away[window(Area(area.row - top, area.column - left, area.height, area.width))] < reach
 
 
 def gaps(one: np.ndarray, many: np.ndarray) -> np.ndarray:
@@ -231,14 +259,3 @@ def gaps(one: np.ndarray, many: np.ndarray) -> np.ndarray:
     end, ends = one[:2] + one[2:] - 1, many[:, :2] + many[:, 2:] - 1
     apart = np.maximum(0, np.maximum(many[:, :2] - end, one[:2] - ends))
     return np.hypot(apart[:, 0], apart[:, 1])
-
-
-def _away(area: Area, other: Area) -> tuple[np.ndarray, np.ndarray]:
-    """Distance of each row and of each column of an area from another area."""
-
-    def along(start: int, length: int, first: int, count: int) -> np.ndarray:
-        positions = np.arange(start, start + length)
-        return np.maximum(0, np.maximum(first - positions, positions - (first + count - 1)))
-
-    down = along(area.row, area.height, other.row, other.height)
-    return down, along(area.column, area.width, other.column, other.width)

@@ -5,6 +5,7 @@ Variables are bands, or one variable has a band axis. Several files may share th
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections import Counter
@@ -128,7 +129,7 @@ def _opened(path: str, changed: int, process: int) -> xr.Dataset:
 
     try:
         if Path(path).is_dir():
-            return xr.open_dataset(path, engine="zarr", mask_and_scale=False)
+            return xr.open_dataset(path, engine="zarr", mask_and_scale=False, consolidated=_consolidated(Path(path)))
         with open(path, "rb") as file:
             classic = file.read(3) == b"CDF"
         if classic:
@@ -137,6 +138,14 @@ def _opened(path: str, changed: int, process: int) -> xr.Dataset:
         return xr.open_dataset(path, engine="h5netcdf", mask_and_scale=False, driver_kwds=keep)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise unreadable(path, error) from error
+
+
+def _consolidated(store: Path) -> bool:
+    """Whether the metadata of a Zarr store, of format 2 or 3, are in one place."""
+    whole = store / "zarr.json"
+    if not whole.is_file():
+        return (store / ".zmetadata").is_file()
+    return json.loads(whole.read_text(encoding="utf-8")).get("consolidated_metadata") is not None
 
 
 def _variable(path: Path, name: str) -> xr.DataArray:
@@ -253,8 +262,9 @@ def _crs_in(attributes: Mapping[Any, Any]) -> CRS | None:
     for name in ("crs_wkt", "spatial_ref", "crs", "proj4", "epsg"):
         text = re.sub(r"^\+init=|^(?=\d+$)", lambda match: "" if match[0] else "EPSG:", str(attributes.get(name, "")))
         try:
-            return CRS(text.upper() if text.lower().startswith("epsg:") else text)
-        except ValueError:
+            if text:
+                return CRS(text.upper() if text.lower().startswith("epsg:") else text)
+        except (ValueError, RuntimeError):  # the second is pyproj's
             continue
     if "grid_mapping_name" in attributes:
         import pyproj
@@ -285,8 +295,6 @@ def _resample(
     """Let GDAL do it, as it does for files."""
     if grid.affine.e > 0:
         values, grid = values[::-1], grid.flipy()
-    if nodata is None and values.dtype.kind == "f":
-        nodata = np.nan
     shape = {"height": grid.shape[0], "width": grid.shape[1], "count": 1}
     try:
         with MemoryFile() as memory:

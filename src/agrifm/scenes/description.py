@@ -33,9 +33,10 @@ def _split(value: Any) -> Any:
 
 
 def _one_of(value: str | None, valid: Mapping[str, Any]) -> str | None:
-    if value is not None and value not in valid:
+    known = {name.lower(): name for name in valid}
+    if value is not None and value.lower() not in known:
         raise ValueError(nearest(value, valid))
-    return value
+    return value and known[value.lower()]
 
 
 class Source(Section):
@@ -50,7 +51,7 @@ class Source(Section):
         quality: name of the band that tells clear ground from cloud; ``false`` uses none.
         rule: how to read it: SCL, Fmask, QA_PIXEL, pixel_qa, sur_refl_state_500m or mask.
         scale, offset: ``reflectance = stored * scale + offset``.
-        nodata: stored number that marks a missing pixel.
+        nodata: stored number that marks a missing pixel; NaN does anyway.
     """
 
     path: Path
@@ -61,7 +62,7 @@ class Source(Section):
     rule: str | None = None
     scale: float | None = Field(None, gt=0)
     offset: float | None = None
-    nodata: float | None = None
+    nodata: float | None = Field(None, allow_inf_nan=False)
 
     @field_validator("sensor")
     @classmethod
@@ -98,9 +99,10 @@ class Description(Section):
     @classmethod
     def _known_crs(cls, value: str | None) -> str | None:
         value = f"EPSG:{value}" if value and value.isdigit() else value
-        if value is not None:
-            CRS(value)
-        return value
+        try:
+            return value and str(CRS(value))
+        except RuntimeError as error:  # pyproj's
+            raise ValueError(f"a CRS such as EPSG:32631 ({error})") from error
 
     @field_validator("bbox")
     @classmethod

@@ -185,7 +185,8 @@ def _no_hdf4(paths: Sequence[Path], pieces: Sequence[Piece]) -> None:
 
 def _nothing(root: Path, paths: Sequence[Path], pattern: str | None) -> InputError:
     names = ", ".join(path.name for path in paths[:3])
-    forms = "; ".join(f"{layout.title}: {layout.example}" for layout in (*LAYOUTS, STACKED))
+    examples = {layout.title: layout.example for layout in (*LAYOUTS, STACKED)}
+    forms = "; ".join(f"{title}: {example}" for title, example in examples.items())
     return InputError(
         root,
         found=f"{len(paths)} file(s) that are not recognized: {names}{', ...' if len(paths) > 3 else ''}",

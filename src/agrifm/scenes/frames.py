@@ -40,23 +40,18 @@ class Reading:
             InputError: it is not clear whose images they are, or a date lacks a band.
             Unreadable: a file does not open.
         """
-        if not self.found.pieces and self.found.broken and not self.skip:
-            raise next(iter(self.found.broken.values()))
+        named = {piece.raster.href for piece in self.found.pieces}
+        layers, skipped = [], [href for href in self.found.broken if href not in named]
+        if skipped and not self.skip:
+            raise self.found.broken[skipped[0]]
         pieces: dict[str, list[tuple[Piece, str]]] = defaultdict(list)
         for sensor, group in self._groups():
             pieces[sensor.name] += self._roles(sensor, group)
-        layers, skipped = [], [href for href in self.found.broken if href not in self._readable()]
-        if skipped and not self.skip:
-            raise self.found.broken[skipped[0]]
         for sensor in (SENSORS[name] for name in SENSORS if name in pieces):
             frames, left_out = self._frames(sensor, pieces[sensor.name])
             layers += [Layer(sensor, tuple(frames))] if frames else []
             skipped += left_out
         return layers, list(dict.fromkeys(skipped))
-
-    def _readable(self) -> set[str]:
-        """Files of which at least the names are known."""
-        return {piece.raster.href for piece in self.found.pieces}
 
     def _groups(self) -> list[tuple[Sensor, list[Piece]]]:
         """Pieces that belong together, and whose they are; files that are no images of a known sensor are left out."""
@@ -87,17 +82,22 @@ class Reading:
         return not others or bool(hinted(group[0].shown)) or all(piece.name == "" for piece in group)
 
     def _unclear(self, sensors: Sequence[Sensor], group: Sequence[Piece]) -> InputError:
-        unread = next((self.found.broken[piece.raster.href] for piece in group if not piece.name), None)
-        if unread is not None:
-            return unread
+        unread = [self.found.broken[piece.raster.href] for piece in group if piece.raster.href in self.found.broken]
+        if unread and not sensors:
+            return unread[0]
         names = sorted({piece.name for piece in group})
         fits = f"they may be of {' or '.join(sensor.name for sensor in sensors)}" if sensors else "of no known sensor"
+        repair = (
+            "say how the files are named, e.g. --set pattern='{date}_{band}_{res}.tif'."
+            if names == ["1"]
+            else "say whose images they are with 'sensor: ...' in scene.yaml or --set sensor=..., and if need be what "
+            "the bands are called with --set bands='{name in the files: band id}'."
+        )
         return InputError(
             f"{self.found.root}: sensor",
             found=f"bands {', '.join(names[:16])}, {fits} (e.g. {group[0].shown})",
             expected="; ".join(f"{sensor.name}: {', '.join(sensor.band_ids)}" for sensor in SENSORS.values()),
-            repair="say whose images they are with 'sensor: ...' in scene.yaml or --set sensor=..., and if need be "
-            "what the bands are called with --set bands='{name in the files: band id}'.",
+            repair=repair,
         )
 
     def _roles(self, sensor: Sensor, group: Sequence[Piece]) -> list[tuple[Piece, str]]:
@@ -118,13 +118,10 @@ class Reading:
         if all(piece.name.isdigit() for piece in group if piece.name) and not given:
             names = {str(i): band for i, band in enumerate(sensor.band_ids, start=1)}
         names |= {name.lower(): QUALITY for name in self._quality(group, given)}
-        roles = [(piece, names.get(piece.name.lower()) or self._whole(piece, group)) for piece in group]
-        return [(piece, role) for piece, role in roles if role]
-
-    def _whole(self, piece: Piece, group: Sequence[Piece]) -> str:
-        """The role of a file whose bands are not known because it does not open."""
-        stacked = not piece.name or any(isinstance(p.raster, FileBand) and p.raster.index > 1 for p in group)
-        return WHOLE if stacked and piece.raster.href in self.found.broken else ""
+        roles = [(piece, names[piece.name.lower()]) for piece in group if piece.name.lower() in names]
+        stacked = any(isinstance(piece.raster, FileBand) and piece.raster.index > 1 for piece, _ in roles)
+        unread = [piece for piece in group if piece.raster.href in self.found.broken]
+        return roles + [(piece, WHOLE) for piece in unread if stacked or not piece.name]
 
     def _quality(self, group: Sequence[Piece], given: Mapping[str, str]) -> set[str]:
         """What the quality layer is called."""
@@ -152,13 +149,13 @@ class Reading:
         frames, skipped = [], []
         for (_, title, *_), look in sorted(looks.items(), key=lambda entry: entry[0]):
             alike = [other for key, other in looks.items() if key[1] == title]
-            problem = self._unread(look) or self._missing(sensor, look, alike)
-            if problem is None:
-                frames.append(self._frame(sensor, look))
-            elif self.skip and isinstance(problem, Unreadable):
+            missing = self._missing(sensor, look, alike)
+            problems = self._unread(look) or ([missing] if missing else [])
+            for problem in problems:
+                if not (self.skip and isinstance(problem, Unreadable)):
+                    raise problem
                 skipped.append(problem.where)
-            else:
-                raise problem
+            frames += [] if problems else [self._frame(sensor, look)]
         return frames, skipped
 
     def _has_quality(self, sensor: Sensor, looks: Mapping[tuple, Look]) -> None:
@@ -185,10 +182,9 @@ class Reading:
             "as two sources of a scene.yaml.",
         )
 
-    def _unread(self, look: Look) -> InputError | None:
-        return next(
-            (self.found.broken[p.raster.href] for p in look.values() if p.raster.href in self.found.broken), None
-        )
+    def _unread(self, look: Look) -> list[InputError]:
+        hrefs = {piece.raster.href for piece in look.values()}
+        return [error for href, error in self.found.broken.items() if href in hrefs]
 
     def _missing(self, sensor: Sensor, look: Look, alike: Sequence[Look]) -> Unreadable | None:
         wanted = [*sensor.band_ids, *([QUALITY] if any(QUALITY in other for other in alike) else [])]
@@ -204,7 +200,7 @@ class Reading:
         return Unreadable(
             f"{self.found.root}: {sensor.name}, {piece.day}: band {name}",
             found=f"no {name}{more} on {piece.day}, but {', '.join(p.name for p in look.values())}{dates}",
-            expected=f"{expected}",
+            expected=expected,
             repair="add the file, delete that date's files, or leave the date out with --skip-unreadable."
             if sample
             else "add the band, or say what it is called with --set bands='{name in the files: band id}'.",
@@ -232,13 +228,11 @@ class Reading:
         return rule
 
     def _raster(self, piece: Piece, sensor: Sensor) -> Raster:
-        if self.source.nodata is not None:
-            return replace(piece.raster, nodata=self.source.nodata)
+        """The band; where neither file nor user say what marks a missing pixel, the product does, or NaN."""
         kind, stated = self.found.stored(piece)
-        if stated is not None:
-            return piece.raster
-        missing = sensor.nodata if piece.layout.nodata is None else piece.layout.nodata
-        return replace(piece.raster, nodata=float("nan") if "float" in kind else missing)
+        of_product = sensor.nodata if piece.layout.nodata is None else piece.layout.nodata
+        missing = None if stated is not None or "float" in kind else of_product
+        return replace(piece.raster, nodata=missing if self.source.nodata is None else self.source.nodata)
 
     def _units(self, sensor: Sensor, pieces: Sequence[Piece]) -> Units:
         own = Units(sensor.scale, sensor.offset)

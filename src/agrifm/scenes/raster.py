@@ -152,7 +152,9 @@ def located(file: rasterio.DatasetReader, href: str) -> GeoBox:
 def warped(
     file: rasterio.DatasetReader, index: int, box: GeoBox, fill: float, *, nodata: float | None, average: bool
 ) -> np.ndarray:
-    """One band of an open file on another grid ``(h, w)``, as ``FileBand.read`` does."""
+    """One band of an open file on another grid ``(h, w)``, as ``FileBand.read`` does; NaN is no pixel."""
+    if nodata is None and "float" in file.dtypes[index - 1]:
+        nodata = float("nan")
     with WarpedVRT(
         file,
         crs=str(box.crs),

@@ -67,7 +67,7 @@ class Frame:
             InputError: a file cannot be read.
         """
         fill = no_data(sensor)
-        image = np.empty((len(sensor.bands), *box.shape), _dtype(sensor))
+        image = np.empty((len(sensor.bands), *box.shape), stored_dtype(sensor))
         missing = np.empty(image.shape, bool)
         for i, band in enumerate(sensor.band_ids):
             stored = self.bands[band].read(box, fill)
@@ -210,7 +210,7 @@ class Scene:
         end = -(-(area.row + area.height) // factor), -(-(area.column + area.width) // factor)
         box = sub_box(self.grid, factor, first, end)
         looks = list(pool.map(lambda frame: frame.read(sensor, box), layer.frames))
-        images = np.full((len(layer.days), len(sensor.bands), *box.shape), no_data(sensor), _dtype(sensor))
+        images = np.full((len(layer.days), len(sensor.bands), *box.shape), no_data(sensor), stored_dtype(sensor))
         taken, clear = (np.zeros((len(layer.days), *box.shape), bool) for _ in range(2))
         for frame, (image, there, seen) in zip(layer.frames, looks, strict=True):
             step = layer.days.index(frame.day)
@@ -287,7 +287,8 @@ def no_data(sensor: Sensor) -> float:
     return 0 if sensor.nodata is None else sensor.nodata
 
 
-def _dtype(sensor: Sensor) -> type:
+def stored_dtype(sensor: Sensor) -> type:
+    """What holds the sensor's numbers."""
     if np.isnan(no_data(sensor)):
         return np.float32
     return np.uint16 if no_data(sensor) >= 0 else np.int16

@@ -10,14 +10,14 @@ import datetime as dt
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
-from odc.geo.geobox import GeoBox
 
 from agrifm.data.check import Survey, evenly, look_at_bands
 from agrifm.errors import InputError
-from agrifm.scenes.scene import READERS, Frame, Layer, Scene, Units, no_data, sub_box
+from agrifm.scenes.look import FEW, Look, coarse, look_at, middle
+from agrifm.scenes.scene import READERS, Frame, Layer, Scene, Units
 from agrifm.sensors import S2, Sensor
 
 HLS = Units(1e-4, 0.0, "HLS v2.0")
@@ -27,9 +27,8 @@ MODIS = Units(1e-4, 0.0, "MOD09A1")
 SHIFT = 0.1  # what Sentinel-2 adds to reflectance from processing baseline 04.00 on
 SHIFTED_FROM = dt.date(2022, 1, 25)  # the first day on which products were made with that baseline
 
-WINDOW = 128  # pixels along a side that are looked at
 FRAMES = 6  # per sensor
-FEW, LEAST = 16, 100  # pixels; below, bands and offsets are not judged
+LEAST = 100  # pixels; below, offsets are not judged
 
 
 def sentinel2(baseline: str | None, *, applied: bool = False) -> Units:
@@ -58,52 +57,6 @@ def sentinel2(baseline: str | None, *, applied: bool = False) -> Units:
     return Units(1e-4, -SHIFT if number >= "04.00" else 0.0, f"baseline {number}")
 
 
-@dataclass(frozen=True)
-class Look:
-    """Clear pixels of a frame: reflectance ``(c, n)``, not clipped."""
-
-    frame: Frame
-    sensor: Sensor
-    reflectance: np.ndarray
-
-    @property
-    def size(self) -> int:
-        """Number of pixels."""
-        return self.reflectance.shape[1]
-
-    def darkest(self) -> float:
-        """First percentile over the pixels of their darkest band."""
-        return float(np.percentile(self.reflectance.min(0), 1))
-
-    def visible(self) -> float:
-        """Median over the pixels of their darkest visible band."""
-        return float(np.median(self._visible().min(0)))
-
-    def green(self) -> bool:
-        """Whether some of it is surely vegetation, whose blue and red are dark; an offset does not hide that."""
-        near, red = self._band("nir", "nir08"), self._band("red")
-        return float((near - red > 0.4 * np.abs(near + red)).mean()) >= 0.01
-
-    def constant(self) -> bool:
-        """Whether every band has one value only."""
-        return self.size >= FEW and bool((np.ptp(self.reflectance, axis=1) == 0).all())
-
-    def twins(self) -> tuple[str, str] | None:
-        """Two bands with the same values everywhere."""
-        ids = self.sensor.band_ids
-        for i, one in enumerate(self.reflectance if self.size >= FEW else ()):
-            for j in range(i):
-                if np.ptp(one) > 0 and np.array_equal(one, self.reflectance[j]):
-                    return ids[j], ids[i]
-        return None
-
-    def _band(self, *names: str) -> np.ndarray:
-        return next(self.reflectance[i] for name in names if (i := self.sensor.index(name)) is not None)
-
-    def _visible(self) -> np.ndarray:
-        return np.stack([self._band(name) for name in ("blue", "green", "red")])
-
-
 def check_units(scene: Scene) -> Scene:
     """Hold units against a few frames of each sensor; the source of the units then says what came of it.
 
@@ -116,13 +69,17 @@ def check_units(scene: Scene) -> Scene:
 def _checked(layer: Layer, scene: Scene) -> Layer:
     groups: dict[tuple, list[Frame]] = {}
     for frame in layer.frames:
-        late = layer.sensor.name == S2.name and frame.day >= SHIFTED_FROM
-        groups.setdefault((frame.units.scale, frame.units.offset, late), []).append(frame)
-    limit = max(1, FRAMES // len(groups))
-    looks = {key: _looks(frames, layer.sensor, scene, limit) for key, frames in groups.items()}
-    notes = {key: _judge(seen, scene, len(groups) > 1) for key, seen in looks.items()}
-    said = {frame: notes[key] for key, frames in groups.items() for frame in map(id, frames)}
-    return replace(layer, frames=tuple(_noted(frame, said[id(frame)]) for frame in layer.frames))
+        groups.setdefault(_shared(frame, layer.sensor), []).append(frame)
+    notes = {}
+    for key, frames in groups.items():
+        looks = _looks(frames, layer.sensor, scene, max(1, FRAMES // len(groups)))
+        notes[key] = _judge(looks, scene, len(groups) > 1)
+    return replace(layer, frames=tuple(_noted(frame, notes[_shared(frame, layer.sensor)]) for frame in layer.frames))
+
+
+def _shared(frame: Frame, sensor: Sensor) -> tuple:
+    """What frames have in common that are judged together."""
+    return frame.units.scale, frame.units.offset, sensor.name == S2.name and frame.day >= SHIFTED_FROM
 
 
 def _noted(frame: Frame, note: str) -> Frame:
@@ -139,42 +96,13 @@ def _looks(frames: Sequence[Frame], sensor: Sensor, scene: Scene, limit: int) ->
         for box in (middle(scene, sensor), coarse(scene, sensor)):
             found: list[Look] = []
             for frame in order:
-                look = _look(frame, sensor, box, pool)
+                look = look_at(frame, sensor, box, pool)
                 found += [look] if look else []
                 if len(found) == limit:
                     break
             if found:
                 return found
     return []
-
-
-def _look(frame: Frame, sensor: Sensor, box: GeoBox, pool: ThreadPoolExecutor) -> Look | None:
-    clear = np.ones(box.shape, bool) if frame.quality is None else frame.quality.clear(box)
-    if not clear.any():
-        return None
-    fill = no_data(sensor)
-    stored = np.stack(list(pool.map(lambda band: frame.bands[band].read(box, fill), sensor.band_ids)))
-    missing = np.isnan(stored) if np.isnan(fill) else stored == fill
-    clear &= ~(missing.all(0) if fill == 0 else missing.any(0))
-    if not clear.any():
-        return None
-    return Look(frame, sensor, stored[:, clear].astype(np.float64) * frame.units.scale + frame.units.offset)
-
-
-def middle(scene: Scene, sensor: Sensor) -> GeoBox:
-    """At most 128 x 128 of the sensor's pixels in the middle of the scene."""
-    factor = scene.factor(sensor)
-    size = [max(1, n // factor) for n in scene.grid.shape]
-    first = [max(0, (n - WINDOW) // 2) for n in size]
-    end = [start + min(n, WINDOW) for start, n in zip(first, size, strict=True)]
-    return sub_box(scene.grid, factor, (first[0], first[1]), (end[0], end[1]))
-
-
-def coarse(scene: Scene, sensor: Sensor, size: int = WINDOW) -> GeoBox:
-    """All of the scene with at most some 128 pixels along a side, none finer than the sensor's."""
-    factor = max(scene.factor(sensor), -(-max(scene.grid.shape) // size))
-    rows, columns = (-(-n // factor) for n in scene.grid.shape)
-    return sub_box(scene.grid, factor, (0, 0), (rows, columns))
 
 
 def _judge(looks: Sequence[Look], scene: Scene, mixed: bool) -> str:
@@ -282,7 +210,7 @@ def _told(units: Units) -> str:
 def _order(looks: Sequence[Look], where: str) -> None:
     """Bands in the wrong order; open water has an order of its own and is left alone."""
     sensor = looks[0].sensor
-    land = np.concatenate([_land(look) for look in looks], axis=1)
+    land = np.concatenate([look.land() for look in looks], axis=1)
     if land.shape[1] < FEW:
         return
     pixels = (land - sensor.offset) / sensor.scale
@@ -311,10 +239,3 @@ def _same_infrared(sensor: Sensor, middle: np.ndarray, where: str) -> None:
             expected=f"bands in the order {', '.join(sensor.band_ids)}",
             repair="reorder the bands.",
         )
-
-
-def _land(look: Look) -> np.ndarray:
-    """Reflectance ``(c, n)`` without pixels that look like water: bright nowhere, least so in the infrared."""
-    infrared = [i for i, band in enumerate(look.sensor.bands) if band.wavelength > 0.75]
-    water = (look.reflectance[infrared].max(0) < 0.12) & (look.reflectance.max(0) < 0.3)
-    return look.reflectance[:, ~water]
