@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import rasterio
 import torch
 from test_weights import released_state
 from typer.testing import CliRunner
@@ -11,13 +12,30 @@ from typer.testing import CliRunner
 from agrifm.cli import app
 
 ROOT = Path(__file__).parents[1]
+FRANCE = ROOT.parent / "shared" / "data" / "france_parcels_2018"
+JOURNEY = "From images to a map"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def commands():
-    """Every agrifm command of the README, in order, without comments."""
-    lines = re.findall(r"^\.venv/bin/agrifm (.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    return [line.split("#")[0].split() for line in lines]
+def sections():
+    """Headings of the README with their text."""
+    parts = re.split(r"^## (.*)$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def commands(text):
+    """Every agrifm command of a text, in order, without comments."""
+    text = text.replace("\\\n", " ")
+    return [line.split("#")[0].split() for line in re.findall(r"^\.venv/bin/agrifm (.*)$", text, re.MULTILINE)]
+
+
+def run(found):
+    """Run commands here; training is cut short."""
+    for words in found:
+        if words[0] == "train":
+            words += ["--set", "training.workers=0", "--set", "training.epochs=1"]
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 0, f"agrifm {' '.join(words)}\n{result.output}{result.exception}"
 
 
 def test_the_commands_of_the_readme_run(farm, tmp_path, monkeypatch):
@@ -28,14 +46,28 @@ def test_the_commands_of_the_readme_run(farm, tmp_path, monkeypatch):
     yaml = re.search(r"```yaml\n# crops\.yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     Path("crops.yaml").write_text(yaml[1])
     torch.save(released_state(), "AgriFM.pth")
-    found = commands()
+    found = commands("".join(text for heading, text in sections().items() if heading != JOURNEY))
     assert len(found) >= 7
-    for words in found:
-        if words[0] == "train":
-            words += ["--set", "training.workers=0", "--set", "training.epochs=1"]
-        result = CliRunner().invoke(app, words)
-        assert result.exit_code == 0, f"agrifm {' '.join(words)}\n{result.output}{result.exception}"
+    run(found)
     assert list(Path("runs/crops/maps").glob("*_confidence.tif"))
+
+
+@pytest.mark.skipif(not FRANCE.is_dir(), reason=f"needs the French parcels in {FRANCE.parent.name}/{FRANCE.name}")
+def test_the_journey_of_the_readme_runs(tmp_path, monkeypatch):
+    """From JPEG 2000 files and a shapefile to a map that covers the whole scene."""
+    monkeypatch.chdir(tmp_path)
+    Path("france").mkdir()
+    Path("france/images").symlink_to(FRANCE / "jp2")
+    for path in (FRANCE / "reference_data").glob("parcels.*"):
+        Path("france", path.name).symlink_to(path)
+    Path("configs").symlink_to(ROOT / "configs")
+    found = commands(sections()[JOURNEY])
+    assert [words[0] for words in found] == ["scene", "chips", "train", "evaluate", "map", "reproduce"]
+    run(found)
+    with rasterio.open("france.tif") as file:
+        assert (file.shape, file.crs.to_epsg()) == ((353, 232), 32631)
+        assert (file.read(1) != file.nodata).mean() > 0.9
+        assert "vineyard" in file.tags(1).values()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -105,7 +105,7 @@ def hasty(monkeypatch):
     """The same rules with short waits."""
     monkeypatch.setattr(stac, "provider_at", lambda url: replace(GENERIC, rate=1000))
     monkeypatch.setattr(fetch, "RETRY", fetch.RETRY.new(total=3, backoff_factor=0.01))
-    monkeypatch.setitem(raster.NETWORK, "GDAL_HTTP_RETRY_DELAY", "0.01")
+    monkeypatch.setitem(raster.READING, "GDAL_HTTP_RETRY_DELAY", "0.01")
     monkeypatch.setattr(raster, "WAITS", (0.01, 0.02))
 
 

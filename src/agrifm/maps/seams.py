@@ -1,7 +1,8 @@
 """Do window borders show in a map? Two numbers say so, after every map.
 
-Transitions: how often neighboring pixels differ in class across lines where windows begin or end, against all other
-lines. Agreement: how many pixels of some areas keep their class when the windows are moved by half their distance.
+Transitions: how often neighboring pixels differ in class across lines where windows begin or end, against other lines
+on which patches of the model meet as well: classes change there more often, in the middle of windows too.
+Agreement: how many pixels of some areas keep their class when the windows are moved by half their distance.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from math import gcd
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +20,11 @@ from rasterio.windows import Window
 from agrifm.maps.engine import one_thread
 from agrifm.maps.raster import NODATA
 from agrifm.maps.tiles import Job
-from agrifm.maps.windows import common_unit
+from agrifm.maps.windows import Axis, common_unit
 from agrifm.scenes.scene import Area
 
 SIGNIFICANT = 4.0  # standard errors
+OTHER, ALIKE, BORDER = range(3)  # kinds of lines
 AREAS = 3  # at most, whose windows are moved
 
 
@@ -30,8 +33,8 @@ class Seams:
     """What the audit found.
 
     Args:
-        ratio: rate of transitions on window borders over the rate elsewhere; 1 is no seam; None without borders.
-        errors: how many standard errors the rate on borders lies above the rate elsewhere.
+        ratio: rate of transitions on window borders over that on alike lines; 1 is no seam; None without borders.
+        errors: how many standard errors the rate on borders lies above that on alike lines.
         agreement: share of pixels with the same class under moved windows; None where no pixel was seen.
         pixels: how many pixels that share is of.
     """
@@ -46,7 +49,7 @@ class Seams:
         return self.ratio is not None and self.ratio > limit and self.errors > SIGNIFICANT
 
     def __str__(self) -> str:
-        ratio = "no window borders" if self.ratio is None else f"{self.ratio:.3f} times the transitions of other lines"
+        ratio = "no window borders" if self.ratio is None else f"{self.ratio:.3f} times the transitions of alike lines"
         moved = "" if self.agreement is None else f"; {self.agreement:.1%} of pixels agree under moved windows"
         return ratio + moved
 
@@ -63,7 +66,7 @@ def audit(path: Path, job: Job) -> Seams:
 
 
 def _transitions(path: Path, job: Job) -> tuple[float | None, float]:
-    """Ratio of the rates on borders and elsewhere, and by how many standard errors they differ."""
+    """Ratio of the rates on borders and on alike lines, and by how many standard errors they differ."""
     height, width = job.windows.size
     changes = [np.zeros((2, height)), np.zeros((2, width))]  # of neighbors across each line: different, all
     with rasterio.open(path) as file:
@@ -73,8 +76,8 @@ def _transitions(path: Path, job: Job) -> tuple[float | None, float]:
             for axis, first in ((0, tile.row), (1, tile.column)):
                 counted = _count(part, axis, (tile.width, tile.height)[axis])
                 changes[axis][:, first + 1 : first + 1 + counted.shape[1]] += counted
-    borders = [job.windows.rows.borders(), job.windows.columns.borders()]
-    on, off = _lines(changes, borders, True), _lines(changes, borders, False)
+    kinds = [_kinds(axis, job.pitch) for axis in (job.windows.rows, job.windows.columns)]
+    on, off = _lines(changes, kinds, BORDER), _lines(changes, kinds, ALIKE)
     if not len(on) or len(off) < 2 or not off[:, 0].sum():
         return None, 0.0
     rates = off[:, 0] / off[:, 1]
@@ -90,14 +93,18 @@ def _count(part: np.ndarray, axis: int, across: int) -> np.ndarray:
     return np.stack([((part[1:] != part[:-1]) & both).sum(1), both.sum(1)])
 
 
-def _lines(changes: Sequence[np.ndarray], borders: Sequence[np.ndarray], on: bool) -> np.ndarray:
-    """Counts ``(n, 2)`` of the lines that are window borders, or of those that are not."""
-    kept = []
-    for counts, lines in zip(changes, borders, strict=True):
-        chosen = np.zeros(counts.shape[1], bool)
-        chosen[lines] = True
-        kept.append(counts[:, chosen if on else ~chosen].T)
-    together = np.concatenate(kept)
+def _kinds(axis: Axis, pitch: int) -> np.ndarray:
+    """Which lines are window borders, and which of the others lie where patches meet in every window."""
+    period = gcd(pitch, axis.window, *np.diff(axis.starts[:-1]).tolist())
+    kinds = np.full(axis.size, OTHER)
+    kinds[axis.starts[0] % period :: period] = ALIKE
+    kinds[axis.borders()] = BORDER
+    return kinds
+
+
+def _lines(changes: Sequence[np.ndarray], kinds: Sequence[np.ndarray], kind: int) -> np.ndarray:
+    """Counts ``(n, 2)`` of the lines of one kind that have any."""
+    together = np.concatenate([counts[:, chosen == kind].T for counts, chosen in zip(changes, kinds, strict=True)])
     return together[together[:, 1] > 0]
 
 

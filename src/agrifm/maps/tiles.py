@@ -56,6 +56,12 @@ class Job:
         """The model, ready to run, on the device of this process."""
         return self.checkpoint.model().to(own_device() if self.device == "auto" else self.device)
 
+    @property
+    def pitch(self) -> int:
+        """Pixels of the map from one of the model's largest patches to the next."""
+        config, factors = self.checkpoint.experiment.model, [self.scene.factor(s) for s in self.scene.sensors]
+        return max(config.swin.strides(config.patch)[-1][1:]) * min(factors)
+
     def read(self, tile: Area) -> Tile:
         """Read what the windows over a tile look at."""
         return self.scene.read(self.windows.reach(tile))

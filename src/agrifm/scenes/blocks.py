@@ -20,7 +20,7 @@ from agrifm.scenes.scene import Area
 
 SPLITS = ("train", "val", "test")
 NOWHERE = -1
-FEWEST_BLOCKS = 12  # of the blocks with labels, where nothing else is asked for
+FEWEST_BLOCKS = 24  # of the blocks with labels, where nothing else is asked for
 TRIALS = 4000
 WORK = 400_000_000  # pieces of parcels looked at over all trials
 UNTAUGHT = 10.0  # what a class without training pixels costs, beside shortfalls of at most 1 for each split
@@ -153,7 +153,7 @@ def choose_splits(pieces: Pieces, cells: Sequence[Cell], shares: tuple[float, fl
             "splits",
             found=f"{len(labeled)} block(s) with labels for {wanted} splits",
             expected="at least one block for each split",
-            repair="use a smaller --size or --block, so that there are more blocks; 12 or more make a fair split.",
+            repair="use a smaller --size or --block, so that there are more blocks; 24 or more make a fair split.",
         )
     number = np.full(len(cells), NOWHERE)
     number[pieces.cells] = index
@@ -176,8 +176,10 @@ def _best(pieces: Pieces, blocks: int, shares: tuple[float, float, float], rng: 
     for _ in range(trials - trials // 4):
         one, other = rng.integers(blocks, size=2)
         changed = best.copy()
-        changed[one] = best[other] if rng.random() < 0.5 else rng.choice(np.flatnonzero(shares))
-        changed[other] = best[one] if changed[one] == best[other] else best[other]
+        if rng.random() < 0.5:
+            changed[[one, other]] = best[[other, one]]
+        else:
+            changed[one] = rng.choice(np.flatnonzero(shares))
         if (now := cost(changed)) < lowest:
             best, lowest = changed, now
     return best
@@ -194,8 +196,9 @@ def _shortfall(kept: np.ndarray, total: np.ndarray, shares: np.ndarray) -> float
     """What splits lack of their shares: mean over the classes, so that rare ones count as much, and over all labels."""
     wanted, there = shares > 0, total > 0
     have, shares = kept[wanted][:, there], shares[wanted]
-    by_class = np.maximum(0, 1 - have / (shares[:, None] * total[there])).sum(0).mean()
-    overall = np.maximum(0, 1 - have.sum(1) / (shares * total.sum())).sum()
+    # Squares: to lack a class costs more than to have a little less of several.
+    by_class = (np.maximum(0, 1 - have / (shares[:, None] * total[there])) ** 2).sum(0).mean()
+    overall = (np.maximum(0, 1 - have.sum(1) / (shares * total.sum())) ** 2).sum()
     untaught = (have[0] == 0).sum() + len(total) * (have.sum(1) == 0).sum()
     return float(by_class + overall + UNTAUGHT * untaught)
 
@@ -234,20 +237,20 @@ def keep_distance(label: np.ndarray, cells: Sequence[Cell], splits: np.ndarray, 
         cell.labels_of(place)[cell.labels_of(label) != IGNORE] = split
     for split in (1, 0):
         for cell in (cell for cell, mine in zip(cells, splits, strict=True) if mine == split):
-            near = _near(place > split, cell.own, reach)
+            near = _near(place, split, cell.own, reach)
             cell.labels_of(left)[near] = IGNORE
             cell.labels_of(place)[near] = NOWHERE
     return left
 
 
-def _near(marked: np.ndarray, area: Area, reach: float) -> np.ndarray:
-    """Pixels ``(height, width)`` of an area that lie nearer than ``reach`` to a marked pixel."""
+def _near(place: np.ndarray, split: int, area: Area, reach: float) -> np.ndarray:
+    """Pixels ``(height, width)`` of an area that lie nearer than ``reach`` to a label of a split after ``split``."""
     margin = int(np.ceil(reach))
     top, left = max(0, area.row - margin), max(0, area.column - margin)
-    around = marked[top : area.row + area.height + margin, left : area.column + area.width + margin]
+    around = place[top : area.row + area.height + margin, left : area.column + area.width + margin] > split
     if not around.any():
         return np.zeros((area.height, area.width), bool)
-    away = distance_transform_edt(~around)
+    away = np.asarray(distance_transform_edt(~around))
     return away[window(Area(area.row - top, area.column - left, area.height, area.width))] < reach
 
 

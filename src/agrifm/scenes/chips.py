@@ -36,7 +36,7 @@ def write_chips(
     scene: Scene,
     labels: Path,
     out: Path,
-    plan: ChipPlan = ChipPlan(),
+    plan: ChipPlan = ChipPlan(),  # noqa: B008 (frozen)
     *,
     overwrite: bool = False,
     console: Console | None = None,
@@ -52,7 +52,7 @@ def write_chips(
         out: folder.
         plan: how.
         overwrite: replace chips that are there.
-        console: where progress is shown.
+        console: shows progress.
 
     Raises:
         InputError: labels or scene cannot be used, or chips are there already.
@@ -60,9 +60,8 @@ def write_chips(
     console = console or Console(quiet=True)
     _check_grid(scene)
     _refuse_existing(out, overwrite)
-    with console.status("burning labels"):
+    with console.status("burning labels and sharing out the ground"):
         found = _labels(scene, labels, plan)
-    with console.status("sharing out the ground"):
         division = Division.of(found, plan, scene.resolution)
     try:
         return _write(scene, str(labels), plan, found, division, out, console)
@@ -197,10 +196,6 @@ def tiles(scene: Scene, chips: Sequence[Chip]) -> Iterator[tuple[Area, list[Chip
         top, left = min(a.row for a in areas), min(a.column for a in areas)
         bottom, right = max(a.row + a.height for a in areas), max(a.column + a.width for a in areas)
         yield Area(top, left, bottom - top, right - left), several
-
-
-def _labeled_blocks(division: Division, label: np.ndarray) -> int:
-    return len({cell.block for cell in division.cells if (cell.labels_of(label) != IGNORE).any()})
 
 
 def _notes(scene: Scene, plan: ChipPlan, pixels: dict[str, list[int]], labels: Labels) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ class ChipPlan:
         buffer: meters by which polygons shrink on all sides.
         distance: meters between labels of different splits; parcels are never shared anyway.
         val, test: shares of the labeled area.
-        block: chips along the side of a block of ground; by default as many as leave a dozen blocks.
+        block: chips along the side of a block of ground; by default as many as leave two dozen blocks with labels.
         seed: other seeds give other splits.
 
     Raises:

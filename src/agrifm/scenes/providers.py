@@ -220,7 +220,7 @@ LP_DAAC = Provider(
     rate=4,
 )
 GENERIC = Provider(
-    name="a catalogue without an entry of its own",
+    name="unknown provider",
     hosts=(),
     products={
         r".*hls.?s30.*|.*hls2-s30.*": HLS_S30,

@@ -20,8 +20,9 @@ from agrifm.errors import InputError, Unreadable
 EXACT = 0.001  # largest error of re-projection in pixels, so that neighboring reads agree
 COARSER = 1.5  # from this ratio of pixel sizes on, pixels are averaged instead of picked
 
-# What GDAL is told when it reads over the network: ask again after short failures, do not list folders.
-NETWORK = {
+# What GDAL is told when it reads: ask again after short failures, do not list folders, keep little.
+READING = {
+    "GDAL_CACHEMAX": 256 * 2**20,  # bytes; GDAL would take a twentieth of the machine's memory in every process
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "GDAL_HTTP_MAX_RETRY": "5",
     "GDAL_HTTP_RETRY_DELAY": "0.5",
@@ -80,7 +81,7 @@ class FileBand:
         """What ``look`` finds in the open file; over the network it looks again after a cut connection."""
         from agrifm.scenes.providers import signed
 
-        settings, waits = NETWORK, iter(WAITS if "://" in self.href else ())
+        settings, waits = READING, iter(WAITS if "://" in self.href else ())
         while True:
             try:
                 with rasterio.Env(**settings), rasterio.open(signed(self.href)) as file:
@@ -90,7 +91,7 @@ class FileBand:
                 if wait is None or "HTTP response code" in str(error):
                     raise unreadable(self.href, error) from error
                 time.sleep(wait)
-                settings = NETWORK | AFRESH
+                settings = READING | AFRESH
 
 
 @dataclass(frozen=True)

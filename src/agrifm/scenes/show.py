@@ -24,6 +24,7 @@ from agrifm.sensors import Sensor
 PIXELS = 128  # along a side, for clear shares
 FINER = 400  # along a side, for the picture
 DATES = 12  # of a sensor, in the picture
+WIDTH = 2.9  # inches of one date in the picture
 LONGEST = 44  # letters of a product's name
 ALBUM = ("red", "green", "blue")
 VEIL = np.array((0.72, 0.82, 0.95))  # over what was not seen clearly
@@ -35,12 +36,10 @@ class Glimpse:
     """One date of a sensor, small.
 
     Args:
-        day: of the acquisition.
         image: red, green and blue ``(3, h, w)``, NaN where there are no data.
         clear: ``(h, w)``.
     """
 
-    day: dt.date
     image: np.ndarray
     clear: np.ndarray
 
@@ -83,7 +82,7 @@ def _glimpse(layer: Layer, day: dt.date, box: GeoBox) -> Glimpse:
         free = np.isnan(image[0])
         new, seen = _read(frame, layer.sensor, box)
         image[:, free], clear[free] = new[:, free], seen[free]
-    return Glimpse(day, image, clear)
+    return Glimpse(image, clear)
 
 
 def _read(frame: Frame, sensor: Sensor, box: GeoBox) -> tuple[np.ndarray, np.ndarray]:
@@ -127,7 +126,7 @@ def _place(scene: Scene) -> str:
         return f"{rows} x {columns} pixels"
     area = scene.grid.extent.area if crs.projected else scene.grid.extent.to_crs("EPSG:6933").area
     name = crs.proj.name if crs.proj.name != "unknown" else "a CRS without a name"
-    told = f"{str(crs)} ({name})" if crs.to_epsg() else f"{name} ({str(crs)[:80]})"
+    told = f"{crs!s} ({name})" if crs.to_epsg() else f"{name} ({str(crs)[:80]})"
     return f"{rows} x {columns} pixels of {_meters(scene.grid)}, {area / 1e6:.3g} km2, {told}"
 
 
@@ -163,7 +162,7 @@ def _about(layer: Layer) -> list[str]:
     frames, lines = layer.frames, [f"bands: {' '.join(layer.sensor.band_ids)}"]
     for units, count in Counter(frame.units for frame in frames).items():
         lines.append(f"units: {_formula(units)}; {units.source}" + _of(count, frames))
-    for rule, count in Counter(frame.quality and frame.quality.rule for frame in frames).items():
+    for rule, count in Counter(frame.quality.rule if frame.quality else "" for frame in frames).items():
         told = f"{rule}: {RULES[rule].source}" if rule else "no quality layer, all pixels with data count as clear"
         lines.append(f"clear: {told}" + _of(count, frames))
     sizes: dict[str, list[str]] = {}
@@ -188,24 +187,25 @@ def draw(scene: Scene, shares: dict[str, list[float]], path: Path, console: Cons
 
     rows, columns = scene.grid.shape
     across = 4 if columns <= 1.6 * rows else 3
-    width = 2.9
-    height = min(max(width * rows / columns, 0.8), 2.2 * width) + 0.3
-    picked = {layer.sensor.name: _picked(shares[layer.sensor.name]) for layer in scene.layers}
-    lines = [-(-len(picked[layer.sensor.name]) // across) for layer in scene.layers]
-    size = (across * width, height * sum(lines) + 0.5 * len(lines) + 0.5)
+    height = WIDTH * min(max(rows / columns, 0.3), 2.2) + 0.25
+    picked = {name: _picked(clear) for name, clear in shares.items()}
+    lines = [-(-len(picked[sensor.name]) // across) for sensor in scene.sensors]
+    size = (across * WIDTH, height * sum(lines) + 0.5 * len(lines) + 0.5)
     figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(f"{scene.name}\nunder a blue veil: not seen clearly; gray: no data", fontsize=10)
     parts = figure.subfigures(len(lines), 1, height_ratios=lines, squeeze=False)[:, 0]
     for part, layer, count in zip(parts, scene.layers, lines, strict=True):
-        days = [layer.days[i] for i in picked[layer.sensor.name]]
-        looks = glimpses(scene, layer, days, FINER, console)
-        of = f"{len(days)} of {len(layer.days)} dates, the clearest of their time"
-        chosen = of if len(days) < len(layer.days) else f"{len(days)} dates"
-        part.suptitle(f"{layer.sensor.name}: true color ({', '.join(_album(layer.sensor))}), {chosen}", fontsize=10)
+        chosen = {layer.days[i]: shares[layer.sensor.name][i] for i in picked[layer.sensor.name]}
+        looks = glimpses(scene, layer, chosen, FINER, console)
+        few = len(chosen) == len(layer.days)
+        dates = (
+            f"{len(chosen)} dates" if few else f"{len(chosen)} of {len(layer.days)} dates, the clearest of their time"
+        )
+        part.suptitle(f"{layer.sensor.name}: true color ({', '.join(_album(layer.sensor))}), {dates}", fontsize=10)
         axes = part.subplots(count, across, squeeze=False).ravel()
-        for axis, picture, look in zip(axes, _stretched(looks), looks, strict=False):
-            axis.imshow(picture, interpolation="nearest")
-            axis.set_title(f"{look.day}   {_percent(look.share)} clear", fontsize=9)
+        for axis, image, (day, share) in zip(axes, _stretched(looks), chosen.items(), strict=False):
+            axis.imshow(image, interpolation="nearest")
+            axis.set_title(f"{day}   {_percent(share)} clear", fontsize=9)
         for axis in axes:
             axis.set_axis_off()
     path.parent.mkdir(parents=True, exist_ok=True)

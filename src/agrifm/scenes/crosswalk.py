@@ -1,0 +1,121 @@
+"""Crosswalks: which code of a land-cover product means which of the eight covers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agrifm.errors import InputError, nearest
+from agrifm.tasks.fractions import COVERS
+
+UNKNOWN = len(COVERS)  # stands where the land cover is not known
+SHIPPED = ("worldcover", "glc_fcs30d", "cdl", "mcd12q1")
+
+
+class _Table(BaseModel):
+    """A crosswalk as its file states it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    source: str
+    covers: dict[str, Annotated[list[int], Field(min_length=1)]] = Field(min_length=1)
+    unknown: list[int] = []
+
+
+@dataclass(frozen=True)
+class Crosswalk:
+    """Codes of a land-cover product and the cover each one means.
+
+    Args:
+        name: of a shipped table, or the path of a file.
+        source: the product guide that states the codes.
+        covers: position in ``COVERS`` by code, or ``UNKNOWN``.
+    """
+
+    name: str
+    source: str
+    covers: Mapping[int, int]
+
+    @classmethod
+    def read(cls, name: str | Path) -> Crosswalk:
+        """Read a shipped table by its name, or a YAML file with ``source``, ``covers`` and ``unknown``.
+
+        Raises:
+            InputError: there is no such table, it has another form, or it lists a code twice.
+        """
+        try:
+            return cls._of(str(name), _Table.model_validate(yaml.safe_load(_text(str(name)))))
+        except (yaml.YAMLError, ValidationError) as error:
+            raise InputError(
+                name,
+                found=f"no crosswalk: {error}",
+                expected="source: TEXT, covers: {cropland: [40], ...}, unknown: [0]",
+                repair="write it like that; 'covers' holds whole numbers by name of the cover.",
+            ) from error
+
+    @classmethod
+    def _of(cls, name: str, table: _Table) -> Crosswalk:
+        covers: dict[int, int] = {}
+        for cover, codes in (*table.covers.items(), ("unknown", table.unknown)):
+            if cover not in (*COVERS, "unknown"):
+                repair = nearest(cover, COVERS)
+                raise InputError(f"{name}: covers", found=f"'{cover}'", expected=", ".join(COVERS), repair=repair)
+            for code in codes:
+                if code in covers:
+                    raise InputError(
+                        f"{name}: {cover}",
+                        found=f"code {code}, which is listed before",
+                        expected="every code once",
+                        repair="delete one of the two.",
+                    )
+                covers[code] = COVERS.index(cover) if cover in COVERS else UNKNOWN
+        return cls(name, table.source, covers)
+
+    def positions(self, codes: np.ndarray, where: object) -> np.ndarray:
+        """Position of the cover of each code, uint8 of the same shape; ``UNKNOWN`` where it is not known.
+
+        Raises:
+            InputError: a code is not listed.
+        """
+        listed = np.array(sorted(self.covers))
+        at = np.searchsorted(listed, codes).clip(max=len(listed) - 1)
+        if (listed[at] != codes).any():
+            self.must_know(*np.unique(codes, return_counts=True), where)
+        return np.array([self.covers[code] for code in listed.tolist()], np.uint8)[at]
+
+    def must_know(self, codes: np.ndarray, counts: np.ndarray, where: object) -> None:
+        """Refuse codes that the table does not list; ``counts`` are their pixels.
+
+        Raises:
+            InputError: names them, their shares and the codes of the table.
+        """
+        missing = [i for i, code in enumerate(codes) if code not in self.covers]
+        if missing:
+            shares = ", ".join(f"code {codes[i]:g} ({counts[i] / counts.sum():.3%} of the pixels)" for i in missing)
+            raise InputError(
+                where,
+                found=shares,
+                expected=f"codes of the crosswalk {self.name}: {', '.join(map(str, sorted(self.covers)))}",
+                repair="add the code to a cover of the table (--classes FILE.yaml), or list it under 'unknown:'.",
+            )
+
+
+def _text(name: str) -> str:
+    if name in SHIPPED:
+        return files("agrifm.scenes").joinpath("crosswalks", f"{name}.yaml").read_text(encoding="utf-8")
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise InputError(
+            f"--classes {name}",
+            found=str(error),
+            expected=f"one of {', '.join(SHIPPED)}, or a YAML file",
+            repair=nearest(name, SHIPPED),
+        ) from error
