@@ -1,9 +1,9 @@
 """Real files from end to end: JPEG 2000 bands and a shapefile to a crop map, scored on parcels never seen in training.
 
-``python benchmarks/france.py --data ../shared/data/france_parcels_2018 --out runs/france`` does what the README's second
-example does, once for each seed (of the split and of the training), and prints the scores of the finished map on the
-test parcels beside those of a random forest and of the most frequent class on the same pixels. Choices were made on val
-blocks; test blocks are read once, at the end.
+``python benchmarks/france.py --data ../shared/data/france_parcels_2018 --out runs/france`` does what the README's
+second example does, once for each seed (of the split and of the training), and prints the scores of the finished map on
+the test parcels beside those of a random forest and of the most frequent class on the same pixels. Choices were made on
+val blocks; test blocks are read once, at the end.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ from agrifm.scenes.show import show as quick_look
 from agrifm.scenes.units import check_units
 from agrifm.training import fit
 
+CLASSES = Path(__file__).parents[1] / "configs" / "france_classes.csv"
 TITLE = "France, 10 dates of Sentinel-2, 82 parcels"
 
 
 def run(scene: Scene, parcels: Path, out: Path, seed: int, settings: list[str], console: Console) -> Confusions:
     """One split: chips, training, map, scores of the map on the test parcels."""
-    plan = ChipPlan("EC_hcat_n", size=48, seed=seed)
+    plan = ChipPlan("EC_hcat_n", CLASSES, size=24, seed=seed)
     write_chips(scene, parcels, out / "chips", plan, overwrite=True, console=console).show(console)
     experiment = load(out / "chips" / "crops.yaml", [*settings, f"seed={seed}"])
     best = fit(experiment, out / "model", resume=False, console=console)

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from agrifm.scenes.open import open_scene
 from conftest import TINY, unit
 from rio_cogeo.cogeo import cog_validate
 from typer.testing import CliRunner
@@ -33,6 +32,7 @@ from agrifm.maps.raster import NODATA
 from agrifm.maps.reproduce import reproduce
 from agrifm.maps.seams import Seams, audit
 from agrifm.maps.tiles import Store, own_device
+from agrifm.scenes.open import open_scene
 from agrifm.sensors import LANDSAT, MODIS, S2
 
 LAND = Landscape(rows=3, columns=3, size=48, frames=(("S2", 4), ("Landsat", 3), ("Modis", 3)))

@@ -26,8 +26,8 @@ def test_weights_sum_to_one_on_every_pixel(size, window, factors):
                 area = windows.area((i, j))
                 top, left = max(row, 0), max(column, 0)
                 bottom, right = min(row + area.height, size[0]), min(column + area.width, size[1])
-                total[top:bottom, left:right] += (
-                    windows.rows.weight(i, top, bottom)[:, None] * windows.columns.weight(j, left, right)
+                total[top:bottom, left:right] += windows.rows.weight(i, top, bottom)[:, None] * windows.columns.weight(
+                    j, left, right
                 )
         assert total.min() > 1 - 1e-5
         assert total.max() < 1 + 1e-5

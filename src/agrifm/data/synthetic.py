@@ -209,7 +209,7 @@ class Landscape:
         seen += 0.016 * noise * rng.standard_normal(seen.shape)  # of each date
         seen += 0.026 * noise * rng.standard_normal(seen.shape[1:])  # of the place
         doubt = 0.12 * rng.random(cloud.shape)
-        return _stored(seen, sensor), (cloud < 0.04 + doubt) & (shadow < 0.20 + doubt)
+        return stored(seen, sensor), (cloud < 0.04 + doubt) & (shadow < 0.20 + doubt)
 
     def _growth(self, row: int, column: int, ground: Ground) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Days of delay, vigor and brightness of the ground ``(h, w)``: by region, parcel, gradient and pixel."""
@@ -282,7 +282,7 @@ def _averaging(size: int, gsd: float) -> np.ndarray:
     return overlap / overlap.sum(1, keepdims=True)
 
 
-def _stored(reflectance: np.ndarray, sensor: Sensor) -> np.ndarray:
+def stored(reflectance: np.ndarray, sensor: Sensor) -> np.ndarray:
     """Digital numbers: unsigned unless the sensor's no-data is negative, and never no-data itself."""
     dtype = np.uint16 if (sensor.nodata or 0) >= 0 else np.int16
     numbers = 16 * np.rint((reflectance - sensor.offset) / sensor.scale / 16)  # finer steps are noise on disk

@@ -107,6 +107,16 @@ class LightDecoder(nn.Module):
         self.trust = nn.ModuleList(nn.Linear(self.width, 1) for _ in channels)
         self.refine = nn.ModuleList(Refine(self.width) for _ in channels)
         self.expand = nn.Linear(self.width, self.out_channels * patch[1] * patch[2])
+        self._begin_alike(patch[1] * patch[2])
+
+    @torch.no_grad()
+    def _begin_alike(self, count: int) -> None:
+        """Start with the same weights for all pixels of a patch: random ones print its grid on maps for long.
+
+        Source: Aitken et al., "Checkerboard artifact free sub-pixel convolution", 2017.
+        """
+        for parameter in (self.expand.weight, self.expand.bias):
+            parameter.copy_(parameter[::count].repeat_interleave(count, 0))
 
     def reduce(self, sensor: str, pyramid: Pyramid, valid: list[Tensor]) -> Reduced:
         """Pool the time of one sensor: per level ``(b, h, w, c)`` features and ``(b, h, w)`` whether seen."""

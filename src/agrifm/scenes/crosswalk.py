@@ -10,7 +10,7 @@ from typing import Annotated
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from agrifm.errors import InputError, nearest
 from agrifm.tasks.fractions import COVERS
@@ -19,10 +19,8 @@ UNKNOWN = len(COVERS)  # stands where the land cover is not known
 SHIPPED = ("worldcover", "glc_fcs30d", "cdl", "mcd12q1")
 
 
-class _Table(BaseModel):
+class _Table(BaseModel, extra="forbid"):
     """A crosswalk as its file states it."""
-
-    model_config = ConfigDict(extra="forbid")
 
     source: str
     covers: dict[str, Annotated[list[int], Field(min_length=1)]] = Field(min_length=1)

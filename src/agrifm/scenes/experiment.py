@@ -34,6 +34,7 @@ def experiment(scene: Scene, classes: Sequence[CropClass], out: Path, chip: Area
     small = 4 * values * chip.height * chip.width * sum(chips.values()) < CACHE_BYTES
     listed = "".join(f"    {line}\n" for line in class_list(classes).splitlines())
     sensors = _in_line([_sensor(sensor) for sensor in scene.sensors])
+    crop = f"  crop: {side}\n" if side else ""
     return (
         f"# Crop types on the chips in {out.as_posix()}. Train with 'agrifm train'; paths start where it is run.\n"
         f"name: {_in_line({'name': out.name})[len('{name: ') : -1]}\nseed: 0\n"
@@ -41,7 +42,9 @@ def experiment(scene: Scene, classes: Sequence[CropClass], out: Path, chip: Area
         f"  statistics: data    # mean and deviation of the training chips, clouds left out\n"
         f"  cache: {'true' if small else 'false'}\n"
         f"task:\n  kind: segmentation\n  classes:\n{listed}"
-        f"augment:\n  flips: true\n  turns: true\n" + (f"  crop: {side}\n" if side else "") + "model:\n  size: tiny\n"
+        f"augment:\n  flips: true\n  turns: true\n{crop}"
+        f"  drop_frames: 0.3    # elsewhere clouds hide other dates\n"
+        f"model:\n  size: tiny\n"
         f"training:\n  epochs: 50\n  batch_size: {min(4, chips['train'])}\n  learning_rate: 1.0e-3\n"
         f"  warmup: 0.1\n  workers: {0 if small else 2}\n"
     )

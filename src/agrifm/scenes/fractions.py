@@ -3,78 +3,30 @@
 from __future__ import annotations
 
 import json
-import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from math import isqrt
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from heapq import heapify, heappop, heappush
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from pyproj import Transformer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from agrifm.data.shards import Record, ShardWriter
+from agrifm.data.records import Record
+from agrifm.data.shards import ShardWriter
 from agrifm.errors import InputError
+from agrifm.scenes.crosswalk import Crosswalk
 from agrifm.scenes.landcover import LandCover
+from agrifm.scenes.outcomes import Outcomes
 from agrifm.scenes.report import write_whole
-from agrifm.scenes.scene import Area, Scene, Tile, sub_box
+from agrifm.scenes.scene import Scene
+from agrifm.scenes.views import DARK, FEW, FEWEST, Chip, FractionPlan, View
 from agrifm.tasks.fractions import COVERS
 
-TILE_BYTES = 1 << 28  # of images that are read at once
-SEEN = 0.05  # a date on which less of the chip is clear is dropped
-FEWEST = 4  # dates
-BELTS = ((23.5, "tropical"), (50.0, "temperate"), (66.5, "boreal"), (90.0, "polar"))
-
-DARK = "land cover unknown"
-FEW = f"fewer than {FEWEST} dates"
-CLOUDY = "too cloudy"
-
-
-@dataclass(frozen=True)
-class FractionPlan:
-    """How samples are cut and chosen.
-
-    Args:
-        sizes: pixels along a chip, by sensor; ``""`` stands for all others.
-        cells: along a chip.
-        min_clear: smallest mean clear share of the kept dates.
-        max_unknown: largest share of a chip without land cover.
-        samples: how many are wanted; None takes all.
-        balance: from 0, as they come, to 1, every dominant cover and biome equally often.
-        biome: label of the scenes; None goes by latitude.
-        year: of all dates; None takes the one with the most.
-        seed: decides which are drawn.
-    """
-
-    sizes: Mapping[str, int] = field(default_factory=lambda: {"": 48, "Modis": 16})
-    cells: int = 8
-    min_clear: float = 0.2
-    max_unknown: float = 0.5
-    samples: int | None = None
-    balance: float = 0.5
-    biome: str | None = None
-    year: int | None = None
-    seed: int = 0
-
-    def size(self, sensor: str) -> int:
-        """Pixels along a chip of a sensor.
-
-        Raises:
-            InputError: they are no whole number of cells.
-        """
-        size = self.sizes.get(sensor, self.sizes.get("", 48))
-        if size % self.cells or size <= 0:
-            raise InputError(
-                f"--size, for {sensor}",
-                found=f"{size} pixels for {self.cells} cells",
-                expected="a whole number of pixels in each cell",
-                repair=f"give e.g. --size {sensor}={max(1, round(size / self.cells)) * self.cells}, or another --cells.",
-            )
-        return size
+SPARE = "not needed"
 
 
 class Group(NamedTuple):
@@ -85,71 +37,161 @@ class Group(NamedTuple):
     biome: str
 
 
-@dataclass(frozen=True)
-class View:
-    """One sensor of a scene in one year, on the sensor's own grid.
+def build(
+    scenes: Sequence[Scene],
+    landcover: str,
+    out: Path,
+    crosswalk: Crosswalk,
+    plan: FractionPlan = FractionPlan(),  # noqa: B008 (frozen)
+    *,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> Outcomes:
+    """Cut scenes into samples with shares of land cover, and write them as shards with ``report.json``.
 
     Args:
-        scene: of that sensor alone.
-        name: goes into the names of the samples.
-        size: pixels along a chip.
-        year: of all dates.
-        biome: None goes by latitude.
+        scenes: of any sensors, in reflectance units that were checked.
+        landcover: path or address of a raster of codes.
+        out: folder of the shards.
+        crosswalk: what the codes mean.
+        plan: how.
+        overwrite: replace a folder that is there.
+        console: where progress is shown.
+
+    Raises:
+        InputError: land cover or scenes cannot be used, nothing is left after the filters, or the folder is there.
     """
+    if out.exists() and not overwrite:
+        repair = "name another folder, or replace it with --overwrite."
+        raise InputError(out, found="something of that name", expected="a new folder", repair=repair)
+    outcomes = Outcomes()
+    found = records(scenes, landcover, crosswalk, plan, outcomes, console)
+    first = next(found, None)
+    if first is None:
+        raise InputError(
+            out,
+            found=f"no sample is left; the filters took {outcomes.left_out()}",
+            expected="at least one",
+            repair="check the filter that took most: --max-unknown, --min-clear, --year; or use a smaller --size.",
+        )
+    origin = {
+        "scenes": [scene.name for scene in scenes],
+        "landcover": Path(landcover).name,
+        "crosswalk": {"name": Path(crosswalk.name).name, "source": crosswalk.source},
+        "plan": asdict(plan),
+    }
+    with ShardWriter(out, overwrite=overwrite, made_from=origin) as writer:
+        for record in chain((first,), found):
+            writer.add(record)
+    write_whole(out / "report.json", json.dumps({**outcomes.to_dict(), "plan": asdict(plan)}, indent=1))
+    return outcomes
 
-    scene: Scene
-    name: str
-    size: int
-    year: int
-    biome: str | None
 
-    @classmethod
-    def of(cls, scene: Scene, prefix: str, plan: FractionPlan) -> Iterator[View]:
-        """The views of a scene."""
-        for layer in scene.layers:
-            sensor = layer.sensor.name
-            year = plan.year or Counter(day.year for day in layer.days).most_common(1)[0][0]
-            alone = scene.only((sensor,))
-            kept = replace(layer, frames=tuple(frame for frame in layer.frames if frame.day.year == year))
-            name = re.sub(r"[^A-Za-z0-9-]+", "_", f"{prefix}{scene.name}_{sensor}_{year}")
-            yield cls(replace(alone, layers=(kept,)), name, plan.size(sensor), year, plan.biome)
+def records(
+    scenes: Sequence[Scene],
+    landcover: str,
+    crosswalk: Crosswalk,
+    plan: FractionPlan,
+    outcomes: Outcomes,
+    console: Console | None = None,
+) -> Iterator[Record]:
+    """The samples, one after another, and what became of all chips in ``outcomes``.
 
-    @property
-    def sensor(self) -> str:
-        """Who looked."""
-        return self.scene.layers[0].sensor.name
+    Raises:
+        InputError: land cover or scenes cannot be used.
+    """
+    names = [f"{i:04d}_" if len(scenes) > 1 else "" for i in range(len(scenes))]
+    views = [view for scene, name in zip(scenes, names, strict=True) for view in View.of(scene, name, plan)]
+    with LandCover.open(landcover, crosswalk) as ground, _progress(console) as progress:
+        for scene in scenes:
+            ground.check(scene.grid, scene.name)
+        queues = _candidates(views, ground, plan, outcomes, progress)
+        for record in _drawn(views, queues, ground, plan, outcomes, progress):
+            outcomes.add(record)
+            yield record
 
-    @property
-    def chips(self) -> list[tuple[int, int]]:
-        """Rows and columns, counted in chips, of all that lie inside."""
-        rows, columns = (length // self.size for length in self.scene.grid.shape)
-        return [(row, column) for row in range(rows) for column in range(columns)]
 
-    def area(self, row: int, column: int) -> Area:
-        """Pixels of a chip."""
-        return Area(row * self.size, column * self.size, self.size, self.size)
+def _candidates(
+    views: Sequence[View], ground: LandCover, plan: FractionPlan, outcomes: Outcomes, progress: Progress
+) -> dict[Group, list[Chip]]:
+    """All chips with land cover, in random order, by group."""
+    queues = defaultdict(list)
+    chips = [Chip(number, row, column) for number, view in enumerate(views) for row, column in view.chips]
+    for chip in progress.track(chips, description="measuring land cover"):
+        view = views[chip.view]
+        shares = view.shares(chip, ground, plan.cells).mean((1, 2))
+        if shares[-1] > plan.max_unknown:
+            outcomes.chips[view.sensor, DARK] += 1
+        elif len(view.scene.layers[0].days) < FEWEST:
+            outcomes.chips[view.sensor, FEW] += 1
+        else:
+            queues[Group(view.sensor, COVERS[shares[:-1].argmax()], view.place(chip)[2])].append(chip)
+    rng = np.random.default_rng(plan.seed)
+    return {group: [queues[group][i] for i in rng.permutation(len(queues[group]))] for group in sorted(queues)}
 
-    def shares(self, row: int, column: int, ground: LandCover, cells: int) -> np.ndarray:
-        """Shares of the covers and of what is unknown ``(9, y, x)`` in the cells of a chip."""
-        first, end = (row * self.size, column * self.size), ((row + 1) * self.size, (column + 1) * self.size)
-        return ground.shares(sub_box(self.scene.grid, 1, first, end), cells)
 
-    def place(self, row: int, column: int) -> tuple[float, float, str]:
-        """Longitude and latitude of the middle of a chip, and its biome."""
-        x, y = self.scene.grid.affine @ ((column + 0.5) * self.size, (row + 0.5) * self.size)
-        lon, lat = Transformer.from_crs(str(self.scene.grid.crs), "EPSG:4326", always_xy=True).transform(x, y)
-        return lon, lat, self.biome or next(name for limit, name in BELTS if abs(lat) <= limit)
+def _drawn(
+    views: Sequence[View],
+    queues: Mapping[Group, list[Chip]],
+    ground: LandCover,
+    plan: FractionPlan,
+    outcomes: Outcomes,
+    progress: Progress,
+) -> Iterator[Record]:
+    """Records of as many chips as are wanted; what clouds take is made up for as long as there are others."""
+    sizes = np.array([len(queue) for queue in queues.values()], int)
+    weights = (1 - plan.balance) * sizes / sizes.sum() + plan.balance / max(1, len(sizes))
+    wanted = int(sizes.sum()) if plan.samples is None else plan.samples
+    taken, lost = np.zeros_like(sizes), np.zeros_like(sizes)
+    bar = progress.add_task("writing samples", total=min(wanted, int(sizes.sum())))
+    while (more := apportioned(weights, taken - lost, sizes - taken, wanted - int((taken - lost).sum()))).any():
+        group_of = {chip: i for i, queue in enumerate(queues.values()) for chip in queue[taken[i] : taken[i] + more[i]]}
+        taken += more
+        for chip, found in _read(views, list(group_of), ground, plan):
+            if isinstance(found, Record):
+                yield found
+                progress.advance(bar)
+            else:
+                outcomes.chips[views[chip.view].sensor, found] += 1
+                lost[group_of[chip]] += 1
+    for group, spare in zip(queues, sizes - taken, strict=True):
+        if spare:
+            outcomes.chips[group.sensor, SPARE] += int(spare)
 
-    def tiles(self, chips: Sequence[tuple[int, int]]) -> Iterator[tuple[Tile, list[tuple[int, int]]]]:
-        """Chips that are near each other, with their images; as many at once as memory allows."""
-        layer = self.scene.layers[0]
-        pixel = max(1, len(layer.frames)) * (2 * len(layer.sensor.bands) + 1)
-        side = max(1, isqrt(TILE_BYTES // pixel) // self.size)
-        groups = defaultdict(list)
-        for row, column in sorted(chips):
-            groups[row // side, column // side].append((row, column))
-        for several in groups.values():
-            (top, left), (bottom, right) = np.min(several, 0).tolist(), (np.max(several, 0) + 1).tolist()
-            step = self.size
-            area = Area(top * step, left * step, (bottom - top) * step, (right - left) * step)
-            yield self.scene.read(area), several
+
+def apportioned(weights: np.ndarray, have: np.ndarray, left: np.ndarray, wanted: int) -> np.ndarray:
+    """How many more to take of each group ``(n)``, as far as there are some left; together ``wanted`` if possible.
+
+    By weight, after Sainte-Laguë: what was taken before never turns out to be too much.
+    """
+    if wanted >= left.sum():
+        return left
+    more = np.zeros_like(left)
+    queue = [((2 * have[i] + 1) / weights[i], i) for i in np.flatnonzero(left)]
+    heapify(queue)
+    for _ in range(wanted):
+        _, i = heappop(queue)
+        more[i] += 1
+        if more[i] < left[i]:
+            heappush(queue, ((2 * (have[i] + more[i]) + 1) / weights[i], i))
+    return more
+
+
+def _read(
+    views: Sequence[View], chips: Sequence[Chip], ground: LandCover, plan: FractionPlan
+) -> Iterator[tuple[Chip, Record | str]]:
+    """The record of each chip, or why there is none; chips that are near each other are read together."""
+    tiles = defaultdict(list)
+    for chip in sorted(chips):
+        side = views[chip.view].tile
+        tiles[chip.view, chip.row // side, chip.column // side].append(chip)
+    for (number, *_), several in tiles.items():
+        view = views[number]
+        stack = view.read(several)
+        for chip in several:
+            yield chip, view.record(chip, stack, ground, plan)
+
+
+def _progress(console: Console | None) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console or Console(quiet=True), transient=True)

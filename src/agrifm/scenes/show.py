@@ -127,7 +127,7 @@ def _place(scene: Scene) -> str:
     area = scene.grid.extent.area if crs.projected else scene.grid.extent.to_crs("EPSG:6933").area
     name = crs.proj.name if crs.proj.name != "unknown" else "a CRS without a name"
     told = f"{crs!s} ({name})" if crs.to_epsg() else f"{name} ({str(crs)[:80]})"
-    return f"{rows} x {columns} pixels of {_meters(scene.grid)}, {area / 1e6:.3g} km2, {told}"
+    return f"{rows} x {columns} pixels of {_meters(scene.grid)}, {area / 1e6:,.2f} km2, {told}"
 
 
 def _meters(grid: GeoBox) -> str:

@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import Metric
 
+from agrifm.data.records import COVERS
 from agrifm.tasks.losses import LossSum
 
-COVERS = ("cropland", "forest", "grassland", "shrubland", "wetland", "water", "impervious", "bare")
 COLORS = ("#e0b83e", "#1b6e3c", "#8fc06a", "#b58a4a", "#4aa3a2", "#2f6fb5", "#b5473c", "#b9aea3")
 
 

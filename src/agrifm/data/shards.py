@@ -1,0 +1,325 @@
+"""Shards: samples for pre-training in plain tar files, each read whole and in one go, from disk or object storage.
+
+A data set is a folder of uncompressed tars of one sensor each, in WebDataset naming, and a ``manifest.json`` that
+lists them with their checksums. A member ``<key>.safetensors`` is one record. Places may be local paths or any address
+that fsspec opens: ``s3://`` needs the package s3fs, ``http://`` needs aiohttp.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import shutil
+import tarfile
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from threading import Lock
+from typing import Any, Literal
+
+import fsspec
+
+from agrifm.data.h5 import FrameChoice
+from agrifm.data.records import COVERS, Record
+from agrifm.errors import InputError, Unreadable
+from agrifm.sample import Sample
+
+FORMAT, MANIFEST = "agrifm-shards-1", "manifest.json"
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+Groups = Mapping[str, tuple[int, tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A line of the manifest: one tar."""
+
+    name: str
+    sensor: str
+    samples: int
+    bytes: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if not _PLAIN.fullmatch(self.name) or min(self.samples, self.bytes) < 1:
+            raise ValueError(f"shard {self.name} of {self.samples} samples and {self.bytes} bytes")
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A shard that was left out, how many samples it held, and why."""
+
+    name: str
+    samples: int
+    why: str
+
+
+@dataclass
+class _Held:
+    """The shards of each sensor that were read last, by their members; the lock lets a shard be fetched once."""
+
+    lock: Any = field(default_factory=Lock)
+    members: defaultdict[str, dict[str, list[memoryview]]] = field(default_factory=lambda: defaultdict(dict))
+
+    def __reduce__(self) -> tuple:
+        """Another process begins with nothing."""
+        return _Held, ()
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The samples of a data set, sensor by sensor; a ``Source``.
+
+    Args:
+        root: folder or address.
+        shards: that are used, in the order of their samples.
+        lost: shards that were left out.
+        keep: shards of each sensor held in memory; a window of a ``Stream`` should fit (``Stream.held``).
+    """
+
+    root: str
+    shards: tuple[Shard, ...]
+    lost: tuple[Lost, ...] = ()
+    keep: int = 3
+    _held: _Held = field(default_factory=_Held, init=False, repr=False, compare=False)
+
+    @classmethod
+    def open(cls, path: Path | str, *, lost: Literal["refuse", "count"] = "refuse", keep: int = 3) -> Shards:
+        """Read the manifest and check the sizes of local shards; ``count`` verifies them whole and leaves out bad ones.
+
+        Raises:
+            InputError: the manifest is missing or of another format, a shard is bad, or none is left.
+        """
+        root, listed = str(path).rstrip("/"), _manifest(str(path).rstrip("/"))
+        listed = sorted(listed, key=lambda shard: shard.sensor)  # stable: the order of the manifest within a sensor
+        found, good, bad = cls(root, tuple(listed), (), keep), [], []
+        for shard in listed:
+            try:
+                if not _remote(root):
+                    found.fetch(shard) if lost == "count" else found._check_size(shard)
+                good.append(shard)
+            except Unreadable as error:
+                if lost == "refuse":
+                    raise
+                bad.append(Lost(shard.name, shard.samples, error.found))
+        if not good:
+            raise InputError(
+                root, found=f"{len(bad)} shards, all bad", expected="a good shard", repair="fetch the data set again."
+            )
+        return cls(root, tuple(good), tuple(bad), keep)
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the checksums of the shards in use: equal where the samples and their order are."""
+        return hashlib.sha256("\n".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
+
+    @property
+    def groups(self) -> Groups:
+        """By sensor: index of the first sample, and how many samples each of its shards holds."""
+        sizes, groups, first = defaultdict(list), {}, 0
+        for shard in self.shards:
+            sizes[shard.sensor].append(shard.samples)
+        for sensor, several in sizes.items():
+            groups[sensor], first = (first, tuple(several)), first + sum(several)
+        return groups
+
+    def read(self, index: int, frames: FrameChoice | None = None) -> Sample:
+        """One sample, only the chosen frames."""
+        return self.record(index).sample(frames)
+
+    def record(self, index: int) -> Record:
+        """One sample as it is stored.
+
+        Raises:
+            InputError: its shard is missing, truncated or corrupt, or the record is wrong.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        shard = self.shards[number := bisect_right(self._ends, index)]
+        member = index - self._ends[number] + shard.samples
+        return Record.from_bytes(bytes(self._members(shard)[member]), f"{self._at(shard)}: record {member}")
+
+    def fetch(self, shard: Shard) -> bytes:
+        """Fetch a whole shard and verify it.
+
+        Raises:
+            Unreadable: it is missing, truncated or corrupt.
+        """
+        try:
+            with fsspec.open(self._at(shard), "rb") as file:
+                data = file.read()
+        except OSError as error:
+            raise self._bad(shard, f"it cannot be read: {type(error).__name__} {error}") from error
+        if len(data) != shard.bytes:
+            raise self._bad(shard, f"truncated or overlong: {len(data)} of {shard.bytes} bytes")
+        if hashlib.sha256(data).hexdigest() != shard.sha256:
+            raise self._bad(shard, "corrupt: its checksum is another than the manifest's")
+        return data
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return list(accumulate(shard.samples for shard in self.shards))
+
+    def _at(self, shard: Shard) -> str:
+        return f"{self.root}/{shard.name}"
+
+    def _check_size(self, shard: Shard) -> None:
+        path = Path(self._at(shard))
+        size = path.stat().st_size if path.is_file() else None
+        if size != shard.bytes:
+            why = "missing: no such file" if size is None else f"truncated or overlong: {size} of {shard.bytes} bytes"
+            raise self._bad(shard, why)
+
+    def _members(self, shard: Shard) -> list[memoryview]:
+        """The members of a shard in their order; they stay in memory, nothing is unpacked."""
+        with self._held.lock:
+            held = self._held.members[shard.sensor]
+            members = held.pop(shard.name, None) or self._parse(shard, self.fetch(shard))
+            held[shard.name] = members  # last: the one read most recently
+            while len(held) > self.keep:
+                del held[next(iter(held))]
+        return members
+
+    def _parse(self, shard: Shard, data: bytes) -> list[memoryview]:
+        try:
+            with tarfile.open(fileobj=io.BytesIO(data)) as file:
+                found = [m for m in file if m.isreg() and m.name.endswith(".safetensors")]
+        except tarfile.TarError as error:
+            raise self._bad(shard, f"no tar: {error}") from error
+        if len(found) != shard.samples:
+            raise self._bad(shard, f"{len(found)} records where the manifest says {shard.samples}")
+        return [memoryview(data)[m.offset_data : m.offset_data + m.size] for m in found]
+
+    def _bad(self, shard: Shard, found: str) -> Unreadable:
+        return Unreadable(
+            self._at(shard),
+            found=found,
+            expected=f"the whole shard, {shard.bytes} bytes; {shard.samples} samples of {shard.sensor} are lost",
+            repair="fetch it again; or open with lost='count' (data.lost: count), which leaves it out and says so.",
+        )
+
+
+def _remote(place: str) -> bool:
+    return "://" in place
+
+
+def _manifest(root: str) -> list[Shard]:
+    where, read = f"{root}/{MANIFEST}", {}
+    try:
+        with fsspec.open(where, "rb") as file:
+            read = json.load(file)
+        if read["format"] != FORMAT or read["classes"] != list(COVERS):
+            raise ValueError(f"format {read['format']} with classes {read['classes']}")
+        shards = [Shard(**line) for line in read["shards"]]
+        if not shards or len({shard.name for shard in shards}) < len(shards):
+            raise ValueError("no shards, or one of them twice")
+        return shards
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            where,
+            found=f"{type(error).__name__}: {error}",
+            expected=f'{{"format": "{FORMAT}", "classes": [{", ".join(COVERS)}], "shards": [...]}}',
+            repair="name the folder that 'agrifm fractions build' wrote; if its manifest is damaged, fetch it again.",
+        ) from error
+
+
+class ShardWriter:
+    """Writes records into shards, one open for each sensor; the folder appears whole when the block ends without error.
+
+    Args:
+        folder: to make.
+        size: samples in a shard.
+        overwrite: replace a data set of that name.
+        made_from: told in the manifest.
+
+    Raises:
+        InputError: the folder is there; or it holds no data set and shall be replaced.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        size: int = 256,
+        overwrite: bool = False,
+        made_from: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder, self.size, self.made_from = Path(folder), size, dict(made_from or {})
+        self.unfinished = self.folder.with_name(f".{self.folder.name}.part")
+        if self.folder.exists() and not (overwrite and (self.folder / MANIFEST).is_file()):
+            raise InputError(
+                folder,
+                found="something of that name" + (", but no data set" if overwrite else ""),
+                expected="a new folder",
+                repair="name another folder, delete this one, or replace a data set with --overwrite.",
+            )
+        self.open: dict[str, tarfile.TarFile] = {}
+        self.samples: Counter[str] = Counter()
+        self.shards: list[Shard] = []
+
+    def __enter__(self) -> ShardWriter:
+        shutil.rmtree(self.unfinished, ignore_errors=True)
+        self.unfinished.mkdir(parents=True)
+        return self
+
+    def add(self, record: Record) -> None:
+        """Add one sample.
+
+        Raises:
+            InputError: its sensor's name cannot be a file's, or the record does not fit together.
+        """
+        where = f"record {record.name}"
+        record.check(where)
+        sensor, number = record.sensor, self.samples[record.sensor]
+        if not _PLAIN.fullmatch(sensor):
+            raise InputError(
+                where, found=f"sensor '{sensor}'", expected="letters, digits, _ and -", repair="rename the sensor."
+            )
+        if sensor not in self.open:
+            name = f"{sensor}-{number // self.size:05d}.tar"
+            self.open[sensor] = tarfile.open(self.unfinished / name, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+        data = record.to_bytes()
+        member = tarfile.TarInfo(f"{sensor}-{number:09d}.safetensors")
+        member.size = len(data)
+        self.open[sensor].addfile(member, io.BytesIO(data))
+        self.samples[sensor] += 1
+        if self.samples[sensor] % self.size == 0:
+            self._close(sensor)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            for file in self.open.values():
+                file.fileobj.close()
+            shutil.rmtree(self.unfinished)
+            return
+        for sensor in sorted(self.open):
+            self._close(sensor)
+        manifest = {
+            "format": FORMAT,
+            "classes": list(COVERS),
+            "shards": [asdict(shard) for shard in sorted(self.shards, key=lambda shard: shard.name)],
+            "sensors": {sensor: {"samples": self.samples[sensor]} for sensor in sorted(self.samples)},
+            "made_from": self.made_from,
+        }
+        (self.unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+        self.unfinished.replace(self.folder)
+
+    def _close(self, sensor: str) -> None:
+        file = self.open.pop(sensor)
+        file.close()
+        path = Path(str(file.name))
+        with path.open("rb") as written:
+            digest = hashlib.file_digest(written, "sha256").hexdigest()
+        samples = (self.samples[sensor] - 1) % self.size + 1
+        self.shards.append(Shard(path.name, sensor, samples, path.stat().st_size, digest))

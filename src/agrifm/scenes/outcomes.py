@@ -1,0 +1,65 @@
+"""What became of the chips of scenes: samples by dominant cover, what each filter took, shares of the covers."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from agrifm.data.records import Record
+from agrifm.tasks.fractions import COVERS
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What became of the chips; the counts grow while samples are written.
+
+    Args:
+        chips: counts by sensor and the dominant cover they were written with, or why they were not.
+        biomes: samples by biome.
+        area: summed shares of the covers and of what is unknown ``(9)``.
+    """
+
+    chips: Counter[tuple[str, str]] = field(default_factory=Counter)
+    biomes: Counter[str] = field(default_factory=Counter)
+    area: np.ndarray = field(default_factory=lambda: np.zeros(len(COVERS) + 1))
+
+    def add(self, record: Record) -> None:
+        """Count a sample that was written."""
+        shares = np.concatenate([record.fractions, record.unknown[None]]).mean((1, 2), dtype=float)
+        self.chips[record.sensor, COVERS[shares[:-1].argmax()]] += 1
+        self.biomes[record.biome] += 1
+        self.area[:] += shares
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values: samples by sensor and dominant cover, rejected by sensor and filter, biomes, mean shares."""
+        samples, rejected = defaultdict(dict), defaultdict(dict)
+        for (sensor, outcome), count in sorted(self.chips.items()):
+            (samples if outcome in COVERS else rejected)[sensor][outcome] = count
+        shares = (self.area / max(1, self.biomes.total())).round(6).tolist()
+        named = dict(zip((*COVERS, "unknown"), shares, strict=True))
+        return {"samples": samples, "rejected": rejected, "biomes": self.biomes, "shares": named}
+
+    def left_out(self) -> str:
+        """Which filter took how many, in words."""
+        rejected = self.to_dict()["rejected"].items()
+        return "; ".join(f"{sensor}: {_listed(reasons)}" for sensor, reasons in rejected) or "nothing"
+
+    def show(self, console: Console) -> None:
+        """Print samples by sensor and dominant cover, what was left out, and the shares of the covers."""
+        values = self.to_dict()
+        table = Table("dominant cover", *values["samples"], "mean share")
+        for cover, share in values["shares"].items():
+            counts = (str(covers.get(cover, 0)) for covers in values["samples"].values())
+            table.add_row(cover, *counts, f"{share:.1%}")
+        console.print(table)
+        console.print(f"samples: {_listed(self.biomes)}; left out: {self.left_out()}", highlight=False)
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())

@@ -1,0 +1,67 @@
+"""The order of training: whole passes, any slice, any number of processes, each shard fetched once."""
+
+import numpy as np
+import pytest
+from torch.utils.data import DataLoader, Dataset
+
+from agrifm.data.stream import Stream, StreamBatches
+from agrifm.errors import InputError
+
+GROUPS = {"S2": (0, (5, 7, 6, 4)), "Modis": (22, (3, 3, 2))}
+
+
+@pytest.fixture
+def stream():
+    return Stream(GROUPS, {"S2": 3, "Modis": 1}, window=8, seed=4)
+
+
+def test_slices_equal_the_walk_and_passes_are_whole(stream):
+    walk = stream.order(0, 300)
+    assert all(Stream(GROUPS, {"S2": 3, "Modis": 1}, 8, 4).order(s, 37) == walk[s : s + 37] for s in range(0, 260, 13))
+    assert len(set(walk)) == 300
+    for lap in range(5):
+        assert sorted(index for number, index in walk if number == lap and index < 22) == list(range(22))
+
+
+@pytest.mark.parametrize("weights", [(3, 1), (0.06, 0.94), (1, 1)])
+def test_every_prefix_is_within_one_of_its_share(weights):
+    order = Stream(GROUPS, dict(zip(GROUPS, weights, strict=True))).order(0, 500)
+    drawn = np.cumsum([index < 22 for _, index in order])
+    assert np.abs(drawn - np.arange(1, 501) * weights[0] / sum(weights)).max() < 1
+
+
+def test_processes_share_the_same_batches(stream):
+    def batches(rank, world):
+        share = StreamBatches(stream, 40, 8, rank=rank, world=world)
+        share.set_epoch(2)
+        return list(share)
+
+    alone, parts = batches(0, 1), [batches(rank, 3) for rank in range(3)]
+    assert [sorted(pair for part in several for pair in part) for several in zip(*parts, strict=True)] == alone
+    assert alone[0][0] == (80, stream.order(80, 1)[0][1])
+    with pytest.raises(InputError, match="whole batches"):
+        StreamBatches(stream, 41, 8)
+
+
+def test_a_pass_opens_each_shard_once_when_windows_are_held(stream):
+    ends = np.cumsum(GROUPS["S2"][1])
+    touched = [int(np.searchsorted(ends, i, "right")) for lap, i in stream.order(0, 300) if i < 22 and lap == 1]
+    held, fetched = [], []
+    for shard in touched:
+        if shard not in held:
+            fetched.append(shard)
+        held = [*(x for x in held if x != shard), shard][-stream.held :]
+    assert sorted(fetched) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_do_not_change_what_is_read(stream, workers):
+    loader = DataLoader(Named(), batch_sampler=StreamBatches(stream, 24, 8), collate_fn=list, num_workers=workers)
+    assert [pair for batch in loader for pair in batch] == [(n, i) for n, (_, i) in enumerate(stream.order(0, 24))]
+
+
+class Named(Dataset):
+    """Gives back what it is asked for."""
+
+    def __getitem__(self, index):
+        return index
