@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from agrifm.data.covers import VARIETIES, Covers
+from agrifm.data.covers import Covers
+from agrifm.data.varieties import VARIETIES
 from agrifm.errors import InputError
 from agrifm.sensors import LANDSAT, MODIS, S2
 from agrifm.tasks.fractions import COVERS

@@ -5,7 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agrifm.data.shards import COVERS, Record, Shards, ShardWriter
+from agrifm.data.records import COVERS, Record
+from agrifm.data.shard_writer import ShardWriter
+from agrifm.data.shards import Shards
 from agrifm.errors import InputError
 from agrifm.tasks.fractions import COVERS as TASK_COVERS
 

@@ -20,7 +20,10 @@ from agrifm.errors import InputError, nearest
 from agrifm.nn.model import ModelConfig
 from agrifm.sample import Season
 from agrifm.sensors import SENSORS, Sensor
+from agrifm.tasks.fractions import Fractions
 from agrifm.tasks.segmentation import Segmentation
+
+KINDS = ("segmentation", "fractions")  # of tasks
 
 
 def _sensor(value: Any) -> Any:
@@ -31,6 +34,10 @@ def _sensor(value: Any) -> Any:
     return SENSORS[value]
 
 
+def _task(value: Any) -> Any:
+    return {"kind": "segmentation", **value} if isinstance(value, dict) else value
+
+
 def _listed(value: Any) -> Any:
     return [value] if isinstance(value, Mapping | str) else value
 
@@ -39,6 +46,43 @@ class Section(BaseModel):
     """A frozen part of the configuration that refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+
+class ShardsConfig(Section):
+    """Samples with fractions of land cover, for pre-training.
+
+    Args:
+        train, val: folder or address of shards, or ``synthetic``: made as they are needed, without end.
+        lap: samples of an epoch.
+        val_samples: at most so many are scored.
+        mix: how often sensors are drawn, as a ratio; equal if left out.
+        window: samples that are shuffled together.
+        lost: ``refuse`` damaged shards, or leave them out and ``count`` their samples.
+    """
+
+    train: str = "synthetic"
+    val: str = "synthetic"
+    lap: int = Field(1024, ge=1)
+    val_samples: int = Field(256, ge=1)
+    mix: dict[str, float] = {}
+    window: int = Field(2048, ge=1)
+    lost: Literal["refuse", "count"] = "refuse"
+
+
+class Teacher(Section):
+    """A moving average of the model that it should agree with under another view of the same ground.
+
+    Args:
+        decay: of the average; it rises to this during the first steps.
+        weight: of the disagreement beside the error in fractions.
+        ramp: share of all steps over which the weight rises.
+        trust: count a cell more where the teacher is sure.
+    """
+
+    decay: float = Field(0.996, ge=0, lt=1)
+    weight: float = Field(1.0, ge=0)
+    ramp: float = Field(0.2, ge=0, le=1)
+    trust: bool = True
 
 
 class DataConfig(Section):
@@ -59,6 +103,7 @@ class DataConfig(Section):
         footprint: meters along one side of a chip; if left out, the training data's. Maps are made of windows of
             that size.
         label_key: dataset of the label.
+        shards: samples for pre-training, instead of chips.
         cache: keep samples in memory once they are read; for data sets that fit, with few workers.
         check: read this many chips of each split, and check their values, before training; 0 is all.
         check_bands: refuse chips whose bands look swapped or scaled wrongly.
@@ -77,6 +122,7 @@ class DataConfig(Section):
     resize: dict[str, tuple[int, int]] = {}
     footprint: float | None = Field(None, gt=0)
     label_key: str = "label"
+    shards: ShardsConfig | None = None
     cache: bool = False
     check: int = Field(200, ge=0)
     check_bands: bool = True
@@ -112,6 +158,7 @@ class TrainingConfig(Section):
         encoder_rate: factor on the rate of the encoder; below 1 when it was pre-trained.
         precision: ``auto`` is bf16 on a GPU that has it, else float32.
         clip: largest norm of the gradient; 0 switches clipping off.
+        spike: leave out steps whose gradient is this many times larger than usual (pre-training).
         accumulate: batches per optimizer step.
         ema: decay of a moving average of the weights, e.g. 0.999; it is what is scored and saved.
         patience: stop after this many epochs without a better score.
@@ -130,6 +177,7 @@ class TrainingConfig(Section):
     encoder_rate: float = Field(1.0, ge=0)
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     clip: float = Field(1.0, ge=0)
+    spike: float | None = Field(None, gt=1)
     accumulate: int = Field(1, ge=1)
     ema: float | None = Field(None, gt=0, lt=1)
     patience: int | None = Field(None, ge=1)
@@ -146,6 +194,7 @@ class Experiment(Section):
     Args:
         name: of the experiment; results go to ``runs/<name>`` unless the command says otherwise.
         start_from: weights to begin with: a checkpoint of ours or the published ``AgriFM.pth``.
+        teacher: of pre-training; left out, only fractions are learned.
     """
 
     name: str = "experiment"
@@ -154,13 +203,23 @@ class Experiment(Section):
     data: DataConfig
     augment: Augment = Augment()
     model: ModelConfig = ModelConfig()
-    task: Segmentation
+    task: Annotated[Segmentation | Fractions, Field(discriminator="kind"), BeforeValidator(_task)]
+    teacher: Teacher | None = None
     training: TrainingConfig = TrainingConfig()
 
     @model_validator(mode="after")
     def _frames_fit(self) -> Experiment:
         if self.model.decoder == "original" and self.data.frames is None:
             raise ValueError("model.decoder 'original' folds time into channels: set data.frames (it used 32)")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_train(self) -> Experiment:
+        covers = isinstance(self.task, Fractions)
+        if covers != (self.data.shards is not None):
+            raise ValueError("task 'fractions' learns from data.shards, and data.shards holds nothing else")
+        if self.teacher and (not covers or self.training.ema is not None):
+            raise ValueError("a teacher belongs to task 'fractions', and is the moving average: leave out training.ema")
         return self
 
     def with_sensors(self, sensors: Sequence[Sensor]) -> Experiment:
@@ -231,7 +290,7 @@ def parse(values: Any, source: object = "experiment") -> Experiment:
 def _explain(error: ValidationError, source: object) -> InputError:
     problems = error.errors()
     problem = min(problems, key=lambda p: p["type"] != "extra_forbidden" and p["type"] != "unexpected_keyword_argument")
-    location = [str(part) for part in problem["loc"]]
+    location = [str(part) for part in problem["loc"] if part not in KINDS]
     where = f"{source}: {'.'.join(location) or '(top level)'}"
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         valid = _siblings(location)
@@ -251,14 +310,16 @@ def _explain(error: ValidationError, source: object) -> InputError:
 def _siblings(location: Sequence[str]) -> list[str]:
     """Valid keys beside the last part of a location, read from the JSON schema."""
     schema = Experiment.model_json_schema()
-    node: dict = schema
+    nodes = _options(schema, schema)
     for part in location[:-1]:
-        node = _follow(schema, node.get("properties", {}).get(part, node.get("items", node)))
-    options = node.get("anyOf") or node.get("oneOf") or [node]
-    return sorted({key for option in options for key in _follow(schema, option).get("properties", {})})
+        inner = [node.get("properties", {}).get(part, node.get("items", node)) for node in nodes]
+        nodes = [option for node in inner for option in _options(schema, node)]
+    return sorted({key for node in nodes for key in node.get("properties", {})})
 
 
-def _follow(schema: dict, node: dict) -> dict:
+def _options(schema: dict, node: dict) -> list[dict]:
+    """What a node of the schema may be: itself, or each of its alternatives."""
     while "$ref" in node:
         node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
-    return node
+    alternatives = node.get("anyOf") or node.get("oneOf")
+    return [option for each in alternatives for option in _options(schema, each)] if alternatives else [node]

@@ -19,6 +19,7 @@ from agrifm.data.synthetic import ORBIT, Landscape, write_example
 from agrifm.sample import Sample
 from agrifm.sensors import LANDSAT, MODIS, S2
 from agrifm.tasks.scores import Scores, scores
+from agrifm.tasks.segmentation import Segmentation
 
 ROWS = 3  # chips in the picture
 SENSORS = (S2, LANDSAT, MODIS)
@@ -55,10 +56,12 @@ def run(config: Path, out: Path, console: Console) -> None:
     path = fit(experiment, out, weights=start_weights(experiment), console=console)
     best = Checkpoint.load(path)
     test = experiment.data.split("test")
-    rows = {"AgriFM (this model)": evaluate(best, test, out / "scores_test", console=console)}
+    ours = evaluate(best, test, out / "scores_test", console=console)
+    assert isinstance(ours, Scores)
+    rows = {"AgriFM (this model)": ours}
     paths = predict(best, test, out / "maps", confidence=True, console=console)
     rows |= baselines(experiment, console)
-    _picture(experiment, test, out, rows["AgriFM (this model)"])
+    _picture(experiment, test, out, ours)
     console.print(score_table(rows, f"held-out ground: {len(test)} chips"))
     summary = {name: result.summary for name, result in rows.items()}
     (out / "scores.json").write_text(json.dumps(summary, indent=2))
@@ -98,6 +101,7 @@ def baselines(experiment: Experiment, console: Console) -> dict[str, Scores]:
     from agrifm.accuracy.baselines import majority, random_forest
 
     task, data = experiment.task, experiment.data
+    assert isinstance(task, Segmentation)
     train, test = (Samples(data.split(split)) for split in ("train", "test"))
     sensors = [sensor.name for sensor in data.sensors]
     count, ignore = len(task.classes), task.ignore_index

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -58,10 +58,10 @@ def evaluate(
 
 def show_scores(result) -> None:
     """Print the per-class table and the summary."""
-    keys = ("IoU", "Fscore", "Precision", "Recall")
-    table = Table("class", *keys, "pixels")
+    table = Table("class", *result.columns)
     for entry in result.classes:
-        table.add_row(entry.name, *(f"{getattr(entry, key):.4f}" for key in keys), f"{entry.pixels:,}")
+        values = (getattr(entry, key) for key in result.columns)
+        table.add_row(entry.name, *(f"{x:,}" if isinstance(x, int) else f"{x:.4f}" for x in values))
     console.print(table)
     console.print("  ".join(f"{key} {value:.4f}" for key, value in result.summary.items()), highlight=False)
 
@@ -118,12 +118,13 @@ def weights_show(path: Annotated[Path, typer.Argument(help="A .pth or .safetenso
 @weights.command("convert")
 def weights_convert(
     source: Annotated[Path, typer.Argument(help="A .pth file.")],
-    target: Annotated[Path, typer.Argument(help="A .safetensors file to write.")],
+    target: Annotated[Path, typer.Argument(help="A .safetensors file to write; .pth in the published layout.")],
+    layout: Annotated[Literal["same", "released"], typer.Option(help="Keys of the published AgriFM.pth?")] = "same",
 ) -> None:
-    """Write the same tensors as safetensors."""
+    """Write the same tensors as safetensors, or a pre-trained encoder in the layout of the published file."""
     from agrifm.compat.weights import convert
 
-    console.print(f"{len(convert(source, target))} tensors written to {target}", highlight=False)
+    console.print(f"{len(convert(source, target, layout))} tensors written to {target}", highlight=False)
 
 
 @app.command()

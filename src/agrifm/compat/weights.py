@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from agrifm.checkpoint import FORMAT, Checkpoint, build, load_strict, read_safetensors
 from agrifm.compat.layouts import (
+    EMBEDDINGS,
     INDEX,
     State,
     encoder_keys,
@@ -26,6 +29,7 @@ from agrifm.nn.model import SHARED, ModelConfig
 from agrifm.nn.swin import SwinSize
 from agrifm.sensors import names
 
+ENCODER = ("embeddings.", "backbones.")
 RENAMED = (
     (r"^encoders\.encoders\.(\w+)\.patch_emd\.", r"embeddings.\1."),
     (r"^encoders\.encoders\.(\w+)\.backbone\.", r"backbones.\1."),
@@ -44,8 +48,7 @@ def start_weights(experiment: Experiment) -> State | None:
     if path is None:
         return None
     if _is_ours(path):
-        weights = Checkpoint.load(path).weights
-        return {key: value for key, value in weights.items() if key.startswith(("embeddings.", "backbones."))}
+        return _ours(Checkpoint.load(path), experiment, path)
     state = read_state(path)
     if is_released(state):
         return _released(state, experiment, path)
@@ -57,6 +60,28 @@ def start_weights(experiment: Experiment) -> State | None:
 
 def _is_ours(path: Path) -> bool:
     return path.suffix == ".safetensors" and read_safetensors(path)[1].get("format") == FORMAT
+
+
+def _ours(checkpoint: Checkpoint, experiment: Experiment, path: Path) -> State:
+    """Embeddings and backbones of a checkpoint; one that all sensors shared becomes that of each."""
+    before, model, sensors = checkpoint.experiment.model, experiment.model, names(experiment.data.sensors)
+    _same_model(model, before.patch, before.swin, path)
+    wanted = (*ENCODER, "context.") if model.day_of_year == before.day_of_year else ENCODER
+    if not before.shared_backbone or model.shared_backbone:
+        return {key: value for key, value in checkpoint.weights.items() if key.startswith(wanted)}
+    missing = [name for name in sensors if name not in names(checkpoint.experiment.data.sensors)]
+    if missing:
+        raise InputError(
+            path,
+            found=f"sensors {', '.join(names(checkpoint.experiment.data.sensors))}",
+            expected=", ".join(sensors),
+            repair=f"leave {missing[0]} out, or pre-train with it.",
+        )
+    shared = f"backbones.{SHARED}."
+    embedded = tuple(f"{part}{name}." for part in wanted if part != "backbones." for name in sensors)
+    found = {key: value for key, value in checkpoint.weights.items() if key.startswith(embedded)}
+    trunk = {key.removeprefix(shared): value for key, value in checkpoint.weights.items() if key.startswith(shared)}
+    return found | {f"backbones.{name}.{key}": value for name in sensors for key, value in trunk.items()}
 
 
 def _released(state: Mapping[str, Tensor], experiment: Experiment, path: Path) -> State:
@@ -121,18 +146,57 @@ def open_checkpoint(path: Path, experiment: Experiment) -> Checkpoint:
     return Checkpoint(experiment, model.state_dict())
 
 
-def convert(source: Path, target: Path) -> State:
-    """Write the tensors of any weights file as safetensors, in the same layout, without computed indices.
+def released_layout(checkpoint: Checkpoint, where: object) -> State:
+    """Embeddings and shared backbone of a checkpoint under the keys of the published file.
 
     Raises:
-        InputError: the source does not open, or the target is not called ``.safetensors``.
+        InputError: every sensor has a backbone of its own, or one has no name there.
     """
-    if target.suffix != ".safetensors":
-        raise InputError(target, found=target.suffix or "no suffix", expected=".safetensors", repair="name it so.")
-    state = {key: value.contiguous() for key, value in read_state(source).items() if not key.endswith(INDEX)}
+    sensors = names(checkpoint.experiment.data.sensors)
+    unknown = [name for name in sensors if name not in EMBEDDINGS]
+    if not checkpoint.experiment.model.shared_backbone or unknown:
+        raise InputError(
+            where,
+            found=f"sensor {unknown[0]}" if unknown else "a model without shared_backbone",
+            expected=f"one backbone for all of {', '.join(EMBEDDINGS)}, as the published file has",
+            repair="pre-train with 'shared_backbone: true' and these sensors.",
+        )
+    state, trunk = {}, f"backbones.{SHARED}."
+    for sensor in sensors:
+        for ours, theirs in (("weight", "weights"), ("bias", "bias")):
+            value = checkpoint.weights[f"embeddings.{sensor}.proj.{ours}"]
+            state[f"encoder.{EMBEDDINGS[sensor]}.{theirs}"] = value
+    return state | {
+        f"encoder.backbone.{key.removeprefix(trunk)}": value
+        for key, value in checkpoint.weights.items()
+        if key.startswith(trunk)
+    }
+
+
+def convert(source: Path, target: Path, layout: Literal["same", "released"] = "same") -> State:
+    """Write the tensors of any weights file, without computed indices.
+
+    Args:
+        source: the weights file.
+        target: a ``.safetensors`` file; of the published layout also ``.pth``.
+        layout: the source's own, or that of the published file.
+
+    Raises:
+        InputError: the source does not open or does not fit, or the target has another ending.
+    """
+    endings = (".safetensors", ".pth")[: 1 + (layout == "released")]
+    if target.suffix not in endings:
+        raise InputError(
+            target, found=target.suffix or "no suffix", expected=" or ".join(endings), repair="name it so."
+        )
+    found = read_state(source) if layout == "same" else released_layout(Checkpoint.load(source), source)
+    state = {key: value.contiguous() for key, value in found.items() if not key.endswith(INDEX)}
     unfinished = target.with_suffix(".part")
     target.parent.mkdir(parents=True, exist_ok=True)
-    save_file(state, unfinished, {"format": "pt", "source": source.name})
+    if target.suffix == ".pth":
+        torch.save(state, unfinished)
+    else:
+        save_file(state, unfinished, {"format": "pt", "source": source.name})
     unfinished.replace(target)
     return state
 

@@ -7,7 +7,7 @@ is a grid finer than the pixels: pixels are its averages, and the shares of the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,82 +15,25 @@ from agrifm.data import randomness
 from agrifm.data.h5 import FrameChoice
 from agrifm.data.phenology import spectra
 from agrifm.data.randomness import key, smooth
-from agrifm.data.shards import Record
+from agrifm.data.records import Record
 from agrifm.data.synthetic import stored
+from agrifm.data.varieties import (
+    CLOUD,
+    CROPLAND,
+    FOREST,
+    GRASSLAND,
+    IMPERVIOUS,
+    MEMBERS,
+    OF_VARIETY,
+    VARIETIES,
+    WATER,
+    WETLAND,
+    Weather,
+    series_of,
+)
 from agrifm.errors import InputError
 from agrifm.sample import Sample
 from agrifm.sensors import LANDSAT, MODIS, S2, Sensor
-
-CROPLAND, FOREST, GRASSLAND, SHRUBLAND, WETLAND, WATER, IMPERVIOUS, BARE = range(8)
-_MEMBERS = ("soil", "straw", "leaf", "canopy", "needle", "shrub", "water", "turbid", "built", "roof", "sand", "rock")
-_MEMBERS += ("snow", "cloud")
-_SOIL, _SNOW, _CLOUD = (_MEMBERS.index(name) for name in ("soil", "snow", "cloud"))
-_ALWAYS = 999.0  # days
-
-
-@dataclass(frozen=True)
-class Variety:
-    """One look of a land cover; days are those of a temperate north.
-
-    Green cover rises from ``low`` to ``high`` for ``length`` days around day ``middle``, within about four times
-    ``rise`` days, and again for a ``second`` (middle, length, height). Under it lies ``ground``, on which a ``layer``
-    (member, middle, length, share) lies in part of the year. ``warm`` is where it prefers to be (-1 cold, 1 hot),
-    ``rough`` the scatter of its brightness, ``buried`` the share that snow can hide.
-    """
-
-    cover: int
-    low: float
-    high: float
-    middle: float
-    length: float
-    rise: float
-    green: str = "leaf"
-    ground: str = "soil"
-    layer: tuple[str, float, float, float] = ("straw", 0, 0, 0)
-    second: tuple[float, float, float] = (0, 0, 0)
-    warm: float = 0.0
-    rough: float = 0.04
-    mown: bool = False
-    buried: float = 0.95
-
-
-VARIETIES = (
-    Variety(CROPLAND, 0.08, 0.93, 138, 92, 9, layer=("straw", 202, 40, 0.9), second=(345, 110, 0.3), warm=-0.3),
-    Variety(CROPLAND, 0.02, 0.90, 213, 106, 9, layer=("straw", 284, 50, 0.8)),
-    Variety(CROPLAND, 0.02, 0.92, 224, 140, 10),
-    Variety(CROPLAND, 0.04, 0.90, 118, 82, 9, layer=("straw", 166, 20, 0.8), second=(238, 84, 0.88), warm=0.8),
-    Variety(CROPLAND, 0.02, 0.90, 214, 98, 9, layer=("water", 165, 80, 0.95), warm=1.0),
-    Variety(CROPLAND, 0.06, 0.30, 165, 150, 20),
-    Variety(FOREST, 0.25, 0.95, 203, 176, 8, "canopy", layer=("straw", 310, 60, 0.5), rough=0.13, buried=0.45),
-    Variety(FOREST, 0.86, 0.93, 200, 140, 20, "needle", rough=0.16, warm=-0.8, buried=0.3),
-    Variety(FOREST, 0.86, 0.97, 200, 180, 25, "canopy", rough=0.13, warm=1.2, buried=0.3),
-    Variety(GRASSLAND, 0.40, 0.90, 195, 215, 13, mown=True, rough=0.05),
-    Variety(GRASSLAND, 0.22, 0.72, 172, 115, 16, ground="straw", rough=0.07),
-    Variety(GRASSLAND, 0.05, 0.55, 128, 64, 13, ground="straw", rough=0.07, warm=0.7),
-    Variety(SHRUBLAND, 0.45, 0.62, 160, 150, 22, "shrub", rough=0.15, buried=0.75),
-    Variety(SHRUBLAND, 0.16, 0.36, 140, 90, 16, "shrub", "sand", rough=0.17, warm=0.9, buried=0.85),
-    Variety(SHRUBLAND, 0.22, 0.80, 200, 120, 12, "shrub", "straw", rough=0.14, warm=-0.6, buried=0.8),
-    Variety(WETLAND, 0.12, 0.78, 205, 110, 13, layer=("water", 0, _ALWAYS, 0.8), rough=0.08),
-    Variety(WETLAND, 0.42, 0.62, 195, 130, 16, "shrub", layer=("water", 0, _ALWAYS, 0.45), rough=0.08, warm=-0.8),
-    Variety(WETLAND, 0.45, 0.80, 200, 150, 14, "canopy", layer=("water", 60, 200, 0.9), rough=0.1, buried=0.4),
-    Variety(WETLAND, 0.10, 0.65, 200, 90, 12, layer=("water", 110, 110, 0.95), rough=0.06, warm=0.5),
-    Variety(WATER, 0.0, 0.01, 200, 100, 20, ground="water", rough=0.02, buried=0.5),
-    Variety(WATER, 0.0, 0.01, 200, 100, 20, ground="turbid", rough=0.03, buried=0.5),
-    Variety(WATER, 0.0, 0.14, 215, 90, 14, ground="water", layer=("turbid", 90, 120, 0.5), rough=0.03, buried=0.6),
-    Variety(IMPERVIOUS, 0.02, 0.08, 200, 180, 12, ground="built", rough=0.12, buried=0.5),
-    Variety(IMPERVIOUS, 0.01, 0.04, 200, 180, 12, ground="roof", rough=0.22, buried=0.5),
-    Variety(IMPERVIOUS, 0.14, 0.32, 200, 180, 12, "canopy", "built", rough=0.2, buried=0.5),
-    Variety(BARE, 0.01, 0.07, 160, 90, 16, rough=0.06),
-    Variety(BARE, 0.0, 0.03, 160, 90, 16, ground="sand", rough=0.06, warm=0.9),
-    Variety(BARE, 0.0, 0.06, 190, 90, 14, ground="rock", rough=0.14),
-    Variety(BARE, 0.0, 0.02, 200, 60, 14, ground="rock", layer=("snow", 20, 285, 0.97), rough=0.1, warm=-1.2),
-)
-_OF = {f.name: np.array([getattr(v, f.name) for v in VARIETIES]) for f in fields(Variety) if f.name != "layer"}
-_LAYER = np.array([v.layer[1:] for v in VARIETIES])
-_GREEN, _GROUND, _OVER = (
-    np.array([_MEMBERS.index(name) for name in names])
-    for names in (_OF["green"], _OF["ground"], [v.layer[0] for v in VARIETIES])
-)
 
 
 @dataclass(frozen=True)
@@ -114,23 +57,6 @@ class Ground:
         kind = np.where(self.hidden, 8, self.cover[self.piece])
         shares = _portions(kind, 9, cells).reshape(9, cells, cells)
         return shares[:8], shares[8]
-
-
-@dataclass(frozen=True)
-class Weather:
-    """Where and when a sample lies: degrees, date, and days by which its seasons come late; -1 cold to 1 hot."""
-
-    lon: float
-    lat: float
-    year: int
-    days: np.ndarray
-    late: float
-    warmth: float
-
-    @property
-    def biome(self) -> str:
-        """Climate by latitude."""
-        return ("boreal", "temperate", "subtropical", "tropical")[int(np.searchsorted((-0.6, 0.0, 0.4), self.warmth))]
 
 
 @dataclass(frozen=True)
@@ -198,7 +124,7 @@ class Covers:
         cloud, shadow = _sky(rng, weather, size, chosen.gsd, len(weather.days))
         image = _look(rng, weather, ground, chosen, size)
         image *= (1 - 0.55 * shadow * (1 - cloud))[:, None]
-        image += cloud[:, None] * (_spectra(chosen)[_CLOUD][:, None, None] - image)
+        image += cloud[:, None] * (_spectra(chosen)[CLOUD][:, None, None] - image)
         noise = 0.012 * min(1.0, 10 / chosen.gsd) ** 0.3
         image *= 1 + 2 * noise * rng.standard_normal(cloud.shape, np.float32)[:, None]
         image += noise / 2 * rng.standard_normal(image.shape, np.float32)
@@ -252,7 +178,7 @@ def _revisit(sensor: Sensor) -> int:
 
 def _spectra(sensor: Sensor) -> np.ndarray:
     """Reflectance ``(m, c)``."""
-    return spectra(sensor.bands, _MEMBERS).astype(np.float32)
+    return spectra(sensor.bands, MEMBERS).astype(np.float32)
 
 
 def _portions(kind: np.ndarray, kinds: int, parts: int) -> np.ndarray:
@@ -346,47 +272,16 @@ def _pieces(rng: np.random.Generator, warmth: float, codes: np.ndarray, hidden: 
     """Number the pieces of ground and give each a variety that its cover has in this climate and place."""
     used = np.bincount(codes.ravel()) > 0
     cover = np.flatnonzero(used) % 8
-    liking = np.exp(1.5 * _OF["warm"] * warmth + 0.8 * rng.standard_normal(len(VARIETIES)))
-    below = np.cumsum(np.where(_OF["cover"] == np.arange(8)[:, None], liking, 0), axis=1)
+    liking = np.exp(1.5 * OF_VARIETY["warm"] * warmth + 0.8 * rng.standard_normal(len(VARIETIES)))
+    below = np.cumsum(np.where(OF_VARIETY["cover"] == np.arange(8)[:, None], liking, 0), axis=1)
     draw = rng.random(len(cover)) * below[cover, -1]
     return Ground((np.cumsum(used) - 1)[codes], cover, (draw[:, None] >= below[cover]).sum(1), hidden)
-
-
-def _season(
-    day: np.ndarray, middle: np.ndarray | int, length: np.ndarray | float, rise: np.ndarray | int
-) -> np.ndarray:
-    """Degree 0..1 of a season that comes back every year."""
-    since = (day - middle + 182.6) % 365.25 - 182.6
-    return 1 / ((1 + np.exp(-(since + length / 2) / rise)) * (1 + np.exp((since - length / 2) / rise)))
-
-
-def _series(rng: np.random.Generator, weather: Weather, variety: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """Reflectance ``(2, t, c, k)`` of every piece through the year, and how it changes with vigor."""
-    of, k = {name: values[variety] for name, values in _OF.items() if name != "cover"}, len(variety)
-    late, vigor, soil, bias = (rng.standard_normal((4, k)) * [[9], [0.1], [0.16], [0.05]]).astype(np.float32)
-    day = (weather.days % 365.25)[:, None].astype(np.float32) - np.float32(weather.late) - late
-    green = of["low"] + (of["high"] - of["low"]) * _season(day, of["middle"], of["length"], of["rise"])
-    again = of["second"].astype(np.float32).T
-    green = np.maximum(green, again[2] * _season(day, again[0], again[1], 9))
-    for middle in (140, 188, 238):
-        since = (day - middle - 12 * rng.standard_normal(k)) % 365.25
-        green = green * (1 - 0.6 * of["mown"] * np.exp(-since / 14))
-    middle, length, depth = _LAYER[variety].T
-    over = (depth * _season(day, middle, length, 4))[..., None]
-    ground = colors[_GROUND[variety]] * np.clip(1 + soil, 0.5, 1.5)[:, None]
-    ground = ground * (1 - over) + colors[_OVER[variety]] * over
-    leaf, green = colors[_GREEN[variety]] * (1 + bias[:, None]), np.clip(green * (0.95 + vigor), 0, 1)[..., None]
-    depth = np.clip(-1.7 * weather.warmth + 0.3 * rng.standard_normal(), 0, 1)
-    melting = rng.random((len(day), 1)) < 0.85
-    snow = (depth * melting * _season(day, 15, 55 + 90 * depth, 5) * of["buried"])[..., None]
-    series = (ground * (1 - green) + leaf * green) * (1 - snow) + colors[_SNOW] * snow
-    return np.stack([series, (leaf - ground) * green * (1 - snow)]).transpose(0, 1, 3, 2)
 
 
 def _look(rng: np.random.Generator, weather: Weather, ground: Ground, sensor: Sensor, size: int) -> np.ndarray:
     """Reflectance of the ground ``(t, c, h, w)`` under a clear sky."""
     colors = _spectra(sensor)
-    series = _series(rng, weather, ground.variety, colors).astype(np.float32)
+    series = series_of(rng, weather, ground.variety, colors).astype(np.float32)
     frames, bands = len(weather.days), len(sensor.bands)
     gain = 1 + 0.03 * rng.standard_normal((bands, 1)) + 0.03 * rng.standard_normal((frames, 1, 1))
     haze = (
@@ -396,7 +291,7 @@ def _look(rng: np.random.Generator, weather: Weather, ground: Ground, sensor: Se
     portions = _portions(ground.piece, len(ground.cover), size)
     vigor = (0.35 * (_field(rng, size, max(2.0, 250 / sensor.gsd)) - 0.5)).astype(np.float32)
     vigor += 0.05 * min(1.0, 20 / sensor.gsd) * rng.standard_normal((size, size), np.float32)
-    rough = (_OF["rough"][ground.variety].astype(np.float32) @ portions).reshape(size, size)
+    rough = (OF_VARIETY["rough"][ground.variety].astype(np.float32) @ portions).reshape(size, size)
     rough *= min(1.0, 20 / sensor.gsd) ** 0.5 * rng.standard_normal((size, size), np.float32)
     image, change = (part.reshape(-1, len(ground.cover)) @ portions for part in series)
     image += change * vigor.ravel()

@@ -11,12 +11,11 @@ import hashlib
 import io
 import json
 import re
-import shutil
 import tarfile
 from bisect import bisect_right
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -31,7 +30,7 @@ from agrifm.errors import InputError, Unreadable
 from agrifm.sample import Sample
 
 FORMAT, MANIFEST = "agrifm-shards-1", "manifest.json"
-_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 Groups = Mapping[str, tuple[int, tuple[int, ...]]]
 
@@ -47,7 +46,7 @@ class Shard:
     sha256: str
 
     def __post_init__(self) -> None:
-        if not _PLAIN.fullmatch(self.name) or min(self.samples, self.bytes) < 1:
+        if not PLAIN.fullmatch(self.name) or min(self.samples, self.bytes) < 1:
             raise ValueError(f"shard {self.name} of {self.samples} samples and {self.bytes} bytes")
 
 
@@ -230,96 +229,3 @@ def _manifest(root: str) -> list[Shard]:
             expected=f'{{"format": "{FORMAT}", "classes": [{", ".join(COVERS)}], "shards": [...]}}',
             repair="name the folder that 'agrifm fractions build' wrote; if its manifest is damaged, fetch it again.",
         ) from error
-
-
-class ShardWriter:
-    """Writes records into shards, one open for each sensor; the folder appears whole when the block ends without error.
-
-    Args:
-        folder: to make.
-        size: samples in a shard.
-        overwrite: replace a data set of that name.
-        made_from: told in the manifest.
-
-    Raises:
-        InputError: the folder is there; or it holds no data set and shall be replaced.
-    """
-
-    def __init__(
-        self,
-        folder: Path | str,
-        *,
-        size: int = 256,
-        overwrite: bool = False,
-        made_from: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.folder, self.size, self.made_from = Path(folder), size, dict(made_from or {})
-        self.unfinished = self.folder.with_name(f".{self.folder.name}.part")
-        if self.folder.exists() and not (overwrite and (self.folder / MANIFEST).is_file()):
-            raise InputError(
-                folder,
-                found="something of that name" + (", but no data set" if overwrite else ""),
-                expected="a new folder",
-                repair="name another folder, delete this one, or replace a data set with --overwrite.",
-            )
-        self.open: dict[str, tarfile.TarFile] = {}
-        self.samples: Counter[str] = Counter()
-        self.shards: list[Shard] = []
-
-    def __enter__(self) -> ShardWriter:
-        shutil.rmtree(self.unfinished, ignore_errors=True)
-        self.unfinished.mkdir(parents=True)
-        return self
-
-    def add(self, record: Record) -> None:
-        """Add one sample.
-
-        Raises:
-            InputError: its sensor's name cannot be a file's, or the record does not fit together.
-        """
-        where = f"record {record.name}"
-        record.check(where)
-        sensor, number = record.sensor, self.samples[record.sensor]
-        if not _PLAIN.fullmatch(sensor):
-            raise InputError(
-                where, found=f"sensor '{sensor}'", expected="letters, digits, _ and -", repair="rename the sensor."
-            )
-        if sensor not in self.open:
-            name = f"{sensor}-{number // self.size:05d}.tar"
-            self.open[sensor] = tarfile.open(self.unfinished / name, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
-        data = record.to_bytes()
-        member = tarfile.TarInfo(f"{sensor}-{number:09d}.safetensors")
-        member.size = len(data)
-        self.open[sensor].addfile(member, io.BytesIO(data))
-        self.samples[sensor] += 1
-        if self.samples[sensor] % self.size == 0:
-            self._close(sensor)
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            for file in self.open.values():
-                file.fileobj.close()
-            shutil.rmtree(self.unfinished)
-            return
-        for sensor in sorted(self.open):
-            self._close(sensor)
-        manifest = {
-            "format": FORMAT,
-            "classes": list(COVERS),
-            "shards": [asdict(shard) for shard in sorted(self.shards, key=lambda shard: shard.name)],
-            "sensors": {sensor: {"samples": self.samples[sensor]} for sensor in sorted(self.samples)},
-            "made_from": self.made_from,
-        }
-        (self.unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
-        self.unfinished.replace(self.folder)
-
-    def _close(self, sensor: str) -> None:
-        file = self.open.pop(sensor)
-        file.close()
-        path = Path(str(file.name))
-        with path.open("rb") as written:
-            digest = hashlib.file_digest(written, "sha256").hexdigest()
-        samples = (self.samples[sensor] - 1) % self.size + 1
-        self.shards.append(Shard(path.name, sensor, samples, path.stat().st_size, digest))

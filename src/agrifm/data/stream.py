@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from math import lcm
+from typing import Protocol
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -134,6 +135,14 @@ class Stream:
         return self._laps[sensor][1]
 
 
+class Order(Protocol):
+    """Which sample is at which position."""
+
+    def order(self, start: int, count: int) -> list[tuple[int, int]]:
+        """Pass and index of the samples at positions ``start`` to ``start + count``."""
+        ...
+
+
 class StreamBatches(Sampler[list[Key]]):
     """This process's share of each batch; keys are (position, index).
 
@@ -150,7 +159,7 @@ class StreamBatches(Sampler[list[Key]]):
         InputError: a lap is no whole number of batches, or a batch holds less than one sample for each process.
     """
 
-    def __init__(self, stream: Stream, lap: int, batch_size: int, *, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, stream: Order, lap: int, batch_size: int, *, rank: int = 0, world: int = 1) -> None:
         if batch_size < world or lap < batch_size or lap % batch_size:
             raise InputError(
                 "training: batch_size",

@@ -25,6 +25,8 @@ class Augment:
         crop: side of a random square, in label pixels; sensors are cut to the same ground.
         drop_frames: share of frames left out at random.
         drop_sensors: chance for each sensor to be left out; one always stays.
+        noise: deviation of a random factor on every band of every frame (pre-training).
+        hide: share of frames of which a random part counts as not seen (pre-training).
     """
 
     flips: bool = True
@@ -32,6 +34,8 @@ class Augment:
     crop: int | None = None
     drop_frames: float = 0.0
     drop_sensors: float = 0.0
+    noise: float = 0.0
+    hide: float = 0.0
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Apply all steps."""
@@ -75,6 +79,22 @@ def pick_frames(sample: Sample, choose: Callable[[int], np.ndarray]) -> Sample:
         dates={name: days[chosen[name]] for name, days in sample.dates.items() if name in chosen},
         valid={name: mask[chosen[name]] for name, mask in sample.valid.items() if name in chosen},
     )
+
+
+def perturb(sample: Sample, augment: Augment, rng: np.random.Generator) -> Sample:
+    """Add noise and hide parts, in every frame anew."""
+    images, valid = dict(sample.images), dict(sample.valid)
+    for name, image in images.items():
+        if augment.noise:
+            factors = 1 + augment.noise * rng.standard_normal((*image.shape[:2], 1, 1))
+            images[name] = image.float() * torch.from_numpy(factors).float()
+        mask = sample.mask(name).clone()
+        height, width = mask.shape[1:]
+        for frame in np.flatnonzero(rng.random(len(mask)) < augment.hide):
+            top, left = int(rng.integers(height)), int(rng.integers(width))
+            mask[frame, top : top + -(-height // 2), left : left + -(-width // 2)] = False
+        valid[name] = mask
+    return replace(sample, images=images, valid=valid)
 
 
 def _everywhere(sample: Sample, change: Callable[[Tensor], Tensor]) -> Sample:

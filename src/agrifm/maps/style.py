@@ -15,6 +15,7 @@ import rasterio
 from rasterio.enums import Resampling
 
 from agrifm.errors import InputError
+from agrifm.tasks.fractions import Fractions
 from agrifm.tasks.segmentation import Segmentation
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Legend:
             raise ValueError(f"{len(self.names)} names and {len(self.colors)} colors")
 
     @classmethod
-    def of(cls, task: Segmentation) -> Legend:
+    def of(cls, task: Segmentation | Fractions) -> Legend:
         """The classes of a task."""
         return cls(task.names, task.colors)
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from agrifm.data.records import Record
-from agrifm.data.shards import ShardWriter
+from agrifm.data.shard_writer import ShardWriter
 from agrifm.errors import InputError
 from agrifm.scenes.crosswalk import Crosswalk
 from agrifm.scenes.landcover import LandCover

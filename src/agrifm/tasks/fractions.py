@@ -38,6 +38,8 @@ class FractionScores:
     absolute errors.
     """
 
+    columns: ClassVar[tuple[str, ...]] = ("MAE", "R2", "share")
+
     summary: dict[str, float]
     classes: tuple[CoverScores, ...]
     cells: int

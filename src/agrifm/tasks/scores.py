@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -36,6 +36,8 @@ class Scores:
 
     ``confusion[i][j]`` counts the pixels of true class i that were called j.
     """
+
+    columns: ClassVar[tuple[str, ...]] = ("IoU", "Fscore", "Precision", "Recall", "pixels")
 
     summary: dict[str, float]
     classes: tuple[ClassScores, ...]

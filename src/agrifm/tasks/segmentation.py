@@ -64,6 +64,7 @@ class Segmentation:
     loss: Annotated[tuple[AnyLoss, ...], BeforeValidator(_one_or_more)] = (CrossEntropy(),)
 
     best_score: ClassVar[str] = "mFscore"
+    shown: ClassVar[tuple[str, ...]] = ("aAcc", "mIoU", "mFscore")
 
     def __post_init__(self) -> None:
         count = len(self.classes)

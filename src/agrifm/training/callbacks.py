@@ -53,7 +53,7 @@ class Judge(pl.Callback):
         better = not summary[task.best_score] <= self.best
         self.best = max(self.best, summary[task.best_score])
         if trainer.is_global_zero:
-            weights = {key: value.detach().cpu() for key, value in pl_module.model.state_dict().items()}
+            weights = {key: value.detach().cpu() for key, value in pl_module.judged.state_dict().items()}
             checkpoint = Checkpoint(pl_module.experiment, weights, summary, trainer.current_epoch)
             checkpoint.save(self.out / LAST)
             if better:
@@ -122,8 +122,8 @@ class Pace(pl.Callback):
         assert self.console is not None
         spent = time.monotonic() - self.started
         left = spent / max(1, self.done - self.first) * (self.total - self.done)
-        names = ("aAcc", "mIoU", pl_module.task.best_score)
-        scores = "  ".join(f"{name} {float(trainer.callback_metrics[name]):.4f}" for name in dict.fromkeys(names))
+        names = pl_module.task.shown
+        scores = "  ".join(f"{name} {float(trainer.callback_metrics[name]):.4f}" for name in names)
         loss = float(trainer.callback_metrics["loss"])
         self.console.print(
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {loss:.4f}  {scores}  "
@@ -175,6 +175,7 @@ class SameExperiment(pl.Callback):
         """Keep the experiment beside the state."""
         assert isinstance(pl_module, Mapper)
         checkpoint["experiment"] = pl_module.experiment.model_dump_json()
+        checkpoint["data"] = pl_module.fingerprint
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
         """Compare.
@@ -184,9 +185,10 @@ class SameExperiment(pl.Callback):
         """
         assert isinstance(pl_module, Mapper)
         before = type(pl_module.experiment).model_validate_json(checkpoint["experiment"])
-        names = ("seed", "data", "augment", "model", "task")
+        names = ("seed", "data", "augment", "model", "task", "teacher")
         ours, theirs = (one.model_dump(mode="json") for one in (pl_module.experiment, before))
         changed = [name for name in names if repr(ours[name]) != repr(theirs[name])]  # NaN differs from itself
+        changed += ["the shards"] if checkpoint.get("data", "") != pl_module.fingerprint else []
         if changed:
             raise InputError(
                 "resume",

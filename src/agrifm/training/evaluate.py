@@ -17,6 +17,7 @@ from agrifm.config import Experiment
 from agrifm.data.folder import Source
 from agrifm.data.loading import EpochBatches, Split, load
 from agrifm.sample import Batch
+from agrifm.tasks.fractions import FractionScores
 from agrifm.tasks.scores import Scores
 
 
@@ -43,7 +44,7 @@ def _in_order(experiment: Experiment, source: Source) -> tuple[Split, EpochBatch
 
 def evaluate(
     checkpoint: Checkpoint, source: Source, out: Path | None = None, *, console: Console | None = None
-) -> Scores:
+) -> Scores | FractionScores:
     """Score a checkpoint on a source of labeled samples.
 
     Args:
@@ -66,10 +67,12 @@ def evaluate(
     return result
 
 
-def write_scores(result: Scores, out: Path) -> None:
-    """Write JSON, two tables and a picture of the confusion matrix."""
+def write_scores(result: Scores | FractionScores, out: Path) -> None:
+    """Write JSON; of a classification also two tables and a picture of the confusion matrix."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "scores.json").write_text(json.dumps(result.to_dict(), indent=2))
+    if isinstance(result, FractionScores):
+        return
     names = [entry.name for entry in result.classes]
     keys = ("IoU", "Acc", "Fscore", "Precision", "Recall", "pixels")
     with (out / "classes.csv").open("w", newline="") as file:

@@ -24,11 +24,15 @@ from agrifm.config import DataConfig, Experiment
 from agrifm.data.check import Survey, evenly, splits_overlap, structure, survey, values
 from agrifm.data.folder import Cached, Chips, Custom, Source, import_dataset
 from agrifm.data.loading import EpochBatches, Split, load
+from agrifm.data.shards import Shards
 from agrifm.errors import InputError
 from agrifm.sample import Batch, Season
+from agrifm.tasks.segmentation import Segmentation
 from agrifm.training.callbacks import BEST, HISTORY, LAST, RESUME, Judge, Pace, SameExperiment, WholeFiles
 from agrifm.training.module import Mapper
+from agrifm.training.pretrain import Pretrainer, Unlabeled, fingerprint, mixed, open_covers, train_loader
 
+SAMPLES = 300  # of pre-training, for statistics
 NEW_KEYS = ("context.", "decoder.", "head.", "normalize.")
 
 
@@ -63,7 +67,8 @@ def fit(
             (out / name).unlink(missing_ok=True)
     state = out / RESUME
     write_provenance(experiment, out)
-    module = Mapper(experiment)
+    module = Pretrainer(experiment) if experiment.data.shards else Mapper(experiment)
+    module.fingerprint = fingerprint(sources)
     if weights is not None:
         console.print(f"start weights: {start(module, weights)}", highlight=False)
     if state.is_file():
@@ -96,6 +101,9 @@ def start(module: Mapper, weights: dict[str, Tensor]) -> Match:
 def open_sources(experiment: Experiment, splits: tuple[str, ...] = ("train", "val")) -> dict[str, Source]:
     """The splits of an experiment, from its files or from the user's own dataset."""
     data = experiment.data
+    if data.shards is not None:
+        found = open_covers(experiment, data.shards)
+        return {split: found[split] for split in splits}
     if data.dataset is not None:
         make = import_dataset(data.dataset)
         return {split: Custom(make(split)) for split in splits}
@@ -108,6 +116,8 @@ def settle(experiment: Experiment, sources: Mapping[str, Source], console: Conso
     Raises:
         InputError: the first problem found, and how many more there are.
     """
+    if experiment.data.shards is not None:
+        return _settle_covers(experiment, sources["train"], console)
     with console.status("checking the data"):
         problems, seen = examine(experiment, sources)
     if problems:
@@ -127,11 +137,25 @@ def settle(experiment: Experiment, sources: Mapping[str, Source], console: Conso
     return experiment.with_sensors([sensor.with_statistics(checked.statistics(sensor)) for sensor in sensors])
 
 
+def _settle_covers(experiment: Experiment, train: Source, console: Console) -> Experiment:
+    """Statistics from some hundred samples of pre-training; those that are given stay."""
+    if isinstance(train, Shards) and train.lost:
+        gone = ", ".join(f"{shard.name} ({shard.samples} samples: {shard.why})" for shard in train.lost)
+        console.print(f"lost: {gone}", highlight=False, markup=False)
+    if experiment.data.statistics == "given":
+        return experiment
+    with console.status("computing statistics"):
+        seen = survey(Unlabeled(train), experiment.data.sensors, mixed(train, SAMPLES))
+    sensors = experiment.data.sensors
+    return experiment.with_sensors([sensor.with_statistics(seen.statistics(sensor)) for sensor in sensors])
+
+
 def examine(
     experiment: Experiment, sources: Mapping[str, Source], limit: int | None = None
 ) -> tuple[list[InputError], dict[str, Survey]]:
     """All problems of the splits, and what was seen in each."""
     data, task = experiment.data, experiment.task
+    assert isinstance(task, Segmentation)
     chips = {split: source for split, source in sources.items() if isinstance(source, Chips)}
     problems: list[InputError] = list(splits_overlap({**chips, **_test_names(data)} if chips else {}))
     for source in chips.values():
@@ -166,8 +190,11 @@ class Loaders(pl.LightningDataModule):
         """Move a batch."""
         return batch.to(device)
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled, augmented."""
+        trainer = self.trainer
+        if self.experiment.data.shards is not None and trainer is not None:
+            return train_loader(self.experiment, self.sources["train"], trainer.global_rank, trainer.world_size)
         return self._load("train", training=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
@@ -20,6 +22,8 @@ from agrifm.config import Experiment, TrainingConfig
 from agrifm.errors import InputError
 from agrifm.sample import Batch
 
+BAD = "bad_batch.safetensors"
+
 
 class Mapper(pl.LightningModule):
     """One experiment's model with its task, optimizer and schedule.
@@ -29,6 +33,7 @@ class Mapper(pl.LightningModule):
     """
 
     metric: Metric
+    fingerprint = ""  # of the data, where a resumed run must find the same
 
     def __init__(self, experiment: Experiment) -> None:
         super().__init__()
@@ -50,20 +55,36 @@ class Mapper(pl.LightningModule):
         """The loss of a batch, normalized by what all processes hold together."""
         loss = self._loss(batch)
         if not torch.isfinite(loss):
+            self._keep(batch)
             raise InputError(
                 f"samples {', '.join(batch.names)}",
                 found=f"a loss of {loss.item()} in epoch {self.current_epoch}, step {self.global_step}",
                 expected="a finite loss",
-                repair="lower training.learning_rate, set training.clip, use precision 32-true; look at these samples.",
+                repair="lower training.learning_rate, set training.clip, use precision 32-true; look at these samples, "
+                f"kept in {BAD}.",
             )
         self.log("loss", loss.detach(), on_step=True, on_epoch=False)
         return loss
 
+    @property
+    def judged(self) -> nn.Module:
+        """The model that is scored and saved."""
+        return self.model
+
     def _loss(self, batch: Batch) -> Tensor:
-        output = self.model(batch)
+        return self._supervised(self.model(batch), batch)
+
+    def _supervised(self, output: Tensor, batch: Batch) -> Tensor:
         parts = self.task.losses(output, _labels(batch))
         terms = [weight * part.total / self._everywhere(part.count) for weight, part in parts]
         return torch.stack(terms).sum()
+
+    def _keep(self, batch: Batch) -> None:
+        """Save a batch for study."""
+        path = Path(self.trainer.default_root_dir) / BAD
+        images = {f"images.{name}": image for name, image in batch.images.items()}
+        valid = {f"valid.{name}": mask.to(torch.uint8) for name, mask in batch.valid.items()}
+        save_file({key: value.contiguous().cpu() for key, value in (images | valid).items()}, path)
 
     def _everywhere(self, count: Tensor) -> Tensor:
         """Mean count per process: dividing by it makes the averaged gradient that of the whole batch."""
@@ -75,7 +96,7 @@ class Mapper(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the scores."""
-        self.task.update(self.metric, self.model(batch), _labels(batch))
+        self.task.update(self.metric, self.judged(batch), _labels(batch))
 
     def configure_optimizers(self) -> Any:
         """AdamW with linear warm-up and cosine decay, per step."""

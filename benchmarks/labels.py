@@ -1,0 +1,114 @@
+"""Few labels: does pre-training help? The same model from pre-trained and from random weights.
+
+``python benchmarks/labels.py --start runs/pretrain/best.safetensors --data ../shared/data --out runs/labels`` trains on
+the Belgian patch (Sentinel-2, blocks as in real.py) with 5, 10, 25 and 100 % of its training chips, three seeds each; a
+seed is a fold of the blocks and a draw of the chips. Both starts see the same chips for the same number of steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import real_data
+import torch
+from real import CASES, Job, Memory, quick
+from real_data import SPLITS
+from rich.console import Console
+from rich.table import Table
+
+from agrifm.accuracy.baselines import random_forest
+from agrifm.checkpoint import Checkpoint
+from agrifm.compat.weights import start_weights
+from agrifm.tasks.scores import scores
+from agrifm.training import evaluate, fit
+
+SHARES = (0.05, 0.10, 0.25, 1.0)
+STARTS = ("random start", "pre-trained", "random forest")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Scores of one start with a share of the labels and a seed."""
+
+    share: float
+    seed: int
+    start: str
+    chips: int
+    aAcc: float
+    mFscore: float
+
+
+def runs(job: Job, start: Path, share: float, seed: int) -> list[Run]:
+    """Train and test both starts on the same chips, with a random forest beside them."""
+    torch.set_num_threads(1)
+    train, val, test = (Memory.of(job.experiment.data.split(split)) for split in SPLITS)
+    rng = np.random.default_rng([seed, round(1000 * share)])
+    count = max(1, round(share * len(train.samples)))
+    chosen = tuple(train.samples[i] for i in sorted(rng.choice(len(train.samples), count, replace=False)))
+    repeats = -(-job.case.repeats * len(train.samples) // count)
+    names, found = job.experiment.task.names, []
+    for name in STARTS[:2]:
+        path = start if name == STARTS[1] else None
+        experiment = job.experiment.model_copy(update={"start_from": path, "seed": seed})
+        sources = {"train": Memory(chosen, repeats), "val": val}
+        quiet, out = Console(file=io.StringIO()), job.out / name.replace(" ", "_")
+        best = fit(experiment, out, resume=False, weights=start_weights(experiment), sources=sources, console=quiet)
+        summary = evaluate(Checkpoint.load(best), test).summary
+        found.append(Run(share, seed, name, count, summary["aAcc"], summary["mFscore"]))
+    forest = random_forest(chosen, test.samples, len(names), sensors=["S2"], steps=job.case.steps, jobs=1)
+    summary = scores(forest, names).summary
+    return [*found, Run(share, seed, STARTS[2], count, summary["aAcc"], summary["mFscore"])]
+
+
+def table(found: list[Run]) -> tuple[Table, str]:
+    """Shares along rows, starts along columns: mean and deviation over seeds; for the screen and in Markdown."""
+    shown = Table("labels", "chips", *(f"{start} {key}" for start in STARTS for key in ("aAcc", "mFscore")))
+    lines = [f"| labels | chips | {' | '.join(str(column.header) for column in shown.columns[2:])} |"]
+    lines.append("|---|---:|" + "---:|" * (len(shown.columns) - 2))
+    for share in SHARES:
+        mine = [run for run in found if run.share == share]
+        cells = [f"{share:.0%}", str(mine[0].chips)]
+        for start in STARTS:
+            for key in ("aAcc", "mFscore"):
+                values = [getattr(run, key) for run in mine if run.start == start]
+                cells.append(f"{np.nanmean(values):.3f} ± {np.nanstd(values):.3f}")
+        shown.add_row(*cells)
+        lines.append(f"| {' | '.join(cells)} |")
+    return shown, "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Read the command line, run, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--start", type=Path, required=True, help="checkpoint of pre-training")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--out", type=Path, default=Path("runs/labels"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--quick", action="store_true", help="one step each, to see that everything runs")
+    asked, begun = parser.parse_args(), time.monotonic()
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    case = quick(CASES[0]) if asked.quick else CASES[0]
+    prepared = real_data.belgium(asked.data, asked.out / "chips", 4)
+    found: list[Run] = []
+    for seed in asked.seeds:
+        for share in SHARES:
+            job = Job(case, prepared, seed % 4, asked.out / f"seed_{seed}" / f"{share:.2f}")
+            found += runs(job, asked.start, share, seed)
+            told = "  ".join(f"{run.start} {run.aAcc:.3f}" for run in found[-3:])
+            console.print(f"seed {seed}, {share:.0%}: {told}", highlight=False)
+    shown, text = table(found)
+    console.print(shown)
+    (asked.out / "runs.json").write_text(json.dumps([vars(run) for run in found], indent=1))
+    (asked.out / "table.md").write_text(text)
+    console.print(f"{(time.monotonic() - begun) / 60:.1f} minutes", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""Pre-training on fractions: a student learns from land cover and from a slower teacher that sees other frames.
+
+The teacher is a moving average of the student (Tarvainen and Valpola, "Mean teachers", NeurIPS 2017). Both see the
+same ground under other choices of frames, noise and hidden parts; where the teacher is sure, the student should agree
+with it, which evens out the errors of land-cover products.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from agrifm.config import Experiment, ShardsConfig
+from agrifm.data.covers import Covers
+from agrifm.data.folder import Source
+from agrifm.data.h5 import FrameChoice
+from agrifm.data.loading import Key
+from agrifm.data.shards import Shards
+from agrifm.data.stream import Stream, StreamBatches
+from agrifm.data.transforms import Augment, perturb, pick_frames
+from agrifm.sample import Batch, Sample, collate
+from agrifm.sensors import Sensor
+from agrifm.training.module import Mapper
+
+SYNTHETIC = "synthetic"
+HELD_OUT = 1 << 30  # seed of the synthetic samples that scores are computed on, beside the experiment's own
+
+
+@dataclass(frozen=True)
+class Views:
+    """Two views of the same samples; without a teacher there is one."""
+
+    student: Batch
+    teacher: Batch | None = None
+
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[Sample, ...]]) -> Views:
+        """Collate the views of several samples."""
+        return cls(*(collate(views) for views in zip(*pairs, strict=True)))
+
+    def __len__(self) -> int:
+        return len(self.student)
+
+    def __getattr__(self, name: str) -> object:
+        """Names, images and masks are those of the student's view."""
+        return getattr(self.student, name)
+
+    def to(self, device: torch.device | str) -> Views:
+        """Move every tensor."""
+        return Views(self.student.to(device), None if self.teacher is None else self.teacher.to(device))
+
+
+@dataclass(frozen=True)
+class Pairs(Dataset):
+    """Samples as training sees them; keys are (position, index).
+
+    Both views have the same ground, and frames, noise and hidden parts of their own.
+    """
+
+    source: Source
+    frames: int | None
+    augment: Augment
+    seed: int
+    views: int
+
+    def __getitem__(self, index: Key) -> tuple[Sample, ...]:
+        sample = self.source.read(index[1])
+        return tuple(self._view(sample, [self.seed, *index], view) for view in range(self.views))
+
+    def _view(self, sample: Sample, place: list[int], view: int) -> Sample:
+        same, own = (np.random.default_rng([*place, part]) for part in (0, 1 + view))
+        sample = pick_frames(sample, self.augment.frames(self.frames, own))
+        return perturb(self.augment(sample, same), self.augment, own)
+
+
+@dataclass(frozen=True)
+class Endless:
+    """The order of samples that are made as they are asked for: each once."""
+
+    def order(self, start: int, count: int) -> list[tuple[int, int]]:
+        """Pass and index of the samples at these positions."""
+        return [(0, position) for position in range(start, start + count)]
+
+
+@dataclass(frozen=True)
+class First:
+    """The first samples of a source."""
+
+    source: Source
+    count: int
+
+    def __len__(self) -> int:
+        return min(self.count, len(self.source))
+
+    def read(self, index: int, frames: FrameChoice | None = None) -> Sample:
+        """One sample."""
+        return self.source.read(index, frames)
+
+
+@dataclass(frozen=True)
+class Unlabeled:
+    """A source whose samples have no label."""
+
+    source: Source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, index: int, frames: FrameChoice | None = None) -> Sample:
+        """One sample."""
+        return replace(self.source.read(index, frames), label=None)
+
+
+def open_covers(experiment: Experiment, shards: ShardsConfig) -> dict[str, Source]:
+    """The sources of pre-training.
+
+    Raises:
+        InputError: a data set is missing or damaged.
+    """
+    sensors = experiment.data.sensors
+    train = _open(shards.train, shards, sensors, experiment.seed)
+    val = _open(shards.val, shards, sensors, experiment.seed + HELD_OUT)
+    return {"train": train, "val": First(val, shards.val_samples)}
+
+
+def _open(place: str, shards: ShardsConfig, sensors: Sequence[Sensor], seed: int) -> Source:
+    if place == SYNTHETIC:
+        return Covers(seed=seed, sensors=tuple(sensors))
+    return Shards.open(place, lost=shards.lost)
+
+
+def fingerprint(sources: Mapping[str, Source]) -> str:
+    """What a resumed run must find again."""
+    train = sources["train"]
+    return train.fingerprint if isinstance(train, Shards) else ""
+
+
+def train_loader(experiment: Experiment, source: Source, rank: int, world: int) -> DataLoader[Views]:
+    """Batches of the endless order; an epoch is a lap of it."""
+    shards, training = experiment.data.shards, experiment.training
+    assert shards is not None
+    order: Stream | Endless = Endless()
+    if isinstance(source, Shards):
+        order = Stream(source.groups, shards.mix or None, shards.window, experiment.seed)
+        source = replace(source, keep=order.held)
+    pairs = Pairs(source, experiment.data.frames, experiment.augment, experiment.seed, 2 if experiment.teacher else 1)
+    batches = StreamBatches(order, shards.lap, training.batch_size, rank=rank, world=world)
+    workers = training.workers
+    return DataLoader(
+        pairs, batch_sampler=batches, collate_fn=Views.of, num_workers=workers, persistent_workers=workers > 0
+    )
+
+
+class Pretrainer(Mapper):
+    """The student and its teacher.
+
+    Args:
+        experiment: with a task of fractions.
+    """
+
+    usual_norm: Tensor
+
+    def __init__(self, experiment: Experiment) -> None:
+        super().__init__(experiment)
+        self.teacher = copy.deepcopy(self.model).requires_grad_(False) if experiment.teacher else None
+        self.register_buffer("usual_norm", torch.zeros(()))
+
+    @property
+    def judged(self) -> nn.Module:
+        """The teacher, where there is one."""
+        return self.model if self.teacher is None else self.teacher
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The output of the model that is scored."""
+        return self.judged(batch)
+
+    def train(self, mode: bool = True) -> Pretrainer:
+        """Switch training on or off; the teacher never trains."""
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
+        return self
+
+    def _loss(self, batch: Views) -> Tensor:  # ty: ignore[incompatible-method-override]
+        output = self.model(batch.student)
+        loss = self._supervised(output, batch.student)
+        self.log("loss_fractions", loss.detach())
+        config = self.experiment.teacher
+        if config is None or batch.teacher is None or self.teacher is None:
+            return loss
+        with torch.no_grad():
+            goal = self.task.probabilities(self.teacher(batch.teacher))
+            trust = sureness(goal) if config.trust else goal.new_ones(goal[:, :1].shape)
+        guess = self.task.probabilities(output)
+        gap = ((guess - goal).abs() * trust).sum() / self._everywhere(trust.sum())
+        self.log("loss_teacher", gap.detach())
+        return loss + config.weight * self._ramp(config.ramp) * gap
+
+    def _ramp(self, share: float) -> float:
+        """From 0 to 1 over the first share of all steps."""
+        steps = share * int(self.trainer.estimated_stepping_batches)
+        return 1.0 if self.global_step >= steps else math.exp(-5 * (1 - self.global_step / steps) ** 2)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Leave out a step whose gradient is many times larger than usual."""
+        gradients = [x.grad for x in self.model.parameters() if x.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        self.log("gradient_norm", norm)
+        limit, usual = self.experiment.training.spike, self.usual_norm
+        if limit is not None and float(usual) > 0 and not bool(norm <= limit * usual):
+            torch._foreach_zero_(gradients)
+            self.log("steps_left_out", 1.0, reduce_fx="sum")
+            return
+        usual.copy_(norm if float(usual) == 0 else 0.95 * usual + 0.05 * norm)
+
+    def on_train_batch_end(self, outputs: object, batch: Views, batch_idx: int) -> None:
+        """Let the teacher follow after each optimizer step."""
+        if self.teacher is None or (batch_idx + 1) % self.trainer.accumulate_grad_batches:
+            return
+        config = self.experiment.teacher
+        assert config is not None
+        decay = min(config.decay, (1 + self.global_step) / (10 + self.global_step))
+        follow(self.teacher, self.model, decay)
+
+
+@torch.no_grad()
+def follow(teacher: nn.Module, student: nn.Module, decay: float) -> None:
+    """Move the teacher's weights towards the student's: ``decay * teacher + (1 - decay) * student``."""
+    for ours, theirs in zip(teacher.parameters(), student.parameters(), strict=True):
+        ours.lerp_(theirs, 1 - decay)
+
+
+def sureness(shares: Tensor) -> Tensor:
+    """How sure a teacher is of a cell ``(b, 1, h, w)``: 1 where all is one class, 0 where nothing is known."""
+    entropy = -(shares * shares.clamp(min=1e-8).log()).sum(1, keepdim=True) / math.log(shares.shape[1])
+    return (1 - entropy).clamp(min=0)
+
+
+def mixed(source: Source, count: int) -> list[int]:
+    """Numbers of samples for statistics: evenly spread over a data set, or simply the first of an endless one."""
+    total = len(source)
+    return list(islice(range(0, total, max(1, total // count)), count)) if total < HELD_OUT else list(range(count))
