@@ -20,6 +20,7 @@ from agrifm.compat.keys import Note
 from agrifm.compat.python_config import read
 from agrifm.config import Experiment, load
 from agrifm.errors import InputError
+from agrifm.files import write_whole
 
 if TYPE_CHECKING:
     from agrifm.checkpoint import Checkpoint
@@ -223,10 +224,7 @@ def _chips(experiment: Experiment, *, label: bool) -> Source:
 
 def _write(path: Path, experiment: Experiment) -> Path:
     """Write the experiment as YAML; it appears whole, by rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".yaml.part")
-    unfinished.write_text(experiment.to_yaml())
-    unfinished.replace(path)
+    write_whole(path, experiment.to_yaml())
     return path
 
 

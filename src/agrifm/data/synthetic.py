@@ -17,6 +17,7 @@ from agrifm.data.h5 import Place, write_chip
 from agrifm.data.phenology import BUILT, BY_COVER, FIRST_FIELD, WATER, WOODS, mixture, spectra
 from agrifm.data.randomness import cut, field, key, mix, normal, smooth, uniform
 from agrifm.errors import InputError
+from agrifm.files import write_whole
 from agrifm.sample import Sample
 from agrifm.sensors import LANDSAT, MODIS, S2, Sensor
 
@@ -250,12 +251,8 @@ def write_example(
         write_chip(path, landscape.sample(*chip, sensors), sensors, landscape.place(*chip))
         if progress is not None:
             progress(done, len(chips))
-    lists = root / "data_lists"
-    lists.mkdir(parents=True, exist_ok=True)
     for split, members in splits.items():  # last: a list promises that its chips are there
-        unfinished = lists / f"{split}.txt.part"
-        unfinished.write_text("".join(f"{landscape.name(*chip)}\n" for chip in members))
-        unfinished.replace(lists / f"{split}.txt")
+        write_whole(root / "data_lists" / f"{split}.txt", "".join(f"{landscape.name(*chip)}\n" for chip in members))
 
 
 def _districts(

@@ -24,6 +24,7 @@ from rich.text import Text
 
 from agrifm.errors import InputError
 from agrifm.maps.tiles import Job, Store
+from agrifm.memory import keep_freed_memory
 from agrifm.scenes.scene import Area
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def one_thread() -> Generator[None]:
     """Every operation of torch runs on the thread that calls it: sums then have one order, however many there are."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    keep_freed_memory()
     try:
         yield
     finally:

@@ -16,8 +16,9 @@ import rasterio
 
 from agrifm.checkpoint import library_versions
 from agrifm.errors import InputError
+from agrifm.files import write_whole
 from agrifm.maps.seams import Seams
-from agrifm.maps.tiles import Job, write_text
+from agrifm.maps.tiles import Job
 from agrifm.scenes.document import scene_from_dict, scene_to_dict
 from agrifm.scenes.scene import Scene
 
@@ -87,7 +88,7 @@ def write_passport(
         "inputs": inputs(job.scene),
     }
     path = Passport.beside(target)
-    write_text(path, json.dumps(values, indent=1))
+    write_whole(path, json.dumps(values, indent=1))
     return Passport(values, path)
 
 

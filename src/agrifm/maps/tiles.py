@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from agrifm.checkpoint import Checkpoint
 from agrifm.data.transforms import resize
 from agrifm.errors import InputError
+from agrifm.files import write_whole
 from agrifm.maps.raster import NODATA
 from agrifm.maps.windows import Windows
 from agrifm.nn.model import CropModel
@@ -168,7 +169,7 @@ class Store:
         if not plan.is_file():
             self.remove()
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_text(plan, text)
+            write_whole(plan, text)
             return False
         if plan.read_text() != text:
             before = json.loads(plan.read_text())
@@ -223,13 +224,6 @@ class Store:
                 for path in self.folder.glob(pattern):
                     path.unlink()
             self.folder.rmdir()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file; it appears whole."""
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(text)
-    unfinished.replace(path)
 
 
 def full_disk(folder: Path, error: OSError) -> Exception:

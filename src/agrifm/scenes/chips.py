@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from agrifm.data.h5 import write_chip
 from agrifm.errors import InputError
+from agrifm.files import write_whole
 from agrifm.scenes.blocks import SPLITS
 from agrifm.scenes.burning import hectares
 from agrifm.scenes.classes import IGNORE, ClassTable
@@ -23,7 +24,7 @@ from agrifm.scenes.experiment import class_list, experiment
 from agrifm.scenes.labels import Labels, read_labels
 from agrifm.scenes.leaks import find_leaks
 from agrifm.scenes.plan import Chip, ChipPlan, Division
-from agrifm.scenes.report import Report, write_whole
+from agrifm.scenes.report import Report
 from agrifm.scenes.scene import Area, Scene
 from agrifm.scenes.split_picture import draw_splits
 

@@ -125,27 +125,30 @@ class Description(Section):
         Raises:
             InputError: the vector file does not open, is empty or has no CRS.
         """
-        return outline(self.aoi) if self.aoi else box(*self.bbox, "EPSG:4326") if self.bbox else None
+        return read_area(self.aoi) if self.aoi else box(*self.bbox, "EPSG:4326") if self.bbox else None
 
 
-def outline(path: Path) -> Geometry:
-    """The convex hull of all that is in a vector file."""
+def read_area(path: Path) -> Geometry:
+    """All that is in a vector file, as one shape in its own CRS.
+
+    Raises:
+        InputError: the file does not open, is empty or has no CRS.
+    """
     import geopandas
-    import shapely
 
     try:
-        areas = geopandas.read_file(path)
-        found = "nothing in it" if areas.empty or areas.geometry.is_empty.all() else "no CRS"
+        table = geopandas.read_file(path)
+        found = "nothing in it" if table.empty or table.geometry.is_empty.all() else "no CRS"
     except (OSError, ValueError, RuntimeError, AttributeError) as error:
-        areas, found = None, str(error)
-    if areas is None or areas.crs is None or found != "no CRS":
+        table, found = None, f"a file that does not open: {error}"
+    if table is None or table.crs is None or found != "no CRS":
         raise InputError(
             f"{path} (aoi)",
             found=found,
             expected="a vector file with areas and a CRS, e.g. GeoPackage or GeoJSON",
-            repair="correct the path, or save the area again with a CRS.",
+            repair="correct the path, or save the area again with a CRS, e.g. with QGIS or 'ogr2ogr -a_srs'.",
         )
-    return Geometry(shapely.GeometryCollection(list(areas.geometry.dropna())).convex_hull, areas.crs)
+    return Geometry(table.geometry.union_all(), table.crs)
 
 
 OF_SCENE = tuple(name for name in Description.model_fields if name != "sources")

@@ -11,6 +11,7 @@ from odc.geo.geobox import GeoBox
 from pydantic import TypeAdapter, ValidationError
 
 from agrifm.errors import InputError
+from agrifm.files import write_whole
 from agrifm.scenes.scene import Layer, Scene
 
 FORMAT = "agrifm-scene-1"
@@ -54,9 +55,7 @@ def scene_from_dict(values: dict[str, Any], where: object = "scene") -> Scene:
 
 def save_scene(scene: Scene, path: Path) -> None:
     """Write a scene; the file appears whole."""
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(json.dumps(scene_to_dict(scene), indent=1), encoding="utf-8")
-    unfinished.replace(path)
+    write_whole(path, json.dumps(scene_to_dict(scene), indent=1))
 
 
 def load_scene(path: Path) -> Scene:

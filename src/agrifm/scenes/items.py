@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from agrifm.errors import InputError
+from agrifm.files import write_whole
 from agrifm.scenes.providers import MissingBand, Product, Provider, provider_of, scaling
 from agrifm.scenes.quality import Quality
 from agrifm.scenes.raster import FileBand
@@ -29,10 +29,7 @@ OPENED = ("http", "https", "s3", "gs")
 def save(items: Mapping, path: Path, **saved: Any) -> None:
     """Write an ItemCollection whole; ``saved`` joins the record of the search under ``"agrifm"``."""
     document = {**items, MEMBER: {**items.get(MEMBER, {}), **saved}}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(document, indent=1, default=str), encoding="utf-8")
-    os.replace(part, path)
+    write_whole(path, json.dumps(document, indent=1, default=str))
 
 
 def frames_of(path: Path, *, skip_incomplete: bool = False) -> tuple[list[Layer], dict]:

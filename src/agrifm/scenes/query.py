@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agrifm.errors import InputError
+from agrifm.scenes.description import read_area
 from agrifm.scenes.items import day_of, order
 from agrifm.scenes.providers import provider_of
 
@@ -138,7 +139,7 @@ def area(bbox: Box | None, aoi: Path | None) -> tuple[Box, Any]:
     if bbox is not None and aoi is None:
         return _box(bbox), None
     if bbox is None and aoi is not None:
-        shape = _shape(aoi)
+        shape = read_area(aoi).to_crs("EPSG:4326").geom
         return shape.bounds, shape
     raise InputError(
         "the area of the search",
@@ -158,27 +159,3 @@ def _box(bbox: Box) -> Box:
             repair="give west,south,east,north in degrees; cut an area that crosses 180 degrees in two.",
         )
     return west, south, east, north
-
-
-def _shape(aoi: Path) -> Any:
-    """The area of a vector file in degrees."""
-    import geopandas
-    from pyogrio.errors import DataSourceError
-
-    try:
-        table = geopandas.read_file(aoi)
-    except (DataSourceError, OSError) as error:
-        raise InputError(
-            aoi,
-            found=f"a file that does not open: {error}",
-            expected="a vector file such as GeoPackage, GeoJSON or Shapefile",
-            repair="check the path of --aoi.",
-        ) from error
-    if table.crs is None or table.geometry.is_empty.all():
-        raise InputError(
-            aoi,
-            found="no CRS" if table.crs is None else "no geometry",
-            expected="polygons with a CRS",
-            repair="write them into the file, e.g. with QGIS or 'ogr2ogr -a_srs'.",
-        )
-    return table.geometry.to_crs("EPSG:4326").union_all()

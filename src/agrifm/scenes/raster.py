@@ -34,6 +34,7 @@ READING = {
 }
 # GDAL asks again after bad answers only: of a cut connection it keeps what came, as if the file ended there.
 AFRESH = {"CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/"}
+REMOTE = ("GTiff", "JP2OpenJPEG")  # formats opened over the network: a VRT could name files of this machine
 WAITS = (0.5, 2.0)  # seconds before a file is read afresh
 
 Seen = TypeVar("Seen")
@@ -81,10 +82,11 @@ class FileBand:
         """What ``look`` finds in the open file; over the network it looks again after a cut connection."""
         from agrifm.scenes.providers import signed
 
-        settings, waits = READING, iter(WAITS if "://" in self.href else ())
+        remote = "://" in self.href
+        settings, waits, drivers = READING, iter(WAITS if remote else ()), list(REMOTE) if remote else None
         while True:
             try:
-                with rasterio.Env(**settings), rasterio.open(signed(self.href)) as file:
+                with rasterio.Env(**settings), rasterio.open(signed(self.href), driver=drivers) as file:
                     return look(file)
             except (RasterioError, IndexError) as error:
                 wait = next(waits, None)

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from agrifm.files import write_whole
 from agrifm.scenes.leaks import Leaks
 from agrifm.scenes.parcels import Account
 from agrifm.tasks.segmentation import CropClass
@@ -116,10 +117,3 @@ class Report:
         console.print(table)
         for line in (self.check(), *self.left_out(), *self.notes):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file; it appears whole, by rename."""
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)

@@ -16,6 +16,7 @@ from agrifm.checkpoint import Checkpoint, write_provenance
 from agrifm.config import Experiment
 from agrifm.data.folder import Source
 from agrifm.data.loading import EpochBatches, Split, load
+from agrifm.memory import keep_freed_memory
 from agrifm.sample import Batch
 from agrifm.tasks.fractions import FractionScores
 from agrifm.tasks.scores import Scores
@@ -25,6 +26,7 @@ def outputs(
     checkpoint: Checkpoint, source: Source, *, device: str | None = None, console: Console | None = None
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Batches of a source with the model's raw output for each, without random steps."""
+    keep_freed_memory()
     experiment = checkpoint.experiment
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = checkpoint.model().to(device)

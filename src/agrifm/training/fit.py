@@ -26,6 +26,7 @@ from agrifm.data.folder import Cached, Chips, Custom, Source, import_dataset
 from agrifm.data.loading import EpochBatches, Split, load
 from agrifm.data.shards import Shards
 from agrifm.errors import InputError
+from agrifm.memory import keep_freed_memory
 from agrifm.sample import Batch, Season
 from agrifm.tasks.segmentation import Segmentation
 from agrifm.training.callbacks import BEST, HISTORY, LAST, RESUME, Judge, Pace, SameExperiment, WholeFiles
@@ -79,6 +80,7 @@ def fit(
 
 
 def _run(trainer: pl.Trainer, module: Mapper, loaders: Loaders, state: Path) -> None:
+    keep_freed_memory()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec|Checkpoint directory).*")
         try:
