@@ -74,7 +74,7 @@ def test_the_shipped_experiment_trains_one_step(tmp_path):
             "data.shards.val_samples=3",
             "training.batch_size=4",
             "training.epochs=1",
-            "training.workers=0",
+            "training.workers=1",
         ],
     )
     best = Checkpoint.load(fit(experiment, tmp_path))

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from loopback import BUSY, CUT, MISSING, Fault, Loopback
 from rasterio.transform import from_origin
 from rich.console import Console
@@ -546,3 +547,16 @@ def test_relative_addresses_start_at_the_document():
     assert resolve("../b/B02.tif", base, (), "x") == "https://example.org/b/B02.tif"
     assert resolve("/etc/passwd", base, (), "x") == "https://example.org/etc/passwd"
     assert resolve("../b/B02.tif", "s3://bucket/a/c/item.json", (), "x") == "s3://bucket/a/b/B02.tif"
+
+
+def test_a_remote_file_cannot_lead_to_files_of_this_machine(tmp_path):
+    """A VRT names other files: over the network it is not opened."""
+    secret = tmp_path / "secret.tif"
+    profile = {"driver": "GTiff", "height": 4, "width": 4, "count": 1, "dtype": "uint8", "crs": "EPSG:32631"}
+    with rasterio.open(secret, "w", transform=rasterio.Affine(10, 0, 5e5, 0, -10, 5e6), **profile) as file:
+        file.write(np.ones((1, 4, 4), np.uint8))
+    served = tmp_path / "served"
+    served.mkdir()
+    rasterio.shutil.copy(secret, served / "asset.tif", driver="VRT")
+    with Loopback(served) as server, pytest.raises(Unreadable, match="VRT is not read over the network"):
+        raster.FileBand(server.url("asset.tif")).grid()

@@ -83,10 +83,12 @@ class FileBand:
         from agrifm.scenes.providers import signed
 
         remote = "://" in self.href
-        settings, waits, drivers = READING, iter(WAITS if remote else ()), list(REMOTE) if remote else None
+        settings, waits = READING, iter(WAITS if remote else ())
         while True:
             try:
-                with rasterio.Env(**settings), rasterio.open(signed(self.href), driver=drivers) as file:
+                with rasterio.Env(**settings), rasterio.open(signed(self.href)) as file:
+                    if remote and file.driver not in REMOTE:
+                        raise unreadable(self.href, ValueError(f"{file.driver} is not read over the network"))
                     return look(file)
             except (RasterioError, IndexError) as error:
                 wait = next(waits, None)

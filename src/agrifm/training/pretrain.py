@@ -49,9 +49,10 @@ class Views:
     def __len__(self) -> int:
         return len(self.student)
 
-    def __getattr__(self, name: str) -> object:
-        """Names, images and masks are those of the student's view."""
-        return getattr(self.student, name)
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the samples."""
+        return self.student.names
 
     def to(self, device: torch.device | str) -> Views:
         """Move every tensor."""
@@ -181,6 +182,9 @@ class Pretrainer(Mapper):
     def forward(self, batch: Batch) -> Tensor:
         """The output of the model that is scored."""
         return self.judged(batch)
+
+    def _keep(self, batch: Views) -> None:  # ty: ignore[incompatible-method-override]
+        super()._keep(batch.student)
 
     def train(self, mode: bool = True) -> Pretrainer:
         """Switch training on or off; the teacher never trains."""
