@@ -11,10 +11,13 @@ import rasterio.shutil
 from loopback import BUSY, CUT, MISSING, Fault, Loopback
 from rasterio.transform import from_origin
 from rich.console import Console
+from typer.testing import CliRunner
 
+from agrifm.cli import app
 from agrifm.errors import InputError, Unreadable
 from agrifm.scenes import fetch, providers, raster, stac
 from agrifm.scenes.items import frames_of, resolve, save
+from agrifm.scenes.open import open_scene
 from agrifm.scenes.providers import GENERIC, MissingBand, provider_at, signed
 from agrifm.scenes.scene import Area, Scene
 from agrifm.scenes.tokens import Tokens
@@ -560,3 +563,21 @@ def test_a_remote_file_cannot_lead_to_files_of_this_machine(tmp_path):
     rasterio.shutil.copy(secret, served / "asset.tif", driver="VRT")
     with Loopback(served) as server, pytest.raises(Unreadable, match="VRT is not read over the network"):
         raster.FileBand(server.url("asset.tif")).grid()
+
+
+def test_the_command_saves_a_list_that_opens_as_a_scene(server, tmp_path):
+    out = tmp_path / "items.json"
+    arguments = ["scene", "search", str(out), "--stac", server.url("catalog.json"), "--collection", "sentinel-2-l2a"]
+    arguments += ["--bbox", ",".join(map(str, BOX)), "--start", SEASON["start"], "--end", SEASON["end"]]
+    result = CliRunner().invoke(app, [*arguments, "--max-cloud", "60"])
+    assert result.exit_code == 0, result.output
+    assert "2 items" in result.output
+    scene = open_scene(out)
+    assert [str(day) for day in scene.layers[0].days] == ["2018-03-10", "2018-05-20"]
+    assert scene.grid.crs.to_epsg() == 32631
+    assert scene.read(Area(0, 0, 8, 8)).stacks["S2"].images.min() >= 100
+    again = CliRunner().invoke(app, arguments)
+    assert isinstance(again.exception, InputError)
+    assert "--overwrite" in str(again.exception)
+    wrong = CliRunner().invoke(app, [*arguments, "--overwrite", "--bbox", "1,2,3"])
+    assert "west,south,east,north" in str(wrong.exception)
