@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from agrifm.config import Experiment, load
 from agrifm.data.folder import Chips
 from agrifm.data.synthetic import ORBIT, Landscape, write_example
+from agrifm.progress import counting
 from agrifm.sample import Sample
 from agrifm.sensors import LANDSAT, MODIS, S2
 from agrifm.tasks.scores import Scores, scores
@@ -30,17 +29,9 @@ def write_data(out: Path, seed: int, console: Console) -> None:
     if (out / "data_lists" / "test.txt").is_file():
         console.print(f"{out} is there already", highlight=False)
         return
-    with _progress(console, "writing chips") as step:
+    with counting(console, "writing chips") as step:
         write_example(out, Landscape(seed=seed), progress=step)
     console.print(f"example data written to {out}", highlight=False)
-
-
-@contextmanager
-def _progress(console: Console, text: str) -> Generator[Callable[[int, int], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(text, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def run(config: Path, out: Path, console: Console) -> None:
@@ -80,7 +71,7 @@ def _map_scene(checkpoint: Path, out: Path, console: Console) -> None:
 
     folder, target, land = out / "scene", out / "scene.tif", Landscape(seed=0)
     if not folder.is_dir():
-        with _progress(console, "writing a scene") as step:
+        with counting(console, "writing a scene") as step:
             write_scene(folder, land, rows=range(land.rows), columns=_held_out(land), sensors=SENSORS, progress=step)
     options = MapOptions(("confidence", "observations"))
     mapped = map_scene(checkpoint, check_units(open_scene(folder)), target, options, overwrite=True, console=console)

@@ -157,16 +157,9 @@ def plan(checkpoint: Checkpoint, scene: Scene, options: MapOptions) -> Job:
     window = options.window or max(1, round(footprint / scene.resolution))
     factors = [scene.factor(sensor) for sensor in scene.sensors]
     windows = lay_out(
-        (scene.grid.shape[0], scene.grid.shape[1]), window, factors, pixel_bytes(scene), options.memory * 1e6
+        (scene.grid.shape[0], scene.grid.shape[1]), window, factors, scene.pixel_bytes, options.memory * 1e6
     )
     return Job(checkpoint, scene, windows, tuple(key for key in EXTRAS if key in options.extras), options.device)
-
-
-def pixel_bytes(scene: Scene) -> float:
-    """Memory that one pixel of the grid takes: all dates and bands of all sensors, and their masks."""
-    return sum(
-        len(layer.days) * (2 * len(layer.sensor.bands) + 1) / scene.factor(layer.sensor) ** 2 for layer in scene.layers
-    )
 
 
 def fit_sensors(scene: Scene, sensors: Sequence[Sensor], frames: int | None = None) -> Scene:

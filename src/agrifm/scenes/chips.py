@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from math import isqrt
 from pathlib import Path
@@ -12,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from agrifm.data.h5 import write_chip
 from agrifm.errors import InputError
 from agrifm.files import write_whole
+from agrifm.progress import counting
 from agrifm.scenes.blocks import SPLITS
 from agrifm.scenes.burning import hectares
 from agrifm.scenes.classes import IGNORE, ClassTable
@@ -164,7 +163,7 @@ def _begin(out: Path) -> None:
 
 
 def _write_images(scene: Scene, chips: Sequence[Chip], label: np.ndarray, out: Path, console: Console) -> None:
-    with _progress(console, "writing chips") as step:
+    with counting(console, "writing chips") as step:
         done = 0
         for area, several in tiles(scene, chips):
             tile = scene.read(area)
@@ -184,11 +183,8 @@ def tiles(scene: Scene, chips: Sequence[Chip]) -> Iterator[tuple[Area, list[Chip
     """
     if not chips:
         return
-    pixel = sum(
-        len(layer.frames) * (2 * len(layer.sensor.bands) + 1) / scene.factor(layer.sensor) ** 2
-        for layer in scene.layers
-    )
-    side = max(1, isqrt(int(TILE_BYTES / pixel)) // max(chips[0].cell.area.height, chips[0].cell.area.width))
+    longest = max(chips[0].cell.area.height, chips[0].cell.area.width)
+    side = max(1, isqrt(int(TILE_BYTES / scene.pixel_bytes)) // longest)
     groups: dict[tuple[int, int], list[Chip]] = {}
     for chip in chips:
         groups.setdefault((chip.cell.row // side, chip.cell.column // side), []).append(chip)
@@ -218,11 +214,3 @@ def _notes(scene: Scene, plan: ChipPlan, pixels: dict[str, list[int]], labels: L
                 f"its pixels lie up to half a pixel off in some chips; a multiple of {factor} avoids that"
             )
     return tuple(notes)
-
-
-@contextmanager
-def _progress(console: Console, text: str) -> Generator[Callable[[int, int], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(text, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)

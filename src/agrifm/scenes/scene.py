@@ -148,6 +148,12 @@ class Scene:
         shrunk = math.cos(math.radians((middle.bottom + middle.top) / 2))
         return METERS_PER_DEGREE * math.sqrt(abs(float(step.x) * float(step.y)) * shrunk)
 
+    @property
+    def pixel_bytes(self) -> float:
+        """Memory that one pixel of the grid takes while it is read: all frames and bands, and their masks."""
+        layers = ((layer, self.factor(layer.sensor)) for layer in self.layers)
+        return sum(len(layer.frames) * (2 * len(layer.sensor.bands) + 1) / factor**2 for layer, factor in layers)
+
     def factor(self, sensor: Sensor) -> int:
         """How many of the scene's pixels lie along one of the sensor's."""
         return max(1, round(sensor.gsd / self.resolution))
