@@ -6,7 +6,7 @@ from the folder in which the command runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,12 +18,13 @@ from agrifm.data.folder import Chips
 from agrifm.data.transforms import Augment
 from agrifm.errors import InputError, nearest
 from agrifm.nn.model import ModelConfig
-from agrifm.sample import Season
+from agrifm.sample import Sample, Season
 from agrifm.sensors import SENSORS, Sensor
+from agrifm.tasks.fields import Fields
 from agrifm.tasks.fractions import Fractions
 from agrifm.tasks.segmentation import Segmentation
 
-KINDS = ("segmentation", "fractions")  # of tasks
+KINDS = ("segmentation", "fractions", "fields")  # of tasks
 
 
 def _sensor(value: Any) -> Any:
@@ -102,7 +103,7 @@ class DataConfig(Section):
         resize: rows and columns per sensor and for ``label``; bilinear, nearest for labels.
         footprint: meters along one side of a chip; if left out, the training data's. Maps are made of windows of
             that size.
-        label_key: dataset of the label.
+        label_key: dataset of the label; two of them, fields and crop, for task ``fields`` with classes.
         shards: samples for pre-training, instead of chips.
         cache: keep samples in memory once they are read; for data sets that fit, with few workers.
         check: read this many chips of each split, and check their values, before training; 0 is all.
@@ -121,7 +122,7 @@ class DataConfig(Section):
     frames: int | None = Field(None, ge=1)
     resize: dict[str, tuple[int, int]] = {}
     footprint: float | None = Field(None, gt=0)
-    label_key: str = "label"
+    label_key: str | tuple[str, str] = "label"
     shards: ShardsConfig | None = None
     cache: bool = False
     check: int = Field(200, ge=0)
@@ -203,7 +204,7 @@ class Experiment(Section):
     data: DataConfig
     augment: Augment = Augment()
     model: ModelConfig = ModelConfig()
-    task: Annotated[Segmentation | Fractions, Field(discriminator="kind"), BeforeValidator(_task)]
+    task: Annotated[Segmentation | Fractions | Fields, Field(discriminator="kind"), BeforeValidator(_task)]
     teacher: Teacher | None = None
     training: TrainingConfig = TrainingConfig()
 
@@ -221,6 +222,25 @@ class Experiment(Section):
         if self.teacher and (not covers or self.training.ema is not None):
             raise ValueError("a teacher belongs to task 'fractions', and is the moving average: leave out training.ema")
         return self
+
+    @model_validator(mode="after")
+    def _labels_fit(self) -> Experiment:
+        two = isinstance(self.task, Fields) and bool(self.task.classes)
+        if self.data.dataset is None and two == isinstance(self.data.label_key, str):
+            given = "two datasets, e.g. [instances, label]" if two else "one dataset"
+            raise ValueError(f"task '{self.task.kind}'{' with classes' * two} learns from {given}: set data.label_key")
+        return self
+
+    @property
+    def prepare(self) -> Callable[[Sample], Sample] | None:
+        """What makes the model's targets of a chip's label, where they are not the label itself."""
+        return self.task.prepare if isinstance(self.task, Fields) else None
+
+    def with_pixel(self, meters: float) -> Experiment:
+        """The same experiment; boundaries of fields are measured with this pixel unless it says otherwise."""
+        if not isinstance(self.task, Fields):
+            return self
+        return self.model_copy(update={"task": self.task.with_pixel(meters)})
 
     def with_sensors(self, sensors: Sequence[Sensor]) -> Experiment:
         """The same experiment with these sensors, whose statistics are settled."""

@@ -29,6 +29,7 @@ class Survey:
     pixels: dict[str, list[np.ndarray]] = field(default_factory=dict)
     spans: list[tuple[float, float]] = field(default_factory=list)
     footprints: list[float] = field(default_factory=list)
+    sides: list[int] = field(default_factory=list)
 
     def add(self, sample: Sample, sensors: Sequence[Sensor]) -> None:
         """Count one sample."""
@@ -38,6 +39,7 @@ class Survey:
         if finest is not None:
             self.footprints.append(min(sample.images[finest.name].shape[-2:]) * finest.gsd)
         if sample.label is not None:
+            self.sides.append(min(sample.label.shape[-2:]))
             values, counts = sample.label.unique(return_counts=True)
             for value, count in zip(values.tolist(), counts.tolist(), strict=True):
                 self.labels[value] = self.labels.get(value, 0) + count

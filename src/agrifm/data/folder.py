@@ -36,14 +36,14 @@ class Chips:
         folder: holds ``<name>.h5``.
         names: of the chips, in order.
         sensors: what to read.
-        label_key: dataset of the label; None reads none.
+        label_key: dataset of the label, or of several that are stacked; None reads none.
         allow_missing: a chip may lack some of the sensors.
     """
 
     folder: Path
     names: tuple[str, ...]
     sensors: tuple[Sensor, ...]
-    label_key: str | None = "label"
+    label_key: str | tuple[str, ...] | None = "label"
     allow_missing: bool = False
 
     @classmethod
@@ -53,7 +53,7 @@ class Chips:
         list_file: Path,
         sensors: Sequence[Sensor],
         *,
-        label_key: str | None = "label",
+        label_key: str | tuple[str, ...] | None = "label",
         allow_missing: bool = False,
     ) -> Chips:
         """Read the names of the chips from a text file, one a line."""

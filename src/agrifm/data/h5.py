@@ -2,7 +2,8 @@
 
 One file is one sample: a dataset ``<sensor> (T, C, H, W)`` for each sensor and an integer ``label (H, W)``.
 Beyond the original, all optional: ``<sensor>_dates (T)`` ISO dates, ``<sensor>_mask (T, H, W)`` with 1 where
-the ground was seen, the attribute ``bands`` on a sensor's dataset, and ``crs`` and ``transform`` (a, b, c, d, e, f
+the ground was seen, ``instances (H, W)`` with the number of the field, 0 where there is none and -1 where nobody knows,
+the attribute ``bands`` on a sensor's dataset, and ``crs`` and ``transform`` (a, b, c, d, e, f
 of the label's grid) on the file.
 """
 
@@ -60,7 +61,7 @@ def read_chip(
     path: Path,
     sensors: Sequence[Sensor],
     *,
-    label_key: str | None = "label",
+    label_key: str | tuple[str, ...] | None = "label",
     allow_missing: bool = False,
     frames: FrameChoice | None = None,
 ) -> Sample:
@@ -69,7 +70,7 @@ def read_chip(
     Args:
         path: the HDF5 file; its stem becomes the sample's name.
         sensors: what to read.
-        label_key: dataset that holds the label; None reads none.
+        label_key: dataset that holds the label, or several, stacked to ``(n, h, w)``; None reads none.
         allow_missing: accept a chip that lacks some, not all, of the sensors.
         frames: takes a frame count and returns the sorted frame numbers to read.
 
@@ -88,12 +89,18 @@ def read_chip(
             images[sensor.name], valid[sensor.name] = _finite(path, sensor, image, seen)
             if f"{sensor.name}_dates" in file:
                 dates[sensor.name] = days_since_epoch(file[f"{sensor.name}_dates"][()])[chosen]
-        label = None if label_key is None else _read_label(path, file, label_key)
+        label = None if label_key is None else _read_labels(path, file, label_key)
     return Sample(images=images, dates=dates, valid=valid, label=label, name=path.stem)
 
 
-def write_chip(path: Path, sample: Sample, sensors: Sequence[Sensor], place: Place | None = None) -> None:
-    """Write one chip; it appears whole, by rename."""
+def write_chip(
+    path: Path,
+    sample: Sample,
+    sensors: Sequence[Sensor],
+    place: Place | None = None,
+    fields: np.ndarray | None = None,
+) -> None:
+    """Write one chip; it appears whole, by rename. ``fields (h, w)`` become the dataset ``instances``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".h5.part")
     with h5py.File(unfinished, "w") as file:
@@ -102,6 +109,8 @@ def write_chip(path: Path, sample: Sample, sensors: Sequence[Sensor], place: Pla
                 _write_sensor(file, sample, sensor)
         if sample.label is not None:
             file.create_dataset("label", data=sample.label.numpy().astype(np.int16), compression="gzip")
+        if fields is not None:
+            file.create_dataset("instances", data=fields.astype(np.int32), compression="gzip")
         if place is not None:
             file.attrs["crs"], file.attrs["transform"] = place.crs, place.transform
     unfinished.replace(path)
@@ -240,6 +249,20 @@ def _finite(path: Path, sensor: Sensor, image: torch.Tensor, valid: torch.Tensor
             repair=f"write 0 there and mark the pixels 0 in '{sensor.name}_mask', or set the sensor's 'nodata: .nan'.",
         )
     return image.masked_fill(bad, 0.0), valid
+
+
+def _read_labels(path: Path, file: h5py.File, keys: str | tuple[str, ...]) -> torch.Tensor:
+    if isinstance(keys, str):
+        return _read_label(path, file, keys)
+    labels = [_read_label(path, file, key) for key in keys]
+    if len({label.shape for label in labels}) > 1:
+        raise InputError(
+            f"{path}: {', '.join(keys)}",
+            found=f"shapes {', '.join(str(tuple(label.shape)) for label in labels)}",
+            expected="labels on one grid",
+            repair="write them with the same rows and columns.",
+        )
+    return torch.stack(labels)
 
 
 def _read_label(path: Path, file: h5py.File, key: str) -> torch.Tensor:

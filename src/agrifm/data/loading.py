@@ -6,13 +6,14 @@ nor a restart changes what a sample looks like.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from agrifm.data.folder import Source
+from agrifm.data.h5 import FrameChoice
 from agrifm.data.transforms import Augment, resize, spread_frames
 from agrifm.sample import Batch, Sample, collate
 
@@ -29,6 +30,7 @@ class Split(Dataset):
         resize: rows and columns by sensor and for ``label``.
         augment: random steps of training; None in evaluation.
         seed: of the random steps.
+        prepare: makes targets of the label of a whole chip, before any crop.
     """
 
     source: Source
@@ -36,6 +38,7 @@ class Split(Dataset):
     resize: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     augment: Augment | None = None
     seed: int = 0
+    prepare: Callable[[Sample], Sample] | None = None
 
     def __len__(self) -> int:
         return len(self.source)
@@ -44,11 +47,15 @@ class Split(Dataset):
         epoch, number = index
         if self.augment is None:
             choose = None if self.frames is None else spread_frames(self.frames)
-            return resize(self.source.read(number, choose), dict(self.resize))
+            return self._read(number, choose)
         rng = np.random.default_rng([self.seed, epoch, number])
         needs_choice = self.frames is not None or self.augment.drop_frames > 0
         choose = self.augment.frames(self.frames, rng) if needs_choice else None
-        return self.augment(resize(self.source.read(number, choose), dict(self.resize)), rng)
+        return self.augment(self._read(number, choose), rng)
+
+    def _read(self, number: int, choose: FrameChoice | None) -> Sample:
+        sample = resize(self.source.read(number, choose), dict(self.resize))
+        return sample if self.prepare is None else self.prepare(sample)
 
 
 class EpochBatches(Sampler[list[Key]]):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from agrifm.data.h5 import Place, write_chip
 from agrifm.data.phenology import BUILT, BY_COVER, FIRST_FIELD, WATER, WOODS, mixture, spectra
@@ -48,6 +49,16 @@ class Ground:
     def label(self) -> np.ndarray:
         """Indices into ``CLASSES`` ``(h, w)``."""
         return BY_COVER["label"][self.cover]
+
+    @property
+    def fields(self) -> np.ndarray:
+        """Numbers of fields ``(h, w)``: connected pieces of parcels, from 1; 0 where there is none."""
+        found, count = np.zeros(self.parcel.shape, np.int32), 0
+        for number in np.unique(self.parcel[self.parcel != 0]):
+            part, more = ndimage.label(self.parcel == number)  # ty: ignore[not-iterable]
+            found[part > 0] = part[part > 0] + count
+            count += more
+        return found
 
 
 @dataclass(frozen=True)
@@ -248,7 +259,9 @@ def write_example(
     chips = [chip for split in splits.values() for chip in split]
     for done, chip in enumerate(chips, start=1):
         path = root / "h5_samples" / f"{landscape.name(*chip)}.h5"
-        write_chip(path, landscape.sample(*chip, sensors), sensors, landscape.place(*chip))
+        write_chip(
+            path, landscape.sample(*chip, sensors), sensors, landscape.place(*chip), landscape.ground(*chip).fields
+        )
         if progress is not None:
             progress(done, len(chips))
     for split, members in splits.items():  # last: a list promises that its chips are there

@@ -173,6 +173,7 @@ def resize(sample: Sample, sizes: dict[str, tuple[int, int]]) -> Sample:
             )
             if name in valid:
                 valid[name] = nearest(valid[name], size).bool()
-    if label is not None and "label" in sizes and tuple(label.shape) != sizes["label"]:
-        label = nearest(label[None], sizes["label"])[0].long()
+    if label is not None and "label" in sizes and tuple(label.shape[-2:]) != sizes["label"]:
+        several = label.reshape(-1, *label.shape[-2:])
+        label = nearest(several, sizes["label"]).long().reshape(*label.shape[:-2], *sizes["label"])
     return replace(sample, images=images, valid=valid, label=label)

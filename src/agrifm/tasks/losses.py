@@ -1,7 +1,7 @@
 """Losses for segmentation. Each returns a sum and a count, so that a mean over processes is exact.
 
 Sources: Lin et al., "Focal Loss", ICCV 2017; Milletari et al., "V-Net" (dice), 3DV 2016;
-Szegedy et al., CVPR 2016 (label smoothing).
+Szegedy et al., CVPR 2016 (label smoothing); Salehi et al., MLMI 2017 (Tversky); Jadon, CIBCB 2020 (log-cosh dice).
 """
 
 from __future__ import annotations
@@ -102,14 +102,66 @@ class Dice:
 
     def __call__(self, logits: Logits, label: Label, ignore_index: int) -> LossSum:
         """Sum over samples that hold labels, and their number."""
-        target, labeled = _safe(label, ignore_index)
-        truth = F.one_hot(target, logits.shape[1]).permute(0, 3, 1, 2) * labeled.unsqueeze(1)
-        guess = logits.softmax(1) * labeled.unsqueeze(1)
-        overlap, size = (guess * truth).sum((2, 3)), (guess + truth).sum((2, 3))
-        dice = 1 - (2 * overlap + self.smooth) / (size + self.smooth)
-        present = truth.sum((2, 3)) > 0
-        per_sample = (dice * present).sum(1) / present.sum(1).clamp(min=1)
-        return LossSum(per_sample.sum(), present.any(1).sum().to(logits.dtype))
+        index, present = _overlap(logits, label, ignore_index, 0.5, 0.5, self.smooth / 2)
+        return _over_samples(1 - index, present)
 
 
-Loss = CrossEntropy | Focal | Dice
+@dataclass(frozen=True)
+class LogCoshDice:
+    """The logarithm of the hyperbolic cosine of the dice loss: smooth, with a gradient that fades near the optimum.
+
+    Args:
+        smooth: as in dice.
+    """
+
+    kind: Literal["log_cosh_dice"] = "log_cosh_dice"
+    smooth: float = 1.0
+    weight: float = 1.0
+
+    def __call__(self, logits: Logits, label: Label, ignore_index: int) -> LossSum:
+        """Sum over samples that hold labels, and their number."""
+        index, present = _overlap(logits, label, ignore_index, 0.5, 0.5, self.smooth / 2)
+        return _over_samples((1 - index).cosh().log(), present)
+
+
+@dataclass(frozen=True)
+class Tversky:
+    """One minus the Tversky index, averaged as dice: hits over hits and weighted errors.
+
+    Args:
+        false_alarms: weight of pixels wrongly given to a class; both weights 0.5 give dice.
+        misses: weight of a class's pixels that were missed; larger than the other for thin, rare things.
+        smooth: added to both sides of the ratio.
+    """
+
+    kind: Literal["tversky"] = "tversky"
+    false_alarms: float = 0.3
+    misses: float = 0.7
+    smooth: float = 1.0
+    weight: float = 1.0
+
+    def __call__(self, logits: Logits, label: Label, ignore_index: int) -> LossSum:
+        """Sum over samples that hold labels, and their number."""
+        index, present = _overlap(logits, label, ignore_index, self.false_alarms, self.misses, self.smooth)
+        return _over_samples(1 - index, present)
+
+
+def _overlap(
+    logits: Tensor, label: Tensor, ignore_index: int, false_alarms: float, misses: float, smooth: float
+) -> tuple[Tensor, Tensor]:
+    """Tversky index of each class of each sample ``(b, k)``, and whether the sample holds the class."""
+    target, labeled = _safe(label, ignore_index)
+    truth = F.one_hot(target, logits.shape[1]).permute(0, 3, 1, 2) * labeled.unsqueeze(1)
+    guess = logits.softmax(1) * labeled.unsqueeze(1)
+    hit, guessed, true = (x.sum((2, 3)) for x in (guess * truth, guess, truth))
+    wrong = false_alarms * (guessed - hit) + misses * (true - hit)
+    return (hit + smooth) / (hit + wrong + smooth), true > 0
+
+
+def _over_samples(loss: Tensor, present: Tensor) -> LossSum:
+    """Mean over the classes that a sample holds, summed over samples."""
+    per_sample = (loss * present).sum(1) / present.sum(1).clamp(min=1)
+    return LossSum(per_sample.sum(), present.any(1).sum().to(loss.dtype))
+
+
+Loss = CrossEntropy | Focal | Dice | LogCoshDice | Tversky

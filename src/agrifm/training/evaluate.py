@@ -18,6 +18,7 @@ from agrifm.data.folder import Source
 from agrifm.data.loading import EpochBatches, Split, load
 from agrifm.memory import keep_freed_memory
 from agrifm.sample import Batch
+from agrifm.tasks.field_scores import FieldScores
 from agrifm.tasks.fractions import FractionScores
 from agrifm.tasks.scores import Scores
 
@@ -40,13 +41,13 @@ def outputs(
 
 def _in_order(experiment: Experiment, source: Source) -> tuple[Split, EpochBatches]:
     data = experiment.data
-    split = Split(source, data.frames, data.resize)
+    split = Split(source, data.frames, data.resize, prepare=experiment.prepare)
     return split, EpochBatches(len(source), experiment.training.batch_size, shuffle=False)
 
 
 def evaluate(
     checkpoint: Checkpoint, source: Source, out: Path | None = None, *, console: Console | None = None
-) -> Scores | FractionScores:
+) -> Scores | FractionScores | FieldScores:
     """Score a checkpoint on a source of labeled samples.
 
     Args:
@@ -69,12 +70,16 @@ def evaluate(
     return result
 
 
-def write_scores(result: Scores | FractionScores, out: Path) -> None:
-    """Write JSON; of a classification also two tables and a picture of the confusion matrix."""
+def write_scores(result: Scores | FractionScores | FieldScores, out: Path) -> None:
+    """Write JSON; of a map of classes also two tables and a picture of the confusion matrix."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "scores.json").write_text(json.dumps(result.to_dict(), indent=2))
-    if isinstance(result, FractionScores):
-        return
+    crops = result.crops if isinstance(result, FieldScores) else result
+    if isinstance(crops, Scores):
+        _write_classes(crops, out)
+
+
+def _write_classes(result: Scores, out: Path) -> None:
     names = [entry.name for entry in result.classes]
     keys = ("IoU", "Acc", "Fscore", "Precision", "Recall", "pixels")
     with (out / "classes.csv").open("w", newline="") as file:

@@ -28,6 +28,7 @@ from agrifm.data.shards import Shards
 from agrifm.errors import InputError
 from agrifm.memory import keep_freed_memory
 from agrifm.sample import Batch, Season
+from agrifm.tasks.fields import AsMap, Fields
 from agrifm.tasks.segmentation import Segmentation
 from agrifm.training.callbacks import BEST, HISTORY, LAST, RESUME, Judge, Pace, SameExperiment, WholeFiles
 from agrifm.training.module import Mapper
@@ -131,6 +132,8 @@ def settle(experiment: Experiment, sources: Mapping[str, Source], console: Conso
         with console.status("computing statistics"):
             checked = survey(sources["train"], experiment.data.sensors, range(len(sources["train"])))
     experiment = experiment.with_season(Season.of(checked.spans)).with_footprint(median(checked.footprints))
+    side = min(experiment.data.resize["label"]) if "label" in experiment.data.resize else median(checked.sides or [1])
+    experiment = experiment.with_pixel(median(checked.footprints) / side)
     if experiment.data.statistics == "given":
         for sensor in experiment.data.sensors:
             sensor.known_statistics()
@@ -157,7 +160,7 @@ def examine(
 ) -> tuple[list[InputError], dict[str, Survey]]:
     """All problems of the splits, and what was seen in each."""
     data, task = experiment.data, experiment.task
-    assert isinstance(task, Segmentation)
+    assert isinstance(task, Segmentation | Fields)
     chips = {split: source for split, source in sources.items() if isinstance(source, Chips)}
     problems: list[InputError] = list(splits_overlap({**chips, **_test_names(data)} if chips else {}))
     for source in chips.values():
@@ -166,9 +169,10 @@ def examine(
         return problems, {}
     seen: dict[str, Survey] = {}
     for split, source in sources.items():
+        source = AsMap(source, task) if isinstance(task, Fields) else source
         indices = evenly(len(source), data.check if limit is None else limit)
         bands = data.check_bands
-        for found in values(source, data.sensors, indices, len(task.classes), task.ignore_index, bands=bands):
+        for found in values(source, data.sensors, indices, len(task.names), task.ignore_index, bands=bands):
             if isinstance(found, Survey):
                 seen[split] = found
             else:
@@ -224,7 +228,7 @@ class Loaders(pl.LightningDataModule):
         data: DataConfig = experiment.data
         augment = experiment.augment if training else None
         source = Cached(self.sources[name]) if data.cache else self.sources[name]
-        split = Split(source, data.frames, data.resize, augment, experiment.seed)
+        split = Split(source, data.frames, data.resize, augment, experiment.seed, experiment.prepare)
         return load(split, batches, experiment.training.workers)
 
 
