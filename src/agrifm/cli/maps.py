@@ -32,6 +32,9 @@ def map_(
     ] = None,
     memory: Annotated[float, typer.Option(help="Megabytes of images that a tile may take.", min=0.1)] = 128.0,
     seam_limit: Annotated[float, typer.Option(help="Largest rate of class changes on window borders.")] = 1.25,
+    parcels: Annotated[
+        Path | None, typer.Option(help="Also polygons of fields, .gpkg or .parquet; of task 'fields'.")
+    ] = None,
     settings: Settings = None,
     skip_unreadable: Skip = False,
     overwrite: Overwrite = False,
@@ -42,11 +45,15 @@ def map_(
     """
     from agrifm.maps.mapping import MapOptions, map_scene
 
+    if parcels is not None:
+        from agrifm.maps.fiboa import check_map
+
+        check_map(checkpoint, parcels, overwrite=overwrite)
     wanted = {
-        "probabilities": probabilities,
+        "probabilities": probabilities or parcels is not None,
         "confidence": confidence,
         "entropy": entropy,
-        "observations": observations,
+        "observations": observations or parcels is not None,
     }
     options = MapOptions(tuple(key for key, on in wanted.items() if on), window, memory, seam_limit)
     with resumable():
@@ -65,9 +72,42 @@ def map_(
     console.print(f"seams: {mapped.seams}", highlight=False, soft_wrap=True)
     for path in mapped.files:
         console.print(f"written: {plain(str(path))}", highlight=False)
+    if parcels is not None:
+        _outline(out, parcels)
     if mapped.visible_seams:
         console.print(f"[bold red]window borders show[/]: more than {seam_limit} times the transitions of other lines")
         raise typer.Exit(SEAMS)
+
+
+@app.command("parcels")
+def parcels_(
+    target: Annotated[Path, typer.Argument(metavar="MAP", help="A map made with a checkpoint of task 'fields'.")],
+    out: Annotated[Path, typer.Argument(help="The polygons, .gpkg or .parquet.")],
+    crops: Annotated[Path | None, typer.Option(help="Another map of the same grid that says what grows.")] = None,
+    min_area: Annotated[float, typer.Option(help="Hectares; smaller fields join a neighbor or are dropped.")] = 0.05,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Meters by which outlines are simplified; one pixel if left out, 0 for none.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Outline the fields of a map, with what grows in each: GeoPackage or GeoParquet in the fiboa schema."""
+    from agrifm.maps.fiboa import check_target
+
+    check_target(out, overwrite=overwrite)
+    _outline(target, out, crops, min_area, tolerance)
+
+
+def _outline(
+    target: Path, out: Path, crops: Path | None = None, min_area: float = 0.05, tolerance: float | None = None
+) -> None:
+    from agrifm.maps.fiboa import write_parcels
+    from agrifm.maps.parcels import ParcelRule, parcels_of
+
+    with console.status("outlining fields"):
+        found = parcels_of(target, ParcelRule(min_area, tolerance), crops)
+        write_parcels(found, out)
+    console.print(str(found), highlight=False)
+    console.print(f"written: {plain(str(out))}", highlight=False)
 
 
 @app.command()

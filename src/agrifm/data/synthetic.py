@@ -55,7 +55,7 @@ class Ground:
         """Numbers of fields ``(h, w)``: connected pieces of parcels, from 1; 0 where there is none."""
         found, count = np.zeros(self.parcel.shape, np.int32), 0
         for number in np.unique(self.parcel[self.parcel != 0]):
-            part, more = ndimage.label(self.parcel == number)  # ty: ignore[not-iterable]
+            part, more = ndimage.label(self.parcel == number)
             found[part > 0] = part[part > 0] + count
             count += more
         return found

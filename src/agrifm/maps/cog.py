@@ -18,6 +18,7 @@ from rasterio.shutil import copy  # ty: ignore[import-not-found]
 
 from agrifm.errors import InputError
 from agrifm.maps.style import NODATA, Legend
+from agrifm.tasks.fields import LAYERS
 
 Piece = tuple[int, int, np.ndarray]  # row and column of the upper left pixel, and the pixels (n, h, w) or (h, w)
 Tiles = Callable[[str], Iterable[Piece]]  # the pieces of a product, made anew at every call
@@ -81,6 +82,7 @@ def products(legend: Legend, sensors: Sequence[str]) -> tuple[Product, ...]:
         Product("confidence", ("confidence",), f"Probability of the chosen class, {share}", scale=0.01),
         Product("entropy", ("entropy",), f"Entropy as a share of the largest possible, {share}", scale=0.01),
         # 0 is an answer here, not a gap: nobody saw the pixel.
+        Product("fields", LAYERS, f"Probability of fields and boundaries, and distance inside, {share}", scale=0.01),
         Product("observations", tuple(sensors), "Clear dates of each sensor.", nodata=None, overviews="nearest"),
     )
 

@@ -22,6 +22,7 @@ from agrifm.maps.tiles import EXTRAS, Job, Store
 from agrifm.maps.windows import lay_out
 from agrifm.scenes.scene import Layer, Scene
 from agrifm.sensors import Sensor, names
+from agrifm.tasks.fields import Fields
 
 FOOTPRINT = 960.0  # meters, where a checkpoint does not say how large its chips were
 
@@ -159,7 +160,9 @@ def plan(checkpoint: Checkpoint, scene: Scene, options: MapOptions) -> Job:
     windows = lay_out(
         (scene.grid.shape[0], scene.grid.shape[1]), window, factors, scene.pixel_bytes, options.memory * 1e6
     )
-    return Job(checkpoint, scene, windows, tuple(key for key in EXTRAS if key in options.extras), options.device)
+    extras = tuple(key for key in EXTRAS if key in options.extras)
+    layers = ("fields",) if isinstance(checkpoint.experiment.task, Fields) else ()
+    return Job(checkpoint, scene, windows, (*extras, *layers), options.device)
 
 
 def fit_sensors(scene: Scene, sensors: Sequence[Sensor], frames: int | None = None) -> Scene:

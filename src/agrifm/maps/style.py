@@ -15,6 +15,7 @@ import rasterio
 from rasterio.enums import Resampling
 
 from agrifm.errors import InputError
+from agrifm.tasks.fields import Fields
 from agrifm.tasks.fractions import Fractions
 from agrifm.tasks.segmentation import Segmentation
 
@@ -76,7 +77,7 @@ class Legend:
             raise ValueError(f"{len(self.names)} names and {len(self.colors)} colors")
 
     @classmethod
-    def of(cls, task: Segmentation | Fractions) -> Legend:
+    def of(cls, task: Segmentation | Fractions | Fields) -> Legend:
         """The classes of a task."""
         return cls(task.names, task.colors)
 

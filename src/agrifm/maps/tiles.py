@@ -25,6 +25,7 @@ from agrifm.maps.windows import Windows
 from agrifm.nn.model import CropModel
 from agrifm.sample import collate
 from agrifm.scenes.scene import Area, Scene, Tile
+from agrifm.tasks.fields import LAYERS, Fields
 
 BATCH = 4  # windows in one pass; part of the result, as rounding depends on it
 EXTRAS = ("probabilities", "confidence", "entropy", "observations")
@@ -76,20 +77,29 @@ class Job:
         counts = _observations(data, tile)
         numbers = [number for number in self.windows.over(tile) if data.seen(self.windows.area(number))]
         groups = [numbers[i : i + BATCH] for i in range(0, len(numbers), BATCH)]
-        total = np.zeros((self.checkpoint.experiment.task.outputs, tile.height, tile.width), np.float32)
+        task = self.checkpoint.experiment.task
+        classes, layers = len(task.names), len(LAYERS) if isinstance(task, Fields) else 0
+        total = np.zeros((classes + layers, tile.height, tile.width), np.float32)
         for group, chances in zip(groups, threads.map(lambda group: self._predict(data, group), groups), strict=True):
             for number, chance in zip(group, chances, strict=True):
                 self._add(total, tile, number, chance)
-        return self._products(total, counts)
+        made = self._products(total[:classes], counts)
+        if "fields" in self.extras:
+            made["fields"] = np.where(counts.any(0), _percent(total[classes:]), NODATA).astype(np.uint8)
+        return made
 
     def _predict(self, data: Tile, numbers: Sequence[tuple[int, int]]) -> np.ndarray:
-        """Class probabilities ``(n, k, window, window)`` of some windows."""
+        """Class probabilities ``(n, k, window, window)`` of some windows; of fields the layers come after them."""
+        task = self.checkpoint.experiment.task
         areas = [self.windows.area(number) for number in numbers]
         sizes = dict(self.checkpoint.experiment.data.resize)
         batch = collate([resize(data.cut(area, name=str(area)), sizes) for area in areas])
         batch = batch.to(next(self.model.parameters()).device)
         with torch.inference_mode():
-            chances = self.checkpoint.experiment.task.probabilities(self.model(batch))
+            output = self.model(batch)
+            chances = task.probabilities(output)
+            if isinstance(task, Fields):
+                chances = torch.cat([chances, task.layers(output)], 1)
             if chances.shape[-2:] != (areas[0].height, areas[0].width):
                 chances = F.interpolate(chances, (areas[0].height, areas[0].width), mode="bilinear")
         return chances.cpu().numpy()

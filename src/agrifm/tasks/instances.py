@@ -53,7 +53,7 @@ def _to_other(fields: np.ndarray, margin: int) -> np.ndarray:
         box = tuple(slice(max(0, side.start - margin), side.stop + margin) for side in box)
         same, other = fields[box] == number, (fields[box] != number) & (fields[box] >= 0)
         if other.any():
-            found[box][same] = ndimage.distance_transform_edt(~other)[same]  # ty: ignore[not-subscriptable]
+            found[box][same] = ndimage.distance_transform_edt(~other)[same]
     return found
 
 
@@ -102,4 +102,4 @@ class Watershed:
 
     def find(self, layers: np.ndarray) -> np.ndarray:
         """Fields ``(h, w)`` int32 in the layers extent, boundary and distance ``(3, h, w)`` uint8, in percent."""
-        return self.grow(ndimage.label(self.seeded(layers))[0], layers)  # ty: ignore[not-subscriptable]
+        return self.grow(ndimage.label(self.seeded(layers))[0], layers)
