@@ -24,7 +24,7 @@ class Burned:
 
     Args:
         label: ``(h, w)`` int16, number of the class or -1.
-        parcel: ``(h, w)`` int32, number of the parcel from 1, 0 where there is none.
+        parcel: ``(h, w)`` int32, number of the parcel from 1, 0 where there is none, -1 where classes overlap.
         too_small: polygons without a pixel center of their own.
         merged: polygons that lie on others of the same class; each such group is one parcel.
         overlap: pixels on which polygons of different classes lie; nobody knows which is right.
@@ -59,8 +59,8 @@ def burn(polygons: np.ndarray, number: np.ndarray, grid: GeoBox, classes: int) -
             overlap += int(clash.sum())
             links.append(_links(tree, shared, box))
     group = _groups(np.concatenate(links, 1), len(polygons))
-    seen = np.bincount(parcel.ravel(), minlength=len(group) + 1)[1:] > 0
-    parcel = np.concatenate([[0], group + 1]).astype(np.int32)[parcel]
+    seen = np.bincount(parcel[parcel > 0], minlength=len(group) + 1)[1:] > 0
+    parcel = np.concatenate([[0], group + 1, [-1]]).astype(np.int32)[parcel]
     merged = len(group) - len(set(group.tolist()))
     return Burned(label, parcel, int((~np.isin(group, group[seen])).sum()), merged, overlap)
 
@@ -88,7 +88,7 @@ def _burn_strip(polygons: np.ndarray, number: np.ndarray, owner: np.ndarray, box
     # The numbers at a pixel are all equal exactly where their count times the sum of squares is the square of the sum.
     clash = count * square != total**2
     found = np.where((count > 0) & ~clash, total / np.maximum(count, 1), IGNORE).astype(np.int16)
-    parcel = np.where(found == IGNORE, 0, burned(owner, MergeAlg.replace, "int32"))
+    parcel = np.where(clash, -1, burned(owner, MergeAlg.replace, "int32"))
     return found, parcel, clash, (count > 1) & ~clash
 
 

@@ -91,7 +91,7 @@ def _write(
         if share
     }
     _begin(out)
-    _write_images(scene, chips, division.label, out, console)
+    _write_images(scene, chips, division.label, fields_of(labels, division.label), out, console)
     with console.status("looking for leaks"):
         leaks = find_leaks(out / "h5_samples", names, labels.parcel, scene.grid, len(labels.classes), plan.distance)
     leaks.refuse(out)
@@ -162,7 +162,19 @@ def _begin(out: Path) -> None:
             path.unlink()
 
 
-def _write_images(scene: Scene, chips: Sequence[Chip], label: np.ndarray, out: Path, console: Console) -> None:
+def fields_of(labels: Labels, left: np.ndarray) -> np.ndarray | None:
+    """Numbers of fields ``(h, w)``, 0 where there is none, -1 where the labels that are ``left`` say nothing of one.
+
+    None where labels are a raster, which knows no fields.
+    """
+    if not labels.parcel.any():
+        return None
+    return np.where((labels.parcel > 0) & (left == IGNORE), IGNORE, labels.parcel)
+
+
+def _write_images(
+    scene: Scene, chips: Sequence[Chip], label: np.ndarray, fields: np.ndarray | None, out: Path, console: Console
+) -> None:
     with counting(console, "writing chips") as step:
         done = 0
         for area, several in tiles(scene, chips):
@@ -171,7 +183,8 @@ def _write_images(scene: Scene, chips: Sequence[Chip], label: np.ndarray, out: P
                 sample = tile.cut(chip.cell.area, chip.name)
                 sample = replace(sample, label=torch.from_numpy(chip.label(label)))
                 path = out / "h5_samples" / f"{chip.name}.h5"
-                write_chip(path, sample, scene.sensors, scene.place(chip.cell.area))
+                numbers = None if fields is None else chip.label(fields)
+                write_chip(path, sample, scene.sensors, scene.place(chip.cell.area), numbers)
                 done += 1
                 step(done, len(chips))
 

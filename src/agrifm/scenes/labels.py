@@ -27,7 +27,8 @@ class Labels:
 
     Args:
         label: ``(h, w)`` int16, number of the class or -1.
-        parcel: ``(h, w)`` int32, number of the parcel from 1, 0 where there is none or labels are a raster.
+        parcel: ``(h, w)`` int32, number of the parcel from 1, 0 where there is none or labels are a raster, -1 where
+            polygons of different classes overlap.
         classes: in the order of their numbers.
         account: what became of the labels that were read.
     """
