@@ -23,6 +23,7 @@ from agrifm.maps.passport import Passport
 from agrifm.maps.style import NODATA
 from agrifm.tasks.instances import Watershed
 
+STRAIGHT = 0.01  # pixels: a tolerance that takes points off straight lines and nothing else
 BLOCK = 1024  # pixels along the side of a block
 
 
@@ -172,12 +173,20 @@ def join_small(fields: np.ndarray, least: float) -> tuple[np.ndarray, int, int]:
 
 
 def outlines(fields: np.ndarray, transform: Affine, tolerance: float) -> np.ndarray:
-    """Polygons ``(n)`` of the fields 1 to n, with holes; common borders stay common when they are simplified."""
+    """Polygons ``(n)`` of the fields 1 to n, with holes; common borders stay common when they are simplified.
+
+    They are first drawn with a point at every corner of a pixel, so that neighbors have the same points.
+    """
     parts: list[list] = [[] for _ in range(int(fields.max(initial=0)))]
-    for outline, number in shapes(fields, fields > 0, connectivity=4, transform=transform):
+    for outline, number in shapes(fields, fields > 0, connectivity=4):
         parts[int(number) - 1].append(shape(outline))
     polygons = np.array([part[0] if len(part) == 1 else shapely.multipolygons(part) for part in parts], object)
-    return shapely.coverage_simplify(polygons, tolerance) if tolerance and len(polygons) else polygons
+    if not len(polygons):
+        return polygons
+    polygons = shapely.transform(shapely.segmentize(polygons, 1.0), np.rint)
+    polygons = shapely.coverage_simplify(polygons, max(tolerance / abs(transform.a), STRAIGHT))
+    a, b, c, d, e, f = tuple(transform)[:6]
+    return shapely.transform(polygons, lambda at: at @ np.array([[a, d], [b, e]]) + [c, f])
 
 
 def _measured(fields: np.ndarray, target: Path) -> dict[str, np.ndarray]:
