@@ -17,7 +17,7 @@ from test_fields import layers_of, random_fields
 from test_scene_chips import scene  # noqa: F401
 
 from agrifm.cli import app
-from agrifm.config import parse
+from agrifm.config import load, parse
 from agrifm.data.farmland import write_scene
 from agrifm.data.h5 import read_chip
 from agrifm.errors import InputError
@@ -307,6 +307,8 @@ def test_chips_of_a_scene_carry_fields_and_do_not_know_what_two_parcels_claim(sc
     frame = frame_of(**shapes, grass=[crossed])
     report = write_chips(scene, save(frame, tmp_path / "p.gpkg"), tmp_path / "chips", ChipPlan("crop", size=20))
     assert report.account.overlap > 0
+    experiment = load(tmp_path / "chips/crops.yaml", ["task.kind=fields", "data.label_key=[instances, label]"])
+    assert experiment.task.outputs == 5
     seen = 0
     for path in sorted((tmp_path / "chips/h5_samples").glob("*.h5")):
         with h5py.File(path) as file:

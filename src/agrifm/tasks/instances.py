@@ -75,8 +75,8 @@ class Watershed:
     """
 
     extent: int = 50
-    boundary: int = 50
-    core: int = 30
+    boundary: int = 40
+    core: int = 20
     reach: int = 64
 
     def inside(self, layers: np.ndarray) -> np.ndarray:
