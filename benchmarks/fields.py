@@ -28,7 +28,7 @@ from agrifm.sample import Sample, days_since_epoch
 from agrifm.sensors import S2, Band, Sensor
 from agrifm.tasks.field_scores import compare, score
 from agrifm.tasks.instances import Watershed
-from agrifm.training import evaluate, fit
+from agrifm.training import fit
 
 SMALL = {"width": 32, "depths": [1, 1, 2, 1], "heads": [2, 4, 8, 16], "drop_path": 0.1}
 INDICES = Sensor(
@@ -50,7 +50,6 @@ class Place:
         side: of a block in pixels.
         green: ``(t, h, w)`` an index of vegetation, NaN where the ground was not seen.
         partial: only some fields are known.
-        core: of the watershed; 0 where blocks cut every field, so that no distance can be learned.
         epochs: of training.
     """
 
@@ -61,7 +60,6 @@ class Place:
     side: int
     green: np.ndarray
     partial: bool
-    core: int
     epochs: int
 
     @property
@@ -84,7 +82,7 @@ def united_states(data: Path) -> Place:
     fields = np.where(label > 0, inner[tuple(nearest)], 0)
     sample = Sample({"VI": torch.from_numpy(x.astype(np.int32))}, name="us")
     green = x[:, 0].astype(float)
-    return Place("USA, 1 km2, 5 fields", INDICES, sample, fields, 50, green, False, 0, 60)
+    return Place("USA, 1 km2, 5 fields", INDICES, sample, fields, 50, green, False, 60)
 
 
 def france(data: Path) -> Place:
@@ -102,7 +100,7 @@ def france(data: Path) -> Place:
     sample = Sample({"S2": torch.from_numpy(image)}, {"S2": days}, {"S2": torch.from_numpy(seen)}, name="france")
     red, near = bands["B04"].astype(float), bands["B08"].astype(float)
     green = np.where(seen, (near - red) / np.maximum(near + red, 1), np.nan)
-    return Place("France, 82 parcels, partly labeled", S2, sample, fields, 58, green, True, 20, 25)
+    return Place("France, 82 parcels, partly labeled", S2, sample, fields, 58, green, True, 25)
 
 
 def write(place: Place, out: Path, group: np.ndarray, fold: int, folds: int) -> dict[str, list[tuple[int, int]]]:
@@ -138,7 +136,6 @@ def train(place: Place, out: Path, seed: int, console: Console) -> Checkpoint:
             "kind": "fields",
             "partial": place.partial,
             "tolerance": TOLERANCE,
-            "watershed": {"core": place.core},
             "loss": [{"kind": "cross_entropy"}, {"kind": "tversky"}, {"kind": "log_cosh_dice"}],
         },
         "training": {"epochs": place.epochs, "batch_size": 4, "learning_rate": 2e-3, "workers": 0},
@@ -183,7 +180,7 @@ def baseline(place: Place, corners: dict[str, list[tuple[int, int]]]) -> dict[st
 
 def judge(place: Place, layers: np.ndarray, y: int, x: int, seed: int) -> dict[str, float]:
     """Sums of one block for seeds below a steepness."""
-    found = Watershed(boundary=seed, core=0).find(layers)
+    found = Watershed(boundary=seed).find(layers)
     return compare(found, place.part(y, x), PIXEL, TOLERANCE, partial=place.partial)
 
 
@@ -227,7 +224,7 @@ def main() -> None:
             out = asked.out / place.sensor.name / f"fold_{fold}"
             corners = write(place, out, group, fold, asked.folds)
             best = train(place, out, asked.seed + fold, console)
-            evaluate(best, best.experiment.data.split("test"), out / "scores", console=console)
+
             ours.append(tested(best, corners["test"], place))
             theirs.append(baseline(place, corners))
         lines += [

@@ -178,30 +178,41 @@ def test_boundaries_weigh_more_in_extent():
 
 
 def test_seeds_meet_on_the_boundary_and_holes_stay():
-    fields = np.zeros((20, 30), int)
-    fields[2:18, 2:15], fields[2:18, 15:28] = 1, 2
-    fields[9:11, 20:22] = 0
-    assert np.array_equal(Watershed(core=0).find(layers_of(fields, 1)), fields)
+    fields = np.zeros((34, 56), int)
+    fields[2:32, 2:28], fields[2:32, 28:54] = 1, 2
+    fields[8:10, 45:48] = 0
+    assert np.array_equal(Watershed().find(layers_of(fields, 1)), fields)
 
 
 def test_a_field_goes_to_the_seed_with_the_cheapest_way_and_a_tie_to_the_smaller_number():
     layers = np.zeros((3, 1, 9), np.uint8)
     layers[0] = 100
     layers[1, 0] = [0, 60, 60, 60, 90, 60, 60, 60, 0]
-    rule = Watershed(core=0)
+    rule = Watershed()
     assert rule.find(layers)[0].tolist() == [1, 1, 1, 1, 1, 2, 2, 2, 2]
     layers[1, 0] = [0, 60, 90, 60, 60, 60, 60, 60, 0]
     assert rule.find(layers)[0].tolist() == [1, 1, 1, 1, 2, 2, 2, 2, 2]
-    assert Watershed(core=0, reach=2).find(layers)[0].tolist() == [1, 1, 1, 0, 0, 0, 2, 2, 2]
+    assert Watershed(reach=2).find(layers)[0].tolist() == [1, 1, 1, 0, 0, 0, 2, 2, 2]
 
 
-def test_a_gap_in_a_boundary_does_not_join_fields_whose_middles_are_apart():
+def test_a_gap_in_a_boundary_does_not_join_fields_that_are_wider_than_it():
     fields = np.zeros((30, 40), int)
     fields[3:27, 3:20], fields[3:27, 20:37] = 1, 2
     layers = layers_of(fields)
     layers[1, 14:16, 18:22] = 0  # the model missed a piece
     assert len(np.unique(Watershed().find(layers))) == 3
-    assert len(np.unique(Watershed(core=0).find(layers))) == 2  # what distance is for
+    assert len(np.unique(Watershed(waist=0.01).find(layers))) == 2
+    layers[1, 9:21, 18:22] = 0  # half of the boundary: rather one field
+    assert len(np.unique(Watershed().find(layers))) == 2
+
+
+def test_a_field_may_bend_and_narrow():
+    fields = np.zeros((60, 60), int)
+    fields[5:55, 5:20], fields[40:55, 20:55], fields[5:20, 40:50], fields[20:40, 41:49] = 1, 1, 1, 1
+    layers = layers_of(fields)
+    assert set(np.unique(Watershed().find(layers))) == {0, 1}
+    with pytest.raises(ValueError, match="waist lies between 0 and 1"):
+        Watershed(waist=1.0)
 
 
 def test_no_data_is_no_field():

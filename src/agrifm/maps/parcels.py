@@ -1,12 +1,13 @@
 """From a map's layers to polygons of fields: the watershed over the whole map, clean common borders, what grows there.
 
-Memory: some 10 bytes for each pixel of the map, and some 100 for each pixel of a block while seeds grow.
+Memory: some 12 bytes for each pixel of the map, and 100 MB for a block while seeds grow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,6 @@ import rasterio
 import shapely
 from rasterio.features import shapes
 from rasterio.transform import Affine
-from rasterio.windows import Window
-from scipy import ndimage
 from shapely.geometry import shape
 
 from agrifm.errors import InputError
@@ -24,6 +23,8 @@ from agrifm.maps.style import NODATA
 from agrifm.tasks.instances import Watershed
 
 STRAIGHT = 0.01  # pixels: a tolerance that takes points off straight lines and nothing else
+Slices = tuple[slice, ...]
+
 BLOCK = 1024  # pixels along the side of a block
 
 
@@ -119,29 +120,31 @@ def parcels_of(target: Path, rule: ParcelRule = ParcelRule(), crops: Path | None
 
 
 def find_fields(layers: Path, rule: Watershed, block: int = BLOCK) -> np.ndarray:
-    """Fields ``(h, w)`` int32 of a file of layers. Seeds are numbered over the whole map and grow in blocks that see
-    ``reach`` pixels beyond their edge, farther than anything matters: the size of a block changes nothing.
+    """Fields ``(h, w)`` int32 of a file of layers. Seeds are planted on the whole map; radii before and growth after
+    are computed in blocks that see ``reach`` pixels beyond their edge, farther than anything matters: the size of a
+    block changes nothing.
     """
     with rasterio.open(layers) as file:
-        seeded = np.zeros(file.shape, bool)
-        for rows in _strips(file.height, block):
-            seeded[rows] = rule.seeded(file.read(window=((rows.start, rows.stop), (0, file.width))))
-        seeds = np.asarray(ndimage.label(seeded)[0], np.int32)
-        del seeded
+        radius = np.zeros(file.shape, np.uint8)
+        for part, wide, inner in _blocks(file.shape, block, rule.reach):
+            radius[part] = rule.radius(_read(file, wide))[inner]
+        seeds = rule.plant(radius)
         fields = np.zeros_like(seeds)
-        for rows in _strips(file.height, block):
-            for columns in _strips(file.width, block):
-                fields[rows, columns] = _grown(file, seeds, rows, columns, rule)
+        for part, wide, inner in _blocks(file.shape, block, rule.reach):
+            fields[part] = rule.grow(seeds[wide], _read(file, wide))[inner]
     return fields
 
 
-def _grown(file: rasterio.DatasetReader, seeds: np.ndarray, rows: slice, columns: slice, rule: Watershed) -> np.ndarray:
-    top, left = max(0, rows.start - rule.reach), max(0, columns.start - rule.reach)
-    bottom, right = rows.stop + rule.reach, columns.stop + rule.reach
-    part = seeds[top:bottom, left:right]
-    layers = file.read(window=Window(left, top, part.shape[1], part.shape[0]))  # ty: ignore[too-many-positional-arguments]
-    grown = rule.grow(part, layers)
-    return grown[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+def _blocks(shape: tuple[int, int], step: int, reach: int) -> Iterator[tuple[Slices, Slices, Slices]]:
+    """Blocks, the same with what they see around, and where they lie in that."""
+    for part in product(*(_strips(size, step) for size in shape)):
+        wide = tuple(slice(max(0, s.start - reach), min(s.stop + reach, n)) for s, n in zip(part, shape, strict=True))
+        inner = tuple(slice(s.start - w.start, s.stop - w.start) for s, w in zip(part, wide, strict=True))
+        yield part, wide, inner
+
+
+def _read(file: rasterio.DatasetReader, part: Slices) -> np.ndarray:
+    return file.read(window=tuple((side.start, side.stop) for side in part))
 
 
 def _strips(size: int, step: int) -> Iterator[slice]:

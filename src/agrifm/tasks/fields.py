@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import BeforeValidator
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -20,9 +19,8 @@ from agrifm.tasks.field_scores import SUMS, FieldScores, compare, score
 from agrifm.tasks.instances import UNKNOWN, Watershed, targets
 from agrifm.tasks.losses import CrossEntropy, LogCoshDice, LossSum
 from agrifm.tasks.scores import scores
-from agrifm.tasks.segmentation import PALETTE, AnyLoss, CropClass, _classes, _one_or_more
+from agrifm.tasks.segmentation import PALETTE, AnyLoss, Classes, Losses
 
-Losses = Annotated[tuple[AnyLoss, ...], BeforeValidator(_one_or_more)]
 LAYERS = ("extent", "boundary", "distance")
 
 
@@ -70,7 +68,7 @@ class Fields:
     """
 
     kind: Literal["fields"] = "fields"
-    classes: Annotated[tuple[CropClass, ...], BeforeValidator(_classes)] = ()
+    classes: Classes = ()
     boundary_width: float = 20.0
     pixel: float | None = None
     partial: bool = False

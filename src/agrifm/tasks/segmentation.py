@@ -46,6 +46,8 @@ def _one_or_more(value: Any) -> Any:
 
 
 AnyLoss = Annotated[Loss, Field(discriminator="kind")]
+Losses = Annotated[tuple[AnyLoss, ...], BeforeValidator(_one_or_more)]
+Classes = Annotated[tuple[CropClass, ...], BeforeValidator(_classes)]
 
 
 @dataclass(frozen=True)
