@@ -45,6 +45,7 @@ def main() -> None:
         frame.plot(
             ax=axis, color=[COLORS[crop] for crop in frame["crop"]], edgecolor="black", linewidth=0.7, aspect=None
         )
+        axis.set(xlabel="", ylabel="")
     shown = [Patch(facecolor=color, edgecolor="black", label=name) for name, color in CLASSES]
     figure.legend(handles=shown, loc="outside lower center", ncols=len(shown), frameon=False)
     figure.savefig(asked.out, dpi=110)

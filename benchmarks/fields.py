@@ -50,6 +50,7 @@ class Place:
         side: of a block in pixels.
         green: ``(t, h, w)`` an index of vegetation, NaN where the ground was not seen.
         partial: only some fields are known.
+        reach: pixels by which seeds grow; few where ground outside of fields cannot be learned.
         epochs: of training.
     """
 
@@ -60,6 +61,7 @@ class Place:
     side: int
     green: np.ndarray
     partial: bool
+    reach: int
     epochs: int
 
     @property
@@ -82,7 +84,7 @@ def united_states(data: Path) -> Place:
     fields = np.where(label > 0, inner[tuple(nearest)], 0)
     sample = Sample({"VI": torch.from_numpy(x.astype(np.int32))}, name="us")
     green = x[:, 0].astype(float)
-    return Place("USA, 1 km2, 5 fields", INDICES, sample, fields, 50, green, False, 60)
+    return Place("USA, 1 km2, 5 fields", INDICES, sample, fields, 50, green, False, 60, 100)
 
 
 def france(data: Path) -> Place:
@@ -100,7 +102,7 @@ def france(data: Path) -> Place:
     sample = Sample({"S2": torch.from_numpy(image)}, {"S2": days}, {"S2": torch.from_numpy(seen)}, name="france")
     red, near = bands["B04"].astype(float), bands["B08"].astype(float)
     green = np.where(seen, (near - red) / np.maximum(near + red, 1), np.nan)
-    return Place("France, 82 parcels, partly labeled", S2, sample, fields, 58, green, True, 25)
+    return Place("France, 82 parcels, partly labeled", S2, sample, fields, 58, green, True, 3, 50)
 
 
 def write(place: Place, out: Path, group: np.ndarray, fold: int, folds: int) -> dict[str, list[tuple[int, int]]]:
@@ -136,17 +138,17 @@ def train(place: Place, out: Path, seed: int, console: Console) -> Checkpoint:
             "kind": "fields",
             "partial": place.partial,
             "tolerance": TOLERANCE,
+            "watershed": {"reach": place.reach},
             "loss": [{"kind": "cross_entropy"}, {"kind": "tversky"}, {"kind": "log_cosh_dice"}],
         },
-        "training": {"epochs": place.epochs, "batch_size": 4, "learning_rate": 2e-3, "workers": 0},
+        "training": {"epochs": place.epochs, "batch_size": 2, "learning_rate": 2e-3, "workers": 0},
     }
     return Checkpoint.load(fit(parse(values), out / "run", resume=False, console=console))
 
 
 def gradients(place: Place) -> tuple[np.ndarray, np.ndarray]:
     """Greenest value of the season, and the rank in percent of the gradients of all bands and dates ``(h, w)``."""
-    with np.errstate(all="ignore"):
-        greenest = np.nan_to_num(np.nanmax(place.green, 0))
+    greenest = np.nan_to_num(place.green, nan=-1.0).max(0)
     image = place.sample.images[place.sensor.name].numpy().astype(float)
     seen = place.sample.mask(place.sensor.name).numpy()
     total = np.zeros(image.shape[-2:])
@@ -180,7 +182,7 @@ def baseline(place: Place, corners: dict[str, list[tuple[int, int]]]) -> dict[st
 
 def judge(place: Place, layers: np.ndarray, y: int, x: int, seed: int) -> dict[str, float]:
     """Sums of one block for seeds below a steepness."""
-    found = Watershed(boundary=seed).find(layers)
+    found = Watershed(boundary=seed, reach=place.reach).find(layers)
     return compare(found, place.part(y, x), PIXEL, TOLERANCE, partial=place.partial)
 
 
