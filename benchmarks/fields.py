@@ -35,6 +35,7 @@ INDICES = Sensor(
     name="VI", gsd=10.0, scale=1e-4, bands=tuple(Band(name, name, 0.0) for name in ("evi2", "gcvi", "kndvi"))
 )
 SHOWN = ("extent_IoU", "boundary_F1", "F1", "mF1", "over", "under", "boundary_distance")
+MODELS = ("AgriFM, small", "Sobel + watershed")
 PIXEL, TOLERANCE = 10.0, 20.0
 
 
@@ -102,7 +103,7 @@ def france(data: Path) -> Place:
     sample = Sample({"S2": torch.from_numpy(image)}, {"S2": days}, {"S2": torch.from_numpy(seen)}, name="france")
     red, near = bands["B04"].astype(float), bands["B08"].astype(float)
     green = np.where(seen, (near - red) / np.maximum(near + red, 1), np.nan)
-    return Place("France, 82 parcels, partly labeled", S2, sample, fields, 58, green, True, 3, 50)
+    return Place("France, 82 parcels, partly labeled", S2, sample, fields, 58, green, True, 3, 25)
 
 
 def write(place: Place, out: Path, group: np.ndarray, fold: int, folds: int) -> dict[str, list[tuple[int, int]]]:
@@ -203,37 +204,35 @@ def row(title: str, model: str, sums: dict[str, float]) -> str:
     return f"| {title} | {model} | {int(sums['fields_true'])} | {figures} |"
 
 
+PLACES = {"us": united_states, "france": france}
+
+
 def main() -> None:
     """Read the command line, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--out", type=Path, default=Path("runs/fields"))
+    parser.add_argument("--places", nargs="+", choices=list(PLACES), default=list(PLACES))
     parser.add_argument("--folds", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     asked, begun = parser.parse_args(), time.process_time()
     console = Console(width=None if sys.stdout.isatty() else 120)
     lines = [f"| place | model | fields | {' | '.join(SHOWN)} |", "|---" * (3 + len(SHOWN)) + "|"]
-    for place in (united_states(asked.data), france(asked.data)):
-        sizes = np.array(
-            [
-                [np.count_nonzero(place.part(*corner) > 0), len(np.unique(place.part(*corner)))]
-                for corner in place.corners
-            ]
-        )
-        group = most_even(sizes.astype(float), asked.folds, asked.seed)
+    for place in (PLACES[name](asked.data) for name in asked.places):
+        parts = [place.part(*corner) for corner in place.corners]
+        sizes = np.array([[np.count_nonzero(part > 0), len(np.unique(part))] for part in parts], float)
+        group = most_even(sizes, asked.folds, asked.seed)
         ours, theirs = [], []
         for fold in range(asked.folds):
             out = asked.out / place.sensor.name / f"fold_{fold}"
             corners = write(place, out, group, fold, asked.folds)
             best = train(place, out, asked.seed + fold, console)
-
             ours.append(tested(best, corners["test"], place))
             theirs.append(baseline(place, corners))
-        lines += [
-            row(place.title, "AgriFM, small", add(iter(ours))),
-            row(place.title, "Sobel + watershed", add(iter(theirs))),
-        ]
-        console.print("\n".join(lines), highlight=False)
+            pairs = zip(MODELS, (ours, theirs), strict=True)
+            rows = [row(place.title, name, add(iter(parts))) for name, parts in pairs]
+            console.print("\n".join([f"after {fold + 1} of {asked.folds} folds", *lines[:2], *rows]), highlight=False)
+        lines += rows
     (asked.out / "table.md").write_text("\n".join(lines) + "\n")
     console.print(f"{(time.process_time() - begun) / 60:.1f} minutes of CPU", highlight=False)
 
