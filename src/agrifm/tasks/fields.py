@@ -93,8 +93,8 @@ class Fields:
         for losses, count in ((self.loss, 2), (self.crop_loss, len(self.classes))):
             for loss in losses:
                 weights = getattr(loss, "class_weights", None)
-                if weights is not None and len(weights) != count:
-                    raise ValueError(f"{len(weights)} class_weights for {count} classes")
+                if weights is not None and (isinstance(weights, str) or len(weights) != count):
+                    raise ValueError(f"class_weights {weights}: {count} numbers are needed here")
 
     @property
     def names(self) -> tuple[str, ...]:
