@@ -52,7 +52,9 @@ class ShardsConfig(Section):
     """Samples with fractions of land cover, for pre-training.
 
     Args:
-        train, val: folder or address of shards, or ``synthetic``: made as they are needed, without end.
+        train, val: folder or address of shards, or ``synthetic``: made as they are needed, without end. ``train`` may
+            list several.
+        shares: of several in ``train``, as whole numbers in a ratio; equal if left out.
         lap: samples of an epoch.
         val_samples: at most so many are scored.
         mix: how often sensors are drawn, as a ratio; equal if left out.
@@ -60,13 +62,20 @@ class ShardsConfig(Section):
         lost: ``refuse`` damaged shards, or leave them out and ``count`` their samples.
     """
 
-    train: str = "synthetic"
+    train: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ("synthetic",)
     val: str = "synthetic"
+    shares: tuple[Annotated[int, Field(ge=1)], ...] = ()
     lap: int = Field(1024, ge=1)
     val_samples: int = Field(256, ge=1)
     mix: dict[str, float] = {}
     window: int = Field(2048, ge=1)
     lost: Literal["refuse", "count"] = "refuse"
+
+    @model_validator(mode="after")
+    def _shared_out(self) -> ShardsConfig:
+        if self.shares and len(self.shares) != len(self.train):
+            raise ValueError(f"{len(self.shares)} shares for {len(self.train)} places in train: give one for each")
+        return self
 
 
 class Teacher(Section):
@@ -96,7 +105,8 @@ class DataConfig(Section):
             then no file is read by us.
         sensors: names of known sensors, or sensors written out.
         statistics: ``data`` computes mean and deviation on the training split, masked pixels left out;
-            ``given`` takes the sensor's own (for Sentinel-2 the published ones, computed with clouds left in).
+            ``given`` takes the sensor's own (for Sentinel-2 the published ones, computed with clouds left in);
+            ``start`` those that the checkpoint in ``start_from`` was trained with.
         allow_missing: a chip may lack some of the sensors.
         frames: use this many frames of every series: evenly spread in evaluation, drawn at random in training.
         resize: rows and columns per sensor and for ``label``; bilinear, nearest for labels.
@@ -116,7 +126,7 @@ class DataConfig(Section):
     test: Path | None = None
     dataset: str | None = None
     sensors: Annotated[tuple[Annotated[Sensor, BeforeValidator(_sensor)], ...], BeforeValidator(_listed)]
-    statistics: Literal["data", "given"] = "data"
+    statistics: Literal["data", "given", "start"] = "data"
     allow_missing: bool = False
     frames: int | None = Field(None, ge=1)
     resize: dict[str, tuple[int, int]] = {}
@@ -164,6 +174,8 @@ class TrainingConfig(Section):
         patience: stop after this many epochs without a better score.
         limit: at most this many batches per epoch, for trying out.
         devices, nodes: processes on each machine, and machines; ``torchrun`` and Slurm are recognized.
+        strategy: of several processes: ``ddp`` keeps all weights in each, ``fsdp`` splits weights, gradients and
+            optimizer state among them, for models that do not fit otherwise.
         workers: processes of each data loader.
     """
 
@@ -185,6 +197,7 @@ class TrainingConfig(Section):
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = Field(1, ge=1)
     nodes: int = Field(1, ge=1)
+    strategy: Literal["ddp", "fsdp"] = "ddp"
     workers: int = Field(2, ge=0)
 
 

@@ -96,7 +96,7 @@ class Stream:
         if scale > 10 * _FINEST:
             parts, scale = [Fraction(max(1, round(part * _FINEST)), _FINEST) for part in parts], _FINEST
         self.shares = np.array([int(part * scale) for part in parts])
-        self.pattern = _pattern(self.shares)
+        self.pattern = pattern(self.shares)
         self._laps: dict[str, tuple[int, Lap]] = {}
 
     @property
@@ -200,10 +200,10 @@ def _check(groups: Groups, weights: Mapping[str, float], window: int) -> None:
         )
 
 
-def _pattern(shares: np.ndarray) -> np.ndarray:
-    """Which sensor is at each position of a period: every prefix is within one sample of the shares.
+def pattern(shares: np.ndarray) -> np.ndarray:
+    """Which of several is at each position of a period: every prefix is within one sample of the shares ``(n)``.
 
-    A sensor's next sample may come once its share has reached the one before it, and is due before its share has
+    The next sample of one may come once its share has reached the one before it, and is due before its share has
     passed it by one; the one due first is taken (proportionate fairness: Baruah et al., 1996).
     """
     total, taken = int(shares.sum()), np.zeros(len(shares), np.int64)

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from agrifm.checkpoint import Checkpoint
 from agrifm.errors import InputError
 from agrifm.training.module import Mapper
+from agrifm.training.parallel import whole_state
 
 RESUME = "resume.ckpt"
 BEST, LAST, HISTORY = "best.safetensors", "last.safetensors", "history.csv"
@@ -52,8 +53,8 @@ class Judge(pl.Callback):
         # Without any label there is no score: then the last weights are as good as any.
         better = not summary[task.best_score] <= self.best
         self.best = max(self.best, summary[task.best_score])
+        weights = whole_state(pl_module.judged)
         if trainer.is_global_zero:
-            weights = {key: value.detach().cpu() for key, value in pl_module.judged.state_dict().items()}
             checkpoint = Checkpoint(pl_module.experiment, weights, summary, trainer.current_epoch)
             checkpoint.save(self.out / LAST)
             if better:
@@ -125,9 +126,13 @@ class Pace(pl.Callback):
         names = pl_module.task.shown
         scores = "  ".join(f"{name} {float(trainer.callback_metrics[name]):.4f}" for name in names)
         loss = float(trainer.callback_metrics["loss"])
+        pace = f"{self.samples / spent:.1f} samples/s"
+        if "flop_utilization" in trainer.callback_metrics:
+            many, used = (float(trainer.callback_metrics[key]) for key in ("tokens_per_second", "flop_utilization"))
+            pace += f"  {many / 1000:.1f}k tokens/s  {used:.0%} of peak"
         self.console.print(
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {loss:.4f}  {scores}  "
-            f"{self.samples / spent:.1f} samples/s  {timedelta(seconds=round(left))} left",
+            f"{pace}  {timedelta(seconds=round(left))} left",
             highlight=False,
             soft_wrap=True,
         )

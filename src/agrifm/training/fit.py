@@ -3,36 +3,47 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from agrifm.checkpoint import Match, load_strict, write_provenance
+from agrifm.checkpoint import Checkpoint, Match, load_strict, write_provenance
 from agrifm.config import DataConfig, Experiment
+from agrifm.data.blend import Blend
 from agrifm.data.check import Survey, evenly, splits_overlap, structure, survey, values
 from agrifm.data.folder import Cached, Chips, Custom, Source, import_dataset
 from agrifm.data.loading import EpochBatches, Split, load
-from agrifm.data.shards import Shards
 from agrifm.errors import InputError
 from agrifm.memory import keep_freed_memory
 from agrifm.sample import Batch, Season
+from agrifm.sensors import Sensor
 from agrifm.tasks.segmentation import Segmentation
 from agrifm.training.callbacks import BEST, HISTORY, LAST, RESUME, Judge, Pace, SameExperiment, WholeFiles
 from agrifm.training.module import Mapper
-from agrifm.training.pretrain import Pretrainer, Unlabeled, fingerprint, mixed, open_covers, train_loader
+from agrifm.training.parallel import on_gpu, strategy
+from agrifm.training.pretrain import (
+    Pretrainer,
+    Unlabeled,
+    fingerprint,
+    first_samples,
+    open_covers,
+    stored,
+    train_loader,
+)
+from agrifm.training.throughput import Throughput
 
+# Warnings of Lightning that say nothing new here: values are equal in all processes, and so on.
+KNOWN = ("does not have many workers", "LeafSpec", "Checkpoint directory", "sync_dist", "WeightAveraging")
 SAMPLES = 300  # of pre-training, for statistics
 NEW_KEYS = ("context.", "decoder.", "head.", "normalize.")
 
@@ -82,7 +93,9 @@ def fit(
 def _run(trainer: pl.Trainer, module: Mapper, loaders: Loaders, state: Path) -> None:
     keep_freed_memory()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec|Checkpoint directory).*")
+        warnings.filterwarnings(
+            "ignore", message=".*(does not have many workers|LeafSpec|Checkpoint directory|sync_dist|WeightAveraging).*"
+        )
         try:
             trainer.fit(module, datamodule=loaders, ckpt_path=state if state.is_file() else None, weights_only=True)
         except SystemExit as end:
@@ -118,8 +131,10 @@ def settle(experiment: Experiment, sources: Mapping[str, Source], console: Conso
     Raises:
         InputError: the first problem found, and how many more there are.
     """
+    if experiment.data.statistics == "start":
+        experiment = experiment.with_sensors(started(experiment))
     if experiment.data.shards is not None:
-        return _settle_covers(experiment, sources["train"], console)
+        return _settle_covers(experiment, sources, console)
     with console.status("checking the data"):
         problems, seen = examine(experiment, sources)
     if problems:
@@ -139,15 +154,43 @@ def settle(experiment: Experiment, sources: Mapping[str, Source], console: Conso
     return experiment.with_sensors([sensor.with_statistics(checked.statistics(sensor)) for sensor in sensors])
 
 
-def _settle_covers(experiment: Experiment, train: Source, console: Console) -> Experiment:
+def started(experiment: Experiment) -> list[Sensor]:
+    """The experiment's sensors with the statistics of the checkpoint it starts from.
+
+    Raises:
+        InputError: it starts from none of ours, or from one that lacks a sensor.
+    """
+    path = experiment.start_from
+    if path is None or path.suffix != ".safetensors":
+        raise InputError(
+            "data.statistics: start",
+            found=f"start_from: {path or '(nothing)'}",
+            expected="a checkpoint written by 'agrifm train'",
+            repair="name one in start_from, or set 'statistics: given' for the published weights, else 'data'.",
+        )
+    known = {sensor.name: sensor for sensor in Checkpoint.load(path).experiment.data.sensors}
+    missing = [sensor.name for sensor in experiment.data.sensors if sensor.name not in known]
+    if missing:
+        raise InputError(
+            "data.statistics: start",
+            found=f"no {missing[0]} in {path}",
+            expected=", ".join(known),
+            repair=f"leave {missing[0]} out, or set 'statistics: data'.",
+        )
+    return [sensor.with_statistics(known[sensor.name].known_statistics()) for sensor in experiment.data.sensors]
+
+
+def _settle_covers(experiment: Experiment, sources: Mapping[str, Source], console: Console) -> Experiment:
     """Statistics from some hundred samples of pre-training; those that are given stay."""
-    if isinstance(train, Shards) and train.lost:
-        gone = ", ".join(f"{shard.name} ({shard.samples} samples: {shard.why})" for shard in train.lost)
+    lost = [shard for part in stored(sources) for shard in part.lost]
+    if lost:
+        gone = ", ".join(f"{shard.name} ({shard.samples} samples: {shard.why})" for shard in lost)
         console.print(f"lost: {gone}", highlight=False, markup=False)
-    if experiment.data.statistics == "given":
+    if experiment.data.statistics != "data":
         return experiment
+    train = cast(Blend, sources["train"])
     with console.status("computing statistics"):
-        seen = survey(Unlabeled(train), experiment.data.sensors, mixed(train, SAMPLES))
+        seen = survey(Unlabeled(train), experiment.data.sensors, first_samples(experiment, train, SAMPLES))
     sensors = experiment.data.sensors
     return experiment.with_sensors([sensor.with_statistics(seen.statistics(sensor)) for sensor in sensors])
 
@@ -196,7 +239,9 @@ class Loaders(pl.LightningDataModule):
         """Shuffled, augmented."""
         trainer = self.trainer
         if self.experiment.data.shards is not None and trainer is not None:
-            return train_loader(self.experiment, self.sources["train"], trainer.global_rank, trainer.world_size)
+            return train_loader(
+                self.experiment, cast(Blend, self.sources["train"]), trainer.global_rank, trainer.world_size
+            )
         return self._load("train", training=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -233,20 +278,20 @@ def make_trainer(experiment: Experiment, out: Path, console: Console) -> pl.Trai
     config = experiment.training
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    callbacks: list[pl.Callback] = [Judge(out), SameExperiment(), Pace(console), LearningRateMonitor("step")]
+    callbacks: list[pl.Callback] = [Judge(out), SameExperiment(), Throughput(), Pace(console)]
+    callbacks.append(LearningRateMonitor("step"))
     if config.ema is not None:
         callbacks.append(EMAWeightAveraging(decay=config.ema))
     if config.patience is not None:
         callbacks.append(EarlyStopping(experiment.task.best_score, mode="max", patience=config.patience))
     callbacks.append(ModelCheckpoint(out, RESUME.removesuffix(".ckpt"), save_top_k=1, enable_version_counter=False))
-    several = config.devices * config.nodes > 1 or "LOCAL_RANK" in os.environ
     return pl.Trainer(
         default_root_dir=out,
         max_epochs=config.epochs,
         accelerator=config.accelerator,
         devices=config.devices,
         num_nodes=config.nodes,
-        strategy=_processes(config.accelerator) if several else "auto",
+        strategy=strategy(config),
         precision=_precision(config.precision, config.accelerator),
         gradient_clip_val=config.clip or None,
         accumulate_grad_batches=config.accumulate,
@@ -262,23 +307,7 @@ def make_trainer(experiment: Experiment, out: Path, console: Console) -> pl.Trai
     )
 
 
-def _on_gpu(accelerator: str) -> bool:
-    return accelerator != "cpu" and torch.cuda.is_available()
-
-
 def _precision(precision: str, accelerator: str) -> Any:
     if precision != "auto":
         return precision
-    return "bf16-mixed" if _on_gpu(accelerator) and torch.cuda.is_bf16_supported() else "32-true"
-
-
-def _processes(accelerator: str) -> DDPStrategy:
-    """Processes started by torchrun are joined; else one per GPU is launched, or spawned on a CPU.
-
-    A sensor may be missing from a whole batch, so its parameters may go unused. There are no running
-    statistics to share, and uneven evaluation must not wait for them.
-    """
-    launched = "LOCAL_RANK" in os.environ or _on_gpu(accelerator)
-    return DDPStrategy(
-        start_method="popen" if launched else "spawn", find_unused_parameters=True, broadcast_buffers=False
-    )
+    return "bf16-mixed" if on_gpu(accelerator) and torch.cuda.is_bf16_supported() else "32-true"
