@@ -1,8 +1,8 @@
-"""The MIT-licensed real series as shards for pre-training: Slovenia 2015 (land use) and Flanders 2019 (crops and grass).
+"""The MIT-licensed real series as shards for pre-training: Slovenia 2015 (land use), Flanders 2019 (crops and grass).
 
 ``python benchmarks/real_shards.py --data ../shared/data --out runs/real_shards`` cuts squares of 48 pixels, which may
-overlap, each with all of its dates. Cells whose cover nobody named count as unknown: a teacher still sees them. Flanders
-2018, on which few labels are tried out (labels.py), is not among them.
+overlap, each with all of its dates. Cells whose cover nobody named count as unknown: a teacher still sees them.
+Flanders 2018, on which few labels are tried out (labels.py), is not among them.
 """
 
 from __future__ import annotations

@@ -208,6 +208,8 @@ class Experiment(Section):
         name: of the experiment; results go to ``runs/<name>`` unless the command says otherwise.
         start_from: weights to begin with: a checkpoint of ours or the published ``AgriFM.pth``.
         teacher: of pre-training; left out, only fractions are learned.
+        probe: a segmentation experiment in YAML; after each epoch of pre-training, frozen features of pixels of its
+            train split are classified linearly and scored on its val split.
     """
 
     name: str = "experiment"
@@ -218,12 +220,19 @@ class Experiment(Section):
     model: ModelConfig = ModelConfig()
     task: Annotated[Segmentation | Fractions, Field(discriminator="kind"), BeforeValidator(_task)]
     teacher: Teacher | None = None
+    probe: Path | None = None
     training: TrainingConfig = TrainingConfig()
 
     @model_validator(mode="after")
     def _frames_fit(self) -> Experiment:
         if self.model.decoder == "original" and self.data.frames is None:
             raise ValueError("model.decoder 'original' folds time into channels: set data.frames (it used 32)")
+        return self
+
+    @model_validator(mode="after")
+    def _one_average(self) -> Experiment:
+        if self.training.strategy == "fsdp" and self.training.ema is not None:
+            raise ValueError("training.ema averages whole weights: leave it out, or use training.strategy 'ddp'")
         return self
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -19,7 +20,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Crop maps from satellite time series.",
 )
-console = Console()
+# Of several processes that train together, the first speaks; errors are told by all.
+console = Console(quiet=any(os.environ.get(key, "0") != "0" for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID")))
 
 Config = Annotated[Path, typer.Argument(help="Experiment in YAML.")]
 Ckpt = Annotated[Path, typer.Argument(help="Checkpoint written by 'agrifm train'.")]

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from agrifm.checkpoint import Checkpoint, Match, load_strict, write_provenance
 from agrifm.config import DataConfig, Experiment
+from agrifm.config import load as read_experiment
 from agrifm.data.blend import Blend
 from agrifm.data.check import Survey, evenly, splits_overlap, structure, survey, values
 from agrifm.data.folder import Cached, Chips, Custom, Source, import_dataset
@@ -40,6 +41,7 @@ from agrifm.training.pretrain import (
     stored,
     train_loader,
 )
+from agrifm.training.probe import Probe
 from agrifm.training.throughput import Throughput
 
 # Warnings of Lightning that say nothing new here: values are equal in all processes, and so on.
@@ -85,7 +87,7 @@ def fit(
         console.print(f"start weights: {start(module, weights)}", highlight=False)
     if state.is_file():
         console.print(f"resuming from {state}", highlight=False)
-    trainer = make_trainer(experiment, out, console)
+    trainer = make_trainer(experiment, out, console, open_probe(experiment))
     _run(trainer, module, Loaders(experiment, sources), state)
     return out / BEST
 
@@ -273,12 +275,24 @@ class Loaders(pl.LightningDataModule):
         return load(split, batches, experiment.training.workers)
 
 
-def make_trainer(experiment: Experiment, out: Path, console: Console) -> pl.Trainer:
+def open_probe(experiment: Experiment) -> Probe | None:
+    """The linear probe that an experiment names.
+
+    Raises:
+        InputError: its file or its chips are missing or wrong.
+    """
+    if experiment.probe is None:
+        return None
+    other = read_experiment(experiment.probe)
+    return Probe(other, **open_sources(other))
+
+
+def make_trainer(experiment: Experiment, out: Path, console: Console, probe: Probe | None = None) -> pl.Trainer:
     """Lightning's trainer for an experiment."""
     config = experiment.training
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    callbacks: list[pl.Callback] = [Judge(out), SameExperiment(), Throughput(), Pace(console)]
+    callbacks: list[pl.Callback] = [Judge(out, probe), SameExperiment(), Throughput(), Pace(console)]
     callbacks.append(LearningRateMonitor("step"))
     if config.ema is not None:
         callbacks.append(EMAWeightAveraging(decay=config.ema))
