@@ -17,10 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from agrifm.config import Experiment, parse
-from agrifm.errors import InputError
+from agrifm.errors import InputError, nearest
 from agrifm.nn.model import CropModel
 
 FORMAT = "agrifm-checkpoint-1"
+WEIGHTS = Path(__file__).parent / "weights"  # pre-trained, come with the package, go by their name
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,25 @@ class Checkpoint:
         model = build(self.experiment)
         load_strict(model, self.weights)
         return model.eval()
+
+
+def weights_file(path: Path) -> Path:
+    """The file that ``start_from`` means: a path, or the name of weights that come with the package.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if path.suffix or len(path.parts) > 1 or path.exists():
+        return path
+    known = {file.stem: file for file in sorted(WEIGHTS.glob("*.safetensors"))}
+    if str(path) not in known:
+        raise InputError(
+            f"start_from: {path}",
+            found="no such file, and no weights of that name",
+            expected=f"a path of weights, or one of {', '.join(known)}",
+            repair=nearest(str(path), known),
+        )
+    return known[str(path)]
 
 
 def build(experiment: Experiment) -> CropModel:

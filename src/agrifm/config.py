@@ -206,7 +206,8 @@ class Experiment(Section):
 
     Args:
         name: of the experiment; results go to ``runs/<name>`` unless the command says otherwise.
-        start_from: weights to begin with: a checkpoint of ours or the published ``AgriFM.pth``.
+        start_from: weights to begin with: a checkpoint of ours, the published ``AgriFM.pth``, or the name of weights
+            that come with the package, ``agrifm-tiny``.
         teacher: of pre-training; left out, only fractions are learned.
         probe: a segmentation experiment in YAML; after each epoch of pre-training, frozen features of pixels of its
             train split are classified linearly and scored on its val split.

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from agrifm.checkpoint import FORMAT, Checkpoint, build, load_strict, read_safetensors
+from agrifm.checkpoint import FORMAT, Checkpoint, build, load_strict, read_safetensors, weights_file
 from agrifm.compat.layouts import (
     EMBEDDINGS,
     INDEX,
@@ -44,9 +44,9 @@ def start_weights(experiment: Experiment) -> State | None:
     Raises:
         InputError: the file does not open, is of an unknown layout, or was made for another model.
     """
-    path = experiment.start_from
-    if path is None:
+    if experiment.start_from is None:
         return None
+    path = weights_file(experiment.start_from)
     if _is_ours(path):
         return _ours(Checkpoint.load(path), experiment, path)
     state = read_state(path)

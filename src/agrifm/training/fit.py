@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from agrifm.checkpoint import Checkpoint, Match, load_strict, write_provenance
+from agrifm.checkpoint import Checkpoint, Match, load_strict, weights_file, write_provenance
 from agrifm.config import DataConfig, Experiment
 from agrifm.config import load as read_experiment
 from agrifm.data.blend import Blend
@@ -162,7 +162,7 @@ def started(experiment: Experiment) -> list[Sensor]:
     Raises:
         InputError: it starts from none of ours, or from one that lacks a sensor.
     """
-    path = experiment.start_from
+    path = experiment.start_from and weights_file(experiment.start_from)
     if path is None or path.suffix != ".safetensors":
         raise InputError(
             "data.statistics: start",
