@@ -2,7 +2,7 @@
 
 A data set is a folder of uncompressed tars of one sensor each, in WebDataset naming, and a ``manifest.json`` that
 lists them with their checksums. A member ``<key>.safetensors`` is one record. Places may be local paths or any address
-that fsspec opens: ``s3://`` needs the package s3fs, ``http://`` needs aiohttp.
+that fsspec opens: ``s3://`` needs the package s3fs, ``gs://`` gcsfs.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
 
-import fsspec
-
 from agrifm.data.h5 import FrameChoice
 from agrifm.data.records import COVERS, Record
+from agrifm.data.remote import NotRead, is_remote, read_whole
 from agrifm.errors import InputError, Unreadable
 from agrifm.sample import Sample
 
@@ -48,6 +47,13 @@ class Shard:
     def __post_init__(self) -> None:
         if not PLAIN.fullmatch(self.name) or min(self.samples, self.bytes) < 1:
             raise ValueError(f"shard {self.name} of {self.samples} samples and {self.bytes} bytes")
+
+    def flaw(self, data: bytes) -> str | None:
+        """What is wrong with the bytes that were read, or None."""
+        if len(data) != self.bytes:
+            return f"truncated or overlong: {len(data)} of {self.bytes} bytes"
+        same = hashlib.sha256(data).hexdigest() == self.sha256
+        return None if same else "corrupt: its checksum is another than the manifest's"
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,8 @@ class Shards:
     def open(cls, path: Path | str, *, lost: Literal["refuse", "count"] = "refuse", keep: int = 3) -> Shards:
         """Read the manifest and check the sizes of local shards; ``count`` verifies them whole and leaves out bad ones.
 
+        Remote shards are verified when they are read: to fetch all of them first would take as long as a pass.
+
         Raises:
             InputError: the manifest is missing or of another format, a shard is bad, or none is left.
         """
@@ -100,7 +108,7 @@ class Shards:
         found, good, bad = cls(root, tuple(listed), (), keep), [], []
         for shard in listed:
             try:
-                if not _remote(root):
+                if not is_remote(root):
                     found.fetch(shard) if lost == "count" else found._check_size(shard)
                 good.append(shard)
             except Unreadable as error:
@@ -148,21 +156,15 @@ class Shards:
         return Record.from_bytes(bytes(self._members(shard)[member]), f"{self._at(shard)}: record {member}")
 
     def fetch(self, shard: Shard) -> bytes:
-        """Fetch a whole shard and verify it.
+        """Fetch a whole shard and verify it; a remote one is asked for again before it counts as bad.
 
         Raises:
             Unreadable: it is missing, truncated or corrupt.
         """
         try:
-            with fsspec.open(self._at(shard), "rb") as file:
-                data = file.read()
-        except OSError as error:
-            raise self._bad(shard, f"it cannot be read: {type(error).__name__} {error}") from error
-        if len(data) != shard.bytes:
-            raise self._bad(shard, f"truncated or overlong: {len(data)} of {shard.bytes} bytes")
-        if hashlib.sha256(data).hexdigest() != shard.sha256:
-            raise self._bad(shard, "corrupt: its checksum is another than the manifest's")
-        return data
+            return read_whole(self._at(shard), shard.flaw)
+        except NotRead as error:
+            raise self._bad(shard, str(error)) from error
 
     @cached_property
     def _ends(self) -> list[int]:
@@ -199,23 +201,19 @@ class Shards:
         return [memoryview(data)[m.offset_data : m.offset_data + m.size] for m in found]
 
     def _bad(self, shard: Shard, found: str) -> Unreadable:
+        without = f"delete its line in {MANIFEST}" if is_remote(self.root) else "set 'data.shards.lost: count'"
         return Unreadable(
             self._at(shard),
             found=found,
             expected=f"the whole shard, {shard.bytes} bytes; {shard.samples} samples of {shard.sensor} are lost",
-            repair="fetch it again; or open with lost='count' (data.lost: count), which leaves it out and says so.",
+            repair=f"fetch it again and resume; or {without} and begin a new run without it.",
         )
-
-
-def _remote(place: str) -> bool:
-    return "://" in place
 
 
 def _manifest(root: str) -> list[Shard]:
     where, read = f"{root}/{MANIFEST}", {}
     try:
-        with fsspec.open(where, "rb") as file:
-            read = json.load(file)
+        read = json.loads(read_whole(where))
         if read["format"] != FORMAT or read["classes"] != list(COVERS):
             raise ValueError(f"format {read['format']} with classes {read['classes']}")
         shards = [Shard(**line) for line in read["shards"]]

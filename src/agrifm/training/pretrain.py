@@ -90,6 +90,10 @@ class Endless:
         """Pass and index of the samples at these positions."""
         return [(0, position) for position in range(start, start + count)]
 
+    def spread(self, indices: list[int]) -> np.ndarray:
+        """Processes get neighbors, and with them every sensor."""
+        return np.arange(len(indices))
+
 
 @dataclass(frozen=True)
 class First:
@@ -151,7 +155,7 @@ def train_loader(experiment: Experiment, source: Source, rank: int, world: int) 
     order: Stream | Endless = Endless()
     if isinstance(source, Shards):
         order = Stream(source.groups, shards.mix or None, shards.window, experiment.seed)
-        source = replace(source, keep=order.held)
+        source = replace(source, keep=min(order.held, 2 * order.held // world + 2))  # its share, and neighbors
     pairs = Pairs(source, experiment.data.frames, experiment.augment, experiment.seed, 2 if experiment.teacher else 1)
     batches = StreamBatches(order, shards.lap, training.batch_size, rank=rank, world=world)
     workers = training.workers
