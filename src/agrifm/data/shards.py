@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 import tarfile
 from bisect import bisect_right
@@ -174,11 +175,12 @@ class Shards:
         return f"{self.root}/{shard.name}"
 
     def _check_size(self, shard: Shard) -> None:
-        path = Path(self._at(shard))
-        size = path.stat().st_size if path.is_file() else None
+        try:
+            size = os.stat(self._at(shard)).st_size
+        except OSError as error:
+            raise self._bad(shard, f"missing: {error.strerror}") from error
         if size != shard.bytes:
-            why = "missing: no such file" if size is None else f"truncated or overlong: {size} of {shard.bytes} bytes"
-            raise self._bad(shard, why)
+            raise self._bad(shard, f"truncated or overlong: {size} of {shard.bytes} bytes")
 
     def _members(self, shard: Shard) -> list[memoryview]:
         """The members of a shard in their order; they stay in memory, nothing is unpacked."""
