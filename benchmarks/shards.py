@@ -270,7 +270,7 @@ def fetched(stream: Stream, batch: int, world: int, workers: int = 1) -> float:
     sizes = np.concatenate([stream.groups[s][1] for s in stream.sensors])
     ends, keep = np.cumsum(sizes), min(stream.held, 2 * stream.held // world + 2)
     sensor = np.repeat(np.arange(len(stream.sensors)), [len(stream.groups[s][1]) for s in stream.sensors])
-    steps, used, got = 40 * stream.window // batch + 8, 0, 0
+    steps, used, got = 20 * stream.window // batch + 8, 0, 0
     for rank in sorted({0, world // 2, world - 1}):
         held: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(workers * len(stream.sensors))]
         for step, part in enumerate(StreamBatches(stream, steps * batch, batch, rank=rank, world=world)):
@@ -290,9 +290,9 @@ def scale(bytes_of: dict[str, int], folder: Path) -> None:
     folder.mkdir()
     size, count = made_up(folder, bytes_of), sum(COUNTS.values())
     opened: list[Shards] = []
-    local, _ = clocked(lambda: opened.append(Shards.open(folder)))
+    _, local = clocked(lambda: opened.append(Shards.open(folder)))
     source = opened[0]
-    remote, _ = clocked(lambda: Shards.open(f"file://{folder}"))  # as if remote: no sizes are looked at
+    _, remote = clocked(lambda: Shards.open(f"file://{folder}"))  # as if remote: no sizes are looked at
     tracemalloc.start()
     again = Shards.open(f"file://{folder}")
     memory = tracemalloc.get_traced_memory()[0]
@@ -300,7 +300,7 @@ def scale(bytes_of: dict[str, int], folder: Path) -> None:
     stream.order(10**7, 512)
     order_memory = tracemalloc.get_traced_memory()[0] - memory
     tracemalloc.stop()
-    batch, _ = clocked(lambda: [stream.order(10**7 + 512 * i, 512) for i in range(20)])
+    _, batch = clocked(lambda: [stream.order(10**7 + 512 * i, 512) for i in range(20)])
     whole = sum(COUNTS[s] * bytes_of[s] for s in COUNTS)
     rows(
         ("25,244,211 samples", ""),
@@ -309,10 +309,10 @@ def scale(bytes_of: dict[str, int], folder: Path) -> None:
             ("bytes of all", f"{whole / 1e12:.1f} TB"),
             (f"files, {SHARD} samples each", f"{len(source.shards):,}"),
             ("manifest", f"{size / 1e6:.0f} MB"),
-            ("open, remote", f"{remote:.1f} s, {memory / 1e6:.0f} MB of memory"),
-            ("open, local: sizes of all files are compared", f"{local:.1f} s"),
+            ("open, remote", f"{remote:.1f} s of processor, {memory / 1e6:.0f} MB of memory"),
+            ("open, local: sizes of all files are compared", f"{local:.1f} s of processor"),
             ("order: memory", f"{order_memory / 1e6:.0f} MB"),
-            ("order: a batch of 512", f"{1000 * batch / 20:.1f} ms"),
+            ("order: a batch of 512", f"{1000 * batch / 20:.1f} ms of processor"),
         ],
     )
     mean = whole / count
