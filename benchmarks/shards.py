@@ -268,7 +268,7 @@ def made_up(folder: Path, bytes_of: dict[str, int]) -> int:
 def fetched(stream: Stream, batch: int, world: int, workers: int = 1) -> float:
     """How often a shard is fetched in a pass by all processes together, from what three of them need."""
     sizes = np.concatenate([stream.groups[s][1] for s in stream.sensors])
-    ends, keep = np.cumsum(sizes), min(stream.held, 2 * stream.held // world + 2)
+    ends, keep = np.cumsum(sizes), stream.kept(world)
     sensor = np.repeat(np.arange(len(stream.sensors)), [len(stream.groups[s][1]) for s in stream.sensors])
     steps, used, got = 20 * stream.window // batch + 8, 0, 0
     for rank in sorted({0, world // 2, world - 1}):
@@ -321,7 +321,7 @@ def scale(bytes_of: dict[str, int], folder: Path) -> None:
     body = []
     for world, size, window in ((1, 512, 2048), (8, 512, 2048), (8, 512, 16384), (64, 4096, 2048), (64, 4096, 16384)):
         stream = Stream(source.groups, dict(COUNTS), window)
-        times, keep = fetched(stream, size, world), min(stream.held, 2 * stream.held // world + 2)
+        times, keep = fetched(stream, size, world), stream.kept(world)
         held = sum(keep * SHARD * bytes_of[s] for s in COUNTS) / 1e9
         rates = (f"{rate * mean * times / 1e6:,.0f}" for rate in (100, 500, 1000))
         body.append((world, size, window, times, f"{held:.1f}", *rates))

@@ -109,6 +109,10 @@ class Stream:
         sizes = [np.sort(self.groups[sensor][1]) for sensor in self.sensors]
         return max(min(len(x), int(np.searchsorted(np.cumsum(x), self.window)) + 1) for x in sizes)
 
+    def kept(self, world: int) -> int:
+        """How many shards of a sensor one of several processes holds: its share of a window, and neighbors."""
+        return min(self.held, 2 * self.held // world + 2)
+
     def order(self, start: int, count: int) -> list[tuple[int, int]]:
         """Pass and index of the samples at positions ``start`` to ``start + count``."""
         turns, rest = divmod(start, len(self.pattern))

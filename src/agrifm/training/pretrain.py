@@ -155,7 +155,7 @@ def train_loader(experiment: Experiment, source: Source, rank: int, world: int) 
     order: Stream | Endless = Endless()
     if isinstance(source, Shards):
         order = Stream(source.groups, shards.mix or None, shards.window, experiment.seed)
-        source = replace(source, keep=min(order.held, 2 * order.held // world + 2))  # its share, and neighbors
+        source = replace(source, keep=order.kept(world))
     pairs = Pairs(source, experiment.data.frames, experiment.augment, experiment.seed, 2 if experiment.teacher else 1)
     batches = StreamBatches(order, shards.lap, training.batch_size, rank=rank, world=world)
     workers = training.workers
