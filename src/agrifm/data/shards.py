@@ -227,5 +227,6 @@ def _manifest(root: str) -> list[Shard]:
             where,
             found=f"{type(error).__name__}: {error}",
             expected=f'{{"format": "{FORMAT}", "classes": [{", ".join(COVERS)}], "shards": [...]}}',
-            repair="name the folder that 'agrifm fractions build' wrote; if its manifest is damaged, fetch it again.",
+            repair="name the folder that 'agrifm fractions build' wrote; if its manifest is damaged, fetch it again; "
+            "if a package is missing, install it.",
         ) from error
