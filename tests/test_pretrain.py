@@ -154,7 +154,7 @@ def test_two_processes_give_the_result_of_one(plan_file, alone, tmp_path):
 
 
 def test_two_processes_that_split_the_model_give_the_result_of_one_and_go_on_from_it(plan_file, alone, tmp_path):
-    """Each process holds samples of one sensor only, so both must still take part in every collective."""
+    """A process may lack a sensor that another has, so all must take part in every collective."""
     split = ("training.devices=2", "training.strategy=fsdp")
     trained(plan_file, tmp_path / "split", *split, "training.epochs=1")
     state = torch.load(tmp_path / "split" / "resume.ckpt", weights_only=True)["state_dict"]

@@ -24,6 +24,10 @@ class Endless:
         """Pass and index of the samples at these positions."""
         return [(0, position) for position in range(start, start + count)]
 
+    def spread(self, indices: list[int]) -> np.ndarray:
+        """Processes get neighbors, and with them every sensor."""
+        return (np.arange(len(indices)) + 0.5) / max(1, len(indices))
+
 
 @dataclass(frozen=True)
 class Blend:
@@ -67,4 +71,12 @@ class BlendOrder:
             before = turns * int((self.pattern == number).sum()) + int((self.pattern[:rest] == number).sum())
             for place, (lap, index) in zip(mine, own.order(before, len(mine)), strict=True):
                 found[place] = (lap, number * _SPAN + index)
+        return found
+
+    def spread(self, indices: list[int]) -> np.ndarray:
+        """As each source spreads its own samples of the batch."""
+        numbers, inner = np.divmod(np.array(indices), _SPAN)
+        found = np.empty(len(indices))
+        for number, own in enumerate(self.orders):
+            found[numbers == number] = own.spread(inner[numbers == number].tolist())
         return found

@@ -142,8 +142,8 @@ def fingerprint(sources: Mapping[str, Source]) -> str:
     return " ".join(part.fingerprint for part in stored(sources))
 
 
-def in_order(experiment: Experiment, train: Blend) -> tuple[Blend, BlendOrder]:
-    """The samples, with as much memory as their order needs, and the order."""
+def in_order(experiment: Experiment, train: Blend, world: int = 1) -> tuple[Blend, BlendOrder]:
+    """The samples, with as much memory as their order needs in one of several processes, and the order."""
     shards = experiment.data.shards
     assert shards is not None
     sources, orders = [], []
@@ -152,7 +152,7 @@ def in_order(experiment: Experiment, train: Blend) -> tuple[Blend, BlendOrder]:
         if isinstance(source, Shards):
             mix = {sensor: shards.mix.get(sensor, 0.0) for sensor in source.groups} if shards.mix else None
             order = Stream(source.groups, mix, shards.window, experiment.seed)
-            source = replace(source, keep=order.held)
+            source = replace(source, keep=order.kept(world))
         sources.append(source)
         orders.append(order)
     return Blend(tuple(sources)), BlendOrder(tuple(orders), shards.shares or (1,) * len(orders))
@@ -162,7 +162,7 @@ def train_loader(experiment: Experiment, train: Blend, rank: int, world: int) ->
     """Batches of the endless order; an epoch is a lap of it."""
     shards, training = experiment.data.shards, experiment.training
     assert shards is not None
-    source, order = in_order(experiment, train)
+    source, order = in_order(experiment, train, world)
     pairs = Pairs(source, experiment.data.frames, experiment.augment, experiment.seed, 2 if experiment.teacher else 1)
     batches = StreamBatches(order, shards.lap, training.batch_size, rank=rank, world=world)
     workers = training.workers
