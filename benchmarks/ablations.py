@@ -68,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--out", type=Path, default=Path("runs/ablations"))
-    parser.add_argument("--samples", type=int, default=2048, help="that each row learns from")
+    parser.add_argument("--samples", type=int, default=3072, help="that each row learns from")
     asked, begun = parser.parse_args(), time.monotonic()
     console = Console(width=None if sys.stdout.isatty() else 120)
     torch.set_num_threads(1)

@@ -29,7 +29,6 @@ from rich.table import Table
 from agrifm.accuracy.baselines import random_forest
 from agrifm.checkpoint import Checkpoint
 from agrifm.compat.weights import start_weights
-from agrifm.config import Experiment
 from agrifm.tasks.scores import scores
 from agrifm.training import evaluate, fit
 
@@ -71,7 +70,8 @@ def runs(task: Task) -> list[Run]:
     repeats = -(-job.case.repeats * len(train.samples) // count)
     names, found = job.experiment.task.names, []
     for name in STARTS[:2]:
-        experiment = started(job.experiment, task.start if name == STARTS[1] else None, seed)
+        start = task.start if name == STARTS[1] else None
+        experiment = job.experiment.model_copy(update={"start_from": start, "seed": seed})
         sources = {"train": Memory(chosen, repeats), "val": val}
         quiet, out = Console(file=io.StringIO()), job.out / name.replace(" ", "_")
         best = fit(experiment, out, resume=False, weights=start_weights(experiment), sources=sources, console=quiet)
@@ -80,12 +80,6 @@ def runs(task: Task) -> list[Run]:
     forest = random_forest(chosen, test.samples, len(names), sensors=job.case.sensors, steps=job.case.steps, jobs=1)
     summary = scores(forest, names).summary
     return [*found, Run(job.case.title, share, seed, STARTS[2], count, summary["aAcc"], summary["mFscore"])]
-
-
-def started(experiment: Experiment, start: Path | None, seed: int) -> Experiment:
-    """The experiment from these weights and their statistics, or from random weights and those of the data."""
-    data = experiment.data.model_copy(update={"statistics": "start" if start else "data"})
-    return experiment.model_copy(update={"start_from": start, "seed": seed, "data": data})
 
 
 def table(found: list[Run]) -> tuple[Table, str]:

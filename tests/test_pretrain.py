@@ -401,13 +401,6 @@ def test_fine_tuning_begins_with_what_was_learned(plan, settings, tmp_path):
     fit(experiment, tmp_path / "tuned", weights=start)
     with pytest.raises(InputError, match="pre-train with it"):
         start_weights(parse({**settings, "start_from": str(path), "data": {**settings["data"], "sensors": ["Modis"]}}))
-    begun = parse({**settings, "start_from": str(path), "data": {**settings["data"], "statistics": "start"}})
-    fit(begun, tmp_path / "same", weights=start)
-    before = {x.name: x.statistics for x in Checkpoint.load(path).experiment.data.sensors}
-    for sensor in Checkpoint.load(tmp_path / "same" / "best.safetensors").experiment.data.sensors:
-        assert sensor.statistics == before[sensor.name]
-    with pytest.raises(InputError, match="statistics: start"):
-        fit(parse({**settings, "data": {**settings["data"], "statistics": "start"}}), tmp_path / "nothing")
     wider = {**settings["model"], "size": {**TINY, "width": 32}}
     with pytest.raises(InputError, match="width 32"):
         start_weights(parse({**settings, "start_from": str(path), "model": wider}))

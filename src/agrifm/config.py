@@ -105,8 +105,7 @@ class DataConfig(Section):
             then no file is read by us.
         sensors: names of known sensors, or sensors written out.
         statistics: ``data`` computes mean and deviation on the training split, masked pixels left out;
-            ``given`` takes the sensor's own (for Sentinel-2 the published ones, computed with clouds left in);
-            ``start`` those that the checkpoint in ``start_from`` was trained with.
+            ``given`` takes the sensor's own (for Sentinel-2 the published ones, computed with clouds left in).
         allow_missing: a chip may lack some of the sensors.
         frames: use this many frames of every series: evenly spread in evaluation, drawn at random in training.
         resize: rows and columns per sensor and for ``label``; bilinear, nearest for labels.
@@ -126,7 +125,7 @@ class DataConfig(Section):
     test: Path | None = None
     dataset: str | None = None
     sensors: Annotated[tuple[Annotated[Sensor, BeforeValidator(_sensor)], ...], BeforeValidator(_listed)]
-    statistics: Literal["data", "given", "start"] = "data"
+    statistics: Literal["data", "given"] = "data"
     allow_missing: bool = False
     frames: int | None = Field(None, ge=1)
     resize: dict[str, tuple[int, int]] = {}

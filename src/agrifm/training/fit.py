@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from agrifm.checkpoint import Checkpoint, Match, load_strict, weights_file, write_provenance
+from agrifm.checkpoint import Match, load_strict, write_provenance
 from agrifm.config import DataConfig, Experiment
 from agrifm.config import load as read_experiment
 from agrifm.data.blend import Blend
@@ -27,7 +27,6 @@ from agrifm.data.loading import EpochBatches, Split, load
 from agrifm.errors import InputError
 from agrifm.memory import keep_freed_memory
 from agrifm.sample import Batch, Season
-from agrifm.sensors import Sensor
 from agrifm.tasks.segmentation import Segmentation
 from agrifm.training.callbacks import BEST, HISTORY, LAST, RESUME, Judge, Pace, SameExperiment, WholeFiles
 from agrifm.training.module import Mapper
@@ -133,8 +132,6 @@ def settle(experiment: Experiment, sources: Mapping[str, Source], console: Conso
     Raises:
         InputError: the first problem found, and how many more there are.
     """
-    if experiment.data.statistics == "start":
-        experiment = experiment.with_sensors(started(experiment))
     if experiment.data.shards is not None:
         return _settle_covers(experiment, sources, console)
     with console.status("checking the data"):
@@ -156,39 +153,13 @@ def settle(experiment: Experiment, sources: Mapping[str, Source], console: Conso
     return experiment.with_sensors([sensor.with_statistics(checked.statistics(sensor)) for sensor in sensors])
 
 
-def started(experiment: Experiment) -> list[Sensor]:
-    """The experiment's sensors with the statistics of the checkpoint it starts from.
-
-    Raises:
-        InputError: it starts from none of ours, or from one that lacks a sensor.
-    """
-    path = experiment.start_from and weights_file(experiment.start_from)
-    if path is None or path.suffix != ".safetensors":
-        raise InputError(
-            "data.statistics: start",
-            found=f"start_from: {path or '(nothing)'}",
-            expected="a checkpoint written by 'agrifm train'",
-            repair="name one in start_from, or set 'statistics: given' for the published weights, else 'data'.",
-        )
-    known = {sensor.name: sensor for sensor in Checkpoint.load(path).experiment.data.sensors}
-    missing = [sensor.name for sensor in experiment.data.sensors if sensor.name not in known]
-    if missing:
-        raise InputError(
-            "data.statistics: start",
-            found=f"no {missing[0]} in {path}",
-            expected=", ".join(known),
-            repair=f"leave {missing[0]} out, or set 'statistics: data'.",
-        )
-    return [sensor.with_statistics(known[sensor.name].known_statistics()) for sensor in experiment.data.sensors]
-
-
 def _settle_covers(experiment: Experiment, sources: Mapping[str, Source], console: Console) -> Experiment:
     """Statistics from some hundred samples of pre-training; those that are given stay."""
     lost = [shard for part in stored(sources) for shard in part.lost]
     if lost:
         gone = ", ".join(f"{shard.name} ({shard.samples} samples: {shard.why})" for shard in lost)
         console.print(f"lost: {gone}", highlight=False, markup=False)
-    if experiment.data.statistics != "data":
+    if experiment.data.statistics == "given":
         return experiment
     train = cast(Blend, sources["train"])
     with console.status("computing statistics"):
