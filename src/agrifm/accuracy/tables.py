@@ -1,0 +1,159 @@
+"""Designs and estimates for people: tables on the screen, JSON, CSV and a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from agrifm.accuracy.area import Estimate, Value
+from agrifm.accuracy.design import Design
+from agrifm.accuracy.reference import Answers
+from agrifm.files import write_whole
+
+SOURCES = {
+    False: "Olofsson et al. 2014, Remote Sensing of Environment 148, 42-57: the strata are the classes of the map",
+    True: "Stehman 2014, International Journal of Remote Sensing 35, 4923-4939: the strata are not the map's classes",
+}
+
+
+def design_table(design: Design) -> Table:
+    """Strata with their sizes and the pixels drawn from each."""
+    table = Table("stratum", "pixels", "hectares", "share", "drawn", "probability")
+    total = sum(part.pixels for part in design.strata)
+    for part in design.strata:
+        cells = f"{part.pixels:,}", f"{part.hectares:,.1f}", f"{part.pixels / total:.2%}", f"{part.drawn:,}"
+        table.add_row(escape(part.name), *cells, f"{part.inclusion_probability:.2g}")
+    table.add_section()
+    hectares = sum(part.hectares for part in design.strata)
+    table.add_row("all", f"{total:,}", f"{hectares:,.1f}", "", f"{len(design.units):,}", "")
+    return table
+
+
+def area_table(estimate: Estimate, design: Design) -> Table:
+    """Areas and accuracies of the classes, each with the half width of its interval."""
+    title = f"region {escape(estimate.region)}" if estimate.region else None
+    level = f"{estimate.level:g}"
+    columns = ("class", "mapped (ha)", "estimated (ha)", f"{level} interval", "share", "user's", "producer's", "points")
+    table = Table(*columns, title=title)
+    whole = not estimate.region
+    for entry, known, points in zip(estimate.classes, design.classes, estimate.units_true, strict=True):
+        table.add_row(
+            escape(entry.name),
+            f"{known.hectares:,.0f}" if whole else "",
+            f"{entry.hectares.value:,.0f}",
+            f"{entry.hectares.low:,.0f} to {entry.hectares.high:,.0f}",
+            *(_percent(value, estimate.level) for value in (entry.share, entry.user, entry.producer)),
+            f"{points:,}",
+        )
+    table.caption = f"overall accuracy {_percent(estimate.overall, estimate.level)}, {estimate.units:,} points"
+    return table
+
+
+def confusion_table(estimate: Estimate) -> Table:
+    """Shares of the area in percent: what was mapped along rows, what it is along columns."""
+    table = Table("mapped \\ true (%)", *(escape(entry.name) for entry in estimate.classes), "sum")
+    for entry, row in zip(estimate.classes, estimate.confusion, strict=True):
+        table.add_row(escape(entry.name), *(f"{100 * share:.2f}" for share in (*row, sum(row))))
+    return table
+
+
+def _percent(value: Value, level: float) -> str:
+    if isnan(value.value):
+        return "-"
+    return f"{100 * value.value:.1f} ± {100 * margin(value, level):.1f} %"
+
+
+def margin(value: Value, level: float) -> float:
+    """Half the width of an interval before it is cut."""
+    from statistics import NormalDist
+
+    return NormalDist().inv_cdf(0.5 + level / 2) * value.se
+
+
+def write_estimates(out: Path, estimates: Sequence[Estimate], answers: Answers) -> list[Path]:
+    """Write ``estimate.json``, ``areas.csv``, ``confusion.csv`` and ``areas.png`` into a folder."""
+    design = answers.design
+    record = {
+        "estimator": SOURCES[answers.observed.corrected],
+        "map": design.map.model_dump(),
+        "strata": [part.model_dump() for part in design.strata],
+        "strata_from": design.strata_from and design.strata_from.model_dump(),
+        "seed": design.seed,
+        "unanswered_dropped": answers.dropped,
+        "estimates": [_plain(asdict(each)) for each in estimates],
+    }
+    texts = {
+        "estimate.json": json.dumps(record, indent=1, ensure_ascii=False),
+        "areas.csv": _csv(_area_rows(estimates)),
+        "confusion.csv": _csv(_confusion_rows(estimates)),
+    }
+    for name, text in texts.items():
+        write_whole(out / name, text)
+    draw_areas(out / "areas.png", estimates[0], design)
+    return [out / name for name in (*texts, "areas.png")]
+
+
+def _plain(value: Any) -> Any:
+    """NaN, what does not exist, becomes null."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and isnan(value) else value
+
+
+def _area_rows(estimates: Sequence[Estimate]) -> list[list[Any]]:
+    kinds = ("hectares", "share", "user", "producer")
+    parts = ("value", "se", "low", "high")
+    rows: list[list[Any]] = [["region", "class", *(f"{kind}_{part}" for kind in kinds for part in parts)]]
+    for each in estimates:
+        for entry in each.classes:
+            numbers = [getattr(getattr(entry, kind), part) for kind in kinds for part in parts]
+            rows.append([each.region, entry.name, *_plain(numbers)])
+    return rows
+
+
+def _confusion_rows(estimates: Sequence[Estimate]) -> list[list[Any]]:
+    rows: list[list[Any]] = [["region", "mapped", *(entry.name for entry in estimates[0].classes)]]
+    for each in estimates:
+        rows += [[each.region, c.name, *_plain(row)] for c, row in zip(each.classes, each.confusion, strict=True)]
+    return rows
+
+
+def _csv(rows: Sequence[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def draw_areas(path: Path, estimate: Estimate, design: Design) -> None:
+    """Bars of estimated areas with their intervals, and what the map shows as marks."""
+    from matplotlib.figure import Figure
+
+    names = [entry.name for entry in estimate.classes]
+    areas = [entry.hectares for entry in estimate.classes]
+    values = [area.value for area in areas]
+    errors = [[a.value - a.low for a in areas], [a.high - a.value for a in areas]]
+    figure = Figure(figsize=(7, 1.2 + 0.4 * len(names)), dpi=140, layout="constrained")
+    axis = figure.subplots()
+    rows = range(len(names))
+    axis.barh(rows, values, xerr=errors, color="#8fb4a4", ecolor="black", capsize=3, label="estimated")
+    axis.plot([entry.hectares for entry in design.classes], rows, "d", color="#b3541e", label="counted on the map")
+    axis.set_yticks(rows, names, parse_math=False)
+    axis.invert_yaxis()
+    axis.set(xlabel="hectares", xlim=(0, None), title=f"Areas with {estimate.level:.0%} intervals")
+    axis.xaxis.set_major_formatter("{x:,.0f}")
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    unfinished = path.with_name(path.name + ".part")
+    figure.savefig(unfinished, format="png")
+    unfinished.replace(path)
