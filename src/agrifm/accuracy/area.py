@@ -16,7 +16,7 @@ Sensing 35, 4923-4939.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from math import sqrt
 from statistics import NormalDist
 
@@ -25,16 +25,17 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Value:
-    """An estimate with its standard error and confidence interval; all NaN where it does not exist."""
+    """An estimate with standard error, half width and limits of its interval; all NaN where it does not exist."""
 
     value: float
     se: float
+    margin: float
     low: float
     high: float
 
     def times(self, factor: float) -> Value:
         """The same in another unit."""
-        return Value(*(factor * x for x in (self.value, self.se, self.low, self.high)))
+        return Value(*(factor * x for x in astuple(self)))
 
 
 @dataclass(frozen=True)
@@ -123,14 +124,15 @@ def estimate(
 ) -> Estimate:
     """Estimate accuracy and areas of everything, or of the region whose units are ``inside (n)``.
 
-    Intervals are those of the normal distribution, cut where no share can lie: below 0 and above 1.
+    Intervals are those of the normal distribution; their limits are cut where no share can lie, below 0 and above 1.
     """
     domain = np.ones(len(observed.stratum), bool) if inside is None else inside
     z = NormalDist().inv_cdf(0.5 + level / 2)
 
     def value(part: np.ndarray, whole: np.ndarray) -> Value:
         found, se = observed.ratio((part & domain).astype(float), whole.astype(float))
-        return Value(found, se, *(float(np.clip(found + sign * z * se, 0, 1)) for sign in (-1, 1)))
+        low, high = np.clip((found - z * se, found + z * se), 0, 1).tolist()
+        return Value(found, se, z * se, low, high)
 
     mapped = [observed.mapped == i for i in range(len(names))]
     true = [observed.reference == i for i in range(len(names))]

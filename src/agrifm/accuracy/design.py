@@ -122,15 +122,16 @@ class Design(_Record):
             raise no_chance(path, f"units of a stratum or class {unknown[0]}, which has no size")
 
 
-def no_chance(where: object, found: str) -> InputError:
+AS_WRITTEN = (
+    "draw one with 'agrifm area design MAP SAMPLE', and keep SAMPLE.design.json beside it as it was written: "
+    "points picked by hand say nothing about the area that nobody looked at."
+)
+
+
+def no_chance(where: object, found: str, repair: str = AS_WRITTEN) -> InputError:
     """The error of a sample whose chances are not known."""
-    return InputError(
-        where,
-        found=found,
-        expected="a sample drawn by chance, with the size of every stratum and every unit's probability",
-        repair="draw one with 'agrifm area design MAP SAMPLE', and keep SAMPLE.design.json beside it as it was "
-        "written: points picked by hand say nothing about the area that nobody looked at.",
-    )
+    expected = "a sample drawn by chance, with the size of every stratum and every unit's probability"
+    return InputError(where, found=found, expected=expected, repair=repair)
 
 
 def sample_size(pixels: Sequence[int], accuracies: Sequence[float], target: float) -> int:

@@ -112,7 +112,8 @@ def _units(population: Population, strata: Sequence[MapClass], drawn: Sequence[i
     rng = np.random.default_rng(seed)
     pairs = list(zip(strata, drawn, strict=True))
     ranks = [np.sort(rng.choice(part.pixels, n, replace=False, shuffle=False)) for part, n in pairs]
-    seen, found = [0] * len(strata), []
+    seen = [0] * len(strata)
+    found: list[list[np.ndarray]] = [[] for _ in strata]
     for top, mapped, stratum, _, inside in population.strips():
         for i, part in enumerate(strata):
             places = np.flatnonzero((stratum == part.code) & inside)
@@ -120,8 +121,9 @@ def _units(population: Population, strata: Sequence[MapClass], drawn: Sequence[i
             row, column = np.divmod(places[ranks[i][first:last] - seen[i]], mapped.shape[1])
             seen[i] += len(places)
             codes = np.full(len(row), part.code)
-            found.append(np.stack([row + top, column, codes, mapped[row, column].astype(np.int64)]))
-    row, column, codes, classes = np.concatenate(found, axis=1)[:, rng.permutation(sum(drawn))]
+            found[i].append(np.stack([row + top, column, codes, mapped[row, column].astype(np.int64)]))
+    ordered = np.concatenate([array for arrays in found for array in arrays], axis=1)
+    row, column, codes, classes = ordered[:, rng.permutation(sum(drawn))]
     x, y = population.file.transform @ (column + 0.5, row + 0.5)
     numbers = (array.tolist() for array in (codes, classes, x, y, population.hectares(row, column)))
     return tuple(

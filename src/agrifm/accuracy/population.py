@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -116,10 +117,15 @@ class Population:
         """Area of pixels on the ground, whatever the CRS: between their corners on an equal-area projection."""
         across, down = np.array([0, 0, 1, 1]), np.array([0, 1, 1, 0])
         x, y = self.file.transform @ (column[..., None] + across, row[..., None] + down)
-        x, y = Transformer.from_crs(self.file.crs.to_wkt(), EQUAL_AREA, always_xy=True).transform(x, y)
+        x, y = _to_equal_area(self.file.crs.to_wkt()).transform(x, y)
         x, y = x - x[..., :1], y - y[..., :1]
         x = x - WORLD * np.round(x / WORLD)  # across the 180th meridian
         return np.abs((x * np.roll(y, -1, -1) - y * np.roll(x, -1, -1)).sum(-1)) / 2e4
+
+
+@lru_cache(maxsize=8)
+def _to_equal_area(crs: str) -> Transformer:
+    return Transformer.from_crs(crs, EQUAL_AREA, always_xy=True)
 
 
 def _add(sizes: Sizes, codes: np.ndarray, inside: np.ndarray, starts: np.ndarray, areas: np.ndarray, name: str) -> None:

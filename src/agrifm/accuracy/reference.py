@@ -13,8 +13,8 @@ import pandas
 import shapely
 from pyogrio.errors import DataSourceError
 
-from agrifm.accuracy.area import Observed
-from agrifm.accuracy.design import Design, no_chance
+from agrifm.accuracy.area import Estimate, Observed, estimate
+from agrifm.accuracy.design import Design, Unit, no_chance
 from agrifm.errors import InputError, nearest
 
 SHOWN = 5  # of many in a message
@@ -57,9 +57,17 @@ def read_answers(path: Path, *, drop_unanswered: bool = False) -> Answers:
     dropped = _unanswered(path, design, answered, drop_unanswered)
     reference = _classes(path, design, text[answered])
     units = [unit for unit, there in zip(design.units, answered, strict=True) if there]
+    observed = observe(design, units, reference)
+    _check_counts(path, design, observed)
+    points = np.array([(unit.x, unit.y) for unit in units])
+    return Answers(design, observed, rows[answered].reset_index(drop=True), points, dropped)
+
+
+def observe(design: Design, units: Sequence[Unit], reference: np.ndarray) -> Observed:
+    """What was seen at units of a design; ``reference (n)`` are positions in its classes."""
     stratum = {part.code: i for i, part in enumerate(design.strata)}
     mapped = {entry.code: i for i, entry in enumerate(design.classes)}
-    observed = Observed(
+    return Observed(
         np.array([stratum[unit.stratum] for unit in units]),
         np.array([mapped[unit.map_class] for unit in units]),
         reference,
@@ -68,9 +76,6 @@ def read_answers(path: Path, *, drop_unanswered: bool = False) -> Answers:
         np.array([part.hectares for part in design.strata]),
         design.strata_from is not None,
     )
-    _check_counts(path, design, observed)
-    points = np.array([(unit.x, unit.y) for unit in units])
-    return Answers(design, observed, rows[answered].reset_index(drop=True), points, dropped)
 
 
 def _rows(path: Path, design: Design) -> pandas.DataFrame:
@@ -93,7 +98,11 @@ def _rows(path: Path, design: Design) -> pandas.DataFrame:
     }
     found = [f"{len(which)} {how} ({_some(which)})" for how, which in wrong.items() if which]
     if found:
-        raise no_chance(f"{path}: sample_id", f"rows that are not the sample drawn: {'; '.join(found)}")
+        raise no_chance(
+            f"{path}: sample_id",
+            f"rows that are not the sample drawn: {'; '.join(found)}",
+            "restore the rows as they were drawn, with an empty reference where nothing could be told.",
+        )
     return frame.set_index(pandas.Index(ids)).loc[drawn].reset_index(drop=True)
 
 
@@ -168,6 +177,22 @@ def _check_counts(path: Path, design: Design, observed: Observed) -> None:
 def _some(names: Sequence[object]) -> str:
     """The first few of many."""
     return ", ".join(map(str, names[:SHOWN])) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def estimates(
+    answers: Answers, level: float = 0.95, column: str | None = None, outlines: Path | None = None
+) -> list[Estimate]:
+    """Estimate everything and, where a column names them, every region, sorted by name.
+
+    Raises:
+        InputError: as ``regions`` does.
+    """
+    names = [entry.name for entry in answers.design.classes]
+    found = [estimate(answers.observed, names, level)]
+    if column is not None:
+        where = regions(answers, column, outlines)
+        found += [estimate(answers.observed, names, level, one, where == one) for one in sorted({*where} - {""})]
+    return found
 
 
 def regions(answers: Answers, column: str, outlines: Path | None) -> np.ndarray:

@@ -11,6 +11,8 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -19,6 +21,7 @@ from agrifm.accuracy.design import Design
 from agrifm.accuracy.reference import Answers
 from agrifm.files import write_whole
 
+MOST_SHOWN = 8  # classes of a confusion matrix on the screen
 SOURCES = {
     False: "Olofsson et al. 2014, Remote Sensing of Environment 148, 42-57: the strata are the classes of the map",
     True: "Stehman 2014, International Journal of Remote Sensing 35, 4923-4939: the strata are not the map's classes",
@@ -27,10 +30,10 @@ SOURCES = {
 
 def design_table(design: Design) -> Table:
     """Strata with their sizes and the pixels drawn from each."""
-    table = Table("stratum", "pixels", "hectares", "share", "drawn", "probability")
+    table = _table("stratum", "pixels", "hectares", "share, %", "drawn", "probability")
     total = sum(part.pixels for part in design.strata)
     for part in design.strata:
-        cells = f"{part.pixels:,}", f"{part.hectares:,.1f}", f"{part.pixels / total:.2%}", f"{part.drawn:,}"
+        cells = f"{part.pixels:,}", f"{part.hectares:,.1f}", f"{100 * part.pixels / total:.2f}", f"{part.drawn:,}"
         table.add_row(escape(part.name), *cells, f"{part.inclusion_probability:.2g}")
     table.add_section()
     hectares = sum(part.hectares for part in design.strata)
@@ -39,44 +42,78 @@ def design_table(design: Design) -> Table:
 
 
 def area_table(estimate: Estimate, design: Design) -> Table:
-    """Areas and accuracies of the classes, each with the half width of its interval."""
-    title = f"region {escape(estimate.region)}" if estimate.region else None
-    level = f"{estimate.level:g}"
-    columns = ("class", "mapped (ha)", "estimated (ha)", f"{level} interval", "share", "user's", "producer's", "points")
-    table = Table(*columns, title=title)
-    whole = not estimate.region
-    for entry, known, points in zip(estimate.classes, design.classes, estimate.units_true, strict=True):
-        table.add_row(
-            escape(entry.name),
-            f"{known.hectares:,.0f}" if whole else "",
-            f"{entry.hectares.value:,.0f}",
-            f"{entry.hectares.low:,.0f} to {entry.hectares.high:,.0f}",
-            *(_percent(value, estimate.level) for value in (entry.share, entry.user, entry.producer)),
-            f"{points:,}",
-        )
-    table.caption = f"overall accuracy {_percent(estimate.overall, estimate.level)}, {estimate.units:,} points"
+    """Areas and shares of the classes with the half widths of their intervals; beside them what the map shows."""
+    known = {} if estimate.region else {entry.name: entry.hectares for entry in design.classes}
+    digits = 0 if sum(entry.hectares.value for entry in estimate.classes) >= 1000 else 1
+    table = _table("class", *(("map, ha",) if known else ()), "area, ha", "share, %", "points")
+    for entry, points in zip(estimate.classes, estimate.units_true, strict=True):
+        mapped = (f"{known[entry.name]:,.{digits}f}",) if known else ()
+        share = _shown(entry.share.times(100), 1)
+        table.add_row(escape(entry.name), *mapped, _shown(entry.hectares, digits), share, f"{points:,}")
+    table.title = f"region {escape(estimate.region)}" if estimate.region else None
+    overall = _shown(estimate.overall.times(100), 1)
+    table.caption = f"overall accuracy {overall} %; {estimate.units:,} points"
+    return table
+
+
+def accuracy_table(estimate: Estimate) -> Table:
+    """User's and producer's accuracy of the classes, and how many points were mapped and found as them."""
+    table = _table("class", "user's, %", "producer's, %", "points mapped", "true")
+    for entry, *counts in zip(estimate.classes, estimate.units_mapped, estimate.units_true, strict=True):
+        accuracies = (_shown(value.times(100), 1) for value in (entry.user, entry.producer))
+        table.add_row(escape(entry.name), *accuracies, *(f"{count:,}" for count in counts))
     return table
 
 
 def confusion_table(estimate: Estimate) -> Table:
     """Shares of the area in percent: what was mapped along rows, what it is along columns."""
-    table = Table("mapped \\ true (%)", *(escape(entry.name) for entry in estimate.classes), "sum")
+    table = _table("mapped \\ true, %", *(escape(entry.name) for entry in estimate.classes), "sum")
     for entry, row in zip(estimate.classes, estimate.confusion, strict=True):
         table.add_row(escape(entry.name), *(f"{100 * share:.2f}" for share in (*row, sum(row))))
     return table
 
 
-def _percent(value: Value, level: float) -> str:
-    if isnan(value.value):
-        return "-"
-    return f"{100 * value.value:.1f} ± {100 * margin(value, level):.1f} %"
+def _table(first: str, *numbers: str) -> Table:
+    table = Table(first, box=SIMPLE_HEAD)
+    for name in numbers:
+        table.add_column(name, justify="right")
+    return table
 
 
-def margin(value: Value, level: float) -> float:
-    """Half the width of an interval before it is cut."""
-    from statistics import NormalDist
+def _shown(value: Value, digits: int) -> str:
+    return "-" if isnan(value.value) else f"{value.value:,.{digits}f} ± {value.margin:,.{digits}f}"
 
-    return NormalDist().inv_cdf(0.5 + level / 2) * value.se
+
+def show(console: Console, estimates: Sequence[Estimate], answers: Answers) -> None:
+    """Print everything, and what the reader must know to judge it."""
+    whole, *parts = estimates
+    for each in estimates:
+        console.print(area_table(each, answers.design))
+    console.print(accuracy_table(whole))
+    if len(whole.classes) <= MOST_SHOWN:
+        console.print(confusion_table(whole))
+    lines = [f"intervals of {whole.level * 100:g} %", f"estimator: {SOURCES[answers.observed.corrected]}"]
+    if parts and (lost := whole.units - sum(part.units for part in parts)):
+        lines.append(f"{lost:,} points lie in no region")
+    if empty := _certain(estimates):
+        lines.append(f"± 0 where all points of a stratum agreed, which is no certainty: {', '.join(empty)}")
+    if answers.dropped:
+        counts = ", ".join(f"{count} of {name}" for name, count in answers.dropped.items())
+        lines.append(
+            f"left out without a reference: {counts}. This assumes that within a stratum they do not differ from the "
+            "others."
+        )
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _certain(estimates: Sequence[Estimate]) -> list[str]:
+    return [
+        f"{entry.name}{f' in {each.region}' if each.region else ''}"
+        for each in estimates
+        for entry in each.classes
+        if entry.hectares.se == 0
+    ]
 
 
 def write_estimates(out: Path, estimates: Sequence[Estimate], answers: Answers) -> list[Path]:
@@ -84,10 +121,7 @@ def write_estimates(out: Path, estimates: Sequence[Estimate], answers: Answers) 
     design = answers.design
     record = {
         "estimator": SOURCES[answers.observed.corrected],
-        "map": design.map.model_dump(),
-        "strata": [part.model_dump() for part in design.strata],
-        "strata_from": design.strata_from and design.strata_from.model_dump(),
-        "seed": design.seed,
+        "design": design.model_dump(exclude={"units"}),
         "unanswered_dropped": answers.dropped,
         "estimates": [_plain(asdict(each)) for each in estimates],
     }
@@ -113,7 +147,7 @@ def _plain(value: Any) -> Any:
 
 def _area_rows(estimates: Sequence[Estimate]) -> list[list[Any]]:
     kinds = ("hectares", "share", "user", "producer")
-    parts = ("value", "se", "low", "high")
+    parts = ("value", "se", "margin", "low", "high")
     rows: list[list[Any]] = [["region", "class", *(f"{kind}_{part}" for kind in kinds for part in parts)]]
     for each in estimates:
         for entry in each.classes:
@@ -150,7 +184,7 @@ def draw_areas(path: Path, estimate: Estimate, design: Design) -> None:
     axis.plot([entry.hectares for entry in design.classes], rows, "d", color="#b3541e", label="counted on the map")
     axis.set_yticks(rows, names, parse_math=False)
     axis.invert_yaxis()
-    axis.set(xlabel="hectares", xlim=(0, None), title=f"Areas with {estimate.level:.0%} intervals")
+    axis.set(xlabel="hectares", xlim=(0, None), title=f"Areas with {estimate.level * 100:g} % intervals")
     axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)

@@ -68,34 +68,13 @@ def estimate(
     ] = False,
 ) -> None:
     """Estimate accuracies and class areas, with confidence intervals, from an interpreted sample."""
-    from agrifm.accuracy import tables
-    from agrifm.accuracy.area import estimate as estimated
-    from agrifm.accuracy.reference import read_answers
-    from agrifm.accuracy.reference import regions as regions_of
+    from agrifm.accuracy.reference import estimates, read_answers
+    from agrifm.accuracy.tables import show, write_estimates
 
     if regions is not None and by is None:
         raise typer.BadParameter("name the column of the regions with --by COLUMN", param_hint="--regions")
     answers = read_answers(sample, drop_unanswered=drop_unanswered)
-    names = [entry.name for entry in answers.design.classes]
-    found = [estimated(answers.observed, names, level)]
-    if by is not None:
-        where = regions_of(answers, by, regions)
-        found += [
-            estimated(answers.observed, names, level, str(one), where == one) for one in sorted(set(where) - {""})
-        ]
-        if lost := int((where == "").sum()):
-            console.print(f"{lost:,} points lie in no region", highlight=False)
-    for each in found:
-        console.print(tables.area_table(each, answers.design))
-    console.print(tables.confusion_table(found[0]))
-    console.print(f"estimator: {tables.SOURCES[answers.observed.corrected]}", highlight=False, soft_wrap=True)
-    if answers.dropped:
-        counts = ", ".join(f"{name} {count}" for name, count in answers.dropped.items())
-        console.print(
-            f"[bold]left out without a reference[/]: {plain(counts)}. This assumes that within each stratum "
-            "they do not differ from the others.",
-            highlight=False,
-            soft_wrap=True,
-        )
-    for path in tables.write_estimates(out or sample.with_name(f"{sample.stem}_estimate"), found, answers):
+    found = estimates(answers, level, by, regions)
+    show(console, found, answers)
+    for path in write_estimates(out or sample.with_name(f"{sample.stem}_estimate"), found, answers):
         console.print(f"written: {plain(str(path))}", highlight=False, soft_wrap=True)
