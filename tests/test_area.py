@@ -405,7 +405,7 @@ def test_the_commands_lead_from_a_map_to_a_table(world, tmp_path):
     rows = list(csv.DictReader((out / "areas.csv").open()))
     assert len(rows) == 12
     assert sum(float(each["share_value"]) for each in rows[:4]) == pytest.approx(1)
-    shares = [[float(each[str(k)]) for k in range(4)] for each in csv.DictReader((out / "confusion.csv").open())]
+    shares = [[float(each[f"true_{k}"]) for k in range(4)] for each in csv.DictReader((out / "confusion.csv").open())]
     assert np.sum(shares[:4]) == pytest.approx(1)
     assert Image.open(out / "areas.png").size[0] > 600
     agrifm("area", "estimate", sample, "--regions", path, code=2)

@@ -229,6 +229,8 @@ def test_names_from_an_attribute_table_and_numbers_without_one(tmp_path):
     design, _ = draw(path, Plan(size=3, floor=2))
     assert [(entry.name, entry.pixels) for entry in design.classes] == [("a", 1), ("c", 3), ("b", 0)]
     assert [(part.name, part.drawn) for part in design.strata] == [("a", 1), ("c", 2)]
+    (tmp_path / "map.tif.aux.xml").write_text(Legend(("a", "b", "A"), ("#000000",) * 3).attribute_table())
+    assert [entry.name for entry in draw(path, Plan(size=3, floor=2))[0].classes] == ["a (0)", "A (2)", "b"]
 
 
 def test_rasters_that_are_no_maps_of_classes_are_refused(tmp_path):

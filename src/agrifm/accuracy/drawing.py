@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from agrifm.accuracy.design import (
     expected_accuracies,
     sample_size,
 )
-from agrifm.accuracy.population import Census, Population, class_names
+from agrifm.accuracy.population import Census, Population, Sizes, class_names
 from agrifm.errors import InputError
 from agrifm.files import sha256, write_whole
 
@@ -76,9 +77,16 @@ def draw(path: Path, plan: Plan = Plan(), strata: Path | None = None) -> tuple[D
     return design, census
 
 
-def _described(sizes: Mapping[int, tuple[int, float]], names: Mapping[int, str]) -> tuple[MapClass, ...]:
+def _described(sizes: Sizes, names: Mapping[int, str]) -> tuple[MapClass, ...]:
+    """Codes with their names, which are made different where they are not."""
+    twice = {name for name, count in Counter(map(str.casefold, names.values())).items() if count > 1}
+
+    def named(code: int) -> str:
+        name = names.get(code, str(code))
+        return f"{name} ({code})" if name.casefold() in twice else name
+
     return tuple(
-        MapClass(code=code, name=names.get(code, str(code)), pixels=pixels, hectares=hectares)
+        MapClass(code=code, name=named(code), pixels=pixels, hectares=hectares)
         for code, (pixels, hectares) in sizes.items()
     )
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from math import isnan
 from pathlib import Path
-from typing import Any
 
+import pandas
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -118,55 +116,29 @@ def _certain(estimates: Sequence[Estimate]) -> list[str]:
 
 def write_estimates(out: Path, estimates: Sequence[Estimate], answers: Answers) -> list[Path]:
     """Write ``estimate.json``, ``areas.csv``, ``confusion.csv`` and ``areas.png`` into a folder."""
-    design = answers.design
     record = {
         "estimator": SOURCES[answers.observed.corrected],
-        "design": design.model_dump(exclude={"units"}),
+        "design": answers.design.model_dump(exclude={"units"}),
         "unanswered_dropped": answers.dropped,
-        "estimates": [_plain(asdict(each)) for each in estimates],
+        "estimates": [asdict(each) for each in estimates],
     }
+    plain = json.loads(json.dumps(record), parse_constant=lambda _: None)  # what does not exist is null
+    areas = [{"region": each.region, **asdict(entry)} for each in estimates for entry in each.classes]
+    shares = [
+        {"region": each.region, "mapped": entry.name}
+        | {f"true_{c.name}": x for c, x in zip(each.classes, row, strict=True)}
+        for each in estimates
+        for entry, row in zip(each.classes, each.confusion, strict=True)
+    ]
     texts = {
-        "estimate.json": json.dumps(record, indent=1, ensure_ascii=False),
-        "areas.csv": _csv(_area_rows(estimates)),
-        "confusion.csv": _csv(_confusion_rows(estimates)),
+        "estimate.json": json.dumps(plain, indent=1, ensure_ascii=False),
+        "areas.csv": pandas.json_normalize(areas, sep="_").to_csv(index=False),
+        "confusion.csv": pandas.DataFrame(shares).to_csv(index=False),
     }
     for name, text in texts.items():
         write_whole(out / name, text)
-    draw_areas(out / "areas.png", estimates[0], design)
+    draw_areas(out / "areas.png", estimates[0], answers.design)
     return [out / name for name in (*texts, "areas.png")]
-
-
-def _plain(value: Any) -> Any:
-    """NaN, what does not exist, becomes null."""
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return None if isinstance(value, float) and isnan(value) else value
-
-
-def _area_rows(estimates: Sequence[Estimate]) -> list[list[Any]]:
-    kinds = ("hectares", "share", "user", "producer")
-    parts = ("value", "se", "margin", "low", "high")
-    rows: list[list[Any]] = [["region", "class", *(f"{kind}_{part}" for kind in kinds for part in parts)]]
-    for each in estimates:
-        for entry in each.classes:
-            numbers = [getattr(getattr(entry, kind), part) for kind in kinds for part in parts]
-            rows.append([each.region, entry.name, *_plain(numbers)])
-    return rows
-
-
-def _confusion_rows(estimates: Sequence[Estimate]) -> list[list[Any]]:
-    rows: list[list[Any]] = [["region", "mapped", *(entry.name for entry in estimates[0].classes)]]
-    for each in estimates:
-        rows += [[each.region, c.name, *_plain(row)] for c, row in zip(each.classes, each.confusion, strict=True)]
-    return rows
-
-
-def _csv(rows: Sequence[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 def draw_areas(path: Path, estimate: Estimate, design: Design) -> None:
