@@ -91,6 +91,10 @@ def show(console: Console, estimates: Sequence[Estimate], answers: Answers) -> N
     if len(whole.classes) <= MOST_SHOWN:
         console.print(confusion_table(whole))
     lines = [f"intervals of {whole.level * 100:g} %", f"estimator: {SOURCES[answers.observed.corrected]}"]
+    if parts:
+        lines.append(
+            "regions add up to the whole; where a region's area is known, its share times that is more precise"
+        )
     if parts and (lost := whole.units - sum(part.units for part in parts)):
         lines.append(f"{lost:,} points lie in no region")
     if empty := _certain(estimates):
