@@ -246,7 +246,7 @@ def test_answers_come_back_as_spreadsheets_write_them(sampled):
     for changed, more in (
         (shuffled, {"sep": ";", "encoding": "utf-8-sig"}),
         (numbers, {}),
-        (table.reference.map(NAMES.index).to_frame().assign(sample_id=table.sample_id, x=table.x * 0), {}),
+        (table[["reference", "design", "sample_id"]].assign(x=table.x * 0), {}),
     ):
         again = read_answers(rewrite(sample, changed, **more)).observed
         np.testing.assert_array_equal(again.reference, first.reference)
@@ -269,6 +269,8 @@ def test_samples_not_drawn_by_chance_are_refused(sampled):
     for changed, message in rows:
         with pytest.raises(InputError, match=message):
             read_answers(rewrite(sample, changed))
+    with pytest.raises(InputError, match=r"rows of another draw \(d0; the design beside it is d\w{8}\)"):
+        read_answers(rewrite(sample, table.assign(design="d0")))
     rewrite(sample, table)
     path = Design.beside(sample)
     good = json.loads(path.read_text())

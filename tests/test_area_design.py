@@ -191,7 +191,7 @@ def test_samples_are_written_for_interpreters(our_map, tmp_path):
         assert [path.name for path in files] == [name.split("/")[-1], name.split("/")[-1] + ".design.json"]
         assert Design.load(files[0]) == design
     table = pandas.read_csv(tmp_path / "sample.csv", keep_default_na=False)
-    assert list(table) == ["sample_id", "lon", "lat", "x", "y", "reference"]
+    assert list(table) == ["sample_id", "lon", "lat", "x", "y", "design", "reference"]
     assert (table.reference == "").all()
     points = geopandas.read_file(tmp_path / "deep/sample.gpkg")
     assert points.crs.to_epsg() == 32631

@@ -6,6 +6,7 @@ of Environment 148, 42-57.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from math import ceil, isclose
@@ -83,6 +84,12 @@ class Design(_Record):
     classes: tuple[MapClass, ...]
     strata: tuple[Stratum, ...]
     units: tuple[Unit, ...]
+
+    @property
+    def key(self) -> str:
+        """Stands in every row of the sample, so that two draws are never mixed."""
+        places = repr([(unit.id, unit.x, unit.y) for unit in self.units])
+        return f"d{hashlib.sha256(places.encode()).hexdigest()[:8]}"
 
     @staticmethod
     def beside(sample: Path) -> Path:

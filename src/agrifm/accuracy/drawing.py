@@ -206,5 +206,5 @@ def _frame(design: Design, open_book: bool) -> geopandas.GeoDataFrame:
             "inclusion_probability": [stratum.inclusion_probability for stratum in own],
             "weight": [1 / stratum.inclusion_probability for stratum in own],
         }
-    columns["reference"] = [""] * len(x)
+    columns |= {"design": [design.key] * len(x), "reference": [""] * len(x)}
     return geopandas.GeoDataFrame(columns, geometry=geopandas.points_from_xy(x, y), crs=design.crs)

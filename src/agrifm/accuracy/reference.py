@@ -81,7 +81,7 @@ def observe(design: Design, units: Sequence[Unit], reference: np.ndarray) -> Obs
 def _rows(path: Path, design: Design) -> pandas.DataFrame:
     """The rows in the order of the units, as text; none may be missing or new."""
     frame = _table(path)
-    for column in ("sample_id", "reference"):
+    for column in ("sample_id", "design", "reference"):
         if column not in frame:
             raise InputError(
                 f"{path}: {column}",
@@ -96,6 +96,12 @@ def _rows(path: Path, design: Design) -> pandas.DataFrame:
         "not drawn": sorted(set(ids) - set(drawn)),
         "twice": [each for each, count in Counter(ids).items() if count > 1],
     }
+    if other := sorted({*frame["design"]} - {design.key}):
+        raise no_chance(
+            f"{path}: design",
+            f"rows of another draw ({_some(other)}; the design beside it is {design.key})",
+            "put the design beside it that was written with it.",
+        )
     found = [f"{len(which)} {how} ({_some(which)})" for how, which in wrong.items() if which]
     if found:
         raise no_chance(
