@@ -41,15 +41,16 @@ def calibrate(
         console.print(f"too few samples, so with the threshold of all classes: {lacking}", highlight=False)
     if split == "val":
         console.print("val chose the epoch too, so its own figures flatter: believe those of test", highlight=False)
-    console.print(f"written to {out}, numbers and diagram beside it\nnext: agrifm map {out} SCENE OUT.tif --sets")
+    console.print(f"written to {out}, numbers and diagram beside it", highlight=False)
+    console.print(f"next: agrifm map {out} SCENE OUT.tif --confidence --sets", highlight=False)
 
 
 def show(splits: dict[str, dict[str, Any]]) -> None:
     """Print what calibration did on each split."""
-    table = Table("split", "pixels", "accuracy", "ECE", "adaptive", "Brier", "NLL", "covered", "per chip", "set size")
+    table = Table("split", "chips", "aAcc", "ECE", "NLL", "covered", "set size")
     for name, values in splits.items():
         before, after, sets = values["before"], values["after"], values["sets"]
-        moved = (f"{before[key]:.3f} to {after[key]:.3f}" for key in ("ECE", "adaptive_ECE", "Brier", "NLL"))
-        held = (f"{sets['pixels']:.1%}", f"{sets['chips']:.1%}", f"{sets['size']:.2f}")
-        table.add_row(plain(name), f"{values['pixels']:,}", f"{after['accuracy']:.3f}", *moved, *held)
+        moved = (f"{before[key]:.3f} → {after[key]:.3f}" for key in ("ECE", "NLL"))
+        row = (str(values["chips"]), f"{after['accuracy']:.3f}", *moved, f"{sets['chips']:.1%}", f"{sets['size']:.2f}")
+        table.add_row(plain(name), *row)
     console.print(table)
