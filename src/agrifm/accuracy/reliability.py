@@ -107,7 +107,7 @@ def draw(found: Mapping[str, tuple[Reliability, Reliability]], path: Path) -> No
     """Draw a reliability diagram for each split, before and after; the file appears whole."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3.6 * len(found), 3.9), layout="constrained")
+    figure = Figure(figsize=(3.6 * len(found), 4), layout="constrained")
     panels = figure.subplots(1, len(found), squeeze=False, sharey=True)[0]
     for axis, (split, pair) in zip(panels, found.items(), strict=True):
         axis.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--")
@@ -116,12 +116,13 @@ def draw(found: Mapping[str, tuple[Reliability, Reliability]], path: Path) -> No
             axis.plot(confidence, accuracy, color=color, linewidth=1)
             label = f"{name}: ECE {one.ECE:.3f}"
             axis.scatter(confidence, accuracy, 6 + 300 * share, color=color, alpha=0.75, linewidths=0, label=label)
-        axis.set(title=split, xlabel="probability of the chosen class", xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal")
-        legend = axis.legend(loc="upper left", fontsize=8, frameon=False)
+        axis.set(title=Path(split).name, xlabel="probability of the chosen class", xlim=(0, 1.02), ylim=(0, 1.02))
+        legend = axis.legend(
+            loc="upper left", fontsize=8, frameon=False, title="area: share of pixels", title_fontsize=8
+        )
         for handle in legend.legend_handles:
             handle.set_sizes([30])
     panels[0].set_ylabel("share of pixels that are right")
-    figure.supxlabel("areas of the dots: share of the pixels", fontsize=8)
     unfinished = path.with_name(path.name + ".part")
     figure.savefig(unfinished, format="png", dpi=140)
     unfinished.replace(path)
