@@ -1,4 +1,4 @@
-"""Verbs about trust: calibrate a checkpoint."""
+"""Verbs about trust: calibrate a checkpoint, report on a checkpoint or a map."""
 
 from __future__ import annotations
 
@@ -54,3 +54,15 @@ def show(splits: dict[str, dict[str, Any]]) -> None:
         row = (str(values["chips"]), f"{after['accuracy']:.3f}", *moved, f"{sets['chips']:.1%}", f"{sets['size']:.2f}")
         table.add_row(plain(name), *row)
     console.print(table)
+
+
+@app.command()
+def report(
+    source: Annotated[Path, typer.Argument(help="A checkpoint, or the GeoTIFF of a map.")],
+    out: Annotated[Path, typer.Argument(help="The report, an HTML file.")],
+) -> None:
+    """Write one HTML file: scores, curves, confusion matrix, class areas, pictures, provenance."""
+    from agrifm.accuracy.report import report as write
+
+    write(source, out)
+    console.print(f"written to {plain(str(out))}", highlight=False)

@@ -16,7 +16,7 @@ import rasterio
 
 from agrifm.checkpoint import library_versions
 from agrifm.errors import InputError
-from agrifm.files import write_whole
+from agrifm.files import sha256, write_whole
 from agrifm.maps.seams import Seams
 from agrifm.maps.tiles import Job
 from agrifm.scenes.document import scene_from_dict, scene_to_dict
@@ -92,12 +92,6 @@ def write_passport(
     path = Passport.beside(target)
     write_whole(path, json.dumps(values, indent=1))
     return Passport(values, path)
-
-
-def sha256(path: Path) -> str:
-    """Checksum of a whole file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprint(job: Job, models: Sequence[Path]) -> dict[str, Any]:
