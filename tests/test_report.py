@@ -123,7 +123,10 @@ def test_a_map_is_told_whole(tmp_path):
 def test_other_files_are_refused(run, tmp_path):
     with pytest.raises(InputError, match=r"end it in \.html"):
         report(run, tmp_path / "report.pdf")
-    (tmp_path / "a.txt").write_text("")
-    for name, found in (("a.txt", "neither a checkpoint nor a map"), ("b.tif", "no such file")):
+    for name in ("a.txt", "a.tif"):
+        (tmp_path / name).write_text("")
+    a_map(tmp_path / "map.tif", extras=("confidence",))
+    neither = dict.fromkeys(("a.txt", "a.tif", "map_confidence.tif"), "neither a checkpoint nor a map")
+    for name, found in {**neither, "b.tif": "no such file", "b.safetensors": "no such file"}.items():
         with pytest.raises(InputError, match=found):
             report(tmp_path / name, tmp_path / "report.html")

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import rasterio
 import yaml
-from rasterio.enums import Resampling
+from rasterio.enums import ColorInterp, Resampling
+from rasterio.errors import RasterioIOError
 
 from agrifm.accuracy.page import Html, folded, image, missing, note, page, section, table
 from agrifm.checkpoint import Checkpoint, describe
@@ -42,15 +43,25 @@ def report(source: Path, out: Path) -> None:
     if out.suffix.lower() not in (".html", ".htm"):
         raise InputError(out, found=f"the ending '{out.suffix}'", expected="an HTML file", repair="end it in .html.")
     kinds = {".safetensors": _model_page, ".tif": _map_page, ".tiff": _map_page}
-    if source.suffix.lower() not in kinds or not source.is_file():
+    readable = source.suffix.lower() == ".safetensors" or _of_classes(source)
+    if source.suffix.lower() not in kinds or not readable:
         raise InputError(
             source,
-            found="no such file" if not source.exists() else "neither a checkpoint nor a map",
+            found="neither a checkpoint nor a map of classes" if source.exists() else "no such file",
             expected="best.safetensors of a run, or OUT.tif of 'agrifm map'",
             repair="name one of them.",
         )
     title, parts = kinds[source.suffix.lower()](source)
     write_whole(out, page(title, parts))
+
+
+def _of_classes(path: Path) -> bool:
+    """Whether a file is a raster of classes with their colors."""
+    try:
+        with rasterio.open(path) as file:
+            return file.colorinterp[0] == ColorInterp.palette
+    except RasterioIOError:
+        return False
 
 
 def _model_page(path: Path) -> tuple[str, list[Html]]:
