@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import NewType
 
@@ -15,7 +15,8 @@ body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 62rem; mar
 h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #ccc }
 table { border-collapse: collapse; margin: .6rem 0; font-variant-numeric: tabular-nums }
 th, td { padding: .2rem .6rem; border-bottom: 1px solid #e5e5e5; text-align: right; vertical-align: top }
-th { border-bottom-color: #999 } th:first-child, td:first-child { text-align: left }
+th { border-bottom-color: #999 } th:first-child, td:first-child, .facts td { text-align: left; overflow-wrap: anywhere }
+.facts td:first-child { white-space: nowrap }
 img { max-width: 100%; border: 1px solid #ddd } pre { background: #f6f6f6; padding: .8rem; overflow-x: auto }
 caption, .note { color: #555; text-align: left } .missing { background: #fff4d6; padding: .5rem .8rem }
 .swatch { display: inline-block; width: .9em; height: .9em; border: 1px solid #888; margin-right: .4em }
@@ -74,6 +75,15 @@ def table(
         square = f'<span class="swatch" style="background: {escape(colors[i])}"></span>' if colors else ""
         lines.append(f"<tr><td>{square}{first}</td>{cells}</tr>")
     return Html("\n".join([*lines, "</table>"]))
+
+
+def facts(pairs: Iterable[tuple[str, object]]) -> Html:
+    """Names with what is said of them; a dictionary becomes one line."""
+    rows = []
+    for name, value in pairs:
+        text = ", ".join(f"{key} {part}" for key, part in value.items()) if isinstance(value, Mapping) else str(value)
+        rows.append(f"<tr><td>{escape(name)}</td><td>{escape(text)}</td></tr>")
+    return Html('<table class="facts">\n' + "\n".join(rows) + "\n</table>")
 
 
 def _shade(share: float) -> str:

@@ -16,7 +16,7 @@ import yaml
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import RasterioIOError
 
-from agrifm.accuracy.page import Html, folded, image, missing, note, page, section, table
+from agrifm.accuracy.page import Html, facts, folded, image, missing, note, page, section, table
 from agrifm.checkpoint import Checkpoint, describe
 from agrifm.errors import InputError
 from agrifm.files import sha256, write_whole
@@ -85,10 +85,12 @@ def _map_page(path: Path) -> tuple[str, list[Html]]:
 
 
 def _model(loaded: Checkpoint, path: Path) -> Iterator[Html]:
-    yield section("The model", table(("", ""), describe(loaded).items()))
+    yield section("The model", facts(describe(loaded).items()))
     found = sorted(path.parent.glob("scores_*/scores.json"))
     for scores in found:
-        yield section(f"Scores: {scores.parent.name.removeprefix('scores_')}", *_scores(json.loads(scores.read_text())))
+        source = note(f"From {scores}: of the checkpoint of this folder that was evaluated last.")
+        title = f"Scores: {scores.parent.name.removeprefix('scores_').replace('_', ', ')}"
+        yield section(title, *_scores(json.loads(scores.read_text())), source)
     if not found:
         lacks = missing("scores on ground the model never saw.", "agrifm", "evaluate", path, "--split", "test")
         yield section("Scores", lacks)
@@ -213,10 +215,10 @@ def _map_provenance(path: Path, passport: Passport | None) -> Html:
         return section("Where it comes from", lacks)
     values, layers = passport.values, passport.scene.layers
     images = [(layer.sensor.name, len(layer.frames), layer.days[0], layer.days[-1]) for layer in layers]
-    facts = [("model", f"{values['model']['name']}, {values['model']['path']}, sha256 {values['model']['sha256']}")]
-    facts += [("averaged with", f"{one['path']}, sha256 {one['sha256']}") for one in values.get("ensemble", ())]
-    facts += [(key, json.dumps(values[key])) for key in ("options", "seams", "machine", "versions")]
+    told = [("model", f"{values['model']['name']}, {values['model']['path']}, sha256 {values['model']['sha256']}")]
+    told += [("averaged with", f"{one['path']}, sha256 {one['sha256']}") for one in values.get("ensemble", ())]
+    told += [(key, values[key]) for key in ("options", "seams", "machine", "versions")]
     again = note(f"agrifm reproduce {passport.path} makes the map again and compares every file.")
     text = folded("the experiment in full", yaml.safe_dump(values["experiment"], sort_keys=False))
-    tables = table(("sensor", "images", "first", "last"), images), table(("", ""), facts)
+    tables = table(("sensor", "images", "first", "last"), images), facts(told)
     return section("Where it comes from", *tables, again, text)
