@@ -253,6 +253,10 @@ def test_ground_that_was_learned_or_is_tested_is_refused(farmer, farm, tmp_path)
     found, splits = calibrate_checkpoint(loaded, tmp_path / "c.safetensors", str(tmp_path / "list.txt"), 0.5)
     assert found.split == str(tmp_path / "list.txt")
     assert len(splits) == 4
+    words = ["calibrate", str(tmp_path / "c.safetensors"), "--flips", "--coverage", "0.5"]
+    again = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "d.safetensors")])
+    assert again.exit_code == 0, again.output
+    assert Checkpoint.load(tmp_path / "d.safetensors").flips
     out = CliRunner().invoke(app, ["calibrate", str(farmer), "--out", str(farmer)])
     assert isinstance(out.exception, InputError)
 

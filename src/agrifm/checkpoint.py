@@ -127,12 +127,13 @@ class Checkpoint:
                 expected="probabilities of the same kind as those it was calibrated on",
                 repair="calibrate again with these options: 'agrifm calibrate' keeps them in the file it writes.",
             )
-        found = [(path, Checkpoint.load(Path(path))) for path in others]
-        for path, other in found:
+        found = [Checkpoint.load(Path(path)) for path in others]
+        for path, other in zip(others, found, strict=True):
             _check_fit(self.experiment, other.experiment, path)
-        plain = (replace(part, calibration=None) for _, other in found for part in (other, *other.others))
-        members = tuple(replace(other, flips=False, others=()) for other in plain)
-        return replace(self, flips=self.flips or flips, others=(*self.others, *members))
+        parts = (part for other in found for part in (other, *other.others))
+        members = tuple(replace(part, calibration=None, flips=False, others=()) for part in parts)
+        flips = flips or any(one.flips for one in (self, *found))
+        return replace(self, flips=flips, others=(*self.others, *members))
 
 
 def _shares(weights: dict[str, Tensor], count: int) -> list[dict[str, Tensor]]:
@@ -149,23 +150,22 @@ def _shares(weights: dict[str, Tensor], count: int) -> list[dict[str, Tensor]]:
 
 def _check_fit(ours: Experiment, theirs: Experiment, path: Path | str) -> None:
     """Refuse to average models that do not read the same and mean the same."""
-    parts = [
+    a, b = (
         {
-            "classes": list(one.task.names),
-            "sensors": [f"{sensor.name} ({', '.join(sensor.band_ids)})" for sensor in one.data.sensors],
-            "frames": [str(one.data.frames)],
-            "resize": [str(one.data.resize)],
+            "classes": ", ".join(one.task.names),
+            "sensors": "; ".join(f"{s.name} ({', '.join(s.band_ids)}) x {s.scale:g}" for s in one.data.sensors),
+            "frames": str(one.data.frames),
+            "resize": str(one.data.resize),
         }
         for one in (ours, theirs)
-    ]
-    for key in parts[0]:
-        if parts[0][key] != parts[1][key]:
-            raise InputError(
-                f"--ensemble {path}: {key}",
-                found=", ".join(parts[1][key]),
-                expected=", ".join(parts[0][key]) + ", as in the first checkpoint",
-                repair="average only models that were trained for the same classes on the same kind of data.",
-            )
+    )
+    for key in (key for key in a if a[key] != b[key]):
+        raise InputError(
+            f"--ensemble {path}: {key}",
+            found=b[key],
+            expected=f"{a[key]}, as in the first checkpoint",
+            repair="average only models that were trained for the same classes on the same kind of data.",
+        )
 
 
 def build(experiment: Experiment) -> CropModel:

@@ -59,14 +59,7 @@ def table(
     shades: Sequence[Sequence[float]] = (),
     colors: Sequence[str] = (),
 ) -> Html:
-    """A table of text and numbers.
-
-    Args:
-        head: over the columns.
-        rows: cells; fractions are shown with three digits.
-        shades: for each row how dark the cells behind the first are, 0 to 1.
-        colors: for each row that of a square before its first cell, ``#rrggbb``.
-    """
+    """A table; for each row ``shades`` say how dark its cells are, 0 to 1, ``colors`` are of a square before it."""
     lines = ["<table>", "<tr>" + "".join(f"<th>{escape(name)}</th>" for name in head) + "</tr>"]
     for i, row in enumerate(rows):
         first, *rest = (escape(f"{value:.3f}" if isinstance(value, float) else str(value)) for value in row)

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -22,9 +22,6 @@ from agrifm.errors import InputError
 from agrifm.files import sha256, write_whole
 from agrifm.maps.passport import Passport
 from agrifm.maps.style import NODATA, picture
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 WIDTH = 1200  # pixels of a picture
 HISTORY = "history.csv"
@@ -149,13 +146,8 @@ def _curves(path: Path) -> Html:
         right.plot(epochs, values, label=name)
     right.set(title="scores on val", xlabel="epoch")
     right.legend(fontsize=7, frameon=False, ncols=2)
-    return image(_png(figure), "loss and scores by epoch")
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    figure.savefig(buffer := BytesIO(), format="png", dpi=110)
+    return image(buffer.getvalue(), "loss and scores by epoch")
 
 
 def _model_provenance(loaded: Checkpoint, path: Path) -> Html:
@@ -194,19 +186,15 @@ def _confidence(path: Path) -> Html:
     if not layer.is_file():
         lacks = missing("a layer of confidence.", "agrifm", "map", "CKPT", "SCENE", path, "--confidence", "--overwrite")
         return section("Confidence", lacks)
-    from matplotlib.figure import Figure
+    from matplotlib.image import imsave
 
     with rasterio.open(layer) as file:
         step = max(1.0, max(file.shape) / 800)
         shape = max(1, round(file.height / step)), max(1, round(file.width / step))
         values = file.read(1, out_shape=shape, resampling=Resampling.average, masked=True)
         text = file.tags().get("TIFFTAG_IMAGEDESCRIPTION", "")
-    figure = Figure(figsize=(6, 4.5), layout="constrained")
-    axis = figure.subplots()
-    axis.set_axis_off()
-    drawn = axis.imshow(values, cmap="viridis", vmin=0, vmax=100, interpolation="nearest")
-    figure.colorbar(drawn, label="probability of the chosen class, %")
-    return section("Confidence", note(text), image(_png(figure), "confidence"))
+    imsave(buffer := BytesIO(), values, cmap="viridis", vmin=0, vmax=100)
+    return section("Confidence", image(buffer.getvalue(), "confidence"), note(f"{text} Dark is 0, yellow 1."))
 
 
 def _map_provenance(path: Path, passport: Passport | None) -> Html:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,7 +33,8 @@ def calibrate(
     out = out or checkpoint.with_name("calibrated.safetensors")
     if out.resolve() == checkpoint.resolve():
         raise InputError(out, found="the checkpoint itself", expected="a new file", repair="give another --out.")
-    loaded = at_root(Checkpoint.load(checkpoint), root).looking(flips=flips, others=ensemble or ())
+    loaded = replace(at_root(Checkpoint.load(checkpoint), root), calibration=None)
+    loaded = loaded.looking(flips=flips, others=ensemble or ())
     found, splits = calibrate_checkpoint(loaded, out, split, coverage, by_class=by_class, unit=unit, console=console)
     show(splits)
     console.print(plain(str(found)), highlight=False)
