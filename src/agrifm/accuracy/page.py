@@ -17,7 +17,7 @@ table { border-collapse: collapse; margin: .6rem 0; font-variant-numeric: tabula
 th, td { padding: .2rem .6rem; border-bottom: 1px solid #e5e5e5; text-align: right; vertical-align: top }
 th { border-bottom-color: #999 } th:first-child, td:first-child, .facts td { text-align: left; overflow-wrap: anywhere }
 .facts td:first-child { white-space: nowrap }
-img { max-width: 100%; border: 1px solid #ddd } pre { background: #f6f6f6; padding: .8rem; overflow-x: auto }
+img { max-width: 100%; min-width: 24rem; border: 1px solid #ddd } pre { background: #f6f6f6; padding: .8rem; overflow-x: auto }
 caption, .note { color: #555; text-align: left } .missing { background: #fff4d6; padding: .5rem .8rem }
 .swatch { display: inline-block; width: .9em; height: .9em; border: 1px solid #888; margin-right: .4em }
 """
@@ -62,7 +62,7 @@ def table(
     """A table; for each row ``shades`` say how dark its cells are, 0 to 1, ``colors`` are of a square before it."""
     lines = ["<table>", "<tr>" + "".join(f"<th>{escape(name)}</th>" for name in head) + "</tr>"]
     for i, row in enumerate(rows):
-        first, *rest = (escape(f"{value:.3f}" if isinstance(value, float) else str(value)) for value in row)
+        first, *rest = (escape(_number(value)) for value in row)
         dark = shades[i] if shades else [0.0] * len(rest)
         cells = "".join(f"<td{_shade(share)}>{value}</td>" for share, value in zip(dark, rest, strict=True))
         square = f'<span class="swatch" style="background: {escape(colors[i])}"></span>' if colors else ""
@@ -77,6 +77,10 @@ def facts(pairs: Iterable[tuple[str, object]]) -> Html:
         text = ", ".join(f"{key} {part}" for key, part in value.items()) if isinstance(value, Mapping) else str(value)
         rows.append(f"<tr><td>{escape(name)}</td><td>{escape(text)}</td></tr>")
     return Html('<table class="facts">\n' + "\n".join(rows) + "\n</table>")
+
+
+def _number(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _shade(share: float) -> str:
