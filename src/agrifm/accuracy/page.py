@@ -17,7 +17,8 @@ table { border-collapse: collapse; margin: .6rem 0; font-variant-numeric: tabula
 th, td { padding: .2rem .6rem; border-bottom: 1px solid #e5e5e5; text-align: right; vertical-align: top }
 th { border-bottom-color: #999 } th:first-child, td:first-child, .facts td { text-align: left; overflow-wrap: anywhere }
 .facts td:first-child { white-space: nowrap }
-img { max-width: 100%; min-width: 24rem; border: 1px solid #ddd } pre { background: #f6f6f6; padding: .8rem; overflow-x: auto }
+img { max-width: 100%; min-width: 24rem; border: 1px solid #ddd }
+pre { background: #f6f6f6; padding: .8rem; overflow-x: auto }
 caption, .note { color: #555; text-align: left } .missing { background: #fff4d6; padding: .5rem .8rem }
 .swatch { display: inline-block; width: .9em; height: .9em; border: 1px solid #888; margin-right: .4em }
 """
