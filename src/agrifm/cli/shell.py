@@ -26,6 +26,8 @@ console = Console(quiet=any(os.environ.get(key, "0") != "0" for key in ("RANK", 
 Config = Annotated[Path, typer.Argument(help="Experiment in YAML.")]
 Ckpt = Annotated[Path, typer.Argument(help="Checkpoint written by 'agrifm train'.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")]
+Flips = Annotated[bool, typer.Option("--flips", help="Average over the eight orientations of a square.")]
+Ensemble = Annotated[list[Path] | None, typer.Option(help="Another checkpoint to average with, may be repeated.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
 
