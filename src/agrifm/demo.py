@@ -25,13 +25,13 @@ ROWS = 3  # chips in the picture
 SENSORS = (S2, LANDSAT, MODIS)
 
 
-def write_data(out: Path, seed: int, console: Console) -> None:
+def write_data(out: Path, seed: int, console: Console, *, paddy: bool = False) -> None:
     """Write the example data set, with progress; one that is there already is kept."""
     if (out / "data_lists" / "test.txt").is_file():
         console.print(f"{out} is there already", highlight=False)
         return
     with counting(console, "writing chips") as step:
-        write_example(out, Landscape(seed=seed), progress=step)
+        write_example(out, Landscape(seed=seed, paddy=paddy), progress=step)
     console.print(f"example data written to {out}", highlight=False)
 
 

@@ -29,7 +29,7 @@ CLASSES: tuple[tuple[str, str], ...] = (
     ("sugar beet", "#b0508f"),
     ("grassland", "#6fb556"),
 )
-RICE = len(CLASSES)  # label of paddy rice, on land that has it
+RICE = ("paddy rice", "#44aa99")  # one more class, on land that has it
 GRID = 10.0  # meters per pixel of the label
 _FIRST_DAY, _LAST_DAY = 64, 302  # early March to late October
 ORBIT = 4  # columns of chips that see the same dates
@@ -47,7 +47,7 @@ class Ground:
 
     @property
     def label(self) -> np.ndarray:
-        """Indices into ``CLASSES`` ``(h, w)``."""
+        """Indices into ``Landscape.classes`` ``(h, w)``."""
         return BY_COVER["label"][self.cover]
 
 
@@ -76,6 +76,11 @@ class Landscape:
     noise: float = 1.0
     cloudiness: float = 0.6
     paddy: bool = False
+
+    @property
+    def classes(self) -> tuple[tuple[str, str], ...]:
+        """Names and colors of the labels 0, 1, 2..."""
+        return (*CLASSES, RICE) if self.paddy else CLASSES
 
     def name(self, row: int, column: int) -> str:
         """Name of a chip."""
@@ -144,7 +149,7 @@ class Landscape:
         length = 300 + 260 * uniform(self.seed, 13, *district, strip)
         piece, along, _ = cut(u / length, self.seed, 14, *district, strip)
         parcel = mix(self.seed, *district, strip, piece).view(np.int64)
-        shares = np.cumsum(BY_COVER["share"] * (self.paddy | (BY_COVER["label"] != RICE)))
+        shares = np.cumsum(BY_COVER["share"] * (BY_COVER["label"] < len(self.classes)))
         cover = np.searchsorted(shares, uniform(parcel, 1) * shares[-1], side="right")
         lane = (border < 14) | ((edge * 210 < 10) & (uniform(self.seed, 15, *district, strip) < 0.4))
         lined = lane & (uniform(self.seed, 16, *district) < 0.5)  # with trees

@@ -151,7 +151,7 @@ class Segmentation:
         if not self.groups and not self.unlabeled and all(entry.codes is None for entry in self.classes):
             return label
         table = sorted({**self.known, self.ignore_index: self.ignore_index}.items())
-        codes, places = torch.tensor(table, device=label.device).unbind(1)
+        codes, places = torch.tensor(table, device=label.device).T.contiguous()
         at = torch.searchsorted(codes, label.contiguous()).clamp(max=len(codes) - 1)
         if bool((codes[at] != label).any()):
             odd = label[codes[at] != label].unique().tolist()
