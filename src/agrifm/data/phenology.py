@@ -41,8 +41,8 @@ class Cover:
     """What covers a place: its class, share of the parcels, end members and year.
 
     Green cover climbs from ``low`` to ``high`` around day ``start`` and falls around day ``end``, over some
-    four times ``rise`` and ``fall`` days; ``straw`` days of dry stalks follow. From day ``flooded`` on it stands in water
-    for 80 days.
+    four times ``rise`` and ``fall`` days; ``straw`` days of dry stalks follow. From day ``flooded`` on it stands in
+    water for 80 days.
     """
 
     label: int

@@ -88,9 +88,9 @@ class ClassTable:
             return self
         strange = [code for code in present if code not in self.codes and code not in (self.silent or ())]
         if strange or not listed:
-            hint = (
-                nearest(strange[0], self.codes) if self.silent and strange else "name the column that holds these codes"
-            )
+            hint = "name the column that holds these codes"
+            if strange and self.silent is not None:
+                hint = nearest(strange[0], self.codes)
             raise InputError(
                 where,
                 found=f"codes {', '.join((strange or present)[:6]) or '(none)'}",

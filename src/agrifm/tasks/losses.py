@@ -58,7 +58,7 @@ def _settled(logits: Logits, label: Label, ignore_index: int, groups: Groups) ->
     first = inside.argmax(1)
     target = torch.where(target >= k, first, target)
     chosen = member & (F.one_hot(target, k).movedim(-1, 1) > 0)
-    total = torch.where(member.any(1), inside, 0.0).logsumexp(1, keepdim=True)
+    total = torch.where(member.any(1, keepdim=True), inside, 0.0).logsumexp(1, keepdim=True)
     return torch.where(chosen, total, logits.masked_fill(member, -torch.inf)), target, labeled
 
 
