@@ -105,7 +105,18 @@ def test_one_class_against_the_rest():
     assert meaning(found, 1110) == "Winter wheat"
     assert meaning(found, 1200) == meaning(found, 60) == meaning(found, 1510) == "other"
     assert {meaning(found, code) for code in (0, 11, 1000, 1100, 1910, 9998)} == {None}  # may be winter wheat, or not
-    assert found.classes[1].hcat == "winter_common_soft_wheat"
+    assert (found.classes[1].hcat, found.classes[1].color) == ("winter_common_soft_wheat", "#e0b83e")
+
+
+def test_a_table_and_groups_of_ones_own_go_together():
+    mine = [{"name": "winter crops", "of": ["winter wheat", "rapeseed"], "codes": [20], "scored": False}]
+    found = task({"table": "example"}, groups=mine, unlabeled=[30])
+    assert meaning(found, 20) == ("winter wheat", "rapeseed")
+    assert meaning(found, 30) is None
+    assert [group.name for group in found.groups] == ["arable crops", "cereal", "winter crops"]
+    label = torch.tensor([[2, 20, 30, -1]])
+    assert found.classes_of(label).tolist() == [[2, -1, -1, -1]]
+    assert dict(found.counts({2: 5, 20: 3, 30: 1, -1: 1}))["ignored"] == 2
 
 
 def test_codes_at_several_levels_keep_what_they_say():

@@ -47,7 +47,8 @@ def chosen(task: Mapping[str, Any]) -> dict[str, Any]:
     means = {row: found if found <= set(names) else frozenset() for row, found in means.items()}
     classes = [_entry(table, name, wanted.get(name, frozenset()), means) for name in names]
     groups, silent = _groups(table, names, means, owner, rest)
-    return {**task, "classes": classes, "groups": groups, "unlabeled": silent}
+    more = {"groups": [*groups, *task.get("groups", ())], "unlabeled": [*silent, *task.get("unlabeled", ())]}
+    return {**task, "classes": classes, **more}
 
 
 def _named(table: Table, only: Any) -> dict[str, Tips]:
@@ -94,10 +95,12 @@ def _entry(table: Table, name: str, tips: Tips, means: Mapping[Row, frozenset]) 
             expected="at least one",
             repair="name it as the table does, or choose what the codes tell apart.",
         )
-    colors = [row.color for row in mine if table.tips(row) == tips and row.color] or [""]
+    same = next((row for row in mine if table.tips(row) == tips), None)
+    color = "" if tips else OTHER[1]
+    if same is not None:
+        color = same.color or table.colors[table.meanings(same)[0]]
     own = [node for node, below in table.below.items() if below == tips]
-    color = colors[0] or (OTHER[1] if not tips else "")
-    hcat = own[-1] if own and any(row.hcat for row in table.rows) else None
+    hcat = own[-1] if own and table.crosswalk else None
     return {"name": name, "color": color, "codes": _numbers(mine), "hcat": hcat}
 
 

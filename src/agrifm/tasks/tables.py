@@ -49,12 +49,14 @@ class Table:
         rows: its codes.
         above: by name of a crop or cover, the name of what it is part of; empty at the top.
         crosswalk: whether these names are those of HCAT.
+        colors: by these names; empty where none is given.
     """
 
     source: str
     rows: tuple[Row, ...]
     above: Mapping[str, str]
     crosswalk: bool
+    colors: Mapping[str, str]
 
     @classmethod
     def read(cls, name: str | Path) -> Table:
@@ -66,8 +68,9 @@ class Table:
         rows = read_rows(name)
         agree(rows)
         crosswalk = any(row.hcat for row in rows)
-        tree = _hcat() if crosswalk else _parents(rows)
-        table = cls(str(name), tuple(rows), tree, crosswalk)
+        nodes = read_rows("hcat") if crosswalk else rows
+        tree = _digits(nodes) if crosswalk else _parents(nodes)
+        table = cls(str(name), tuple(rows), tree, crosswalk, agree(nodes))
         for row in rows:
             for meaning in table.meanings(row):
                 if meaning not in tree:
@@ -131,9 +134,9 @@ def _plain(text: str) -> str:
     return text.replace("_", " ").casefold().strip()
 
 
-def _hcat() -> dict[str, str]:
+def _digits(rows: Iterable[Row]) -> dict[str, str]:
     """HCAT as a tree: two digits of a code for each level."""
-    names = {row.code: row.name for row in read_rows("hcat") if row.hcat == row.name}
+    names = {row.code: row.name for row in rows if row.hcat == row.name}
     return {name: names.get(_shorter(code), "") for code, name in names.items()}
 
 
