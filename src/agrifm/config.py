@@ -20,6 +20,7 @@ from agrifm.errors import InputError, nearest
 from agrifm.nn.model import ModelConfig
 from agrifm.sample import Season
 from agrifm.sensors import SENSORS, Sensor
+from agrifm.tasks.choice import chosen
 from agrifm.tasks.fractions import Fractions
 from agrifm.tasks.segmentation import Segmentation
 
@@ -35,7 +36,10 @@ def _sensor(value: Any) -> Any:
 
 
 def _task(value: Any) -> Any:
-    return {"kind": "segmentation", **value} if isinstance(value, dict) else value
+    if not isinstance(value, dict):
+        return value
+    value = {"kind": "segmentation", **value}
+    return chosen(value) if isinstance(value.get("classes"), Mapping) else value
 
 
 def _listed(value: Any) -> Any:
@@ -314,6 +318,8 @@ def _explain(error: ValidationError, source: object) -> InputError:
     problem = min(problems, key=lambda p: p["type"] != "extra_forbidden" and p["type"] != "unexpected_keyword_argument")
     location = [str(part) for part in problem["loc"] if part not in KINDS]
     where = f"{source}: {'.'.join(location) or '(top level)'}"
+    if isinstance(known := problem.get("ctx", {}).get("error"), InputError):
+        return InputError(f"{where}: {known.where}", found=known.found, expected=known.expected, repair=known.repair)
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         valid = _siblings(location)
         return InputError(

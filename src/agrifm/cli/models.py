@@ -75,6 +75,13 @@ def show_scores(result) -> None:
         table.add_row(entry.name, *(f"{x:,}" if isinstance(x, int) else f"{x:.4f}" for x in values))
     console.print(table)
     console.print("  ".join(f"{key} {value:.4f}" for key, value in result.summary.items()), highlight=False)
+    if levels := getattr(result, "levels", ()):
+        finest, keys = {entry.name for entry in result.classes}, ("aAcc", "mIoU", "mFscore", "kappa")
+        table = Table("counted as one", "classes", *keys)
+        for level in levels:
+            merged = ", ".join(entry.name for entry in level.classes if entry.name not in finest)
+            table.add_row(merged, str(len(level.classes)), *(f"{level.summary[key]:.4f}" for key in keys))
+        console.print(table)
 
 
 @app.command()

@@ -127,7 +127,7 @@ def open_sources(experiment: Experiment, splits: tuple[str, ...] = ("train", "va
 
 
 def settle(experiment: Experiment, sources: Mapping[str, Source], console: Console) -> Experiment:
-    """Check the data and return the experiment with the statistics it will use.
+    """Check the data and return the experiment with the statistics, class weights and priors it will use.
 
     Raises:
         InputError: the first problem found, and how many more there are.
@@ -140,10 +140,13 @@ def settle(experiment: Experiment, sources: Mapping[str, Source], console: Conso
         more = f" ({len(problems) - 1} more; 'agrifm data check' lists them)" if len(problems) > 1 else ""
         first = problems[0]
         raise InputError(first.where, found=first.found, expected=first.expected, repair=first.repair + more)
-    checked = seen["train"]
-    if checked.chips < len(sources["train"]) and (experiment.data.statistics == "data" or experiment.model.calendar):
+    checked, task = seen["train"], experiment.task
+    assert isinstance(task, Segmentation)
+    needs_all = experiment.data.statistics == "data" or experiment.model.calendar or not task.is_settled
+    if needs_all and checked.chips < len(sources["train"]):
         with console.status("computing statistics"):
             checked = survey(sources["train"], experiment.data.sensors, range(len(sources["train"])))
+    experiment = experiment.model_copy(update={"task": task.settled(checked.labels)})
     experiment = experiment.with_season(Season.of(checked.spans)).with_footprint(median(checked.footprints))
     if experiment.data.statistics == "given":
         for sensor in experiment.data.sensors:
@@ -184,7 +187,7 @@ def examine(
     for split, source in sources.items():
         indices = evenly(len(source), data.check if limit is None else limit)
         bands = data.check_bands
-        for found in values(source, data.sensors, indices, len(task.classes), task.ignore_index, bands=bands):
+        for found in values(source, data.sensors, indices, task.known, task.ignore_index, bands=bands):
             if isinstance(found, Survey):
                 seen[split] = found
             else:
