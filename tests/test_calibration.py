@@ -273,6 +273,29 @@ def test_pixels_are_drawn_from_every_chip(farmer):
     assert all(tuple(column) in places for column in some.chances.T.tolist())
 
 
+def test_codes_count_for_their_classes(farmer):
+    """Labels as numbers of a table: each class has the number ten times its place."""
+    loaded = Checkpoint.load(farmer)
+    task = loaded.experiment.task
+    coded = replace(task, classes=tuple(replace(c, codes=(10 * i,)) for i, c in enumerate(task.classes)))
+
+    class Coded:
+        def __init__(self, source):
+            self.source = source
+
+        def __len__(self):
+            return len(self.source)
+
+        def read(self, index, frames=None):
+            sample = self.source.read(index, frames)
+            return replace(sample, label=torch.where(sample.label < 0, -1, 10 * sample.label))
+
+    source = loaded.experiment.data.split("val")
+    plain = gather(loaded, source, most=50)
+    with_codes = replace(loaded, experiment=loaded.experiment.model_copy(update={"task": coded}))
+    assert (gather(with_codes, Coded(source), most=50).truth == plain.truth).all()
+
+
 def test_scores_of_flips_and_ensembles_stand_apart(farmer):
     result = CliRunner().invoke(app, ["evaluate", str(farmer), "--split", "val", "--flips", "--ensemble", str(farmer)])
     assert result.exit_code == 0, result.output

@@ -243,6 +243,9 @@ def test_a_probe_learns_what_the_features_tell(settings):
 
     assert probe(Telling(1.0), torch.device("cpu"))["probe_aAcc"] > 0.99
     assert probe(Telling(0.0), torch.device("cpu"))["probe_aAcc"] < 0.9
+    names = [{"name": "wheat", "codes": [1]}, {"name": "rest", "codes": [0, 2, 3, 4]}]
+    coded = parse({**settings, "task": {"classes": names, "unlabeled": [5]}})
+    assert Probe(coded, sources["train"], sources["val"])(Telling(1.0), torch.device("cpu"))["probe_aAcc"] > 0.99
 
 
 def test_tokens_and_operations_are_counted():

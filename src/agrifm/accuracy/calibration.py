@@ -49,12 +49,13 @@ def gather(
     parts: list[Pixels] = []
     for batch, output in outputs(checkpoint, source, console=console):
         chances = task.probabilities(output).cpu().numpy()
-        labels = [None] * len(batch) if batch.label is None else batch.label.cpu().numpy()
+        labels = np.full((len(batch), 0), task.ignore_index)
+        if batch.label is not None:
+            labels = task.classes_of(batch.label).cpu().numpy()
         for chance, label in zip(chances, labels, strict=True):
-            known = label is not None and (label != task.ignore_index) & (label >= 0) & (label < task.outputs)
-            places = np.flatnonzero(known)
+            places = np.flatnonzero(label != task.ignore_index)
             places = places if len(places) <= most else np.sort(rng.choice(places, most, replace=False))
-            truth = np.zeros(0, int) if label is None else label.ravel()[places]
+            truth = label.ravel()[places]
             parts.append(Pixels(chance.reshape(len(chance), -1)[:, places], truth, np.full(len(truth), len(parts))))
     found = Pixels(*(np.concatenate(arrays, -1) for arrays in zip(*parts, strict=True)))
     if not len(found.truth):

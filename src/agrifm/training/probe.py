@@ -98,8 +98,9 @@ class Probe:
         found: list[tuple[Tensor, Tensor]] = []
         for batch in load(Split(few, self.experiment.data.frames, self.experiment.data.resize), batches, 0):
             assert batch.label is not None
-            known = batch.label != task.ignore_index
-            found.append((features(model, batch.to(device)).permute(0, 2, 3, 1).cpu()[known], batch.label[known]))
+            label = task.classes_of(batch.label)
+            known = label != task.ignore_index
+            found.append((features(model, batch.to(device)).permute(0, 2, 3, 1).cpu()[known], label[known]))
         values, labels = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
         chosen = np.random.default_rng(0).permutation(len(labels))[:PIXELS]
         return values[chosen], labels[chosen]
