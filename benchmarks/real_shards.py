@@ -17,6 +17,7 @@ from real_data import SCL_CLEAR
 
 from agrifm.data.records import COVERS, Record
 from agrifm.data.shard_writer import ShardWriter
+from agrifm.sensors import S2
 
 SIDE, CELLS = 48, 8
 SLOVENIA = {1: "cropland", 2: "forest", 3: "grassland", 4: "shrubland", 5: "water", 6: "wetland", 8: "impervious"}
@@ -57,7 +58,7 @@ def squares(series: tuple[np.ndarray, np.ndarray, np.ndarray], codes: np.ndarray
 def slovenia(data: Path) -> Iterator[Record]:
     """Five dates of top-of-atmosphere reflectance, with the land use of the parcel register."""
     with np.load(data / "eolearn_slovenia" / "npz" / "slovenia.npz") as arrays:
-        bands = [i for i, name in enumerate(arrays["s2_bands"]) if name not in ("B01", "B09", "B10")]
+        bands = [list(arrays["s2_bands"]).index(band.id) for band in S2.bands]
         image = arrays["s2_l1c"][:, bands]
         clear = (image > 0).all(1) & (image[:, 0] < OPAQUE)
         told = _told(arrays, 2015, "Slovenia, land use register")

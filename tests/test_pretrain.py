@@ -378,6 +378,20 @@ def test_other_shards_are_not_gone_on_with(plan, shards, tmp_path):
         fit(parse(of_shards(plan, tmp_path / "shards")), tmp_path / "run")
 
 
+def test_swapped_bands_in_shards_are_refused(plan, tmp_path):
+    covers = Covers(frames=6, sizes={"S2": 16}, sensors=(S2,))
+    with ShardWriter(tmp_path / "swapped", size=4) as writer:
+        for index in range(8):
+            record = covers.record("S2", index)
+            writer.add(replace(record, image=record.image[:, [0, 1, 2, 4, 5, 6, 3, 7, 8, 9]]))  # in order of wavelength
+    plan["data"]["sensors"] = ["S2"]
+    plan["data"]["shards"]["train"] = str(tmp_path / "swapped")
+    with pytest.raises(InputError, match=r"swapped: S2\n.*B08 darker or steadier"):
+        fit(parse(plan), tmp_path / "run")
+    plan["data"]["check_bands"] = False
+    fit(parse(plan), tmp_path / "run")
+
+
 def test_lost_shards_are_told(plan, shards, tmp_path, capsys):
     shutil.copytree(shards, tmp_path / "damaged")
     victim = sorted((tmp_path / "damaged" / "train").glob("S2-*.tar"))[0]

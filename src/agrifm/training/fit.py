@@ -21,9 +21,10 @@ from agrifm.checkpoint import Match, load_strict, write_provenance
 from agrifm.config import DataConfig, Experiment
 from agrifm.config import load as read_experiment
 from agrifm.data.blend import Blend
-from agrifm.data.check import Survey, evenly, splits_overlap, structure, survey, values
+from agrifm.data.check import Survey, evenly, look_at_bands, splits_overlap, structure, survey, values
 from agrifm.data.folder import Cached, Chips, Custom, Source, import_dataset
 from agrifm.data.loading import EpochBatches, Split, load
+from agrifm.data.shards import Shards
 from agrifm.errors import InputError
 from agrifm.memory import keep_freed_memory
 from agrifm.sample import Batch, Season
@@ -45,7 +46,7 @@ from agrifm.training.throughput import Throughput
 
 # Warnings of Lightning that say nothing new here: values are equal in all processes, and so on.
 KNOWN = ("does not have many workers", "LeafSpec", "Checkpoint directory", "sync_dist", "WeightAveraging")
-SAMPLES = 300  # of pre-training, for statistics
+SAMPLES, EACH = 300, 24  # of pre-training: for statistics; of each sensor in shards, for a look at bands
 NEW_KEYS = ("context.", "decoder.", "head.", "normalize.")
 
 
@@ -162,6 +163,9 @@ def _settle_covers(experiment: Experiment, sources: Mapping[str, Source], consol
     if lost:
         gone = ", ".join(f"{shard.name} ({shard.samples} samples: {shard.why})" for shard in lost)
         console.print(f"lost: {gone}", highlight=False, markup=False)
+    if experiment.data.check_bands:
+        for part in stored(sources):
+            _look_at_shards(experiment, part)
     if experiment.data.statistics == "given":
         return experiment
     train = cast(Blend, sources["train"])
@@ -169,6 +173,21 @@ def _settle_covers(experiment: Experiment, sources: Mapping[str, Source], consol
         seen = survey(Unlabeled(train), experiment.data.sensors, first_samples(experiment, train, SAMPLES))
     sensors = experiment.data.sensors
     return experiment.with_sensors([sensor.with_statistics(seen.statistics(sensor)) for sensor in sensors])
+
+
+def _look_at_shards(experiment: Experiment, shards: Shards) -> None:
+    """Refuse shards whose bands look swapped or scaled wrongly.
+
+    Raises:
+        InputError: with the bands.
+    """
+    for sensor in experiment.data.sensors:
+        if sensor.name in shards.groups:
+            first, sizes = shards.groups[sensor.name]
+            several = [first + place for place in evenly(sum(sizes), EACH)]
+            look_at_bands(
+                sensor, survey(Unlabeled(shards), [sensor], several), f"{shards.root}: {sensor.name}", single=False
+            )
 
 
 def examine(
