@@ -10,7 +10,7 @@ from rich.table import Table
 
 from agrifm.cli.shell import Ckpt, app, console
 
-DAYS = "Only images up to a day: 2018-06-30 or 06-30; several as a list, START:END:DAYS, START:END:monthly or monthly."
+DAYS = "Only images up to a day: 2018-06-30 or 06-30; several: a list, FIRST:LAST:DAYS, FIRST:LAST:monthly or monthly."
 
 
 @app.command()

@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Crop maps from satellite time series.",
 )
-console = Console()
+console = Console(emoji=False)  # ':end:' is no picture
 
 Config = Annotated[Path, typer.Argument(help="Experiment in YAML.")]
 Ckpt = Annotated[Path, typer.Argument(help="Checkpoint written by 'agrifm train'.")]
@@ -32,7 +32,8 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except InputError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {plain(str(error))}", highlight=False, soft_wrap=True)
+        told = Console(stderr=True, emoji=False)
+        told.print(f"[bold red]error:[/] {plain(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
 
 

@@ -88,7 +88,7 @@ def early_season(checkpoint: Checkpoint, source: Source, as_of: str, *, console:
     Args:
         checkpoint: the model; a calendar comes from its experiment, or from the series if they lie within a year.
         source: labeled samples.
-        as_of: the days: ``monthly``, START:END:STEP, or a list.
+        as_of: the days: ``monthly``, FIRST:LAST:STEP, or a list.
 
     Raises:
         InputError: it names no days, or nothing was seen by any of them.

@@ -80,7 +80,7 @@ class Timeline:
         return last - first + 1
 
     def moments(self, text: str) -> list[str]:
-        """Days named by ``text``: a list, ``monthly`` or START:END:STEP; each with its year or as ``MM-DD``.
+        """Days named by ``text``: a list, ``monthly`` or FIRST:LAST:STEP; each with its year or as ``MM-DD``.
 
         Raises:
             InputError: it names no days.
@@ -214,8 +214,8 @@ def _no_days(text: str, found: str) -> InputError:
     return InputError(
         f"--as-of {text}",
         found=found,
-        expected="a day (2018-06-30, or 06-30 of every season), a list of them, START:END:DAYS, START:END:monthly, or "
-        "monthly",
+        expected="a day (2018-06-30, or 06-30 of every season), a list of them, FIRST:LAST:DAYS, FIRST:LAST:monthly, "
+        "or monthly",
         repair="write e.g. 04-30:10-31:15.",
     )
 
