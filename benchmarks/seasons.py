@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -216,12 +217,11 @@ def main() -> None:
     results: dict[str, list[tuple[tuple[str, ...], Confusions]]] = {BELGIUM: [], FRANCE: []}
     places = (belgium(asked.data, asked.out / "belgium", asked.folds), france(asked.data, asked.out, asked.seeds))
     text = ""
-    for splits in places:
-        for data in splits:
-            results[data.place].append((data.experiment.task.names, run(data)))
-            minutes = (time.process_time() - begun) / 60
-            console.print(f"{data.place}: split {len(results[data.place])}, {minutes:.1f} CPU min", highlight=False)
-            text = report(results, minutes, asked.out)
+    for data in (data for splits in zip_longest(*places) for data in splits if data is not None):
+        results[data.place].append((data.experiment.task.names, run(data)))
+        minutes = (time.process_time() - begun) / 60
+        console.print(f"{data.place}: split {len(results[data.place])}, {minutes:.1f} CPU min", highlight=False)
+        text = report(results, minutes, asked.out)
     print(text)
 
 

@@ -231,6 +231,9 @@ def test_a_calendar_without_images_is_refused_with_the_dates_found():
     }
     with pytest.raises(InputError, match=r"a day of every year as MM-DD, e\.g\. 10-01; '13-01' is none"):
         parse(experiment)
+    experiment["data"]["seasons"] = [{"start": "03-01", "end": "06-30"}, {"start": "07-01", "end": "11-30"}]
+    with pytest.raises(InputError, match="a name of its own"):
+        parse(experiment)
 
 
 def test_chips_are_read_in_their_season(farm):

@@ -130,6 +130,13 @@ class DataConfig(Section):
     check: int = Field(200, ge=0)
     check_bands: bool = True
 
+    @model_validator(mode="after")
+    def _seasons_apart(self) -> DataConfig:
+        named = [calendar.name for calendar in self.seasons]
+        if len(set(named)) < len(named):
+            raise ValueError(f"a name of its own for each of data.seasons, not {', '.join(named)}")
+        return self
+
     @property
     def folder(self) -> Path:
         """Folder of the HDF5 files."""

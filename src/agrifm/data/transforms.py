@@ -42,8 +42,6 @@ class Augment:
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Apply all steps."""
-        if self.truncate and rng.random() < self.truncate:
-            sample = truncate(sample, rng)
         if self.drop_sensors:
             sample = drop_sensors(sample, self.drop_sensors, rng)
         if self.crop is not None:
@@ -52,6 +50,8 @@ class Augment:
             sample = flip(sample, bool(rng.random() < 0.5), bool(rng.random() < 0.5))
         if self.turns:
             sample = turn(sample, int(rng.integers(4)) if _square(sample) else 2 * int(rng.integers(2)))
+        if self.truncate and rng.random() < self.truncate:
+            sample = truncate(sample, rng)  # last: two views of one ground may differ in days
         return sample
 
     def frames(self, count: int | None, rng: np.random.Generator) -> Callable[[int], np.ndarray]:
