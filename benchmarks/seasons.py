@@ -76,6 +76,12 @@ class Data:
         sources = {"train": Memory(self.train.samples, self.repeats), "val": self.val}
         return Checkpoint.load(fit(experiment, self.out / name, resume=False, sources=sources, console=QUIET))
 
+    def shorter(self, share: float) -> Data:
+        """The same with this share of the epochs."""
+        training = self.experiment.training
+        training = training.model_copy(update={"epochs": max(1, round(share * training.epochs))})
+        return replace(self, experiment=self.experiment.model_copy(update={"training": training}))
+
     def only(self, sensor: str) -> Data:
         """The same ground as this sensor alone saw it."""
         cut = (Memory(tuple(s.only([sensor]) for s in part.samples)) for part in (self.train, self.val, self.test))
@@ -211,14 +217,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/seasons"))
     parser.add_argument("--folds", type=int, default=4, help="of the Belgian patch; at most 4")
     parser.add_argument("--seeds", type=int, default=2, help="splits of the French parcels")
+    parser.add_argument("--epochs", type=float, default=1.0, help="share of the epochs of real.py and france.py")
     asked, begun = parser.parse_args(), time.process_time()
     console = Console(width=None if sys.stdout.isatty() else 160)
     torch.set_num_threads(1)
     results: dict[str, list[tuple[tuple[str, ...], Confusions]]] = {BELGIUM: [], FRANCE: []}
-    places = (belgium(asked.data, asked.out / "belgium", asked.folds), france(asked.data, asked.out, asked.seeds))
+    places = (france(asked.data, asked.out, asked.seeds), belgium(asked.data, asked.out / "belgium", asked.folds))
     text = ""
     for data in (data for splits in zip_longest(*places) for data in splits if data is not None):
-        results[data.place].append((data.experiment.task.names, run(data)))
+        results[data.place].append((data.experiment.task.names, run(data.shorter(asked.epochs))))
         minutes = (time.process_time() - begun) / 60
         console.print(f"{data.place}: split {len(results[data.place])}, {minutes:.1f} CPU min", highlight=False)
         text = report(results, minutes, asked.out)
