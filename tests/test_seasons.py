@@ -299,7 +299,7 @@ def test_gaps_begin_in_every_month_and_hide_nothing_else():
 def test_nothing_seen_and_no_dates_are_refused():
     with pytest.raises(InputError, match="images from 2023-04-05 to 2023-10-02"):
         known(Listed(dated("2023-04-05", 30)), (), "2023-04-01")
-    with pytest.raises(InputError, match="images without dates"):
+    with pytest.raises(InputError, match="S2, Landsat, Modis without dates"):
         Timeline.of(Listed(random_sample(0)))
 
 

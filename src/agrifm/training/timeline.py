@@ -46,10 +46,11 @@ class Timeline:
         days = []
         for row in range(len(source)):
             sample = source.read(row)
-            if not sample.dates:
+            undated = [name for name in sample.images if name not in sample.dates]
+            if undated:
                 raise InputError(
                     f"sample {sample.name}",
-                    found="images without dates",
+                    found=f"images of {', '.join(undated)} without dates",
                     expected="dates: what was known on a day depends on them",
                     repair="write '<sensor>_dates' into the chips (docs/data.md).",
                 )
