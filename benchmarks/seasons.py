@@ -30,7 +30,7 @@ import real_data
 import torch
 from france import CLASSES
 from real import CASES, FEWER, Case, Job, Memory
-from real_table import Confusions, pool
+from real_table import Confusions, Row, pool
 from rich.console import Console
 
 from agrifm.accuracy.baselines import majority, random_forest
@@ -168,11 +168,15 @@ def table(results: Sequence[tuple[tuple[str, ...], Confusions]], head: str, mode
     lines = [f"| | {' | '.join(f'{model}, {key}' for model in models for key in KEYS)} |"]
     lines.append("|---|" + "---:|" * (len(models) * len(KEYS)))
     for title in dict.fromkeys(row for row, _ in pooled):
-        cells = [
-            pooled[title, model].cell(key) if (title, model) in pooled else "–" for model in models for key in KEYS
-        ]
+        known = [pooled.get((title, model)) for model in models]
+        cells = ["–" if row is None else _cell(row, key, len(results)) for row in known for key in KEYS]
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _cell(row: Row, key: str, splits: int) -> str:
+    """A score; its deviation where there are several splits."""
+    return row.cell(key) if splits > 1 else f"{row.pooled.summary[key]:.3f}"
 
 
 def report(results: dict[str, list[tuple[tuple[str, ...], Confusions]]], minutes: float, out: Path) -> str:
