@@ -11,7 +11,7 @@ import yaml
 from test_labels import GRID, frame_of, save, square
 
 from agrifm.checkpoint import Checkpoint
-from agrifm.cli.models import show_scores
+from agrifm.cli.evaluate import show_scores
 from agrifm.config import parse
 from agrifm.data.folder import Cached
 from agrifm.data.synthetic import Landscape, write_example

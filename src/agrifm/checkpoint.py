@@ -113,6 +113,14 @@ class Checkpoint:
             return model.eval()
         return Looks([model, *(other.model() for other in self.others)], flips=self.flips).eval()
 
+    def at(self, root: Path | None) -> Checkpoint:
+        """The same with its data in another folder of the same layout; None leaves them where they are."""
+        if root is None:
+            return self
+        moved = {"root": root, "chips": None, "train": None, "val": None, "test": None}
+        data = self.experiment.data.model_copy(update=moved)
+        return replace(self, experiment=self.experiment.model_copy(update={"data": data}))
+
     def looking(self, *, flips: bool = False, others: Sequence[Path | str] = ()) -> Checkpoint:
         """The same model, whose probabilities are averaged over flips and with those of other checkpoints.
 

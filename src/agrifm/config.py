@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from agrifm.data.calendars import Calendar
 from agrifm.data.folder import Chips
 from agrifm.data.transforms import Augment
 from agrifm.errors import InputError, nearest
@@ -116,6 +117,7 @@ class DataConfig(Section):
         footprint: meters along one side of a chip; if left out, the training data's. Maps are made of windows of
             that size.
         label_key: dataset of the label.
+        seasons: growing seasons as days of the year; a chip or scene is cut to the first whose ``chips`` fits its name.
         shards: samples for pre-training, instead of chips.
         cache: keep samples in memory once they are read; for data sets that fit, with few workers.
         check: read this many chips of each split, and check their values, before training; 0 is all.
@@ -135,10 +137,18 @@ class DataConfig(Section):
     resize: dict[str, tuple[int, int]] = {}
     footprint: float | None = Field(None, gt=0)
     label_key: str = "label"
+    seasons: Annotated[tuple[Calendar, ...], BeforeValidator(_listed)] = ()
     shards: ShardsConfig | None = None
     cache: bool = False
     check: int = Field(200, ge=0)
     check_bands: bool = True
+
+    @model_validator(mode="after")
+    def _seasons_apart(self) -> DataConfig:
+        named = [calendar.name for calendar in self.seasons]
+        if len(set(named)) < len(named):
+            raise ValueError(f"a name of its own for each of data.seasons, not {', '.join(named)}")
+        return self
 
     @property
     def folder(self) -> Path:
@@ -157,6 +167,7 @@ class DataConfig(Section):
             self.sensors,
             label_key=self.label_key if label else None,
             allow_missing=self.allow_missing,
+            seasons=self.seasons,
         )
 
 

@@ -1,4 +1,4 @@
-"""Verbs about models: train, evaluate, predict, show, weights, demo."""
+"""Verbs about models: train, predict, show, weights, demo."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.table import Table
 
 from agrifm.cli.shell import Ckpt, Config, Ensemble, Flips, Overrides, app, console, resumable
 
@@ -34,57 +33,6 @@ def train(
 
 
 @app.command()
-def evaluate(
-    checkpoint: Ckpt,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
-    root: Annotated[Path | None, typer.Option(help="Folder of other data with the same layout.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the scores; beside the checkpoint if left out.")] = None,
-    flips: Flips = False,
-    ensemble: Ensemble = None,
-) -> None:
-    """Score a checkpoint on a split of its data, or of other data."""
-    from agrifm.checkpoint import Checkpoint
-    from agrifm.training import evaluate as score
-    from agrifm.training.fit import open_sources
-
-    loaded = at_root(Checkpoint.load(checkpoint), root).looking(flips=flips, others=ensemble or ())
-    looks = ("_flips" if flips else "") + ("_ensemble" if ensemble else "")
-    out = out or checkpoint.parent / f"scores_{split}{looks}"
-    result = score(loaded, open_sources(loaded.experiment, (split,))[split], out, console=console)
-    show_scores(result)
-    console.print(f"written to {out}", highlight=False)
-
-
-def at_root(checkpoint, root: Path | None):
-    """The checkpoint with its data in another folder of the same layout."""
-    from dataclasses import replace
-
-    if root is None:
-        return checkpoint
-    moved = {"root": root, "chips": None, "train": None, "val": None, "test": None}
-    experiment = checkpoint.experiment
-    data = experiment.data.model_copy(update=moved)
-    return replace(checkpoint, experiment=experiment.model_copy(update={"data": data}))
-
-
-def show_scores(result) -> None:
-    """Print the per-class table and the summary."""
-    table = Table("class", *result.columns)
-    for entry in result.classes:
-        values = (getattr(entry, key) for key in result.columns)
-        table.add_row(entry.name, *(f"{x:,}" if isinstance(x, int) else f"{x:.4f}" for x in values))
-    console.print(table)
-    console.print("  ".join(f"{key} {value:.4f}" for key, value in result.summary.items()), highlight=False)
-    if levels := getattr(result, "levels", ()):
-        finest, keys = {entry.name for entry in result.classes}, ("aAcc", "mIoU", "mFscore", "kappa")
-        table = Table("counted as one", "classes", *keys)
-        for level in levels:
-            merged = ", ".join(entry.name for entry in level.classes if entry.name not in finest)
-            table.add_row(merged, str(len(level.classes)), *(f"{level.summary[key]:.4f}" for key in keys))
-        console.print(table)
-
-
-@app.command()
 def predict(
     checkpoint: Ckpt,
     chips: Annotated[Path, typer.Argument(help="Folder of HDF5 chips.")],
@@ -102,7 +50,8 @@ def predict(
 
     loaded = Checkpoint.load(checkpoint).looking(flips=flips, others=ensemble or ())
     folder = chips / "h5_samples" if (chips / "h5_samples").is_dir() else chips
-    source = Chips.in_folder(folder, loaded.experiment.data.sensors, allow_missing=True)
+    data = loaded.experiment.data
+    source = Chips.in_folder(folder, data.sensors, allow_missing=True, seasons=data.seasons)
     paths = write(loaded, source, out, probabilities=probabilities, confidence=confidence, sets=sets, console=console)
     console.print(f"{len(paths)} files written to {out}", highlight=False)
 

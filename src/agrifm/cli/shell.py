@@ -20,8 +20,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Crop maps from satellite time series.",
 )
-# Of several processes that train together, the first speaks; errors are told by all.
-console = Console(quiet=any(os.environ.get(key, "0") != "0" for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID")))
+# Of several processes that train together, the first speaks; errors are told by all. ':end:' is no picture.
+_later = any(os.environ.get(key, "0") != "0" for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+console = Console(quiet=_later, emoji=False)
 
 Config = Annotated[Path, typer.Argument(help="Experiment in YAML.")]
 Ckpt = Annotated[Path, typer.Argument(help="Checkpoint written by 'agrifm train'.")]
@@ -36,7 +37,8 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except InputError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {plain(str(error))}", highlight=False, soft_wrap=True)
+        told = Console(stderr=True, emoji=False)
+        told.print(f"[bold red]error:[/] {plain(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
 
 

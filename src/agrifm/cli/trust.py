@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from agrifm.cli.models import at_root
 from agrifm.cli.shell import Ckpt, Ensemble, Flips, app, console, plain
 
 
@@ -33,7 +32,7 @@ def calibrate(
     out = out or checkpoint.with_name("calibrated.safetensors")
     if out.resolve() == checkpoint.resolve():
         raise InputError(out, found="the checkpoint itself", expected="a new file", repair="give another --out.")
-    loaded = replace(at_root(Checkpoint.load(checkpoint), root), calibration=None)
+    loaded = replace(Checkpoint.load(checkpoint).at(root), calibration=None)
     loaded = loaded.looking(flips=flips, others=ensemble or ())
     found, splits = calibrate_checkpoint(loaded, out, split, coverage, by_class=by_class, unit=unit, console=console)
     show(splits)

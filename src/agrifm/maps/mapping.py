@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agrifm.checkpoint import Checkpoint
+from agrifm.data.calendars import Calendar, calendar_of, date_of
 from agrifm.data.transforms import spread_frames
 from agrifm.errors import InputError, Unreadable
 from agrifm.maps.engine import work
@@ -20,6 +21,7 @@ from agrifm.maps.raster import NODATA, Legend, finish
 from agrifm.maps.seams import Seams, audit
 from agrifm.maps.tiles import EXTRAS, Job, Store, calibration_for
 from agrifm.maps.windows import lay_out
+from agrifm.sample import days_since_epoch
 from agrifm.scenes.scene import Layer, Scene
 from agrifm.sensors import Sensor, names
 
@@ -161,7 +163,7 @@ def plan(checkpoint: Checkpoint, scene: Scene, options: MapOptions) -> Job:
         raise InputError("extras", found=unknown[0], expected=f"any of {', '.join(EXTRAS)}", repair="correct it.")
     calibration_for(checkpoint, options.extras)
     data = checkpoint.experiment.data
-    scene = fit_sensors(scene, data.sensors, data.frames)
+    scene = fit_sensors(in_season(scene, data.seasons), data.sensors, data.frames)
     footprint = data.footprint or FOOTPRINT
     window = options.window or max(1, round(footprint / scene.resolution))
     factors = [scene.factor(sensor) for sensor in scene.sensors]
@@ -169,6 +171,20 @@ def plan(checkpoint: Checkpoint, scene: Scene, options: MapOptions) -> Job:
         (scene.grid.shape[0], scene.grid.shape[1]), window, factors, scene.pixel_bytes, options.memory * 1e6
     )
     return Job(checkpoint, scene, windows, tuple(key for key in EXTRAS if key in options.extras), options.device)
+
+
+def in_season(scene: Scene, calendars: Sequence[Calendar]) -> Scene:
+    """The scene cut to the season that is its own; as it is where there are no calendars.
+
+    Raises:
+        InputError: no calendar fits the scene's name, or no image lies in its season.
+    """
+    if not calendars:
+        return scene
+    days = days_since_epoch([str(day) for layer in scene.layers for day in layer.days])
+    begin, end = map(date_of, calendar_of(calendars, scene.name).of(days, f"scene {scene.name}"))
+    layers = [(layer, tuple(frame for frame in layer.frames if begin <= frame.day <= end)) for layer in scene.layers]
+    return replace(scene, layers=tuple(Layer(layer.sensor, frames) for layer, frames in layers if frames))
 
 
 def fit_sensors(scene: Scene, sensors: Sequence[Sensor], frames: int | None = None) -> Scene:

@@ -123,7 +123,7 @@ def open_sources(experiment: Experiment, splits: tuple[str, ...] = ("train", "va
         return {split: found[split] for split in splits}
     if data.dataset is not None:
         make = import_dataset(data.dataset)
-        return {split: Custom(make(split)) for split in splits}
+        return {split: Custom(make(split), data.seasons) for split in splits}
     return {split: data.split(split) for split in splits}
 
 
