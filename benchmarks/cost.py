@@ -30,6 +30,7 @@ from agrifm.nn.model import CropModel, ModelConfig
 from agrifm.nn.swin import SIZES, Swin
 from agrifm.sample import Batch, Sample, collate
 from agrifm.sensors import S2
+from agrifm.training.throughput import UNCOUNTED
 
 FRAMES, CLASSES = 32, 4
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
@@ -114,22 +115,6 @@ def peak_megabytes() -> float:
     """The most memory this process ever held."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def _attention_flops(query: torch.Size, key: torch.Size, *_: object, out_shape: object = None, **__: object) -> int:
-    b, heads, tokens, channels = query
-    return 4 * b * heads * tokens * key[2] * channels
-
-
-def _linear_flops(x: torch.Size, weight: torch.Size, *_: object, **__: object) -> int:
-    return 2 * x.numel() * weight[0]
-
-
-# PyTorch counts neither its attention kernel for CPUs nor oneDNN's linear layer.
-UNCOUNTED = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-    torch.ops.mkldnn._linear_pointwise: _linear_flops,
-}
 
 
 def measure_forward(case: Case, repeats: int, limit: float) -> Result:

@@ -1,8 +1,8 @@
 """Few labels: does pre-training help? The same model from pre-trained and from random weights.
 
-``python benchmarks/labels.py --start runs/pretrain/best.safetensors --data ../shared/data --out runs/labels`` trains on
-the Belgian patch (Sentinel-2, blocks as in real.py) with 5, 10, 25 and 100 % of its training chips, three seeds each; a
-seed is a fold of the blocks and a draw of the chips. Both starts see the same chips for the same number of steps.
+``python benchmarks/labels.py --data ../shared/data --out runs/labels`` trains on the Belgian patch (Sentinel-2, then
+Landsat-8, blocks as in real.py) with 5, 10, 25 and 100 % of its training chips, three seeds each; a seed is a fold of
+the blocks and a draw of the chips. Both starts see the same chips for the same number of steps.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ import io
 import json
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +40,7 @@ STARTS = ("random start", "pre-trained", "random forest")
 class Run:
     """Scores of one start with a share of the labels and a seed."""
 
+    case: str
     share: float
     seed: int
     start: str
@@ -45,9 +49,20 @@ class Run:
     mFscore: float
 
 
-def runs(job: Job, start: Path, share: float, seed: int) -> list[Run]:
+@dataclass(frozen=True)
+class Task:
+    """One share of the labels for one seed."""
+
+    job: Job
+    start: Path
+    share: float
+    seed: int
+
+
+def runs(task: Task) -> list[Run]:
     """Train and test both starts on the same chips, with a random forest beside them."""
     torch.set_num_threads(1)
+    job, share, seed = task.job, task.share, task.seed
     train, val, test = (Memory.of(job.experiment.data.split(split)) for split in SPLITS)
     rng = np.random.default_rng([seed, round(1000 * share)])
     count = max(1, round(share * len(train.samples)))
@@ -55,16 +70,16 @@ def runs(job: Job, start: Path, share: float, seed: int) -> list[Run]:
     repeats = -(-job.case.repeats * len(train.samples) // count)
     names, found = job.experiment.task.names, []
     for name in STARTS[:2]:
-        path = start if name == STARTS[1] else None
-        experiment = job.experiment.model_copy(update={"start_from": path, "seed": seed})
+        start = task.start if name == STARTS[1] else None
+        experiment = job.experiment.model_copy(update={"start_from": start, "seed": seed})
         sources = {"train": Memory(chosen, repeats), "val": val}
         quiet, out = Console(file=io.StringIO()), job.out / name.replace(" ", "_")
         best = fit(experiment, out, resume=False, weights=start_weights(experiment), sources=sources, console=quiet)
         summary = evaluate(Checkpoint.load(best), test).summary
-        found.append(Run(share, seed, name, count, summary["aAcc"], summary["mFscore"]))
-    forest = random_forest(chosen, test.samples, len(names), sensors=["S2"], steps=job.case.steps, jobs=1)
+        found.append(Run(job.case.title, share, seed, name, count, summary["aAcc"], summary["mFscore"]))
+    forest = random_forest(chosen, test.samples, len(names), sensors=job.case.sensors, steps=job.case.steps, jobs=1)
     summary = scores(forest, names).summary
-    return [*found, Run(share, seed, STARTS[2], count, summary["aAcc"], summary["mFscore"])]
+    return [*found, Run(job.case.title, share, seed, STARTS[2], count, summary["aAcc"], summary["mFscore"])]
 
 
 def table(found: list[Run]) -> tuple[Table, str]:
@@ -87,26 +102,33 @@ def table(found: list[Run]) -> tuple[Table, str]:
 def main() -> None:
     """Read the command line, run, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--start", type=Path, required=True, help="checkpoint of pre-training")
+    parser.add_argument("--start", type=Path, default=Path("agrifm-tiny"), help="checkpoint of pre-training")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--out", type=Path, default=Path("runs/labels"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--quick", action="store_true", help="one step each, to see that everything runs")
     asked, begun = parser.parse_args(), time.monotonic()
     console = Console(width=None if sys.stdout.isatty() else 140)
-    case = quick(CASES[0]) if asked.quick else CASES[0]
-    prepared = real_data.belgium(asked.data, asked.out / "chips", 4)
+    prepared, tasks = real_data.belgium(asked.data, asked.out / "chips", 4), []
+    for case, seed, share in product(CASES[:2], asked.seeds, SHARES):
+        out = asked.out / case.title / f"seed_{seed}" / f"{share:.2f}"
+        tasks.append(Task(Job(quick(case) if asked.quick else case, prepared, seed % 4, out), asked.start, share, seed))
     found: list[Run] = []
-    for seed in asked.seeds:
-        for share in SHARES:
-            job = Job(case, prepared, seed % 4, asked.out / f"seed_{seed}" / f"{share:.2f}")
-            found += runs(job, asked.start, share, seed)
-            told = "  ".join(f"{run.start} {run.aAcc:.3f}" for run in found[-3:])
-            console.print(f"seed {seed}, {share:.0%}: {told}", highlight=False)
-    shown, text = table(found)
-    console.print(shown)
+    with ProcessPoolExecutor(asked.workers, mp_context=get_context("spawn")) as pool:
+        for count, new in enumerate(pool.map(runs, tasks), 1):
+            found += new
+            told = "  ".join(f"{run.start} {run.aAcc:.3f}" for run in new)
+            left = (time.monotonic() - begun) / count * (len(tasks) - count) / 60
+            where = f"{new[0].case}, seed {new[0].seed}, {new[0].share:.0%}"
+            console.print(f"{where}: {told}  about {left:.0f} min left", highlight=False)
     (asked.out / "runs.json").write_text(json.dumps([vars(run) for run in found], indent=1))
-    (asked.out / "table.md").write_text(text)
+    texts = []
+    for case in CASES[:2]:
+        shown, text = table([run for run in found if run.case == case.title])
+        console.print(case.title, shown)
+        texts.append(f"{case.title}:\n\n{text}")
+    (asked.out / "table.md").write_text("\n".join(texts))
     console.print(f"{(time.monotonic() - begun) / 60:.1f} minutes", highlight=False)
 
 

@@ -49,11 +49,11 @@ class Loopback:
     """Serves a folder while the context is open.
 
     ``faults[path]`` are used up one request at a time; None among them is a request that goes well.
-    ``answers[path]`` makes JSON from the request instead of a file.
+    ``answers[path]`` makes JSON from the request instead of a file; ``delay`` seconds pass before every answer.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, delay: float = 0.0) -> None:
+        self.folder, self.delay = folder, delay
         self.requests: list[Request] = []
         self.faults: dict[str, list[Fault | None]] = defaultdict(list)
         self.answers: dict[str, Callable[[Request], Any]] = {}
@@ -108,26 +108,32 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(parts.path).lstrip("/")
         request = Request(self.command, path, parts.query, body, time.monotonic())
         fault = loopback.take(request)
+        time.sleep(loopback.delay)
         if fault and not fault.cut:
             self._send(fault.status, b"no", fault.retry_after)
         elif path in loopback.answers:
             self._send(200, json.dumps(loopback.answers[path](request)).encode(), cut=bool(fault))
         elif (loopback.folder / path).is_file():
-            self._file((loopback.folder / path).read_bytes(), cut=bool(fault))
+            self._file(loopback.folder / path, cut=bool(fault))
         else:
             self._send(404, b"no such file")
 
     do_POST = do_HEAD = do_GET
 
-    def _file(self, content: bytes, *, cut: bool) -> None:
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+    def _file(self, path: Path, *, cut: bool) -> None:
+        size, asked = path.stat().st_size, re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range") or "")
         if asked is None:
-            return self._send(200, content, cut=cut)
-        first, last = int(asked[1]), min(int(asked[2] or len(content)), len(content) - 1)
+            return self._send(200, path.read_bytes(), cut=cut)
+        if asked[1]:
+            first, last = int(asked[1]), min(int(asked[2] or size), size - 1)
+        else:  # the last so many bytes
+            first, last = max(0, size - int(asked[2])), size - 1
         if first > last:
-            return self._send(416, b"", content_range=f"bytes */{len(content)}")
-        whole = f"bytes {first}-{last}/{len(content)}"
-        return self._send(206, content[first : last + 1], content_range=whole, cut=cut)
+            return self._send(416, b"", content_range=f"bytes */{size}")
+        with path.open("rb") as file:
+            file.seek(first)
+            content = file.read(last + 1 - first)
+        return self._send(206, content, content_range=f"bytes {first}-{last}/{size}", cut=cut)
 
     def _send(
         self,

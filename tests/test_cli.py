@@ -162,7 +162,7 @@ def test_errors_have_no_traceback(tmp_path, config_file):
 def test_example_data_is_written_once(tmp_path, monkeypatch):
     import agrifm.demo as module
 
-    monkeypatch.setattr(module, "Landscape", lambda seed: FARM)
+    monkeypatch.setattr(module, "Landscape", lambda seed, paddy=False: FARM)
     assert "written to" in agrifm("data", "example", tmp_path / "farm")
     assert "already" in agrifm("data", "example", tmp_path / "farm")
 
@@ -172,7 +172,7 @@ def test_the_demo_from_end_to_end(tmp_path, config_file, farm, monkeypatch):
 
     import agrifm.demo as module
 
-    monkeypatch.setattr(module, "Landscape", lambda seed: FARM)
+    monkeypatch.setattr(module, "Landscape", lambda seed, paddy=False: FARM)
 
     values = yaml.safe_load(config_file.read_text())
     values["training"]["epochs"] = 1

@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 import torch
 import yaml
 from conftest import TINY
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_training import assert_same_weights, history, weights_of
 from typer.testing import CliRunner
 
@@ -23,6 +26,8 @@ from agrifm.data.covers import Covers
 from agrifm.data.shard_writer import ShardWriter
 from agrifm.data.transforms import Augment
 from agrifm.errors import InputError
+from agrifm.nn.model import CropModel, ModelConfig
+from agrifm.nn.swin import SwinSize
 from agrifm.sensors import LANDSAT, S2
 from agrifm.tasks.fractions import COVERS, Fractions
 from agrifm.training import evaluate, fit
@@ -30,6 +35,8 @@ from agrifm.training import pretrain as module
 from agrifm.training.fit import open_sources
 from agrifm.training.module import BAD
 from agrifm.training.pretrain import Pairs, Views, follow, sureness
+from agrifm.training.probe import Probe
+from agrifm.training.throughput import forward_flops, tokens
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,6 +44,19 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture
 def plan():
     """A small experiment as plain values: 16 samples an epoch."""
+    return small_plan()
+
+
+@pytest.fixture(scope="module")
+def plan_file(tmp_path_factory):
+    """The same as a file, without dropped paths, which differ from process to process."""
+    plan = small_plan()
+    path = tmp_path_factory.mktemp("plan") / "pretrain.yaml"
+    path.write_text(yaml.safe_dump({**plan, "model": {**plan["model"], "size": {**TINY, "drop_path": 0.0}}}))
+    return path
+
+
+def small_plan():
     return {
         "name": "pretrain",
         "data": {"sensors": ["S2", "Landsat"], "frames": 4, "shards": {"lap": 16, "val_samples": 4}},
@@ -105,21 +125,148 @@ def test_killed_in_mid_epoch_it_goes_on_to_the_same_bits(plan, shards, place, tm
     assert_same_weights(weights_of(tmp_path / "parts"), weights_of(tmp_path / "whole"), rtol=0, atol=0)
 
 
-def test_two_processes_give_the_result_of_one(plan, tmp_path):
-    outs = {n: tmp_path / str(n) for n in (1, 2)}
-    config = tmp_path / "pretrain.yaml"
-    config.write_text(yaml.safe_dump(plan))
-    for n, out in outs.items():
-        words = [sys.executable, "-m", "agrifm.cli", "train", str(config), "--out", str(out)]
-        for text in (f"training.devices={n}", "model.size.drop_path=0.0"):
-            words += ["--set", text]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        finished = subprocess.run(words, capture_output=True, text=True, timeout=200, env=environment)
-        assert finished.returncode == 0, finished.stderr
-    assert_same_weights(weights_of(outs[2]), weights_of(outs[1]), rtol=1e-3, atol=1e-4)
-    for one, two in zip(history(outs[1]), history(outs[2]), strict=True):
-        for key in one:
-            assert float(two[key]) == pytest.approx(float(one[key]), abs=5e-3), key
+def trained(config, out, *settings):
+    """Train by the command line, in a process of its own."""
+    words = [sys.executable, "-m", "agrifm.cli", "train", str(config), "--out", str(out)]
+    for text in settings:
+        words += ["--set", text]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    finished = subprocess.run(words, capture_output=True, text=True, timeout=300, env=environment)
+    assert finished.returncode == 0, finished.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def alone(plan_file, tmp_path_factory):
+    """What one process makes of the plan in two epochs."""
+    return trained(plan_file, tmp_path_factory.mktemp("alone"))
+
+
+def assert_same_run(one, two):
+    assert_same_weights(weights_of(two), weights_of(one), rtol=1e-3, atol=1e-4)
+    for mine, theirs in zip(history(one), history(two), strict=True):
+        for key in mine:
+            assert float(theirs[key]) == pytest.approx(float(mine[key]), abs=5e-3), key
+
+
+def test_two_processes_give_the_result_of_one(plan_file, alone, tmp_path):
+    assert_same_run(alone, trained(plan_file, tmp_path / "two", "training.devices=2"))
+
+
+def test_two_processes_that_split_the_model_give_the_result_of_one_and_go_on_from_it(plan_file, alone, tmp_path):
+    """A process may lack a sensor that another has, so all must take part in every collective."""
+    split = ("training.devices=2", "training.strategy=fsdp")
+    trained(plan_file, tmp_path / "split", *split, "training.epochs=1")
+    state = torch.load(tmp_path / "split" / "resume.ckpt", weights_only=True)["state_dict"]
+    assert all(type(value) is torch.Tensor for value in state.values())  # whole, not parts
+    trained(plan_file, tmp_path / "split", *split)
+    one = trained(plan_file, tmp_path / "one", "training.epochs=1")
+    assert_same_run(trained(plan_file, one), tmp_path / "split")
+
+
+def test_a_process_that_dies_costs_an_epoch_and_no_bit(plan_file, tmp_path):
+    """torchrun starts both again; they go on from the last whole epoch."""
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words += ["--max-restarts", "3", "-m", "agrifm.cli", "train", str(plan_file)]
+    words += ["--set", "training.devices=2", "--set", "training.epochs=3", "--out"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*words, str(tmp_path / "whole")], check=True, timeout=300, env=environment, capture_output=True)
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen([*words, str(tmp_path / "parts")], env=environment, **both) as running:
+        while not (tmp_path / "parts" / "resume.ckpt").is_file():
+            assert running.poll() is None, running.stdout.read()
+            time.sleep(0.05)
+        children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+        told = running.communicate(timeout=300)[0].decode()
+    assert running.returncode == 0, told
+    assert "resuming from" in told
+    assert told.count("best checkpoint") == 1  # one of them speaks
+    assert history(tmp_path / "parts") == history(tmp_path / "whole")
+    assert_same_weights(weights_of(tmp_path / "parts"), weights_of(tmp_path / "whole"), rtol=0, atol=0)
+
+
+def test_a_split_model_has_no_second_average(settings):
+    with pytest.raises(InputError, match=r"training\.ema"):
+        parse({**settings, "training": {**settings["training"], "strategy": "fsdp", "ema": 0.9}})
+
+
+def test_several_sources_are_drawn_in_their_shares(plan, shards, tmp_path):
+    covers = Covers(frames=6, sensors=(S2, LANDSAT))
+    with ShardWriter(tmp_path / "real", size=4) as writer:
+        for index in range(8):
+            writer.add(covers.record(("S2", "Landsat")[index % 2], index))
+    places = {"train": ["synthetic", str(tmp_path / "real")], "shares": [3, 1], "val": str(shards / "val")}
+    plan["data"]["shards"] |= places
+    experiment = parse({**plan, "seed": 7})
+    train = open_sources(experiment)["train"]
+    names = [train.read(index).name for index in module.first_samples(experiment, train, 16)]
+    made, stored = ([name for name in names if name.split("-")[1] == seed] for seed in ("7", "0"))
+    assert (len(made), len(set(stored))) == (12, 4)
+    assert set(stored) < {train.sources[1].read(index).name for index in range(8)}
+    order = module.in_order(experiment, train)[1]
+    assert order.order(0, 7) + order.order(7, 9) == order.order(0, 16)
+    fit(experiment, tmp_path / "run")
+    with pytest.raises(InputError, match="one for each"):
+        parse({**plan, "data": {**plan["data"], "shards": {**plan["data"]["shards"], "shares": [1]}}})
+
+
+def test_a_probe_scores_frozen_features(plan, settings, tmp_path):
+    labeled = tmp_path / "labeled.yaml"
+    labeled.write_text(yaml.safe_dump(settings))
+    out = tmp_path / "probed"
+    best = fit(parse({**plan, "probe": str(labeled)}), out)
+    rows = history(out)
+    assert 0.15 < float(rows[-1]["probe_aAcc"]) <= 1
+    assert Checkpoint.load(best).scores["probe_aAcc"] == float(rows[-1]["probe_aAcc"])
+    fit(parse(plan), tmp_path / "plain")
+    assert_same_weights(weights_of(out), weights_of(tmp_path / "plain"), rtol=0, atol=0)
+    labeled.write_text(yaml.safe_dump(plan))
+    with pytest.raises(InputError, match="task 'fractions'"):
+        fit(parse({**plan, "probe": str(labeled)}), tmp_path / "wrong")
+
+
+def test_a_probe_learns_what_the_features_tell(settings):
+    """Features that are the class itself are classified without error, constant ones are not."""
+    experiment = parse(settings)
+    sources = open_sources(experiment)
+    probe = Probe(experiment, sources["train"], sources["val"])
+
+    class Telling(torch.nn.Module):
+        def __init__(self, factor):
+            super().__init__()
+            self.head, self.factor = torch.nn.Identity(), factor
+
+        def forward(self, batch):
+            shown = torch.nn.functional.one_hot(batch.label.clamp(min=0), 6).permute(0, 3, 1, 2)
+            return self.head(self.factor * shown.float())
+
+    assert probe(Telling(1.0), torch.device("cpu"))["probe_aAcc"] > 0.99
+    assert probe(Telling(0.0), torch.device("cpu"))["probe_aAcc"] < 0.9
+    names = [{"name": "wheat", "codes": [1]}, {"name": "rest", "codes": [0, 2, 3, 4]}]
+    coded = parse({**settings, "task": {"classes": names, "unlabeled": [5]}})
+    assert Probe(coded, sources["train"], sources["val"])(Telling(1.0), torch.device("cpu"))["probe_aAcc"] > 0.99
+
+
+def test_tokens_and_operations_are_counted():
+    sensors = [replace(S2, statistics=S2.statistics)]
+    model = CropModel(sensors, 8, ModelConfig(size=SwinSize(16, (1, 1, 1, 1), (1, 2, 4, 8))))
+    batch = Views.of([(Covers(sizes={"S2": 16}, frames=n, sensors=(S2,)).read(0),) for n in (8, 5)]).student
+    assert tokens(model, batch) == (2 + 2) * 8 * 8
+    count = forward_flops(model, batch)
+    linear = sum(2 * p.numel() for n, p in model.backbones.named_parameters() if "layers.0.blocks" in n and p.ndim == 2)
+    assert count > linear * tokens(model, batch)
+    one = Views.of([(Covers(sizes={"S2": 16}, frames=8, sensors=(S2,)).read(0),)]).student
+    assert 1.8 < count / forward_flops(model, one) < 2.2
+
+
+def test_throughput_is_logged(plan, tmp_path):
+    fit(parse(plan), tmp_path)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    for key in ("samples_per_second", "tokens_per_second", "flop_utilization"):
+        assert all(point.value > 0 for point in events.Scalars(key)), key
+        assert len(events.Scalars(key)) > 3
 
 
 def test_both_views_show_the_same_ground():
@@ -231,6 +378,20 @@ def test_other_shards_are_not_gone_on_with(plan, shards, tmp_path):
         fit(parse(of_shards(plan, tmp_path / "shards")), tmp_path / "run")
 
 
+def test_swapped_bands_in_shards_are_refused(plan, tmp_path):
+    covers = Covers(frames=6, sizes={"S2": 16}, sensors=(S2,))
+    with ShardWriter(tmp_path / "swapped", size=4) as writer:
+        for index in range(8):
+            record = covers.record("S2", index)
+            writer.add(replace(record, image=record.image[:, [0, 1, 2, 4, 5, 6, 3, 7, 8, 9]]))  # in order of wavelength
+    plan["data"]["sensors"] = ["S2"]
+    plan["data"]["shards"]["train"] = str(tmp_path / "swapped")
+    with pytest.raises(InputError, match=r"swapped: S2\n.*B08 darker or steadier"):
+        fit(parse(plan), tmp_path / "run")
+    plan["data"]["check_bands"] = False
+    fit(parse(plan), tmp_path / "run")
+
+
 def test_lost_shards_are_told(plan, shards, tmp_path, capsys):
     shutil.copytree(shards, tmp_path / "damaged")
     victim = sorted((tmp_path / "damaged" / "train").glob("S2-*.tar"))[0]
@@ -251,6 +412,10 @@ def test_fine_tuning_begins_with_what_was_learned(plan, settings, tmp_path):
     for sensor in ("S2", "Landsat"):
         key = f"backbones.{sensor}.layers.0.blocks.0.attn.qkv.weight"
         torch.testing.assert_close(start[key], learned[key.replace(sensor, "shared")], rtol=0, atol=0)
+        key = f"decoder.pools.{sensor}.0.value.weight"
+        torch.testing.assert_close(start[key], learned[key], rtol=0, atol=0)
+    one = start_weights(parse({**settings, "start_from": str(path), "data": {**settings["data"], "sensors": ["S2"]}}))
+    assert not any("Landsat" in key for key in one)
     fit(experiment, tmp_path / "tuned", weights=start)
     with pytest.raises(InputError, match="pre-train with it"):
         start_weights(parse({**settings, "start_from": str(path), "data": {**settings["data"], "sensors": ["Modis"]}}))

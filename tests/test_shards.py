@@ -1,5 +1,7 @@
 """Shards: what is written is read back, bytes are reproducible, and every bad shard is named and counted."""
 
+import hashlib
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from agrifm.data.records import COVERS, Record
 from agrifm.data.shard_writer import ShardWriter
 from agrifm.data.shards import Shards
-from agrifm.errors import InputError
+from agrifm.errors import InputError, Unreadable
 from agrifm.tasks.fractions import COVERS as TASK_COVERS
 
 
@@ -68,7 +70,7 @@ def test_bad_shard_is_named_and_its_samples_are_counted(tmp_path, damage):
     data = bytearray(path.read_bytes())
     data[700] ^= 1
     path.unlink() if damage == "missing" else path.write_bytes(data[:-9] if damage == "truncated" else data)
-    with pytest.raises(InputError, match=rf"S2-00001.tar\n.*{damage}(.|\n)*3 samples of S2(.|\n)*lost='count'"):
+    with pytest.raises(InputError, match=rf"S2-00001.tar\n.*{damage}(.|\n)*3 samples of S2(.|\n)*lost: count"):
         Shards.open(folder).record(10)
     rest = Shards.open(folder, lost="count")
     assert [(lost.name, lost.samples) for lost in rest.lost] == [("S2-00001.tar", 3)]
@@ -83,3 +85,24 @@ def test_wrong_shares_and_manifests_are_refused(tmp_path):
             writer.add(wrong)
     with pytest.raises(InputError, match=r"manifest\.json"):
         Shards.open(tmp_path)
+
+
+def test_records_are_checked_when_they_are_read(tmp_path, monkeypatch):
+    """Whoever wrote them: the checksums are right, what they hold is not."""
+    wrong = replace(record(0), unknown=record(0).unknown + 0.5)
+    with monkeypatch.context() as patch, ShardWriter(tmp_path / "set") as writer:
+        patch.setattr(Record, "check", lambda self, where: None)
+        writer.add(wrong)
+    with pytest.raises(InputError, match=r"S2-00000\.tar: record 0: fractions\n.*64 cells.*sums to 1\.5"):
+        Shards.open(tmp_path / "set").record(0)
+
+
+@pytest.mark.parametrize(("content", "found"), [(b"x" * 2048, "no tar"), (b"\0" * 10240, "0 records where")])
+def test_shards_of_another_content_are_named(tmp_path, content, found):
+    folder = write(tmp_path / "set", count=1)
+    (folder / "S2-00000.tar").write_bytes(content)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["shards"][1] |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(Unreadable, match=rf"S2-00000\.tar\n.*{found}(.|\n)*1 samples of S2"):
+        Shards.open(folder).record(1)

@@ -1,9 +1,12 @@
 """The order of training: whole passes, any slice, any number of processes, each shard fetched once."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
+from agrifm.data.blend import Endless
 from agrifm.data.stream import Stream, StreamBatches
 from agrifm.errors import InputError
 
@@ -41,6 +44,54 @@ def test_processes_share_the_same_batches(stream):
     assert alone[0][0] == (80, stream.order(80, 1)[0][1])
     with pytest.raises(InputError, match="whole batches"):
         StreamBatches(stream, 41, 8)
+
+
+LAP, BATCH = 40, 8
+
+
+def epoch(number, world, stop=LAP // BATCH, start=0):
+    """What all processes read from some batches of an epoch, as (position, index)."""
+    read = []
+    for rank in range(world):
+        share = StreamBatches(Stream(GROUPS, {"S2": 3, "Modis": 1}, 8, 4), LAP, BATCH, rank=rank, world=world)
+        share.set_epoch(number)
+        read += [pair for batch in list(share)[start:stop] for pair in batch]
+    return read
+
+
+@pytest.mark.parametrize("worlds", list(product((1, 2, 3), repeat=3)))
+def test_resumed_with_another_number_of_processes_nothing_is_lost_or_seen_twice(stream, worlds):
+    """An epoch with each number of processes, one after another; the middle one changes in mid-epoch, too."""
+    first, second, third = worlds
+    read = epoch(0, first) + epoch(1, second, stop=2) + epoch(1, third, start=2) + epoch(2, third)
+    assert sorted(read) == [(place, index) for place, (_, index) in enumerate(stream.order(0, 3 * LAP))]
+    passes = stream.order(0, 3 * LAP)
+    assert [sorted(i for lap, i in passes if lap == n and i < 22) for n in range(3)] == [list(range(22))] * 3
+
+
+def test_each_process_gets_its_share_of_every_sensor_from_few_shards():
+    """Sensors alternate with the period of the processes, which must not leave a process with one of them."""
+    groups = {sensor: (1024 * i, (32,) * 32) for i, sensor in enumerate(("Landsat", "Modis", "S2"))}
+    stream, opened = Stream(groups, window=256), []
+    for rank in range(3):
+        pairs = [pair for batch in StreamBatches(stream, 720, 48, rank=rank, world=3) for pair in batch]
+        counts = np.bincount([index // 1024 for _, index in pairs])
+        assert abs(counts - 80).max() <= 15  # one in each batch
+        opened.append(len({index // 32 for _, index in pairs}))
+    everything = len({index // 32 for _, index in stream.order(0, 720)})
+    assert sum(opened) < 2 * everything
+
+
+def test_endless_samples_are_dealt_with_every_sensor():
+    shares = [next(iter(StreamBatches(Endless(), 12, 12, rank=rank, world=3))) for rank in range(3)]
+    assert all({index % 3 for _, index in share} == {0, 1, 2} for share in shares)
+    assert sorted(pair for share in shares for pair in share) == [(i, i) for i in range(12)]
+
+
+def test_every_window_is_spread_evenly_over_its_shards():
+    stream = Stream({"S2": (0, (100,) * 4)}, window=400)
+    counts = [np.bincount([i // 100 for _, i in stream.order(start, 40)], minlength=4) for start in range(0, 400, 40)]
+    assert abs(np.array(counts) - 10).max() <= 2
 
 
 def test_a_pass_opens_each_shard_once_when_windows_are_held(stream):

@@ -14,12 +14,14 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from agrifm.data.calendars import Calendar
 from agrifm.data.folder import Chips
 from agrifm.data.transforms import Augment
 from agrifm.errors import InputError, nearest
 from agrifm.nn.model import ModelConfig
 from agrifm.sample import Sample, Season
 from agrifm.sensors import SENSORS, Sensor
+from agrifm.tasks.choice import chosen
 from agrifm.tasks.fields import Fields
 from agrifm.tasks.fractions import Fractions
 from agrifm.tasks.segmentation import Segmentation
@@ -36,7 +38,14 @@ def _sensor(value: Any) -> Any:
 
 
 def _task(value: Any) -> Any:
-    return {"kind": "segmentation", **value} if isinstance(value, dict) else value
+    if not isinstance(value, dict):
+        return value
+    value = {"kind": "segmentation", **value}
+    if not isinstance(value.get("classes"), Mapping):
+        return value
+    if value["kind"] != "segmentation":
+        raise ValueError(f"task '{value['kind']}' takes no classes from a table: list their names")
+    return chosen(value)
 
 
 def _listed(value: Any) -> Any:
@@ -53,7 +62,9 @@ class ShardsConfig(Section):
     """Samples with fractions of land cover, for pre-training.
 
     Args:
-        train, val: folder or address of shards, or ``synthetic``: made as they are needed, without end.
+        train, val: folder or address of shards, or ``synthetic``: made as they are needed, without end. ``train`` may
+            list several.
+        shares: of several in ``train``, as whole numbers in a ratio; equal if left out.
         lap: samples of an epoch.
         val_samples: at most so many are scored.
         mix: how often sensors are drawn, as a ratio; equal if left out.
@@ -61,13 +72,20 @@ class ShardsConfig(Section):
         lost: ``refuse`` damaged shards, or leave them out and ``count`` their samples.
     """
 
-    train: str = "synthetic"
+    train: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ("synthetic",)
     val: str = "synthetic"
+    shares: tuple[Annotated[int, Field(ge=1)], ...] = ()
     lap: int = Field(1024, ge=1)
     val_samples: int = Field(256, ge=1)
     mix: dict[str, float] = {}
     window: int = Field(2048, ge=1)
     lost: Literal["refuse", "count"] = "refuse"
+
+    @model_validator(mode="after")
+    def _shared_out(self) -> ShardsConfig:
+        if self.shares and len(self.shares) != len(self.train):
+            raise ValueError(f"{len(self.shares)} shares for {len(self.train)} places in train: give one for each")
+        return self
 
 
 class Teacher(Section):
@@ -104,6 +122,7 @@ class DataConfig(Section):
         footprint: meters along one side of a chip; if left out, the training data's. Maps are made of windows of
             that size.
         label_key: dataset of the label; two of them, fields and crop, for task ``fields`` with classes.
+        seasons: growing seasons as days of the year; a chip or scene is cut to the first whose ``chips`` fits its name.
         shards: samples for pre-training, instead of chips.
         cache: keep samples in memory once they are read; for data sets that fit, with few workers.
         check: read this many chips of each split, and check their values, before training; 0 is all.
@@ -123,10 +142,18 @@ class DataConfig(Section):
     resize: dict[str, tuple[int, int]] = {}
     footprint: float | None = Field(None, gt=0)
     label_key: str | tuple[str, str] = "label"
+    seasons: Annotated[tuple[Calendar, ...], BeforeValidator(_listed)] = ()
     shards: ShardsConfig | None = None
     cache: bool = False
     check: int = Field(200, ge=0)
     check_bands: bool = True
+
+    @model_validator(mode="after")
+    def _seasons_apart(self) -> DataConfig:
+        named = [calendar.name for calendar in self.seasons]
+        if len(set(named)) < len(named):
+            raise ValueError(f"a name of its own for each of data.seasons, not {', '.join(named)}")
+        return self
 
     @property
     def folder(self) -> Path:
@@ -145,6 +172,7 @@ class DataConfig(Section):
             self.sensors,
             label_key=self.label_key if label else None,
             allow_missing=self.allow_missing,
+            seasons=self.seasons,
         )
 
 
@@ -165,6 +193,8 @@ class TrainingConfig(Section):
         patience: stop after this many epochs without a better score.
         limit: at most this many batches per epoch, for trying out.
         devices, nodes: processes on each machine, and machines; ``torchrun`` and Slurm are recognized.
+        strategy: of several processes: ``ddp`` keeps all weights in each, ``fsdp`` splits weights, gradients and
+            optimizer state among them, for models that do not fit otherwise.
         workers: processes of each data loader.
     """
 
@@ -186,6 +216,7 @@ class TrainingConfig(Section):
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = Field(1, ge=1)
     nodes: int = Field(1, ge=1)
+    strategy: Literal["ddp", "fsdp"] = "ddp"
     workers: int = Field(2, ge=0)
 
 
@@ -194,8 +225,11 @@ class Experiment(Section):
 
     Args:
         name: of the experiment; results go to ``runs/<name>`` unless the command says otherwise.
-        start_from: weights to begin with: a checkpoint of ours or the published ``AgriFM.pth``.
+        start_from: weights to begin with: a checkpoint of ours, the published ``AgriFM.pth``, or the name of weights
+            that come with the package, ``agrifm-tiny``.
         teacher: of pre-training; left out, only fractions are learned.
+        probe: a segmentation experiment in YAML; after each epoch of pre-training, frozen features of pixels of its
+            train split are classified linearly and scored on its val split.
     """
 
     name: str = "experiment"
@@ -206,12 +240,19 @@ class Experiment(Section):
     model: ModelConfig = ModelConfig()
     task: Annotated[Segmentation | Fractions | Fields, Field(discriminator="kind"), BeforeValidator(_task)]
     teacher: Teacher | None = None
+    probe: Path | None = None
     training: TrainingConfig = TrainingConfig()
 
     @model_validator(mode="after")
     def _frames_fit(self) -> Experiment:
         if self.model.decoder == "original" and self.data.frames is None:
             raise ValueError("model.decoder 'original' folds time into channels: set data.frames (it used 32)")
+        return self
+
+    @model_validator(mode="after")
+    def _one_average(self) -> Experiment:
+        if self.training.strategy == "fsdp" and self.training.ema is not None:
+            raise ValueError("training.ema averages whole weights: leave it out, or use training.strategy 'ddp'")
         return self
 
     @model_validator(mode="after")
@@ -312,6 +353,8 @@ def _explain(error: ValidationError, source: object) -> InputError:
     problem = min(problems, key=lambda p: p["type"] != "extra_forbidden" and p["type"] != "unexpected_keyword_argument")
     location = [str(part) for part in problem["loc"] if part not in KINDS]
     where = f"{source}: {'.'.join(location) or '(top level)'}"
+    if isinstance(known := problem.get("ctx", {}).get("error"), InputError):
+        return InputError(f"{where}: {known.where}", found=known.found, expected=known.expected, repair=known.repair)
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         valid = _siblings(location)
         return InputError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +25,13 @@ ROWS = 3  # chips in the picture
 SENSORS = (S2, LANDSAT, MODIS)
 
 
-def write_data(out: Path, seed: int, console: Console) -> None:
+def write_data(out: Path, seed: int, console: Console, *, paddy: bool = False) -> None:
     """Write the example data set, with progress; one that is there already is kept."""
     if (out / "data_lists" / "test.txt").is_file():
         console.print(f"{out} is there already", highlight=False)
         return
     with counting(console, "writing chips") as step:
-        write_example(out, Landscape(seed=seed), progress=step)
+        write_example(out, Landscape(seed=seed, paddy=paddy), progress=step)
     console.print(f"example data written to {out}", highlight=False)
 
 
@@ -93,7 +94,7 @@ def baselines(experiment: Experiment, console: Console) -> dict[str, Scores]:
 
     task, data = experiment.task, experiment.data
     assert isinstance(task, Segmentation)
-    train, test = (Samples(data.split(split)) for split in ("train", "test"))
+    train, test = (Samples(data.split(split), task) for split in ("train", "test"))
     sensors = [sensor.name for sensor in data.sensors]
     count, ignore = len(task.classes), task.ignore_index
     with console.status("random forest"):
@@ -105,13 +106,16 @@ def baselines(experiment: Experiment, console: Console) -> dict[str, Scores]:
 
 
 class Samples:
-    """The samples of some chips, read anew each time they are gone through."""
+    """The samples of some chips, labeled with classes, read anew each time they are gone through."""
 
-    def __init__(self, chips: Chips) -> None:
-        self.chips = chips
+    def __init__(self, chips: Chips, task: Segmentation) -> None:
+        self.chips, self.task = chips, task
 
     def __iter__(self) -> Iterator[Sample]:
-        return (self.chips.read(i) for i in range(len(self.chips)))
+        for i in range(len(self.chips)):
+            sample = self.chips.read(i)
+            assert sample.label is not None
+            yield replace(sample, label=self.task.classes_of(sample.label))
 
 
 def score_table(rows: dict[str, Scores], title: str) -> Table:
@@ -129,7 +133,9 @@ def _picture(experiment: Experiment, test: Chips, out: Path, result: Scores) -> 
 
     from agrifm.maps.picture import Panel, draw, false_color
 
-    samples = [test.read(i) for i in range(len(test))]
+    task = experiment.task
+    assert isinstance(task, Segmentation)
+    samples = list(Samples(test, task))
     samples.sort(key=lambda sample: (-len(np.unique(np.asarray(sample.label))), sample.name))
     panels = []
     for sample in samples[:ROWS]:

@@ -1,7 +1,8 @@
-"""Files that appear whole: written beside their place, then renamed."""
+"""Files that appear whole: written beside their place, then renamed. And their checksums."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 
@@ -11,3 +12,9 @@ def write_whole(path: Path, text: str) -> None:
     unfinished = path.with_name(path.name + ".part")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a whole file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,7 +6,7 @@ pixel size and its own dates; what is shared is the footprint on the ground. A s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -88,8 +88,12 @@ class Sample:
 
     def span(self) -> tuple[float, float]:
         """First and last day of all sensors."""
-        days = torch.cat([self.days(sensor) for sensor in self.images])
+        days = self.all_days()
         return float(days.min()), float(days.max())
+
+    def all_days(self) -> Tensor:
+        """Days of the frames of all sensors."""
+        return torch.cat([self.days(sensor) for sensor in self.images])
 
     def without(self, sensor: str) -> Sample:
         """The same sample as if this sensor had not been there."""
@@ -98,6 +102,36 @@ class Sample:
             return {key: value for key, value in group.items() if key != sensor}
 
         return replace(self, images=rest(self.images), dates=rest(self.dates), valid=rest(self.valid))
+
+    def only(self, sensors: Collection[str]) -> Sample:
+        """The same sample as if only these sensors had been there; if none was, nothing was seen."""
+        found = self
+        for name in self.images:
+            found = found if name in sensors else found.without(name)
+        return found if found.images else self._unseen()
+
+    def hide(self, first: float, last: float) -> Sample:
+        """The same sample as if nothing had been acquired from day ``first`` to day ``last``, both included.
+
+        A sensor without a frame is gone. Where no frame is left at all, one stays, of which nothing counts as seen.
+        """
+        days = {name: self.dates.get(name, self.days(name)) for name in self.images}
+        kept = {name: (when < first) | (when > last) for name, when in days.items()}
+        kept = {name: mask for name, mask in kept.items() if bool(mask.any())}
+
+        def rest(group: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: group[name][mask] for name, mask in kept.items() if name in group}
+
+        found = replace(self, images=rest(self.images), dates=rest(days), valid=rest(self.valid))
+        return found if kept else self._unseen()
+
+    def _unseen(self) -> Sample:
+        return replace(
+            self,
+            images={name: image[:1] for name, image in self.images.items()},
+            dates={name: days[:1] for name, days in self.dates.items()},
+            valid={name: torch.zeros_like(self.mask(name)[:1]) for name in self.images},
+        )
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ app.add_typer(data, name="data")
 def check(config: Config, overrides: Overrides = None) -> None:
     """Run all checks that come before training, on every chip, and list what is wrong."""
     from agrifm.config import load
+    from agrifm.tasks.fields import Fields
+    from agrifm.tasks.segmentation import Segmentation
     from agrifm.training.fit import examine, open_sources
 
     experiment = load(config, overrides or ())
@@ -30,11 +32,11 @@ def check(config: Config, overrides: Overrides = None) -> None:
         console.print(f"{len(problems)} problem(s) found")
         raise typer.Exit(2)
     table = Table("split", "chips", "sensor", "frames", "clear", "labels")
-    names = experiment.task.names
+    task = experiment.task
+    assert isinstance(task, Segmentation | Fields)
     for split, survey in seen.items():
         total = sum(survey.labels.values()) or 1
-        shares = {names[i] if 0 <= i < len(names) else "ignored": n / total for i, n in sorted(survey.labels.items())}
-        labels = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+        labels = ", ".join(f"{name} {n / total:.0%}" for name, n in task.counts(survey.labels) if n)
         for row, (sensor, frames) in enumerate(survey.frames.items()):
             clear = sum(survey.clear[sensor]) / len(frames)
             first = (split, str(survey.chips)) if row == 0 else ("", "")
@@ -67,8 +69,9 @@ def stats(config: Config, overrides: Overrides = None) -> None:
 def example(
     out: Annotated[Path, typer.Argument(help="Folder of the data set.")] = Path("data/example"),
     seed: Annotated[int, typer.Option(help="Other seeds give other farmland.")] = 0,
+    paddy: Annotated[bool, typer.Option("--paddy", help="Grow rice too, in flooded fields.")] = False,
 ) -> None:
     """Write a made-up farmland: three sensors, clouds, six classes, some 80 chips."""
     from agrifm.demo import write_data
 
-    write_data(out, seed, console)
+    write_data(out, seed, console, paddy=paddy)

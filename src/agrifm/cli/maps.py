@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from agrifm.cli.scenes import ScenePath, Settings, Skip, opened
-from agrifm.cli.shell import Ckpt, Overwrite, app, console, plain, resumable
+from agrifm.cli.shell import Ckpt, Ensemble, Flips, Overwrite, app, console, plain, resumable
 
 SEAMS, DIFFERENT = 3, 4  # exit codes
 
@@ -25,6 +25,9 @@ def map_(
     confidence: Annotated[bool, typer.Option("--confidence", help="Also the probability of the chosen class.")] = False,
     entropy: Annotated[bool, typer.Option("--entropy", help="Also how undecided the model is.")] = False,
     observations: Annotated[bool, typer.Option("--observations", help="Also clear dates per sensor.")] = False,
+    sets: Annotated[bool, typer.Option("--sets", help="Also which classes are possible (calibrated models).")] = False,
+    flips: Flips = False,
+    ensemble: Ensemble = None,
     workers: Annotated[int, typer.Option(help="Processes on this machine; one for each GPU.", min=1)] = 1,
     dask: Annotated[str | None, typer.Option(help="Address of a dask scheduler, e.g. tcp://10.0.0.1:8786.")] = None,
     window: Annotated[
@@ -54,8 +57,16 @@ def map_(
         "confidence": confidence,
         "entropy": entropy,
         "observations": observations or parcels is not None,
+        "sets": sets,
     }
-    options = MapOptions(tuple(key for key, on in wanted.items() if on), window, memory, seam_limit)
+    options = MapOptions(
+        tuple(key for key, on in wanted.items() if on),
+        window,
+        memory,
+        seam_limit,
+        flips=flips,
+        ensemble=tuple(map(str, ensemble or ())),
+    )
     with resumable():
         mapped = map_scene(
             checkpoint,

@@ -1,4 +1,4 @@
-"""Verbs about models: train, evaluate, predict, show, weights, demo."""
+"""Verbs about models: train, predict, show, weights, demo."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.table import Table
 
-from agrifm.cli.shell import Ckpt, Config, Overrides, app, console, resumable
+from agrifm.cli.shell import Ckpt, Config, Ensemble, Flips, Overrides, app, console, resumable
 
 weights = typer.Typer(no_args_is_help=True, help="Look at and convert weight files.")
 app.add_typer(weights, name="weights")
@@ -34,55 +33,26 @@ def train(
 
 
 @app.command()
-def evaluate(
-    checkpoint: Ckpt,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
-    root: Annotated[Path | None, typer.Option(help="Folder of other data with the same layout.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the scores; beside the checkpoint if left out.")] = None,
-) -> None:
-    """Score a checkpoint on a split of its data, or of other data."""
-    from agrifm.checkpoint import Checkpoint
-    from agrifm.training import evaluate as score
-    from agrifm.training.fit import open_sources
-
-    loaded = Checkpoint.load(checkpoint)
-    experiment = loaded.experiment
-    if root is not None:
-        moved = {"root": root, "chips": None, "train": None, "val": None, "test": None}
-        experiment = experiment.model_copy(update={"data": experiment.data.model_copy(update=moved)})
-    out = out or checkpoint.parent / f"scores_{split}"
-    result = score(loaded, open_sources(experiment, (split,))[split], out, console=console)
-    show_scores(result)
-    console.print(f"written to {out}", highlight=False)
-
-
-def show_scores(result) -> None:
-    """Print the per-class table and the summary."""
-    table = Table("class", *result.columns)
-    for entry in result.classes:
-        values = (getattr(entry, key) for key in result.columns)
-        table.add_row(entry.name, *(f"{x:,}" if isinstance(x, int) else f"{x:.4f}" for x in values))
-    console.print(table)
-    console.print("  ".join(f"{key} {value:.4f}" for key, value in result.summary.items()), highlight=False)
-
-
-@app.command()
 def predict(
     checkpoint: Ckpt,
     chips: Annotated[Path, typer.Argument(help="Folder of HDF5 chips.")],
     out: Annotated[Path, typer.Argument(help="Folder of the maps.")],
     probabilities: Annotated[bool, typer.Option(help="Also write the probability of every class.")] = False,
     confidence: Annotated[bool, typer.Option(help="Also write the probability of the chosen class.")] = False,
+    sets: Annotated[bool, typer.Option(help="Also write which classes are possible.")] = False,
+    flips: Flips = False,
+    ensemble: Ensemble = None,
 ) -> None:
     """Map every chip of a folder: GeoTIFF where the chip knows its place, PNG otherwise."""
     from agrifm.checkpoint import Checkpoint
     from agrifm.data.folder import Chips
     from agrifm.maps.chips import predict as write
 
-    loaded = Checkpoint.load(checkpoint)
+    loaded = Checkpoint.load(checkpoint).looking(flips=flips, others=ensemble or ())
     folder = chips / "h5_samples" if (chips / "h5_samples").is_dir() else chips
-    source = Chips.in_folder(folder, loaded.experiment.data.sensors, allow_missing=True)
-    paths = write(loaded, source, out, probabilities=probabilities, confidence=confidence, console=console)
+    data = loaded.experiment.data
+    source = Chips.in_folder(folder, data.sensors, allow_missing=True, seasons=data.seasons)
+    paths = write(loaded, source, out, probabilities=probabilities, confidence=confidence, sets=sets, console=console)
     console.print(f"{len(paths)} files written to {out}", highlight=False)
 
 

@@ -116,7 +116,10 @@ def chips(
     labels: Annotated[Path, typer.Argument(help="Vector file of fields, or a raster of class numbers.")],
     out: Annotated[Path, typer.Argument(help="Folder of the chips.")],
     class_column: Annotated[str | None, typer.Option(help="Column that holds the class.")] = None,
-    classes: Annotated[Path | None, typer.Option(help="Table of codes, names and colors (CSV or YAML).")] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option(help="Table of codes, names and colors (CSV or YAML), or hcat, worldcereal, cdl, rpg."),
+    ] = None,
     layer: Annotated[str | None, typer.Option(help="Layer of the vector file.")] = None,
     size: Annotated[int, typer.Option(help="Rows and columns of a chip.")] = 96,
     buffer: Annotated[float, typer.Option(help="Meters by which fields shrink on all sides.")] = 0.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -19,11 +20,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Crop maps from satellite time series.",
 )
-console = Console()
+# Of several processes that train together, the first speaks; errors are told by all. ':end:' is no picture.
+_later = any(os.environ.get(key, "0") != "0" for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+console = Console(quiet=_later, emoji=False)
 
 Config = Annotated[Path, typer.Argument(help="Experiment in YAML.")]
 Ckpt = Annotated[Path, typer.Argument(help="Checkpoint written by 'agrifm train'.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")]
+Flips = Annotated[bool, typer.Option("--flips", help="Average over the eight orientations of a square.")]
+Ensemble = Annotated[list[Path] | None, typer.Option(help="Another checkpoint to average with, may be repeated.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
 
@@ -32,7 +37,8 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except InputError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {plain(str(error))}", highlight=False, soft_wrap=True)
+        told = Console(stderr=True, emoji=False)
+        told.print(f"[bold red]error:[/] {plain(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
 
 

@@ -219,7 +219,9 @@ def _chips(experiment: Experiment, *, label: bool) -> Source:
     from agrifm.data.folder import Custom, import_dataset
 
     data = experiment.data
-    return Custom(import_dataset(data.dataset)("test")) if data.dataset else data.split("test", label=label)
+    return (
+        Custom(import_dataset(data.dataset)("test"), data.seasons) if data.dataset else data.split("test", label=label)
+    )
 
 
 def _write(path: Path, experiment: Experiment) -> Path:

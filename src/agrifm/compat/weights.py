@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from agrifm.checkpoint import FORMAT, Checkpoint, build, load_strict, read_safetensors
+from agrifm.checkpoint import FORMAT, Checkpoint, build, load_strict, read_safetensors, weights_file
 from agrifm.compat.layouts import (
     EMBEDDINGS,
     INDEX,
@@ -44,9 +44,9 @@ def start_weights(experiment: Experiment) -> State | None:
     Raises:
         InputError: the file does not open, is of an unknown layout, or was made for another model.
     """
-    path = experiment.start_from
-    if path is None:
+    if experiment.start_from is None:
         return None
+    path = weights_file(experiment.start_from)
     if _is_ours(path):
         return _ours(Checkpoint.load(path), experiment, path)
     state = read_state(path)
@@ -63,10 +63,12 @@ def _is_ours(path: Path) -> bool:
 
 
 def _ours(checkpoint: Checkpoint, experiment: Experiment, path: Path) -> State:
-    """Embeddings and backbones of a checkpoint; one that all sensors shared becomes that of each."""
+    """All of a checkpoint but its head; a backbone that all sensors shared becomes that of each."""
     before, model, sensors = checkpoint.experiment.model, experiment.model, names(experiment.data.sensors)
     _same_model(model, before.patch, before.swin, path)
     wanted = (*ENCODER, "context.") if model.day_of_year == before.day_of_year else ENCODER
+    if before.decoder == model.decoder == "light":
+        wanted += ("decoder.",)
     if not before.shared_backbone or model.shared_backbone:
         return {key: value for key, value in checkpoint.weights.items() if key.startswith(wanted)}
     missing = [name for name in sensors if name not in names(checkpoint.experiment.data.sensors)]
@@ -78,10 +80,19 @@ def _ours(checkpoint: Checkpoint, experiment: Experiment, path: Path) -> State:
             repair=f"leave {missing[0]} out, or pre-train with it.",
         )
     shared = f"backbones.{SHARED}."
-    embedded = tuple(f"{part}{name}." for part in wanted if part != "backbones." for name in sensors)
-    found = {key: value for key, value in checkpoint.weights.items() if key.startswith(embedded)}
+    found = {
+        key: value
+        for key, value in checkpoint.weights.items()
+        if key.startswith(wanted) and not key.startswith(shared) and _of_one(key, sensors)
+    }
     trunk = {key.removeprefix(shared): value for key, value in checkpoint.weights.items() if key.startswith(shared)}
     return found | {f"backbones.{name}.{key}": value for name in sensors for key, value in trunk.items()}
+
+
+def _of_one(key: str, sensors: Sequence[str]) -> bool:
+    """Whether a tensor belongs to one of these sensors, or to none in particular."""
+    owner = re.match(r"(?:embeddings|context|decoder\.pools)\.(\w+)\.", key)
+    return owner is None or owner[1] in sensors
 
 
 def _released(state: Mapping[str, Tensor], experiment: Experiment, path: Path) -> State:

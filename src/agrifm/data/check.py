@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -127,14 +127,20 @@ def _header(chips: Chips, index: int) -> None:
 
 
 def values(
-    source: Source, sensors: Sequence[Sensor], indices: Sequence[int], classes: int, ignore_index: int, *, bands: bool
+    source: Source,
+    sensors: Sequence[Sensor],
+    indices: Sequence[int],
+    known: Collection[int],
+    ignore_index: int,
+    *,
+    bands: bool,
 ) -> Iterator[InputError | Survey]:
     """Read samples; yield what is wrong with them, and at the end the survey of the rest."""
     seen = Survey()
     for index in indices:
         try:
             sample = source.read(index)
-            _label(sample, classes, ignore_index)
+            _label(sample, known, ignore_index)
             one = Survey()
             one.add(sample, sensors)
             if bands:
@@ -153,17 +159,25 @@ def values(
     yield seen
 
 
-def _label(sample: Sample, classes: int, ignore_index: int) -> None:
+def _label(sample: Sample, known: Collection[int], ignore_index: int) -> None:
     if sample.label is None:
         return
-    odd = sorted(set(sample.label.unique().tolist()) - {*range(classes), ignore_index})
+    odd = sorted(set(sample.label.unique().tolist()) - {*known, ignore_index})
     if odd:
-        raise InputError(
-            f"{sample.name}: label",
-            found=f"values {odd[:8]}",
-            expected=f"0 to {classes - 1}, or {ignore_index} for pixels to ignore",
-            repair="recode the labels, add the missing classes to task.classes, or set task.ignore_index.",
-        )
+        raise unknown_labels(f"{sample.name}: label", odd, known, ignore_index)
+
+
+def unknown_labels(where: str, odd: Sequence[int], known: Collection[int], ignore_index: int) -> InputError:
+    """The error of numbers in a label that mean nothing."""
+    plain = sorted(known) == list(range(len(known)))
+    some = f"0 to {len(known) - 1}" if plain else f"one of {len(known)} codes: {', '.join(map(str, [*known][:8]))}, ..."
+    hint = "" if plain else f"{odd[0]} is nearest to {min(known, key=lambda code: abs(code - odd[0]))}: "
+    return InputError(
+        where,
+        found=f"values {list(odd[:8])}",
+        expected=f"{some}, or {ignore_index} for pixels to ignore",
+        repair=f"{hint}recode the labels, add the missing classes to task.classes, or set task.ignore_index.",
+    )
 
 
 def look_at_bands(sensor: Sensor, seen: Survey, where: str, *, single: bool) -> None:

@@ -20,7 +20,7 @@ from rasterio.transform import Affine
 from agrifm.data.h5 import Place
 from agrifm.data.products import CLEAR, PRODUCTS, SHADOW, THICK, THIN, Picture, Raster
 from agrifm.data.randomness import uniform
-from agrifm.data.synthetic import CLASSES, GRID, ORBIT, Ground, Landscape
+from agrifm.data.synthetic import GRID, ORBIT, Ground, Landscape
 from agrifm.errors import InputError, nearest
 from agrifm.sensors import LANDSAT, S2, Sensor
 
@@ -92,7 +92,7 @@ class Part:
         return Picture(sensor, tuple(days), self._joined(images), self._joined(states), place)
 
     def truth(self) -> np.ndarray:
-        """Indices into ``CLASSES`` ``(h, w)`` uint8."""
+        """Indices into ``Landscape.classes`` ``(h, w)`` uint8."""
         return self._of_ground(lambda ground: ground.label).astype(np.uint8)
 
     def parcels(self) -> geopandas.GeoDataFrame:
@@ -118,7 +118,7 @@ class Part:
             pieces[int(number) - 1].append(shape(outline))
         columns = {
             "parcel": numbers[order],
-            "crop": [CLASSES[label][0] for label in truth.ravel()[first[order]]],
+            "crop": [self.landscape.classes[label][0] for label in truth.ravel()[first[order]]],
             "surveyed": uniform(keys[order], 8) < _SURVEYED,
         }
         return geopandas.GeoDataFrame(columns, geometry=[union_all(part) for part in pieces], crs=self.place.crs)
@@ -151,7 +151,7 @@ def write_scene(
     """Write a block of a landscape as a folder of GeoTIFFs, which appears whole.
 
     ``S2/<yyyymmdd>_<band>_<10m|20m>.tif`` with ``SCL``; ``Landsat/HLS.L30...<band>.tif`` with ``Fmask``;
-    ``Modis/MOD09A1...<band>.tif`` with ``sur_refl_state_500m``. ``truth.tif`` holds indices into ``CLASSES``,
+    ``Modis/MOD09A1...<band>.tif`` with ``sur_refl_state_500m``. ``truth.tif`` holds indices into ``Landscape.classes``,
     ``parcels.gpkg`` (longitude, latitude) the fields. As in real life one date of Sentinel-2 is empty, and one of
     Landsat covers half of the scene. The whole scene is held in memory, some 4 MB for each cell of 96 pixels.
 
@@ -184,7 +184,7 @@ def write_scene(
         for raster in picture.where(PRODUCTS[sensor.name].seen(picture.state.shape)).rasters():
             raster.write(unfinished)
             tick()
-    Raster("truth.tif", part.truth(), part.place, 255).write(unfinished, _colors())
+    Raster("truth.tif", part.truth(), part.place, 255).write(unfinished, _colors(landscape))
     part.parcels().to_crs("EPSG:4326").to_file(unfinished / "parcels.gpkg", layer="parcels", driver="GPKG")
     return unfinished.replace(root)
 
@@ -230,5 +230,5 @@ def _with_product(sensors: Sequence[Sensor]) -> Sequence[Sensor]:
     return sensors
 
 
-def _colors() -> dict[int, tuple[int, ...]]:
-    return {i: (*bytes.fromhex(color[1:]), 255) for i, (_, color) in enumerate(CLASSES)} | {255: (0, 0, 0, 0)}
+def _colors(landscape: Landscape) -> dict[int, tuple[int, ...]]:
+    return {i: (*bytes.fromhex(color[1:]), 255) for i, (_, color) in enumerate(landscape.classes)} | {255: (0, 0, 0, 0)}

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import Dataset
 
+from agrifm.data.calendars import Calendar, calendar_of
 from agrifm.data.h5 import FrameChoice, read_chip
 from agrifm.data.transforms import pick_frames
 from agrifm.errors import InputError
@@ -38,6 +39,7 @@ class Chips:
         sensors: what to read.
         label_key: dataset of the label, or of several that are stacked; None reads none.
         allow_missing: a chip may lack some of the sensors.
+        seasons: calendars that chips are cut to.
     """
 
     folder: Path
@@ -45,6 +47,7 @@ class Chips:
     sensors: tuple[Sensor, ...]
     label_key: str | tuple[str, ...] | None = "label"
     allow_missing: bool = False
+    seasons: tuple[Calendar, ...] = ()
 
     @classmethod
     def from_list(
@@ -55,12 +58,20 @@ class Chips:
         *,
         label_key: str | tuple[str, ...] | None = "label",
         allow_missing: bool = False,
+        seasons: Sequence[Calendar] = (),
     ) -> Chips:
         """Read the names of the chips from a text file, one a line."""
-        return cls(folder, read_names(list_file, folder), tuple(sensors), label_key, allow_missing)
+        return cls(folder, read_names(list_file, folder), tuple(sensors), label_key, allow_missing, tuple(seasons))
 
     @classmethod
-    def in_folder(cls, folder: Path, sensors: Sequence[Sensor], *, allow_missing: bool = False) -> Chips:
+    def in_folder(
+        cls,
+        folder: Path,
+        sensors: Sequence[Sensor],
+        *,
+        allow_missing: bool = False,
+        seasons: Sequence[Calendar] = (),
+    ) -> Chips:
         """All chips of a folder, without labels.
 
         Raises:
@@ -71,7 +82,7 @@ class Chips:
             raise InputError(
                 folder, found="no *.h5 files", expected="a folder of chips", repair="name the folder that holds them."
             )
-        return cls(folder, names, tuple(sensors), None, allow_missing)
+        return cls(folder, names, tuple(sensors), None, allow_missing, tuple(seasons))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -81,14 +92,22 @@ class Chips:
         return self.folder / f"{self.names[index]}.h5"
 
     def read(self, index: int, frames: FrameChoice | None = None) -> Sample:
-        """One sample, only the chosen frames."""
-        return read_chip(
+        """One sample, only the chosen frames of its season."""
+        sample = read_chip(
             self.path(index),
             self.sensors,
             label_key=self.label_key,
             allow_missing=self.allow_missing,
-            frames=frames,
+            frames=None if self.seasons else frames,
         )
+        return _in_season(sample, self.seasons, frames) if self.seasons else sample
+
+
+def _in_season(sample: Sample, seasons: Sequence[Calendar], frames: FrameChoice | None) -> Sample:
+    """The chosen frames of the season that is the sample's."""
+    if seasons:
+        sample = calendar_of(seasons, sample.name).cut(sample)
+    return sample if frames is None else pick_frames(sample, frames)
 
 
 def read_names(list_file: Path, folder: Path) -> tuple[str, ...]:
@@ -150,9 +169,10 @@ class MappingDataset(Dataset):
 
 @dataclass(frozen=True)
 class Custom:
-    """A user's own dataset as a source."""
+    """A user's own dataset as a source, cut to the seasons of a calendar if there are any."""
 
     dataset: Any
+    seasons: tuple[Calendar, ...] = ()
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -173,6 +193,33 @@ class Custom:
                 raise InputError(
                     f"{sample.name}: {name}", found="NaN or infinity", expected="finite numbers", repair="mask them."
                 )
+        return _in_season(sample, self.seasons, frames)
+
+
+@dataclass(frozen=True)
+class View:
+    """Samples of a source as they would have been without some days or some sensors.
+
+    Args:
+        source: all that was seen.
+        rows: numbers of the samples in the source.
+        hidden: first and last day on which each sample was not seen; none are hidden if left out.
+        sensors: those that were there; all if left out.
+    """
+
+    source: Source
+    rows: tuple[int, ...]
+    hidden: tuple[tuple[float, float], ...] = ()
+    sensors: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, index: int, frames: FrameChoice | None = None) -> Sample:
+        """One sample, only the chosen ones of the frames that are left."""
+        sample = self.source.read(self.rows[index])
+        sample = sample.hide(*self.hidden[index]) if self.hidden else sample
+        sample = sample if self.sensors is None else sample.only(self.sensors)
         return sample if frames is None else pick_frames(sample, frames)
 
 

@@ -41,7 +41,8 @@ class Cover:
     """What covers a place: its class, share of the parcels, end members and year.
 
     Green cover climbs from ``low`` to ``high`` around day ``start`` and falls around day ``end``, over some
-    four times ``rise`` and ``fall`` days; ``straw`` days of dry stalks follow.
+    four times ``rise`` and ``fall`` days; ``straw`` days of dry stalks follow. From day ``flooded`` on it stands in
+    water for 80 days.
     """
 
     label: int
@@ -57,9 +58,10 @@ class Cover:
     straw: float = 0.0
     flower: float = 0.0
     mown: bool = False
+    flooded: float = 0.0
 
 
-COVERS = (  # woods, water, villages, fallow, then the crops
+COVERS = (  # woods, water, villages, fallow, then the crops; the last grows where it is asked for
     Cover(0, 0.0, 0.45, 0.95, 112, 6, 292, 9, green="canopy"),
     Cover(0, 0.0, 0.00, 0.03, 120, 9, 270, 9, ground="water"),
     Cover(0, 0.0, 0.15, 0.30, 110, 9, 285, 9, green="canopy", ground="built"),
@@ -69,6 +71,7 @@ COVERS = (  # woods, water, villages, fallow, then the crops
     Cover(3, 0.14, 0.20, 0.93, 84, 10, 182, 7, straw=18, flower=0.7),
     Cover(4, 0.14, 0.02, 0.92, 150, 9, 294, 10),
     Cover(5, 0.18, 0.42, 0.88, 90, 12, 300, 14, mown=True),
+    Cover(6, 0.30, 0.02, 0.90, 176, 9, 268, 8, straw=14, flooded=134),
 )
 WOODS, WATER, BUILT, FIRST_FIELD = 0, 1, 2, 3
 BY_COVER = {f.name: np.array([getattr(cover, f.name) for cover in COVERS]) for f in fields(Cover)}
@@ -97,8 +100,10 @@ def mixture(cover: np.ndarray, parcel: np.ndarray, day: np.ndarray, vigor: np.nd
     green = green * np.where(of["mown"], _mowing(day, parcel), 1)
     flower = green * of["flower"] * np.exp(-(((day - _FLOWERING) / _FLOWERING_DAYS) ** 2))
     bare, leaf = (1 - green) * soil, green - flower
+    wet = _logistic((day - of["flooded"]) / 3) * (of["flooded"] > 0) * (1 - _logistic((day - of["flooded"] - 80) / 4))
     parts = {"straw": bare * dry, "flower": flower}
-    parts |= {name: bare * (1 - dry) * (of["ground"] == name) for name in ("soil", "water", "built")}
+    parts |= {name: bare * (1 - dry) * (1 - wet) * (of["ground"] == name) for name in ("soil", "water", "built")}
+    parts["water"] += bare * (1 - dry) * wet
     parts |= {name: leaf * (of["green"] == name) for name in ("leaf", "canopy")}
     return np.stack([parts[name] for name in MEMBERS])
 

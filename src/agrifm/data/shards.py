@@ -2,7 +2,7 @@
 
 A data set is a folder of uncompressed tars of one sensor each, in WebDataset naming, and a ``manifest.json`` that
 lists them with their checksums. A member ``<key>.safetensors`` is one record. Places may be local paths or any address
-that fsspec opens: ``s3://`` needs the package s3fs, ``http://`` needs aiohttp.
+that fsspec opens: ``s3://`` needs the package s3fs, ``gs://`` gcsfs.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 import tarfile
 from bisect import bisect_right
@@ -22,10 +23,9 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
 
-import fsspec
-
 from agrifm.data.h5 import FrameChoice
 from agrifm.data.records import COVERS, Record
+from agrifm.data.remote import NotRead, is_remote, read_whole
 from agrifm.errors import InputError, Unreadable
 from agrifm.sample import Sample
 
@@ -48,6 +48,13 @@ class Shard:
     def __post_init__(self) -> None:
         if not PLAIN.fullmatch(self.name) or min(self.samples, self.bytes) < 1:
             raise ValueError(f"shard {self.name} of {self.samples} samples and {self.bytes} bytes")
+
+    def flaw(self, data: bytes) -> str | None:
+        """What is wrong with the bytes that were read, or None."""
+        if len(data) != self.bytes:
+            return f"truncated or overlong: {len(data)} of {self.bytes} bytes"
+        same = hashlib.sha256(data).hexdigest() == self.sha256
+        return None if same else "corrupt: its checksum is another than the manifest's"
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,8 @@ class Shards:
     def open(cls, path: Path | str, *, lost: Literal["refuse", "count"] = "refuse", keep: int = 3) -> Shards:
         """Read the manifest and check the sizes of local shards; ``count`` verifies them whole and leaves out bad ones.
 
+        Remote shards are verified when they are read: to fetch all of them first would take as long as a pass.
+
         Raises:
             InputError: the manifest is missing or of another format, a shard is bad, or none is left.
         """
@@ -100,7 +109,7 @@ class Shards:
         found, good, bad = cls(root, tuple(listed), (), keep), [], []
         for shard in listed:
             try:
-                if not _remote(root):
+                if not is_remote(root):
                     found.fetch(shard) if lost == "count" else found._check_size(shard)
                 good.append(shard)
             except Unreadable as error:
@@ -148,21 +157,15 @@ class Shards:
         return Record.from_bytes(bytes(self._members(shard)[member]), f"{self._at(shard)}: record {member}")
 
     def fetch(self, shard: Shard) -> bytes:
-        """Fetch a whole shard and verify it.
+        """Fetch a whole shard and verify it; a remote one is asked for again before it counts as bad.
 
         Raises:
             Unreadable: it is missing, truncated or corrupt.
         """
         try:
-            with fsspec.open(self._at(shard), "rb") as file:
-                data = file.read()
-        except OSError as error:
-            raise self._bad(shard, f"it cannot be read: {type(error).__name__} {error}") from error
-        if len(data) != shard.bytes:
-            raise self._bad(shard, f"truncated or overlong: {len(data)} of {shard.bytes} bytes")
-        if hashlib.sha256(data).hexdigest() != shard.sha256:
-            raise self._bad(shard, "corrupt: its checksum is another than the manifest's")
-        return data
+            return read_whole(self._at(shard), shard.flaw)
+        except NotRead as error:
+            raise self._bad(shard, str(error)) from error
 
     @cached_property
     def _ends(self) -> list[int]:
@@ -172,11 +175,12 @@ class Shards:
         return f"{self.root}/{shard.name}"
 
     def _check_size(self, shard: Shard) -> None:
-        path = Path(self._at(shard))
-        size = path.stat().st_size if path.is_file() else None
+        try:
+            size = os.stat(self._at(shard)).st_size
+        except OSError as error:
+            raise self._bad(shard, f"missing: {error.strerror}") from error
         if size != shard.bytes:
-            why = "missing: no such file" if size is None else f"truncated or overlong: {size} of {shard.bytes} bytes"
-            raise self._bad(shard, why)
+            raise self._bad(shard, f"truncated or overlong: {size} of {shard.bytes} bytes")
 
     def _members(self, shard: Shard) -> list[memoryview]:
         """The members of a shard in their order; they stay in memory, nothing is unpacked."""
@@ -199,23 +203,19 @@ class Shards:
         return [memoryview(data)[m.offset_data : m.offset_data + m.size] for m in found]
 
     def _bad(self, shard: Shard, found: str) -> Unreadable:
+        without = f"delete its line in {MANIFEST}" if is_remote(self.root) else "set 'data.shards.lost: count'"
         return Unreadable(
             self._at(shard),
             found=found,
             expected=f"the whole shard, {shard.bytes} bytes; {shard.samples} samples of {shard.sensor} are lost",
-            repair="fetch it again; or open with lost='count' (data.lost: count), which leaves it out and says so.",
+            repair=f"fetch it again and resume; or {without} and begin a new run without it.",
         )
-
-
-def _remote(place: str) -> bool:
-    return "://" in place
 
 
 def _manifest(root: str) -> list[Shard]:
     where, read = f"{root}/{MANIFEST}", {}
     try:
-        with fsspec.open(where, "rb") as file:
-            read = json.load(file)
+        read = json.loads(read_whole(where))
         if read["format"] != FORMAT or read["classes"] != list(COVERS):
             raise ValueError(f"format {read['format']} with classes {read['classes']}")
         shards = [Shard(**line) for line in read["shards"]]
@@ -227,5 +227,6 @@ def _manifest(root: str) -> list[Shard]:
             where,
             found=f"{type(error).__name__}: {error}",
             expected=f'{{"format": "{FORMAT}", "classes": [{", ".join(COVERS)}], "shards": [...]}}',
-            repair="name the folder that 'agrifm fractions build' wrote; if its manifest is damaged, fetch it again.",
+            repair="name the folder that 'agrifm fractions build' wrote; if its manifest is damaged, fetch it again; "
+            "if a package is missing, install it.",
         ) from error

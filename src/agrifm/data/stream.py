@@ -64,9 +64,12 @@ class Lap:
         return np.concatenate(parts)[start - begin[low] : stop - begin[low]]
 
     def _shuffled(self, number: int) -> np.ndarray:
+        """The samples of a window: those of each shard in random order, spread evenly over the window."""
         shards = self.shards[self.windows[number] : self.windows[number + 1]]
-        samples = np.concatenate([np.arange(self.first[i], self.first[i] + self.sizes[i]) for i in shards])
-        return np.random.default_rng([*self.seed, number]).permutation(samples)
+        draw = np.random.default_rng([*self.seed, number])
+        samples = np.concatenate([self.first[i] + draw.permutation(self.sizes[i]) for i in shards])
+        turns = np.concatenate([(np.arange(size) + draw.random(size)) / size for size in self.sizes[shards]])
+        return samples[turns.argsort()]
 
 
 class Stream:
@@ -89,6 +92,7 @@ class Stream:
         _check(groups, weights, window)
         self.sensors = tuple(sensor for sensor in groups if weights[sensor] > 0)
         self.groups, self.window, self.seed = dict(groups), window, seed
+        self.totals = {sensor: sum(sizes) for sensor, (_, sizes) in groups.items()}
         parts = [
             Fraction(weights[sensor] / max(weights.values())).limit_denominator(_FINEST) for sensor in self.sensors
         ]
@@ -96,7 +100,7 @@ class Stream:
         if scale > 10 * _FINEST:
             parts, scale = [Fraction(max(1, round(part * _FINEST)), _FINEST) for part in parts], _FINEST
         self.shares = np.array([int(part * scale) for part in parts])
-        self.pattern = _pattern(self.shares)
+        self.pattern = pattern(self.shares)
         self._laps: dict[str, tuple[int, Lap]] = {}
 
     @property
@@ -104,6 +108,10 @@ class Stream:
         """How many shards of a sensor a window may touch."""
         sizes = [np.sort(self.groups[sensor][1]) for sensor in self.sensors]
         return max(min(len(x), int(np.searchsorted(np.cumsum(x), self.window)) + 1) for x in sizes)
+
+    def kept(self, world: int) -> int:
+        """How many shards of a sensor one of several processes holds: its share of a window, and neighbors."""
+        return min(self.held, 2 * self.held // world + 2)
 
     def order(self, start: int, count: int) -> list[tuple[int, int]]:
         """Pass and index of the samples at positions ``start`` to ``start + count``."""
@@ -116,9 +124,18 @@ class Stream:
             found[mine] = self._walk(sensor, before, int(mine.sum()))
         return [(int(lap), int(index)) for lap, index in found]
 
+    def spread(self, indices: list[int]) -> np.ndarray:
+        """Rank of each sample of a batch among those of its sensor ``(n)``, 0..1: where it is alike, so are shards."""
+        found, ranks = np.array(indices), np.empty(len(indices))
+        for sensor in self.sensors:
+            first = self.groups[sensor][0]
+            mine = (found >= first) & (found < first + self.totals[sensor])
+            ranks[mine] = (found[mine].argsort().argsort() + 0.5) / mine.sum()
+        return ranks
+
     def _walk(self, sensor: str, start: int, count: int) -> np.ndarray:
         """Pass and index ``(count, 2)`` of a sensor's samples from its own position ``start`` on."""
-        parts, total, end = [np.empty((0, 2), np.int64)], sum(self.groups[sensor][1]), start + count
+        parts, total, end = [np.empty((0, 2), np.int64)], self.totals[sensor], start + count
         while start < end:
             number, place = divmod(start, total)
             indices = self._lap(sensor, number).indices(place, min(total, place + end - start))
@@ -142,12 +159,16 @@ class Order(Protocol):
         """Pass and index of the samples at positions ``start`` to ``start + count``."""
         ...
 
+    def spread(self, indices: list[int]) -> np.ndarray:
+        """A number for each sample of a batch ``(n)``: one process gets those whose numbers are next to each other."""
+        ...
+
 
 class StreamBatches(Sampler[list[Key]]):
     """This process's share of each batch; keys are (position, index).
 
     An epoch is a lap of the stream. Each global batch is dealt out over the processes, so that together they do the
-    same steps as one process.
+    same steps as one process, each sees its share of every sensor, and a shard is wanted by few of them.
 
     Args:
         stream: order of the samples.
@@ -178,11 +199,17 @@ class StreamBatches(Sampler[list[Key]]):
     def __len__(self) -> int:
         return self.lap // self.batch_size
 
+    @property
+    def _part(self) -> tuple[int, int]:
+        """First place of this process's share of a batch, and the one after its last."""
+        return self.rank * self.batch_size // self.world, (self.rank + 1) * self.batch_size // self.world
+
     def __iter__(self) -> Iterator[list[Key]]:
         first = self.epoch * self.lap
         for start in range(first, first + self.lap, self.batch_size):
             indices = [index for _, index in self.stream.order(start, self.batch_size)]
-            yield list(enumerate(indices, start))[self.rank :: self.world]
+            mine = self.stream.spread(indices).argsort(kind="stable")[slice(*self._part)]
+            yield [(start + int(i), indices[i]) for i in np.sort(mine)]
 
 
 def _check(groups: Groups, weights: Mapping[str, float], window: int) -> None:
@@ -200,10 +227,10 @@ def _check(groups: Groups, weights: Mapping[str, float], window: int) -> None:
         )
 
 
-def _pattern(shares: np.ndarray) -> np.ndarray:
-    """Which sensor is at each position of a period: every prefix is within one sample of the shares.
+def pattern(shares: np.ndarray) -> np.ndarray:
+    """Which of several is at each position of a period: every prefix is within one sample of the shares ``(n)``.
 
-    A sensor's next sample may come once its share has reached the one before it, and is due before its share has
+    The next sample of one may come once its share has reached the one before it, and is due before its share has
     passed it by one; the one due first is taken (proportionate fairness: Baruah et al., 1996).
     """
     total, taken = int(shares.sum()), np.zeros(len(shares), np.int64)

@@ -30,6 +30,7 @@ CLASSES: tuple[tuple[str, str], ...] = (
     ("sugar beet", "#b0508f"),
     ("grassland", "#6fb556"),
 )
+RICE = ("paddy rice", "#44aa99")  # one more class, on land that has it
 GRID = 10.0  # meters per pixel of the label
 _FIRST_DAY, _LAST_DAY = 64, 302  # early March to late October
 ORBIT = 4  # columns of chips that see the same dates
@@ -47,7 +48,7 @@ class Ground:
 
     @property
     def label(self) -> np.ndarray:
-        """Indices into ``CLASSES`` ``(h, w)``."""
+        """Indices into ``Landscape.classes`` ``(h, w)``."""
         return BY_COVER["label"][self.cover]
 
     @property
@@ -74,6 +75,7 @@ class Landscape:
         frames: how many dates a sensor has, by name; one that is not named has 16.
         noise: scales the pixel-to-pixel scatter of growth and of measurement; 0 is a clean picture.
         cloudiness: share of the dates that are not clear, half of which are nearly overcast.
+        paddy: whether rice grows too, in flooded fields; its label is one more class.
     """
 
     seed: int = 0
@@ -84,6 +86,12 @@ class Landscape:
     frames: tuple[tuple[str, int], ...] = (("S2", 22), ("Landsat", 12), ("Modis", 20))
     noise: float = 1.0
     cloudiness: float = 0.6
+    paddy: bool = False
+
+    @property
+    def classes(self) -> tuple[tuple[str, str], ...]:
+        """Names and colors of the labels 0, 1, 2..."""
+        return (*CLASSES, RICE) if self.paddy else CLASSES
 
     def name(self, row: int, column: int) -> str:
         """Name of a chip."""
@@ -152,7 +160,7 @@ class Landscape:
         length = 300 + 260 * uniform(self.seed, 13, *district, strip)
         piece, along, _ = cut(u / length, self.seed, 14, *district, strip)
         parcel = mix(self.seed, *district, strip, piece).view(np.int64)
-        shares = np.cumsum(BY_COVER["share"])
+        shares = np.cumsum(BY_COVER["share"] * (BY_COVER["label"] < len(self.classes)))
         cover = np.searchsorted(shares, uniform(parcel, 1) * shares[-1], side="right")
         lane = (border < 14) | ((edge * 210 < 10) & (uniform(self.seed, 15, *district, strip) < 0.4))
         lined = lane & (uniform(self.seed, 16, *district) < 0.5)  # with trees

@@ -25,6 +25,8 @@ class Augment:
         crop: side of a random square, in label pixels; sensors are cut to the same ground.
         drop_frames: share of frames left out at random.
         drop_sensors: chance for each sensor to be left out; one always stays.
+        truncate: chance that the series ends early, on a random day between its first and its last: one model then
+            serves all dates of the season.
         noise: deviation of a random factor on every band of every frame (pre-training).
         hide: share of frames of which a random part counts as not seen (pre-training).
     """
@@ -34,6 +36,7 @@ class Augment:
     crop: int | None = None
     drop_frames: float = 0.0
     drop_sensors: float = 0.0
+    truncate: float = 0.0
     noise: float = 0.0
     hide: float = 0.0
 
@@ -47,6 +50,8 @@ class Augment:
             sample = flip(sample, bool(rng.random() < 0.5), bool(rng.random() < 0.5))
         if self.turns:
             sample = turn(sample, int(rng.integers(4)) if _square(sample) else 2 * int(rng.integers(2)))
+        if self.truncate and rng.random() < self.truncate:
+            sample = truncate(sample, rng)  # last: two views of one ground may differ in days
         return sample
 
     def frames(self, count: int | None, rng: np.random.Generator) -> Callable[[int], np.ndarray]:
@@ -157,6 +162,12 @@ def drop_sensors(sample: Sample, chance: float, rng: np.random.Generator) -> Sam
         if name not in kept:
             sample = sample.without(name)
     return sample
+
+
+def truncate(sample: Sample, rng: np.random.Generator) -> Sample:
+    """The sample as it was known on a random day, evenly drawn from its first to its last."""
+    first, last = sample.span()
+    return sample.hide(int(rng.integers(int(first), int(last) + 1)) + 1, np.inf)
 
 
 def resize(sample: Sample, sizes: dict[str, tuple[int, int]]) -> Sample:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,11 @@ from rich.console import Console
 from agrifm.checkpoint import Checkpoint, write_provenance
 from agrifm.data.folder import Chips, Source
 from agrifm.data.h5 import Place, read_place
+from agrifm.maps.cog import SET_SIZE
 from agrifm.maps.raster import NODATA, rgb, write_bands, write_classes, write_png
+from agrifm.maps.tiles import calibration_for
 from agrifm.sample import Batch
+from agrifm.tasks.calibration import Calibration
 from agrifm.training.evaluate import outputs
 
 
@@ -24,6 +28,7 @@ def predict(
     force_png: bool = False,
     probabilities: bool = False,
     confidence: bool = False,
+    sets: bool = False,
     console: Console | None = None,
 ) -> list[Path]:
     """Write the class map of every sample and return the paths.
@@ -39,8 +44,14 @@ def predict(
         force_png: write PNG of class numbers, whatever the chip knows.
         probabilities: also write ``<name>_probabilities``, one band per class.
         confidence: also write ``<name>_confidence``, the probability of the chosen class.
+        sets: also write ``<name>_sets``: how many classes are possible, then 1 for each that is.
         console: where progress is shown.
+
+    Raises:
+        InputError: sets of a checkpoint that is not calibrated.
     """
+    wanted = [key for key, on in (("probabilities", probabilities), ("confidence", confidence), ("sets", sets)) if on]
+    calibration = calibration_for(checkpoint, wanted)
     out.mkdir(parents=True, exist_ok=True)
     places = {source.path(i).stem: source.path(i) for i in range(len(source))} if isinstance(source, Chips) else {}
     task, written = checkpoint.experiment.task, []
@@ -51,16 +62,17 @@ def predict(
             unseen = ~seen_anywhere(batch, i, chances.shape[-2:])
             classes = chances[i].argmax(0).astype(np.uint8)
             classes[unseen] = NODATA
-            extras = _extras(chances[i], probabilities=probabilities, confidence=confidence)
+            extras = _extras(chances[i], calibration, wanted)
             written += _write(out / f"{name}{suffix}", classes, extras, task, place, force_png)
     write_provenance(checkpoint.experiment, out)
     return written
 
 
-def _extras(chances: np.ndarray, *, probabilities: bool, confidence: bool) -> dict[str, np.ndarray]:
+def _extras(chances: np.ndarray, calibration: Calibration | None, wanted: Sequence[str]) -> dict[str, np.ndarray]:
     """The bands ``(n, h, w)`` that were asked for, by the ending of their file."""
-    found = {"probabilities": chances} if probabilities else {}
-    return found | ({"confidence": chances.max(0, keepdims=True)} if confidence else {})
+    chances = calibration.probabilities(chances) if calibration else chances
+    found = {"probabilities": chances, "confidence": chances.max(0, keepdims=True)}
+    return {key: calibration.bands(chances) if calibration and key == "sets" else found[key] for key in wanted}
 
 
 def _write(stem: Path, classes: np.ndarray, extras: dict, task, place: Place | None, plain: bool) -> list[Path]:
@@ -75,7 +87,7 @@ def _write(stem: Path, classes: np.ndarray, extras: dict, task, place: Place | N
     path = stem.with_name(stem.name + ".tif")
     write_classes(path, classes, task.names, task.colors, place)
     for key, bands in extras.items():
-        names = task.names if key == "probabilities" else (key,)
+        names = {"probabilities": task.names, "sets": (SET_SIZE, *task.names)}.get(key, (key,))
         write_bands(stem.with_name(f"{stem.name}_{key}.tif"), bands.astype(np.float32), names, place)
     return [path, *(stem.with_name(f"{stem.name}_{key}.tif") for key in extras)]
 

@@ -18,12 +18,14 @@ from rasterio.shutil import copy  # ty: ignore[import-not-found]
 
 from agrifm.errors import InputError
 from agrifm.maps.style import NODATA, Legend
+from agrifm.tasks.calibration import Calibration
 from agrifm.tasks.fields import LAYERS
 
 Piece = tuple[int, int, np.ndarray]  # row and column of the upper left pixel, and the pixels (n, h, w) or (h, w)
 Tiles = Callable[[str], Iterable[Piece]]  # the pieces of a product, made anew at every call
 
 CACHE = 256 * 2**20  # bytes; GDAL would take a twentieth of the machine's memory
+SET_SIZE = "number of possible classes"  # first band of sets
 TRAILER = 4  # bytes that follow each block of a Cloud-Optimized GeoTIFF; the lower right one comes last
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -73,17 +75,20 @@ def class_map(legend: Legend) -> Product:
     return Product("classes", ("class",), "Class of each pixel.", overviews="mode", legend=legend)
 
 
-def products(legend: Legend, sensors: Sequence[str]) -> tuple[Product, ...]:
+def products(legend: Legend, sensors: Sequence[str], calibration: Calibration | None = None) -> tuple[Product, ...]:
     """Everything that a map can consist of; shares are stored in percent."""
+    kind, coverage = ("Calibrated probability", calibration.coverage) if calibration else ("Probability", 0)
     share = "in percent; times the band's scale, 0.01, it is 0 to 1."
+    sets = f"Possible classes, the true one among them for {coverage:.0%} of the pixels: how many, then 1 for each."
     return (
         class_map(legend),
-        Product("probabilities", legend.labels, f"Probability of each class, {share}", scale=0.01),
-        Product("confidence", ("confidence",), f"Probability of the chosen class, {share}", scale=0.01),
+        Product("probabilities", legend.labels, f"{kind} of each class, {share}", scale=0.01),
+        Product("confidence", ("confidence",), f"{kind} of the chosen class, {share}", scale=0.01),
         Product("entropy", ("entropy",), f"Entropy as a share of the largest possible, {share}", scale=0.01),
-        # 0 is an answer here, not a gap: nobody saw the pixel.
         Product("fields", LAYERS, f"Probability of fields and boundaries, and distance inside, {share}", scale=0.01),
+        # 0 is an answer here, not a gap: nobody saw the pixel.
         Product("observations", tuple(sensors), "Clear dates of each sensor.", nodata=None, overviews="nearest"),
+        Product("sets", (SET_SIZE, *legend.labels), sets, overviews="mode"),
     )
 
 
@@ -229,6 +234,8 @@ def _check_end(path: Path, block: int) -> None:
 def _describe(file: rasterio.io.DatasetWriter, product: Product) -> None:
     for i, text in enumerate(product.bands, 1):
         file.set_band_description(i, text)
+    if product.meaning:
+        file.update_tags(TIFFTAG_IMAGEDESCRIPTION=product.meaning)
     if product.scale != 1:
         file.scales = (product.scale,) * len(product.bands)
     if product.legend is None:

@@ -12,14 +12,16 @@ from rich.console import Console
 from rich.table import Table
 
 from agrifm.checkpoint import Checkpoint
+from agrifm.data.calendars import Calendar, calendar_of, date_of
 from agrifm.data.transforms import spread_frames
 from agrifm.errors import InputError, Unreadable
 from agrifm.maps.engine import work
 from agrifm.maps.passport import fingerprint, write_passport
 from agrifm.maps.raster import NODATA, Legend, finish
 from agrifm.maps.seams import Seams, audit
-from agrifm.maps.tiles import EXTRAS, Job, Store
+from agrifm.maps.tiles import EXTRAS, Job, Store, calibration_for
 from agrifm.maps.windows import lay_out
+from agrifm.sample import days_since_epoch
 from agrifm.scenes.scene import Layer, Scene
 from agrifm.sensors import Sensor, names
 from agrifm.tasks.fields import Fields
@@ -32,11 +34,13 @@ class MapOptions:
     """How to map.
 
     Args:
-        extras: any of ``probabilities``, ``confidence``, ``entropy``, ``observations``.
+        extras: any of ``probabilities``, ``confidence``, ``entropy``, ``observations``, ``sets``.
         window: side of a window in pixels; if left out, that of the chips the model learned from.
         memory: megabytes that the images of one tile may take; two tiles are held at a time.
         seam_limit: largest rate of transitions on window borders over the rate elsewhere.
         device: ``auto``, ``cpu`` or ``cuda``.
+        flips: average over the eight orientations of a square.
+        ensemble: checkpoints whose probabilities are averaged with the model's.
     """
 
     extras: tuple[str, ...] = ()
@@ -44,6 +48,8 @@ class MapOptions:
     memory: float = 128.0
     seam_limit: float = 1.25
     device: str = "auto"
+    flips: bool = False
+    ensemble: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -103,9 +109,10 @@ def map_scene(
     store = Store.beside(out)
     for href in store.skipped() if skip_unreadable and not overwrite else ():
         scene = scene if href in scene.skipped else scene.without(href)
-    job = plan(Checkpoint.load(model), scene, options)
+    checkpoint = Checkpoint.load(model).looking(flips=options.flips, others=options.ensemble)
+    job, models = plan(checkpoint, scene, options), (model, *map(Path, options.ensemble))
     while True:
-        store.open(fingerprint(job, model), afresh=overwrite)
+        store.open(fingerprint(job, models), afresh=overwrite)
         try:
             work(job, store, console, workers=workers, dask=dask)
             break
@@ -114,10 +121,12 @@ def map_scene(
                 raise
             console.print(f"left out: {error.where}", highlight=False, markup=False)
             job, overwrite = plan(job.checkpoint, job.scene.without(error.where), options), True
-    return _finished(job, store, model, out, options, console)
+    return _finished(job, store, models, out, options, console)
 
 
-def _finished(job: Job, store: Store, model: Path, out: Path, options: MapOptions, console: Console) -> Mapped:
+def _finished(
+    job: Job, store: Store, models: Sequence[Path], out: Path, options: MapOptions, console: Console
+) -> Mapped:
     """From finished tiles to files, audit and passport."""
     tiles, task, scene = job.windows.tiles(), job.checkpoint.experiment.task, job.scene
     days = [day for layer in scene.layers for day in layer.days]
@@ -130,13 +139,14 @@ def _finished(job: Job, store: Store, model: Path, out: Path, options: MapOption
             names(scene.sensors),
             (min(days), max(days)),
             extras=job.extras,
+            calibration=job.checkpoint.calibration,
         )
         counts = np.zeros(NODATA + 1, np.int64)
         for *_, part in store.tiles("classes", tiles):
             counts += np.bincount(part.ravel(), minlength=len(counts))
     with console.status("looking for seams"):
         seams = audit(out, job)
-    passport = write_passport(out, job, model, files, seams, dataclasses.asdict(options))
+    passport = write_passport(out, job, models, files, seams, dataclasses.asdict(options))
     store.remove()
     entries = [*enumerate(task.names), (NODATA, "no data")]
     hectares = {name: float(counts[i]) * scene.resolution**2 / 1e4 for i, name in entries if counts[i]}
@@ -152,8 +162,9 @@ def plan(checkpoint: Checkpoint, scene: Scene, options: MapOptions) -> Job:
     unknown = [key for key in options.extras if key not in EXTRAS]
     if unknown:
         raise InputError("extras", found=unknown[0], expected=f"any of {', '.join(EXTRAS)}", repair="correct it.")
+    calibration_for(checkpoint, options.extras)
     data = checkpoint.experiment.data
-    scene = fit_sensors(scene, data.sensors, data.frames)
+    scene = fit_sensors(in_season(scene, data.seasons), data.sensors, data.frames)
     footprint = data.footprint or FOOTPRINT
     window = options.window or max(1, round(footprint / scene.resolution))
     factors = [scene.factor(sensor) for sensor in scene.sensors]
@@ -163,6 +174,20 @@ def plan(checkpoint: Checkpoint, scene: Scene, options: MapOptions) -> Job:
     extras = tuple(key for key in EXTRAS if key in options.extras)
     layers = ("fields",) if isinstance(checkpoint.experiment.task, Fields) else ()
     return Job(checkpoint, scene, windows, (*extras, *layers), options.device)
+
+
+def in_season(scene: Scene, calendars: Sequence[Calendar]) -> Scene:
+    """The scene cut to the season that is its own; as it is where there are no calendars.
+
+    Raises:
+        InputError: no calendar fits the scene's name, or no image lies in its season.
+    """
+    if not calendars:
+        return scene
+    days = days_since_epoch([str(day) for layer in scene.layers for day in layer.days])
+    begin, end = map(date_of, calendar_of(calendars, scene.name).of(days, f"scene {scene.name}"))
+    layers = [(layer, tuple(frame for frame in layer.frames if begin <= frame.day <= end)) for layer in scene.layers]
+    return replace(scene, layers=tuple(Layer(layer.sensor, frames) for layer, frames in layers if frames))
 
 
 def fit_sensors(scene: Scene, sensors: Sequence[Sensor], frames: int | None = None) -> Scene:

@@ -16,7 +16,7 @@ import rasterio
 
 from agrifm.checkpoint import library_versions
 from agrifm.errors import InputError
-from agrifm.files import write_whole
+from agrifm.files import sha256, write_whole
 from agrifm.maps.seams import Seams
 from agrifm.maps.tiles import Job
 from agrifm.scenes.document import scene_from_dict, scene_to_dict
@@ -72,13 +72,15 @@ def _no_passport(path: Path, found: str) -> InputError:
 
 
 def write_passport(
-    target: Path, job: Job, model: Path, files: Sequence[Path], seams: Seams, options: dict[str, Any]
+    target: Path, job: Job, models: Sequence[Path], files: Sequence[Path], seams: Seams, options: dict[str, Any]
 ) -> Passport:
-    """Write the passport of a finished map."""
+    """Write the passport of a finished map; of several models the first says what is read and what classes mean."""
+    model, *others = models
     values = {
         "format": FORMAT,
         "files": {path.name: sha256(path) for path in files},
         "model": {"path": str(model), "sha256": sha256(model), "name": job.checkpoint.experiment.name},
+        "ensemble": [{"path": str(path), "sha256": sha256(path)} for path in others],
         "options": options,
         "seams": seams.to_dict(),
         "versions": versions(),
@@ -92,18 +94,13 @@ def write_passport(
     return Passport(values, path)
 
 
-def sha256(path: Path) -> str:
-    """Checksum of a whole file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def fingerprint(job: Job, model: Path) -> dict[str, Any]:
+def fingerprint(job: Job, models: Sequence[Path]) -> dict[str, Any]:
     """What must be equal for tiles to belong to the same map."""
     scene = json.dumps(scene_to_dict(job.scene), sort_keys=True)
     windows = job.windows
     return {
-        "model": sha256(model),
+        "model": [*map(sha256, models)],
+        "flips": job.checkpoint.flips,
         "scene": hashlib.sha256(scene.encode()).hexdigest(),
         "windows": [windows.rows.window, windows.tile, windows.rows.starts[:2], windows.columns.starts[:2]],
         "products": list(job.extras),

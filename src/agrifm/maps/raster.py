@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from agrifm.errors import InputError, nearest
 from agrifm.maps.cog import Product, Tiles, class_map, products, write_cog, write_files
 from agrifm.maps.item import stac_item
 from agrifm.maps.style import NODATA, Legend, plain, rgb
+from agrifm.tasks.calibration import Calibration
 
 __all__ = ["NODATA", "Legend", "finish", "map_files", "rgb", "write_bands", "write_classes", "write_png"]
 
@@ -33,6 +35,7 @@ def finish(
     interval: tuple[dt.date, dt.date],
     *,
     extras: Sequence[str] = (),
+    calibration: Calibration | None = None,
     properties: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Put finished tiles together: the map of classes, what else was asked for, and what tells their meaning.
@@ -48,7 +51,8 @@ def finish(
         legend: the classes.
         sensors: bands of the observations.
         interval: first and last day of the images used.
-        extras: of probabilities, confidence, entropy and observations.
+        extras: of probabilities, confidence, entropy, observations and sets.
+        calibration: of the probabilities; it also stands in the item's properties.
         properties: more of the STAC item's.
 
     Returns:
@@ -57,11 +61,12 @@ def finish(
     Raises:
         InputError: the disk is full, the folder cannot be written, or an extra has no such name.
     """
-    chosen = _chosen(products(legend, sensors), extras)
+    chosen = _chosen(products(legend, sensors, calibration), extras)
+    properties = ({"agrifm:calibration": asdict(calibration)} if calibration else {}) | dict(properties or {})
     texts = {
         _table(target): legend.attribute_table(),
         target.with_suffix(".qml"): legend.qml(),
-        target.with_suffix(".json"): _json(stac_item(target, grid, chosen, interval, properties or {})),
+        target.with_suffix(".json"): _json(stac_item(target, grid, chosen, interval, properties)),
     }
     rasters = {product.path(target): product for product in chosen}
     return write_files(target, grid, rasters, tiles, texts, earlier=map_files(target), kept=KEPT)

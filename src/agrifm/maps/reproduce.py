@@ -16,8 +16,9 @@ from rasterio.windows import Window
 from rich.console import Console
 
 from agrifm.errors import InputError
+from agrifm.files import sha256
 from agrifm.maps.mapping import MapOptions, map_scene
-from agrifm.maps.passport import Passport, inputs, processor, sha256, versions
+from agrifm.maps.passport import Passport, inputs, processor, versions
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,9 @@ def reproduce(
     """
     passport = Passport.load(path)
     model = checkpoint or Path(passport.values["model"]["path"])
-    _check_model(passport, model)
+    _check_model(passport.values["model"], model)
+    for other in passport.values.get("ensemble", ()):
+        _check_model(other, Path(other["path"]))
     options = TypeAdapter(MapOptions).validate_python(passport.values["options"])
     sums = passport.values["files"]
     with ExitStack() as stack:
@@ -76,14 +79,14 @@ def reproduce(
     return Reproduction(identical, files, tuple(_changes(passport)))
 
 
-def _check_model(passport: Passport, path: Path) -> None:
-    wanted = passport.values["model"]["sha256"]
+def _check_model(noted: dict[str, str], path: Path) -> None:
+    wanted = noted["sha256"]
     if not path.is_file() or sha256(path) != wanted:
         raise InputError(
             path,
             found="no such file" if not path.is_file() else "another model than the one the map was made with",
             expected=f"the file with sha256 {wanted[:16]}...",
-            repair="name the right one with --checkpoint.",
+            repair="name the right one with --checkpoint; those of an ensemble must lie where they lay.",
         )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from agrifm.checkpoint import Checkpoint
 from agrifm.data.transforms import resize
@@ -22,13 +23,13 @@ from agrifm.errors import InputError
 from agrifm.files import write_whole
 from agrifm.maps.raster import NODATA
 from agrifm.maps.windows import Windows
-from agrifm.nn.model import CropModel
 from agrifm.sample import collate
 from agrifm.scenes.scene import Area, Scene, Tile
+from agrifm.tasks.calibration import Calibration
 from agrifm.tasks.fields import LAYERS, Fields
 
 BATCH = 4  # windows in one pass; part of the result, as rounding depends on it
-EXTRAS = ("probabilities", "confidence", "entropy", "observations")
+EXTRAS = ("probabilities", "confidence", "entropy", "observations", "sets")
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Job:
         return {key: value for key, value in self.__dict__.items() if key != "model"}
 
     @cached_property
-    def model(self) -> CropModel:
+    def model(self) -> nn.Module:
         """The model, ready to run, on the device of this process."""
         return self.checkpoint.model().to(own_device() if self.device == "auto" else self.device)
 
@@ -114,14 +115,34 @@ class Job:
         total[:, top - tile.row : bottom - tile.row, left - tile.column : right - tile.column] += share * part
 
     def _products(self, chances: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
-        unseen = ~counts.any(0)
+        unseen, classes = ~counts.any(0), chances.argmax(0).astype(np.uint8)
+        calibration = self.checkpoint.calibration
+        if calibration is not None:  # after blending: so no class changes
+            chances = calibration.probabilities(chances)
         entropy = -(chances * np.log(np.maximum(chances, 1e-12))).sum(0) / np.log(len(chances))
         parts = {"probabilities": chances, "confidence": chances.max(0), "entropy": entropy}
-        made = {"classes": chances.argmax(0).astype(np.uint8)}
-        made |= {key: _percent(part) for key, part in parts.items() if key in self.extras}
+        made = {"classes": classes} | {key: _percent(part) for key, part in parts.items() if key in self.extras}
+        if calibration is not None and "sets" in self.extras:
+            made["sets"] = calibration.bands(chances)
         for part in made.values():
             part[..., unseen] = NODATA
         return made | ({"observations": counts} if "observations" in self.extras else {})
+
+
+def calibration_for(checkpoint: Checkpoint, extras: Sequence[str]) -> Calibration | None:
+    """The checkpoint's calibration.
+
+    Raises:
+        InputError: it has none, and sets cannot be had without.
+    """
+    if "sets" in extras and checkpoint.calibration is None:
+        raise InputError(
+            "--sets",
+            found="a checkpoint whose probabilities were never held against the truth",
+            expected="a calibrated one",
+            repair="run 'agrifm calibrate CKPT' and use the file it writes.",
+        )
+    return checkpoint.calibration
 
 
 def own_device() -> str:

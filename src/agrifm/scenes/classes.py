@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from agrifm.errors import InputError, nearest
 from agrifm.tasks.segmentation import PALETTE, CropClass
+from agrifm.tasks.tables import SHIPPED, Row, agree, read_rows
 
 IGNORE = -1
 MOST_CLASSES = 255  # a map has one byte for the class, and 255 is no data
-Row = tuple[str, str, str, str]  # where it stands, code, name, color
 
 
 @dataclass(frozen=True)
@@ -27,56 +25,47 @@ class ClassTable:
         classes: in the order of their numbers.
         codes: number of the class by code; codes are compared as text.
         source: of the table, for messages.
+        silent: codes of a shipped table that say nothing; there a code that is not listed is a mistake.
     """
 
     classes: tuple[CropClass, ...]
     codes: Mapping[str, int]
     source: str
+    silent: frozenset[str] | None = None
 
     @classmethod
     def read(cls, path: Path) -> ClassTable:
-        """Read a CSV ``code,name[,color]`` or a YAML list of ``{name, color, codes}``.
+        """Read a CSV ``code,name[,color]``, a YAML list of ``{name, color, codes}``, or a shipped table by its name.
 
         Raises:
             InputError: the file is missing or a row cannot be used; it is named.
         """
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeError) as error:
-            raise InputError(
-                path, found=str(error), expected="a class table in UTF-8", repair="check the path and the file."
-            ) from error
-        rows = _yaml_rows if path.suffix in (".yaml", ".yml") else _csv_rows
-        return cls.of(rows(path, text), str(path))
+        rows = read_rows(path)
+        if str(path) not in SHIPPED:
+            return cls.of(rows, str(path))
+        known = [row._replace(code=code) for row in rows for code in (row.code, row.name)]
+        silent = frozenset(row.code for row in known if not row.hcat)
+        return cls.of([row for row in known if row.hcat], str(path), silent)
 
     @classmethod
-    def of(cls, rows: Iterable[Row], source: str) -> ClassTable:
-        """The table of rows (where, code, name, color).
+    def of(cls, rows: Iterable[Sequence[Any]], source: str, silent: frozenset[str] | None = None) -> ClassTable:
+        """The table of rows (where, code, name, color, parent, hcat).
 
         Raises:
             InputError: rows contradict each other, or there are too few or too many classes.
         """
-        colors: dict[str, str] = {}
-        codes: dict[str, str] = {}
-        for where, code, name, color in rows:
-            if not name or not code:
-                problem = f"code '{code}' with the name '{name}'"
-                raise InputError(
-                    where,
-                    found=problem,
-                    expected="a code and a name",
-                    repair="complete it, or delete it: codes that are not listed are ignored.",
-                )
-            for known, new, what in ((codes.get(code), name, f"code {code}"), (colors.get(name), color, name)):
-                if known and new and known != new:
-                    raise InputError(
-                        where, found=f"{what} as {new}, before as {known}", expected="one of them", repair="delete one."
-                    )
-            codes[code] = name
-            colors[name] = colors.get(name) or color
-        classes = tuple(_class(source, name, color, i) for i, (name, color) in enumerate(colors.items()))
-        _check_count(classes, source)
-        return cls(classes, {code: list(colors).index(name) for code, name in codes.items()}, source)
+        listed = [Row(*row) for row in rows]
+        colors, names = agree(listed), {row.code: row.name for row in listed}
+        first = {row.name: row for row in reversed(listed)}
+        ordered = [
+            first[name]._replace(color=color, parent=names.get(first[name].parent, first[name].parent))
+            for name, color in colors.items()
+        ]
+        position = {name: i for i, name in enumerate(colors)}
+        codes = {row.code: position[row.name] for row in listed}
+        if silent is None:
+            _check_count(ordered, source)
+        return cls(tuple(_class(source, row, i) for i, row in enumerate(ordered)), codes, source, silent)
 
     @classmethod
     def of_codes(cls, found: Iterable[str], source: str) -> ClassTable:
@@ -87,30 +76,42 @@ class ClassTable:
         """Number of the class of each code; the count of classes where the table does not list it."""
         return np.array([self.codes.get(code, len(self.classes)) for code in codes], np.int64)
 
-    def must_know_one(self, codes: Iterable[str], where: str) -> None:
-        """Refuse labels of which the table lists nothing.
+    def among(self, codes: Iterable[str], where: str) -> ClassTable:
+        """The table to use for labels with these codes; of a shipped one, only the classes that occur.
 
         Raises:
-            InputError: with codes of both.
+            InputError: the table lists none of them, or it is a shipped one and lacks one of them.
         """
-        present = sorted(set(codes))
-        if not any(code in self.codes for code in present):
+        present = sorted(set(codes), key=by_size)
+        listed = [code for code in present if code in self.codes]
+        if self.silent is None and listed:
+            return self
+        strange = [code for code in present if code not in self.codes and code not in (self.silent or ())]
+        if strange or not listed:
+            hint = "name the column that holds these codes"
+            if strange and self.silent is not None:
+                hint = nearest(strange[0], self.codes)
             raise InputError(
                 where,
-                found=f"codes {', '.join(present[:6]) or '(none)'}",
+                found=f"codes {', '.join((strange or present)[:6]) or '(none)'}",
                 expected=f"codes of {self.source}: {', '.join(list(self.codes)[:6])}",
-                repair="name the column that holds these codes, or list the labels' codes in the table.",
+                repair=f"{hint.rstrip('.')}; or list the labels' codes in a table of your own.",
             )
+        numbers = sorted({self.codes[code] for code in listed})
+        classes = tuple(self.classes[number] for number in numbers)
+        _check_count(classes, where)
+        return replace(self, classes=classes, codes={code: numbers.index(self.codes[code]) for code in listed})
 
 
-def _class(where: str, name: str, color: str, number: int) -> CropClass:
+def _class(source: str, row: Row, number: int) -> CropClass:
     try:
-        return CropClass(name, color or PALETTE[number % len(PALETTE)])
+        color = row.color or PALETTE[number % len(PALETTE)]
+        return CropClass(row.name, color, parent=row.parent or None, hcat=row.hcat or None)
     except ValueError as error:
-        raise InputError(where, found=str(error), expected="#rrggbb", repair="mend it, or leave it out.") from error
+        raise InputError(source, found=str(error), expected="#rrggbb", repair="mend it, or leave it out.") from error
 
 
-def _check_count(classes: Sequence[CropClass], source: str) -> None:
+def _check_count(classes: Sequence[Any], source: str) -> None:
     if not 2 <= len(classes) <= MOST_CLASSES:
         raise InputError(
             source,
@@ -119,51 +120,6 @@ def _check_count(classes: Sequence[CropClass], source: str) -> None:
             repair="give a class table (--classes FILE) that sorts the codes into classes"
             + (", and check the class column." if len(classes) > MOST_CLASSES else "; one class leaves no choice."),
         )
-
-
-def _csv_rows(path: Path, text: str) -> Iterator[Row]:
-    first = text.splitlines()[0] if text.strip() else ""
-    rows = csv.DictReader(text.splitlines(), delimiter=max(",;\t", key=first.count))
-    columns = {name.strip().lower(): name for name in rows.fieldnames or ()}
-    for wanted in ("code", "name"):
-        if wanted not in columns:
-            raise InputError(
-                path,
-                found=f"columns {', '.join(columns) or '(none)'}",
-                expected="code,name[,color]",
-                repair=f"write 'code,name,color' as first line; the column '{wanted}' is missing.",
-            )
-    for row in rows:
-        values = [(row.get(columns.get(key, "")) or "").strip() for key in ("code", "name", "color")]
-        if any(values):
-            yield f"{path}: line {rows.line_num}", values[0], values[1], values[2]
-
-
-def _yaml_rows(path: Path, text: str) -> Iterator[Row]:
-    try:
-        entries = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(path, found=str(error), expected="YAML", repair="mend the syntax at that line.") from error
-    if not isinstance(entries, list):
-        entries = [entries]
-    for number, entry in enumerate(entries, 1):
-        where, keys = f"{path}: entry {number}", ("name", "color", "codes")
-        if not isinstance(entry, Mapping) or "name" not in entry:
-            form = "- {name: wheat, color: '#e0b83e', codes: [110, 111]}"
-            raise InputError(where, found=repr(entry)[:80], expected=form, repair="write a list of such entries.")
-        for key in entry:
-            if key not in keys:
-                raise InputError(where, found=f"key '{key}'", expected=", ".join(keys), repair=nearest(str(key), keys))
-        codes = entry.get("codes", entry["name"])
-        for code in codes if isinstance(codes, list) else [codes]:
-            yield where, as_code(code), str(entry["name"]).strip(), str(entry.get("color") or "")
-
-
-def as_code(value: Any) -> str:
-    """A code as text, the way it is compared: 12 and 12.0 are the same."""
-    if isinstance(value, float | np.floating) and float(value).is_integer():
-        return str(int(value))
-    return str(value).strip()
 
 
 def by_size(code: str) -> tuple[float, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from math import gcd, lcm
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ CACHE_BYTES = 1 << 30  # chips that need less than this may stay in memory while
 
 def class_list(classes: Sequence[CropClass]) -> str:
     """Classes as YAML, as the section ``task.classes`` of an experiment wants them."""
-    rows = ({"name": entry.name, "color": entry.color} for entry in classes)
+    rows = ({key: value for key, value in asdict(entry).items() if value is not None} for entry in classes)
     return "".join(f"- {_in_line(row)}\n" for row in rows)
 
 
@@ -33,6 +34,8 @@ def experiment(scene: Scene, classes: Sequence[CropClass], out: Path, chip: Area
     values = sum(len(layer.days) * len(layer.sensor.bands) / scene.factor(layer.sensor) ** 2 for layer in scene.layers)
     small = 4 * values * chip.height * chip.width * sum(chips.values()) < CACHE_BYTES
     listed = "".join(f"    {line}\n" for line in class_list(classes).splitlines())
+    if any(entry.parent or entry.hcat for entry in classes):
+        listed = f"    table: {(out / 'classes.yaml').as_posix()}    # 'only: NAME' maps one class against the rest\n"
     sensors = _in_line([_sensor(sensor) for sensor in scene.sensors])
     crop = f"  crop: {side}\n" if side else ""
     return (

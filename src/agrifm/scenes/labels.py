@@ -140,8 +140,7 @@ def _of_raster(path: Path, grid: GeoBox, table: ClassTable | None) -> Labels:
     found = {code: int(n) for code, n in zip(codes, counts, strict=True) if code}
     if not found:
         raise _elsewhere(path, grid)
-    table = table or ClassTable.of_codes(found, str(path))
-    table.must_know_one(found, str(path))
+    table = table.among(found, str(path)) if table else ClassTable.of_codes(found, str(path))
     unlisted = {code: Tally(0, hectares(n, grid)) for code, n in found.items() if code not in table.codes}
     lookup = table.numbers(codes)
     label = np.where(lookup < len(table.classes), lookup, IGNORE).astype(np.int16)[where].reshape(grid.shape)

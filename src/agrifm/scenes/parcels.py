@@ -16,7 +16,8 @@ from rasterio.errors import RasterioError
 from rasterio.warp import transform_bounds
 
 from agrifm.errors import InputError, nearest
-from agrifm.scenes.classes import ClassTable, as_code, by_size
+from agrifm.scenes.classes import ClassTable, by_size
+from agrifm.tasks.tables import as_code
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,8 @@ def read_parcels(
             repair="draw outlines around them, e.g. with a buffer in QGIS.",
         )
     listed = usable & (found.codes != "")
-    table = table or ClassTable.of_codes(found.codes[listed].tolist(), where)
-    table.must_know_one(found.codes[listed].tolist(), where)
+    present = found.codes[listed].tolist()
+    table = table.among(present, where) if table else ClassTable.of_codes(present, where)
     number = table.numbers(found.codes.tolist())
     shrunk = shapely.buffer(found.shapes, -buffer) if buffer else found.shapes
     gone = listed & shapely.is_empty(shrunk)

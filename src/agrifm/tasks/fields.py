@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -106,6 +107,15 @@ class Fields:
         """Colors of the classes; those not given come from a palette."""
         given = tuple(entry.color or PALETTE[i % len(PALETTE)] for i, entry in enumerate(self.classes))
         return given or ("#d9d9d9", "#4f9d4a")
+
+    @property
+    def known(self) -> range:
+        """Numbers of the classes of its map."""
+        return range(len(self.names))
+
+    def counts(self, labels: Mapping[int, int]) -> list[tuple[str, int]]:
+        """Pixels by name of the classes of its map, from those by number."""
+        return [(name, labels.get(number, 0)) for number, name in enumerate(self.names)]
 
     @property
     def outputs(self) -> int:

@@ -1,21 +1,29 @@
 """Losses for segmentation. Each returns a sum and a count, so that a mean over processes is exact.
 
 Sources: Lin et al., "Focal Loss", ICCV 2017; Milletari et al., "V-Net" (dice), 3DV 2016;
-Szegedy et al., CVPR 2016 (label smoothing); Salehi et al., MLMI 2017 (Tversky); Jadon, CIBCB 2020 (log-cosh dice).
+Szegedy et al., CVPR 2016 (label smoothing); Menon et al., "Long-tail learning via logit adjustment", ICLR 2021;
+Zhang and Sabuncu, "Generalized Cross Entropy Loss", NeurIPS 2018; Salehi et al., MLMI 2017 (Tversky); Jadon, CIBCB 2020
+(log-cosh dice).
+
+A label from k on names a group of classes, ``groups[label - k]``: one of them is right, unknown which. Its probability
+is their sum. What else a loss asks of a class, such as its weight, is taken from the likeliest of them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Logits = Float[Tensor, "b k h w"]
 Label = Int[Tensor, "b h w"]
+Groups = Bool[Tensor, "g k"] | None
+Weights = tuple[float, ...] | Literal["balanced"] | None  # balanced: settled from the counts of the training split
 
 
 class LossSum(NamedTuple):
@@ -30,15 +38,29 @@ class LossSum(NamedTuple):
         return self.total / self.count.clamp(min=1e-8)
 
 
-def _weights(weights: tuple[float, ...] | None, logits: Tensor) -> Tensor:
+def _weights(weights: Weights, logits: Tensor) -> Tensor:
     if weights is None:
         return logits.new_ones(logits.shape[1])
+    assert not isinstance(weights, str), "settled before training"
     return torch.tensor(weights, device=logits.device, dtype=logits.dtype)
 
 
-def _safe(label: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+def _settled(logits: Logits, label: Label, ignore_index: int, groups: Groups) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, a class for every pixel, and where there is a label.
+
+    Where the label is a group, its likeliest class stands for it: its logit holds all of them, the others' are -inf.
+    """
     labeled = label != ignore_index
-    return label.masked_fill(~labeled, 0), labeled
+    target, k = label.masked_fill(~labeled, 0), logits.shape[1]
+    if groups is None or not bool((target >= k).any()):
+        return logits, target, labeled
+    member = groups[(target - k).clamp(min=0)].movedim(-1, 1) & (target >= k).unsqueeze(1)
+    inside = logits.masked_fill(~member, -torch.inf)
+    first = inside.argmax(1)
+    target = torch.where(target >= k, first, target)
+    chosen = member & (F.one_hot(target, k).movedim(-1, 1) > 0)
+    total = torch.where(member.any(1, keepdim=True), inside, 0.0).logsumexp(1, keepdim=True)
+    return torch.where(chosen, total, logits.masked_fill(member, -torch.inf)), target, labeled
 
 
 @dataclass(frozen=True)
@@ -46,22 +68,25 @@ class CrossEntropy:
     """Cross entropy over labeled pixels.
 
     Args:
-        class_weights: one factor per class; the mean is over weights, as in PyTorch.
+        class_weights: one factor per class, or ``balanced``; the mean is over weights, as in PyTorch.
         label_smoothing: share of the target spread evenly over all classes.
     """
 
     kind: Literal["cross_entropy"] = "cross_entropy"
-    class_weights: tuple[float, ...] | None = None
+    class_weights: Weights = None
     label_smoothing: float = 0.0
     weight: float = 1.0
 
-    def __call__(self, logits: Logits, label: Label, ignore_index: int) -> LossSum:
+    def __call__(self, logits: Logits, label: Label, ignore_index: int, groups: Groups = None) -> LossSum:
         """Sum over labeled pixels of the weighted cross entropy, and the sum of their weights."""
+        logits, target, labeled = _settled(logits, label, ignore_index, groups)
         weights = _weights(self.class_weights, logits)
-        target, labeled = _safe(label, ignore_index)
-        total = F.cross_entropy(
-            logits, label, weights, ignore_index=ignore_index, label_smoothing=self.label_smoothing, reduction="sum"
-        )
+        known = target.masked_fill(~labeled, ignore_index)
+        total = F.cross_entropy(logits, known, weights, ignore_index=ignore_index, reduction="sum")
+        if self.label_smoothing:
+            log_p = F.log_softmax(logits, 1)
+            even = -(weights.view(-1, 1, 1) * log_p.masked_fill(log_p.isinf(), 0.0)).mean(1) * labeled
+            total = (1 - self.label_smoothing) * total + self.label_smoothing * even.sum()
         return LossSum(total, (weights[target] * labeled).sum())
 
 
@@ -71,21 +96,67 @@ class Focal:
 
     Args:
         gamma: 0 gives cross entropy.
-        class_weights: one factor per class.
+        class_weights: one factor per class, or ``balanced``.
     """
 
     kind: Literal["focal"] = "focal"
     gamma: float = 2.0
-    class_weights: tuple[float, ...] | None = None
+    class_weights: Weights = None
     weight: float = 1.0
 
-    def __call__(self, logits: Logits, label: Label, ignore_index: int) -> LossSum:
+    def __call__(self, logits: Logits, label: Label, ignore_index: int, groups: Groups = None) -> LossSum:
         """Sum over labeled pixels, and the sum of their weights."""
-        weights = _weights(self.class_weights, logits)
-        target, labeled = _safe(label, ignore_index)
+        logits, target, labeled = _settled(logits, label, ignore_index, groups)
         log_p = F.log_softmax(logits, 1).gather(1, target.unsqueeze(1)).squeeze(1)
-        weight = weights[target] * labeled
+        weight = _weights(self.class_weights, logits)[target] * labeled
         return LossSum(-(weight * (1 - log_p.exp()) ** self.gamma * log_p).sum(), weight.sum())
+
+
+@dataclass(frozen=True)
+class LogitAdjusted:
+    """Cross entropy of ``logits + tau * log(prior)``, so that plain logits treat rare classes as if all were frequent.
+
+    Args:
+        tau: how far; 1 is the value for which mean recall is best in theory.
+        prior: share of each class; left out, it is counted on the training split.
+    """
+
+    kind: Literal["logit_adjusted"] = "logit_adjusted"
+    tau: float = 1.0
+    prior: tuple[float, ...] | None = None
+    weight: float = 1.0
+
+    def __call__(self, logits: Logits, label: Label, ignore_index: int, groups: Groups = None) -> LossSum:
+        """Sum over labeled pixels, and their number."""
+        assert self.prior is not None, "settled before training"
+        offset = self.tau * torch.tensor(self.prior, device=logits.device, dtype=logits.dtype).log()
+        return CrossEntropy()(logits + offset.view(-1, 1, 1), label, ignore_index, groups)
+
+
+@dataclass(frozen=True)
+class GeneralizedCrossEntropy:
+    """``(1 - p^q) / q``, between cross entropy (q near 0) and absolute error (q = 1), which wrong labels mislead less.
+
+    Args:
+        q: larger is more robust and slower to learn.
+        class_weights: one factor per class, or ``balanced``.
+    """
+
+    kind: Literal["generalized_cross_entropy"] = "generalized_cross_entropy"
+    q: float = 0.7
+    class_weights: Weights = None
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.q <= 1:
+            raise ValueError(f"q is {self.q}: above 0 and at most 1 is possible")
+
+    def __call__(self, logits: Logits, label: Label, ignore_index: int, groups: Groups = None) -> LossSum:
+        """Sum over labeled pixels, and the sum of their weights."""
+        logits, target, labeled = _settled(logits, label, ignore_index, groups)
+        log_p = F.log_softmax(logits, 1).gather(1, target.unsqueeze(1)).squeeze(1)
+        weight = _weights(self.class_weights, logits)[target] * labeled
+        return LossSum((weight * -torch.expm1(self.q * log_p) / self.q).sum(), weight.sum())
 
 
 @dataclass(frozen=True)
@@ -100,9 +171,9 @@ class Dice:
     smooth: float = 1.0
     weight: float = 1.0
 
-    def __call__(self, logits: Logits, label: Label, ignore_index: int) -> LossSum:
+    def __call__(self, logits: Logits, label: Label, ignore_index: int, groups: Groups = None) -> LossSum:
         """Sum over samples that hold labels, and their number."""
-        index, present = _overlap(logits, label, ignore_index, 0.5, 0.5, self.smooth / 2)
+        index, present = _overlap(logits, label, ignore_index, groups, 0.5, 0.5, self.smooth / 2)
         return _over_samples(1 - index, present)
 
 
@@ -118,9 +189,9 @@ class LogCoshDice:
     smooth: float = 1.0
     weight: float = 1.0
 
-    def __call__(self, logits: Logits, label: Label, ignore_index: int) -> LossSum:
+    def __call__(self, logits: Logits, label: Label, ignore_index: int, groups: Groups = None) -> LossSum:
         """Sum over samples that hold labels, and their number."""
-        index, present = _overlap(logits, label, ignore_index, 0.5, 0.5, self.smooth / 2)
+        index, present = _overlap(logits, label, ignore_index, groups, 0.5, 0.5, self.smooth / 2)
         return _over_samples((1 - index).cosh().log(), present)
 
 
@@ -140,17 +211,17 @@ class Tversky:
     smooth: float = 1.0
     weight: float = 1.0
 
-    def __call__(self, logits: Logits, label: Label, ignore_index: int) -> LossSum:
+    def __call__(self, logits: Logits, label: Label, ignore_index: int, groups: Groups = None) -> LossSum:
         """Sum over samples that hold labels, and their number."""
-        index, present = _overlap(logits, label, ignore_index, self.false_alarms, self.misses, self.smooth)
+        index, present = _overlap(logits, label, ignore_index, groups, self.false_alarms, self.misses, self.smooth)
         return _over_samples(1 - index, present)
 
 
 def _overlap(
-    logits: Tensor, label: Tensor, ignore_index: int, false_alarms: float, misses: float, smooth: float
+    logits: Logits, label: Label, ignore_index: int, groups: Groups, false_alarms: float, misses: float, smooth: float
 ) -> tuple[Tensor, Tensor]:
     """Tversky index of each class of each sample ``(b, k)``, and whether the sample holds the class."""
-    target, labeled = _safe(label, ignore_index)
+    logits, target, labeled = _settled(logits, label, ignore_index, groups)
     truth = F.one_hot(target, logits.shape[1]).permute(0, 3, 1, 2) * labeled.unsqueeze(1)
     guess = logits.softmax(1) * labeled.unsqueeze(1)
     hit, guessed, true = (x.sum((2, 3)) for x in (guess * truth, guess, truth))
@@ -164,4 +235,19 @@ def _over_samples(loss: Tensor, present: Tensor) -> LossSum:
     return LossSum(per_sample.sum(), present.any(1).sum().to(loss.dtype))
 
 
-Loss = CrossEntropy | Focal | Dice | LogCoshDice | Tversky
+Loss = CrossEntropy | Focal | LogitAdjusted | GeneralizedCrossEntropy | Dice | LogCoshDice | Tversky
+
+
+def settled(loss: Loss, counts: Sequence[float]) -> Loss:
+    """The loss with weights and priors from the pixels of each class in the training split.
+
+    A balanced weight is the mean count over that of the class; a class without pixels weighs nothing. Priors count one
+    pixel more of every class.
+    """
+    if isinstance(loss, LogitAdjusted):
+        whole = sum(counts) + len(counts)
+        return loss if loss.prior is not None else replace(loss, prior=tuple((n + 1) / whole for n in counts))
+    if getattr(loss, "class_weights", None) != "balanced":
+        return loss
+    mean = sum(counts) / max(1, sum(n > 0 for n in counts))
+    return replace(loss, class_weights=tuple(float(f"{mean / n:.6g}") if n else 0.0 for n in counts))

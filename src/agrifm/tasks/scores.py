@@ -34,7 +34,8 @@ class ClassScores:
 class Scores:
     """Scores of a map: ``summary`` by name (aAcc, mIoU, mAcc, mFscore, mPrecision, mRecall, kappa), per class, counts.
 
-    ``confusion[i][j]`` counts the pixels of true class i that were called j.
+    ``confusion[i][j]`` counts the pixels of true class i that were called j. ``levels`` are the scores where groups of
+    classes count as one, from fine to coarse.
     """
 
     columns: ClassVar[tuple[str, ...]] = ("IoU", "Fscore", "Precision", "Recall", "pixels")
@@ -42,6 +43,7 @@ class Scores:
     summary: dict[str, float]
     classes: tuple[ClassScores, ...]
     confusion: tuple[tuple[int, ...], ...]
+    levels: tuple[Scores, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; what does not exist is null."""

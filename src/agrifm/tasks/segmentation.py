@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from agrifm.tasks.losses import CrossEntropy, Loss, LossSum
+from agrifm.data.check import unknown_labels
+from agrifm.errors import InputError
+from agrifm.tasks.levels import Group, check, levels, lifted
+from agrifm.tasks.losses import CrossEntropy, Loss, LossSum, settled
 from agrifm.tasks.scores import Scores, scores
 
 # Twelve colors that stay apart for color-blind readers (Tol, "Colour Schemes", 2021: muted, then light).
@@ -25,10 +30,21 @@ PALETTE = (
 
 @dataclass(frozen=True)
 class CropClass:
-    """A class of the map: its name and its color as ``#rrggbb``."""
+    """A class of the map.
+
+    Args:
+        name: of the class.
+        color: as ``#rrggbb``.
+        codes: numbers in the labels that mean it; left out, its position.
+        parent: what it is part of, in a table that says so.
+        hcat: what it is in HCAT.
+    """
 
     name: str
     color: str = ""
+    codes: tuple[int, ...] | None = None
+    parent: str | None = None
+    hcat: str | None = None
 
     def __post_init__(self) -> None:
         if self.color and not re.fullmatch("#[0-9a-fA-F]{6}", self.color):
@@ -55,15 +71,19 @@ class Segmentation:
     """What a class label means, how a map of classes is scored and what it becomes.
 
     Args:
-        classes: in the order of the label's integers 0, 1, 2...
+        classes: in the order of the map's numbers 0, 1, 2..., which are also the labels' unless they have codes.
         ignore_index: label of pixels that count neither in loss nor in scores.
         loss: one or several, summed.
+        groups: of classes; a label of a group teaches the sum of their probabilities.
+        unlabeled: codes that count as little as ``ignore_index``.
     """
 
     classes: Annotated[tuple[CropClass, ...], BeforeValidator(_classes)]
     kind: Literal["segmentation"] = "segmentation"
     ignore_index: int = -1
     loss: Annotated[tuple[AnyLoss, ...], BeforeValidator(_one_or_more)] = (CrossEntropy(),)
+    groups: tuple[Group, ...] = ()
+    unlabeled: tuple[int, ...] = ()
 
     best_score: ClassVar[str] = "mFscore"
     shown: ClassVar[tuple[str, ...]] = ("aAcc", "mIoU", "mFscore")
@@ -72,14 +92,18 @@ class Segmentation:
         count = len(self.classes)
         if count < 2:
             raise ValueError("a segmentation needs at least two classes")
-        if 0 <= self.ignore_index < count:
-            raise ValueError(f"ignore_index {self.ignore_index} is also a class: use -1 or {count} and above")
+        if self.ignore_index in self.known:
+            raise ValueError(
+                f"ignore_index {self.ignore_index} is also a class: use -1 or {max(self.known) + 1} and above"
+            )
         if len(set(self.names)) < count:
             raise ValueError(f"class names repeat: {', '.join(self.names)}")
         for loss in self.loss:
-            weights = getattr(loss, "class_weights", None)
-            if weights is not None and len(weights) != count:
-                raise ValueError(f"{len(weights)} class_weights for {count} classes")
+            for key in ("class_weights", "prior"):
+                weights = getattr(loss, key, None)
+                if isinstance(weights, tuple) and len(weights) != count:
+                    raise ValueError(f"{len(weights)} {key} for {count} classes")
+        check(self.groups, self.names)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -96,21 +120,110 @@ class Segmentation:
         """Channels the model must give."""
         return len(self.classes)
 
+    @cached_property
+    def known(self) -> dict[int, int]:
+        """By number in the labels: the class, from ``outputs`` on the group, or ``ignore_index``.
+
+        Raises:
+            ValueError: a number has two meanings, or only some classes have codes.
+        """
+        given = [entry.codes for entry in self.classes]
+        if any(codes is None for codes in given) and not all(codes is None for codes in given):
+            raise ValueError("some classes have codes and some have none: give codes to all of them")
+        meanings = [*(codes or (i,) for i, codes in enumerate(given)), *(group.codes for group in self.groups)]
+        pairs = [(code, i) for i, codes in enumerate(meanings) for code in codes]
+        pairs += [(code, self.ignore_index) for code in self.unlabeled]
+        if len({code for code, _ in pairs}) < len(pairs):
+            codes = [code for code, _ in pairs]
+            raise ValueError(f"code {next(code for code in codes if codes.count(code) > 1)} is given twice")
+        return dict(pairs)
+
+    @cached_property
+    def members(self) -> Bool[Tensor, "g k"]:
+        """Classes of each group."""
+        rows = [[name in group.of for name in self.names] for group in self.groups]
+        return torch.tensor(rows, dtype=torch.bool).view(len(rows), len(self.names))
+
+    def encode(self, label: Int[Tensor, "*s"]) -> Int[Tensor, "*s"]:
+        """Numbers of classes, from ``outputs`` on of groups, or ``ignore_index``, for the numbers of a label.
+
+        Raises:
+            InputError: a number is not known; it is named.
+        """
+        if not self.groups and not self.unlabeled and all(entry.codes is None for entry in self.classes):
+            return label
+        table = sorted({**self.known, self.ignore_index: self.ignore_index}.items())
+        codes, places = torch.tensor(table, device=label.device).T.contiguous()
+        at = torch.searchsorted(codes, label.contiguous()).clamp(max=len(codes) - 1)
+        if bool((codes[at] != label).any()):
+            odd = label[codes[at] != label].unique().tolist()
+            raise unknown_labels("label", odd, self.known, self.ignore_index)
+        return places[at]
+
+    def classes_of(self, label: Int[Tensor, "*s"]) -> Int[Tensor, "*s"]:
+        """Numbers of classes for the numbers of a label, ``ignore_index`` where it says less than a class."""
+        label = self.encode(label)
+        return label.masked_fill(label >= self.outputs, self.ignore_index)
+
+    def counts(self, labels: Mapping[int, int]) -> list[tuple[str, int]]:
+        """Pixels by name of every class, of every group, and of what is ignored, from those by number in the label."""
+        names = [*self.names, *(group.name for group in self.groups)]
+        pixels = [0] * (len(names) + 1)
+        for code, count in labels.items():
+            place = self.known.get(code, self.ignore_index)
+            pixels[-1 if place == self.ignore_index else place] += count
+        return list(zip([*names, "ignored"], pixels, strict=True))
+
+    def settled(self, labels: Mapping[int, int]) -> Segmentation:
+        """The task with class weights and priors from the pixels of the training split, by number in the label.
+
+        The pixels of a group count evenly for its classes.
+
+        Raises:
+            InputError: nothing is labeled.
+        """
+        if self.is_settled:
+            return self
+        counts = torch.tensor([pixels for _, pixels in self.counts(labels)[:-1]], dtype=torch.float64)
+        share = self.members.double() / self.members.sum(1, keepdim=True)
+        pixels = (counts[: self.outputs] + counts[self.outputs :] @ share).tolist()
+        if not sum(pixels):
+            raise InputError(
+                "train split",
+                found="no labeled pixel",
+                expected="labels to count classes in",
+                repair="check task.ignore_index and the lists, or write numbers instead of 'balanced'.",
+            )
+        return replace(self, loss=tuple(settled(loss, pixels) for loss in self.loss))
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every weight and prior is a number."""
+        return all(settled(loss, [1.0] * self.outputs) == loss for loss in self.loss)
+
     def losses(self, output: Float[Tensor, "b k h w"], label: Int[Tensor, "b h w"]) -> list[tuple[float, LossSum]]:
         """Each loss with its weight, as sum and count."""
-        return [(loss.weight, loss(output.float(), label, self.ignore_index)) for loss in self.loss]
+        groups = self.members.to(output.device) if self.groups else None
+        label = self.encode(label)
+        return [(loss.weight, loss(output.float(), label, self.ignore_index, groups)) for loss in self.loss]
 
     def metric(self) -> Metric:
-        """A metric that gathers the confusion matrix over batches and processes."""
-        return MulticlassConfusionMatrix(len(self.classes), ignore_index=self.ignore_index, validate_args=False)
+        """A metric that gathers the confusion matrix over batches and processes; groups follow the classes."""
+        count = len(self.classes) + len(self.groups)
+        return MulticlassConfusionMatrix(count, ignore_index=self.ignore_index, validate_args=False)
 
     def update(self, metric: Metric, output: Float[Tensor, "b k h w"], label: Int[Tensor, "b h w"]) -> None:
         """Add a batch to the metric."""
-        metric.update(output.argmax(1), label)
+        metric.update(output.argmax(1), self.encode(label))
 
     def scores(self, metric: Metric) -> Scores:
-        """Scores of everything the metric gathered."""
-        return scores(metric.compute().cpu().numpy(), self.names)
+        """Scores of everything the metric gathered, of the classes and at every level above them."""
+        counts = metric.compute().cpu().numpy()[:, : self.outputs]
+        found = [
+            scores(*lifted(counts, self.groups, self.names, level))
+            for level in (self.names, *levels(self.groups, self.names))
+        ]
+        return replace(found[0], levels=tuple(found[1:]))
 
     def probabilities(self, output: Float[Tensor, "b k h w"]) -> Float[Tensor, "b k h w"]:
         """Probability of each class."""

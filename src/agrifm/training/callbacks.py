@@ -6,7 +6,7 @@ import csv
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -16,7 +16,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from agrifm.checkpoint import Checkpoint
 from agrifm.errors import InputError
+from agrifm.nn.model import CropModel
 from agrifm.training.module import Mapper
+from agrifm.training.parallel import whole_state
+from agrifm.training.probe import Probe
 
 RESUME = "resume.ckpt"
 BEST, LAST, HISTORY = "best.safetensors", "last.safetensors", "history.csv"
@@ -29,10 +32,12 @@ class Judge(pl.Callback):
 
     Args:
         out: folder of the results.
+        probe: adds its scores.
     """
 
-    def __init__(self, out: Path) -> None:
-        self.out, self.best, self.losses = out, -1.0, torch.zeros(2)
+    def __init__(self, out: Path, probe: Probe | None = None) -> None:
+        self.out, self.probe = out, probe
+        self.best, self.losses = -1.0, torch.zeros(2)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -46,14 +51,16 @@ class Judge(pl.Callback):
         task = pl_module.task
         summary = task.scores(pl_module.metric).summary
         pl_module.metric.reset()
+        if self.probe is not None:
+            summary = {**summary, **self.probe(cast(CropModel, pl_module.judged), pl_module.device)}
         pl_module.log_dict({key: torch.tensor(value) for key, value in summary.items()}, rank_zero_only=False)
         total, steps = trainer.strategy.reduce(self.losses.to(pl_module.device), reduce_op="sum").tolist()
         loss, self.losses = total / max(steps, 1), torch.zeros(2)
         # Without any label there is no score: then the last weights are as good as any.
         better = not summary[task.best_score] <= self.best
         self.best = max(self.best, summary[task.best_score])
+        weights = whole_state(pl_module.judged)
         if trainer.is_global_zero:
-            weights = {key: value.detach().cpu() for key, value in pl_module.judged.state_dict().items()}
             checkpoint = Checkpoint(pl_module.experiment, weights, summary, trainer.current_epoch)
             checkpoint.save(self.out / LAST)
             if better:
@@ -122,12 +129,16 @@ class Pace(pl.Callback):
         assert self.console is not None
         spent = time.monotonic() - self.started
         left = spent / max(1, self.done - self.first) * (self.total - self.done)
-        names = pl_module.task.shown
+        names = (*pl_module.task.shown, *(key for key in trainer.callback_metrics if key.startswith("probe_")))
         scores = "  ".join(f"{name} {float(trainer.callback_metrics[name]):.4f}" for name in names)
         loss = float(trainer.callback_metrics["loss"])
+        pace = f"{self.samples / spent:.1f} samples/s"
+        if "flop_utilization" in trainer.callback_metrics:
+            many, used = (float(trainer.callback_metrics[key]) for key in ("tokens_per_second", "flop_utilization"))
+            pace += f"  {many / 1000:.1f}k tokens/s  {used:.0%} of peak"
         self.console.print(
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {loss:.4f}  {scores}  "
-            f"{self.samples / spent:.1f} samples/s  {timedelta(seconds=round(left))} left",
+            f"{pace}  {timedelta(seconds=round(left))} left",
             highlight=False,
             soft_wrap=True,
         )

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from agrifm.checkpoint import Match, load_strict, write_provenance
 from agrifm.config import DataConfig, Experiment
-from agrifm.data.check import Survey, evenly, splits_overlap, structure, survey, values
+from agrifm.config import load as read_experiment
+from agrifm.data.blend import Blend
+from agrifm.data.check import Survey, evenly, look_at_bands, splits_overlap, structure, survey, values
 from agrifm.data.folder import Cached, Chips, Custom, Source, import_dataset
 from agrifm.data.loading import EpochBatches, Split, load
 from agrifm.data.shards import Shards
@@ -32,9 +32,22 @@ from agrifm.tasks.fields import AsMap, Fields
 from agrifm.tasks.segmentation import Segmentation
 from agrifm.training.callbacks import BEST, HISTORY, LAST, RESUME, Judge, Pace, SameExperiment, WholeFiles
 from agrifm.training.module import Mapper
-from agrifm.training.pretrain import Pretrainer, Unlabeled, fingerprint, mixed, open_covers, train_loader
+from agrifm.training.parallel import on_gpu, strategy
+from agrifm.training.pretrain import (
+    Pretrainer,
+    Unlabeled,
+    fingerprint,
+    first_samples,
+    open_covers,
+    stored,
+    train_loader,
+)
+from agrifm.training.probe import Probe
+from agrifm.training.throughput import Throughput
 
-SAMPLES = 300  # of pre-training, for statistics
+# Warnings of Lightning that say nothing new here: values are equal in all processes, and so on.
+KNOWN = ("does not have many workers", "LeafSpec", "Checkpoint directory", "sync_dist", "WeightAveraging")
+SAMPLES, EACH = 300, 24  # of pre-training: for statistics; of each sensor in shards, for a look at bands
 NEW_KEYS = ("context.", "decoder.", "head.", "normalize.")
 
 
@@ -75,7 +88,7 @@ def fit(
         console.print(f"start weights: {start(module, weights)}", highlight=False)
     if state.is_file():
         console.print(f"resuming from {state}", highlight=False)
-    trainer = make_trainer(experiment, out, console)
+    trainer = make_trainer(experiment, out, console, open_probe(experiment))
     _run(trainer, module, Loaders(experiment, sources), state)
     return out / BEST
 
@@ -83,7 +96,9 @@ def fit(
 def _run(trainer: pl.Trainer, module: Mapper, loaders: Loaders, state: Path) -> None:
     keep_freed_memory()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec|Checkpoint directory).*")
+        warnings.filterwarnings(
+            "ignore", message=".*(does not have many workers|LeafSpec|Checkpoint directory|sync_dist|WeightAveraging).*"
+        )
         try:
             trainer.fit(module, datamodule=loaders, ckpt_path=state if state.is_file() else None, weights_only=True)
         except SystemExit as end:
@@ -109,28 +124,32 @@ def open_sources(experiment: Experiment, splits: tuple[str, ...] = ("train", "va
         return {split: found[split] for split in splits}
     if data.dataset is not None:
         make = import_dataset(data.dataset)
-        return {split: Custom(make(split)) for split in splits}
+        return {split: Custom(make(split), data.seasons) for split in splits}
     return {split: data.split(split) for split in splits}
 
 
 def settle(experiment: Experiment, sources: Mapping[str, Source], console: Console) -> Experiment:
-    """Check the data and return the experiment with the statistics it will use.
+    """Check the data and return the experiment with the statistics, class weights and priors it will use.
 
     Raises:
         InputError: the first problem found, and how many more there are.
     """
     if experiment.data.shards is not None:
-        return _settle_covers(experiment, sources["train"], console)
+        return _settle_covers(experiment, sources, console)
     with console.status("checking the data"):
         problems, seen = examine(experiment, sources)
     if problems:
         more = f" ({len(problems) - 1} more; 'agrifm data check' lists them)" if len(problems) > 1 else ""
         first = problems[0]
         raise InputError(first.where, found=first.found, expected=first.expected, repair=first.repair + more)
-    checked = seen["train"]
-    if checked.chips < len(sources["train"]) and (experiment.data.statistics == "data" or experiment.model.calendar):
+    checked, task = seen["train"], experiment.task
+    counted = isinstance(task, Segmentation) and not task.is_settled
+    needs_all = experiment.data.statistics == "data" or experiment.model.calendar or counted
+    if needs_all and checked.chips < len(sources["train"]):
         with console.status("computing statistics"):
             checked = survey(sources["train"], experiment.data.sensors, range(len(sources["train"])))
+    if isinstance(task, Segmentation):
+        experiment = experiment.model_copy(update={"task": task.settled(checked.labels)})
     experiment = experiment.with_season(Season.of(checked.spans)).with_footprint(median(checked.footprints))
     side = min(experiment.data.resize["label"]) if "label" in experiment.data.resize else median(checked.sides or [1])
     experiment = experiment.with_pixel(median(checked.footprints) / side)
@@ -142,17 +161,37 @@ def settle(experiment: Experiment, sources: Mapping[str, Source], console: Conso
     return experiment.with_sensors([sensor.with_statistics(checked.statistics(sensor)) for sensor in sensors])
 
 
-def _settle_covers(experiment: Experiment, train: Source, console: Console) -> Experiment:
+def _settle_covers(experiment: Experiment, sources: Mapping[str, Source], console: Console) -> Experiment:
     """Statistics from some hundred samples of pre-training; those that are given stay."""
-    if isinstance(train, Shards) and train.lost:
-        gone = ", ".join(f"{shard.name} ({shard.samples} samples: {shard.why})" for shard in train.lost)
+    lost = [shard for part in stored(sources) for shard in part.lost]
+    if lost:
+        gone = ", ".join(f"{shard.name} ({shard.samples} samples: {shard.why})" for shard in lost)
         console.print(f"lost: {gone}", highlight=False, markup=False)
+    if experiment.data.check_bands:
+        for part in stored(sources):
+            _look_at_shards(experiment, part)
     if experiment.data.statistics == "given":
         return experiment
+    train = cast(Blend, sources["train"])
     with console.status("computing statistics"):
-        seen = survey(Unlabeled(train), experiment.data.sensors, mixed(train, SAMPLES))
+        seen = survey(Unlabeled(train), experiment.data.sensors, first_samples(experiment, train, SAMPLES))
     sensors = experiment.data.sensors
     return experiment.with_sensors([sensor.with_statistics(seen.statistics(sensor)) for sensor in sensors])
+
+
+def _look_at_shards(experiment: Experiment, shards: Shards) -> None:
+    """Refuse shards whose bands look swapped or scaled wrongly.
+
+    Raises:
+        InputError: with the bands.
+    """
+    for sensor in experiment.data.sensors:
+        if sensor.name in shards.groups:
+            first, sizes = shards.groups[sensor.name]
+            several = [first + place for place in evenly(sum(sizes), EACH)]
+            look_at_bands(
+                sensor, survey(Unlabeled(shards), [sensor], several), f"{shards.root}: {sensor.name}", single=False
+            )
 
 
 def examine(
@@ -172,7 +211,7 @@ def examine(
         source = AsMap(source, task) if isinstance(task, Fields) else source
         indices = evenly(len(source), data.check if limit is None else limit)
         bands = data.check_bands
-        for found in values(source, data.sensors, indices, len(task.names), task.ignore_index, bands=bands):
+        for found in values(source, data.sensors, indices, task.known, task.ignore_index, bands=bands):
             if isinstance(found, Survey):
                 seen[split] = found
             else:
@@ -200,7 +239,9 @@ class Loaders(pl.LightningDataModule):
         """Shuffled, augmented."""
         trainer = self.trainer
         if self.experiment.data.shards is not None and trainer is not None:
-            return train_loader(self.experiment, self.sources["train"], trainer.global_rank, trainer.world_size)
+            return train_loader(
+                self.experiment, cast(Blend, self.sources["train"]), trainer.global_rank, trainer.world_size
+            )
         return self._load("train", training=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -232,25 +273,37 @@ class Loaders(pl.LightningDataModule):
         return load(split, batches, experiment.training.workers)
 
 
-def make_trainer(experiment: Experiment, out: Path, console: Console) -> pl.Trainer:
+def open_probe(experiment: Experiment) -> Probe | None:
+    """The linear probe that an experiment names.
+
+    Raises:
+        InputError: its file or its chips are missing or wrong.
+    """
+    if experiment.probe is None:
+        return None
+    other = read_experiment(experiment.probe)
+    return Probe(other, **open_sources(other))
+
+
+def make_trainer(experiment: Experiment, out: Path, console: Console, probe: Probe | None = None) -> pl.Trainer:
     """Lightning's trainer for an experiment."""
     config = experiment.training
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    callbacks: list[pl.Callback] = [Judge(out), SameExperiment(), Pace(console), LearningRateMonitor("step")]
+    callbacks: list[pl.Callback] = [Judge(out, probe), SameExperiment(), Throughput(), Pace(console)]
+    callbacks.append(LearningRateMonitor("step"))
     if config.ema is not None:
         callbacks.append(EMAWeightAveraging(decay=config.ema))
     if config.patience is not None:
         callbacks.append(EarlyStopping(experiment.task.best_score, mode="max", patience=config.patience))
     callbacks.append(ModelCheckpoint(out, RESUME.removesuffix(".ckpt"), save_top_k=1, enable_version_counter=False))
-    several = config.devices * config.nodes > 1 or "LOCAL_RANK" in os.environ
     return pl.Trainer(
         default_root_dir=out,
         max_epochs=config.epochs,
         accelerator=config.accelerator,
         devices=config.devices,
         num_nodes=config.nodes,
-        strategy=_processes(config.accelerator) if several else "auto",
+        strategy=strategy(config),
         precision=_precision(config.precision, config.accelerator),
         gradient_clip_val=config.clip or None,
         accumulate_grad_batches=config.accumulate,
@@ -266,23 +319,7 @@ def make_trainer(experiment: Experiment, out: Path, console: Console) -> pl.Trai
     )
 
 
-def _on_gpu(accelerator: str) -> bool:
-    return accelerator != "cpu" and torch.cuda.is_available()
-
-
 def _precision(precision: str, accelerator: str) -> Any:
     if precision != "auto":
         return precision
-    return "bf16-mixed" if _on_gpu(accelerator) and torch.cuda.is_bf16_supported() else "32-true"
-
-
-def _processes(accelerator: str) -> DDPStrategy:
-    """Processes started by torchrun are joined; else one per GPU is launched, or spawned on a CPU.
-
-    A sensor may be missing from a whole batch, so its parameters may go unused. There are no running
-    statistics to share, and uneven evaluation must not wait for them.
-    """
-    launched = "LOCAL_RANK" in os.environ or _on_gpu(accelerator)
-    return DDPStrategy(
-        start_method="popen" if launched else "spawn", find_unused_parameters=True, broadcast_buffers=False
-    )
+    return "bf16-mixed" if on_gpu(accelerator) and torch.cuda.is_bf16_supported() else "32-true"

@@ -11,6 +11,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import AdamW
@@ -21,6 +22,7 @@ from agrifm.checkpoint import build
 from agrifm.config import Experiment, TrainingConfig
 from agrifm.errors import InputError
 from agrifm.sample import Batch
+from agrifm.training.parallel import shard
 
 BAD = "bad_batch.safetensors"
 
@@ -41,6 +43,11 @@ class Mapper(pl.LightningModule):
         torch.manual_seed(experiment.seed)
         self.model = build(experiment)
         self.metric = experiment.task.metric()
+
+    def configure_model(self) -> None:
+        """Split the model over the processes, where the strategy asks for it."""
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            shard(self.model, self.trainer.strategy.device_mesh["data_parallel"])
 
     def forward(self, batch: Batch) -> Tensor:
         """The model's output for a batch."""
@@ -70,6 +77,10 @@ class Mapper(pl.LightningModule):
     def judged(self) -> nn.Module:
         """The model that is scored and saved."""
         return self.model
+
+    def work(self, batch: Batch) -> tuple[Batch, int]:
+        """What the model sees of a batch, and to how many passes forward a step on it amounts."""
+        return batch, 3
 
     def _loss(self, batch: Batch) -> Tensor:
         return self._supervised(self.model(batch), batch)

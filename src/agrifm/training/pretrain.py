@@ -11,24 +11,26 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 
 import numpy as np
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from agrifm.config import Experiment, ShardsConfig
+from agrifm.data.blend import Blend, BlendOrder, Endless
 from agrifm.data.covers import Covers
 from agrifm.data.folder import Source
 from agrifm.data.h5 import FrameChoice
 from agrifm.data.loading import Key
 from agrifm.data.shards import Shards
-from agrifm.data.stream import Stream, StreamBatches
+from agrifm.data.stream import Order, Stream, StreamBatches
 from agrifm.data.transforms import Augment, perturb, pick_frames
 from agrifm.sample import Batch, Sample, collate
 from agrifm.sensors import Sensor
 from agrifm.training.module import Mapper
+from agrifm.training.parallel import shard, whole_norm
 
 SYNTHETIC = "synthetic"
 HELD_OUT = 1 << 30  # seed of the synthetic samples that scores are computed on, beside the experiment's own
@@ -83,15 +85,6 @@ class Pairs(Dataset):
 
 
 @dataclass(frozen=True)
-class Endless:
-    """The order of samples that are made as they are asked for: each once."""
-
-    def order(self, start: int, count: int) -> list[tuple[int, int]]:
-        """Pass and index of the samples at these positions."""
-        return [(0, position) for position in range(start, start + count)]
-
-
-@dataclass(frozen=True)
 class First:
     """The first samples of a source."""
 
@@ -127,7 +120,7 @@ def open_covers(experiment: Experiment, shards: ShardsConfig) -> dict[str, Sourc
         InputError: a data set is missing or damaged.
     """
     sensors = experiment.data.sensors
-    train = _open(shards.train, shards, sensors, experiment.seed)
+    train = Blend(tuple(_open(place, shards, sensors, experiment.seed) for place in shards.train))
     val = _open(shards.val, shards, sensors, experiment.seed + HELD_OUT)
     return {"train": train, "val": First(val, shards.val_samples)}
 
@@ -138,26 +131,49 @@ def _open(place: str, shards: ShardsConfig, sensors: Sequence[Sensor], seed: int
     return Shards.open(place, lost=shards.lost)
 
 
+def stored(sources: Mapping[str, Source]) -> list[Shards]:
+    """The shards that are trained on."""
+    train = sources["train"]
+    return [part for part in train.sources if isinstance(part, Shards)] if isinstance(train, Blend) else []
+
+
 def fingerprint(sources: Mapping[str, Source]) -> str:
     """What a resumed run must find again."""
-    train = sources["train"]
-    return train.fingerprint if isinstance(train, Shards) else ""
+    return " ".join(part.fingerprint for part in stored(sources))
 
 
-def train_loader(experiment: Experiment, source: Source, rank: int, world: int) -> DataLoader[Views]:
+def in_order(experiment: Experiment, train: Blend, world: int = 1) -> tuple[Blend, BlendOrder]:
+    """The samples, with as much memory as their order needs in one of several processes, and the order."""
+    shards = experiment.data.shards
+    assert shards is not None
+    sources, orders = [], []
+    for source in train.sources:
+        order: Order = Endless()
+        if isinstance(source, Shards):
+            mix = {sensor: shards.mix.get(sensor, 0.0) for sensor in source.groups} if shards.mix else None
+            order = Stream(source.groups, mix, shards.window, experiment.seed)
+            source = replace(source, keep=order.kept(world))
+        sources.append(source)
+        orders.append(order)
+    return Blend(tuple(sources)), BlendOrder(tuple(orders), shards.shares or (1,) * len(orders))
+
+
+def train_loader(experiment: Experiment, train: Blend, rank: int, world: int) -> DataLoader[Views]:
     """Batches of the endless order; an epoch is a lap of it."""
     shards, training = experiment.data.shards, experiment.training
     assert shards is not None
-    order: Stream | Endless = Endless()
-    if isinstance(source, Shards):
-        order = Stream(source.groups, shards.mix or None, shards.window, experiment.seed)
-        source = replace(source, keep=order.held)
+    source, order = in_order(experiment, train, world)
     pairs = Pairs(source, experiment.data.frames, experiment.augment, experiment.seed, 2 if experiment.teacher else 1)
     batches = StreamBatches(order, shards.lap, training.batch_size, rank=rank, world=world)
     workers = training.workers
     return DataLoader(
         pairs, batch_sampler=batches, collate_fn=Views.of, num_workers=workers, persistent_workers=workers > 0
     )
+
+
+def first_samples(experiment: Experiment, train: Blend, count: int) -> list[int]:
+    """Numbers of the samples that training begins with, for statistics."""
+    return [index for _, index in in_order(experiment, train)[1].order(0, count)]
 
 
 class Pretrainer(Mapper):
@@ -179,12 +195,22 @@ class Pretrainer(Mapper):
         """The teacher, where there is one."""
         return self.model if self.teacher is None else self.teacher
 
+    def configure_model(self) -> None:
+        """Split the teacher like the student."""
+        super().configure_model()
+        if self.teacher is not None and isinstance(self.trainer.strategy, ModelParallelStrategy):
+            shard(self.teacher, self.trainer.strategy.device_mesh["data_parallel"])
+
     def forward(self, batch: Batch) -> Tensor:
         """The output of the model that is scored."""
         return self.judged(batch)
 
     def _keep(self, batch: Views) -> None:  # ty: ignore[incompatible-method-override]
         super()._keep(batch.student)
+
+    def work(self, batch: Views) -> tuple[Batch, int]:  # ty: ignore[incompatible-method-override]
+        """The student's view; the teacher adds a pass."""
+        return batch.student, 3 if self.teacher is None else 4
 
     def train(self, mode: bool = True) -> Pretrainer:
         """Switch training on or off; the teacher never trains."""
@@ -216,7 +242,7 @@ class Pretrainer(Mapper):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Leave out a step whose gradient is many times larger than usual."""
         gradients = [x.grad for x in self.model.parameters() if x.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = whole_norm(gradients)
         self.log("gradient_norm", norm)
         limit, usual = self.experiment.training.spike, self.usual_norm
         if limit is not None and float(usual) > 0 and not bool(norm <= limit * usual):
@@ -246,9 +272,3 @@ def sureness(shares: Tensor) -> Tensor:
     """How sure a teacher is of a cell ``(b, 1, h, w)``: 1 where all is one class, 0 where nothing is known."""
     entropy = -(shares * shares.clamp(min=1e-8).log()).sum(1, keepdim=True) / math.log(shares.shape[1])
     return (1 - entropy).clamp(min=0)
-
-
-def mixed(source: Source, count: int) -> list[int]:
-    """Numbers of samples for statistics: evenly spread over a data set, or simply the first of an endless one."""
-    total = len(source)
-    return list(islice(range(0, total, max(1, total // count)), count)) if total < HELD_OUT else list(range(count))

@@ -1,0 +1,203 @@
+"""The design of a sample: how many pixels, in which strata, and the record without which no area can be estimated.
+
+Source: Olofsson et al. 2014, Good practices for estimating area and assessing accuracy of land change, Remote Sensing
+of Environment 148, 42-57.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from math import ceil, isclose
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from agrifm.errors import InputError, nearest
+
+FORMAT = "agrifm-area-design-1"
+METHOD = "stratified random sampling of pixels, without replacement within strata"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MapClass(_Record):
+    """A class of the map, and how much of it the map shows."""
+
+    code: int
+    name: str
+    pixels: int
+    hectares: float
+
+
+class Stratum(MapClass):
+    """A part of the population, with the number of pixels drawn from it."""
+
+    drawn: int
+    inclusion_probability: float
+
+
+class Unit(_Record):
+    """A pixel of the sample: codes of its stratum and of its class on the map, its center and its area."""
+
+    id: int
+    stratum: int
+    map_class: int
+    x: float
+    y: float
+    hectares: float
+
+
+class Source(_Record):
+    """A raster that the design was made from."""
+
+    path: str
+    sha256: str
+
+
+class Design(_Record):
+    """Everything that makes a sample a probability sample; it lies beside the sample as ``SAMPLE.design.json``.
+
+    Args:
+        map: the map.
+        crs: of the map, and of ``x`` and ``y``.
+        strata_from: raster of the strata; None where they are the classes of the map.
+        seed: of the draw.
+        sizing: why the sample has its size.
+        classes: those of the map, and others that a reference may name (with 0 pixels).
+        strata: their sizes, and the pixels drawn from each.
+        units: the sample.
+    """
+
+    format: Literal["agrifm-area-design-1"] = FORMAT
+    method: str = METHOD
+    map: Source
+    crs: str
+    strata_from: Source | None
+    seed: int
+    sizing: str
+    classes: tuple[MapClass, ...]
+    strata: tuple[Stratum, ...]
+    units: tuple[Unit, ...]
+
+    @property
+    def key(self) -> str:
+        """Stands in every row of the sample, so that two draws are never mixed."""
+        places = repr([(unit.id, unit.x, unit.y) for unit in self.units])
+        return f"d{hashlib.sha256(places.encode()).hexdigest()[:8]}"
+
+    @staticmethod
+    def beside(sample: Path) -> Path:
+        """The path of a sample's design."""
+        return sample.with_name(sample.name + ".design.json")
+
+    @classmethod
+    def load(cls, sample: Path) -> Design:
+        """Read the design of a sample.
+
+        Raises:
+            InputError: there is none, something in it is missing, or its numbers do not agree.
+        """
+        path = cls.beside(sample)
+        if not path.is_file():
+            raise no_chance(sample, f"no design beside it ({path.name})")
+        try:
+            design = cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except (ValidationError, UnicodeError) as error:
+            problem = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+            where = ".".join(map(str, problem["loc"])) or "the file"
+            raise no_chance(path, f"{where}: {problem['msg']}") from error
+        design._check(path)
+        return design
+
+    def _check(self, path: Path) -> None:
+        drawn = Counter(unit.stratum for unit in self.units)
+        for stratum in self.strata:
+            where, count = f"{path}: stratum '{stratum.name}'", drawn.pop(stratum.code, 0)
+            if count != stratum.drawn or not 0 < count <= stratum.pixels:
+                raise no_chance(where, f"{count} units, {stratum.drawn} drawn, of {stratum.pixels} pixels")
+            if not isclose(stratum.inclusion_probability * stratum.pixels, count, rel_tol=1e-6):
+                share = f"{count} of {stratum.pixels}"
+                raise no_chance(where, f"inclusion probability {stratum.inclusion_probability:g}, but {share} drawn")
+        unknown = [*drawn, *({unit.map_class for unit in self.units} - {entry.code for entry in self.classes})]
+        if unknown:
+            raise no_chance(path, f"units of a stratum or class {unknown[0]}, which has no size")
+
+
+AS_WRITTEN = (
+    "draw one with 'agrifm area design MAP SAMPLE', and keep SAMPLE.design.json beside it as it was written: "
+    "points picked by hand say nothing about the area that nobody looked at."
+)
+
+
+def no_chance(where: object, found: str, repair: str = AS_WRITTEN) -> InputError:
+    """The error of a sample whose chances are not known."""
+    expected = "a sample drawn by chance, with the size of every stratum and every unit's probability"
+    return InputError(where, found=found, expected=expected, repair=repair)
+
+
+def sample_size(pixels: Sequence[int], accuracies: Sequence[float], target: float) -> int:
+    """Pixels needed for a standard error of overall accuracy (Olofsson et al. 2014, eq. 13).
+
+    Args:
+        pixels: of each stratum.
+        accuracies: expected share of each stratum that is mapped correctly.
+        target: the standard error.
+    """
+    share, correct = np.array(pixels) / sum(pixels), np.array(accuracies)
+    deviation = np.sqrt(correct * (1 - correct))
+    size = (share @ deviation) ** 2 / (target**2 + share @ deviation**2 / sum(pixels))
+    return ceil(round(float(size), 6))
+
+
+def allocate(pixels: Sequence[int], size: int, floor: int) -> list[int]:
+    """Pixels to draw from each stratum: at least ``floor``, the rest in proportion to area.
+
+    A stratum smaller than that is taken whole. The sum is ``size``, or that of the floors where that is more.
+    """
+    count, least = np.array(pixels), np.minimum(pixels, floor)
+    size = min(max(size, least.sum()), count.sum())
+    low = at_floor = np.zeros(len(count), bool)
+    while True:  # who is below the floor gets the floor; the others share what is left
+        at_floor = at_floor | low
+        left, among = size - least[at_floor].sum(), max(count[~at_floor].sum(), 1)
+        exact = np.where(at_floor, least, left * count / among)
+        low = ~at_floor & (exact < least)
+        if not low.any():
+            break
+    whole = np.floor(exact + 1e-9).astype(int)
+    whole[np.argsort(whole - exact, kind="stable")[: size - whole.sum()]] += 1
+    return whole.tolist()
+
+
+def expected_accuracies(names: Sequence[str], texts: Sequence[str]) -> list[float]:
+    """Accuracy expected in each stratum, from texts like ``0.85`` (all) and ``maize=0.7``; later ones win.
+
+    Raises:
+        InputError: no such stratum, or no number from 0 to 1.
+    """
+    found: dict[str, float] = {}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        if name and name not in names:
+            raise InputError(
+                f"--user-accuracy {text}", found=name, expected="the name of a stratum", repair=nearest(name, names)
+            )
+        try:
+            value = float(number)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value <= 1:
+            raise InputError(
+                f"--user-accuracy {text}",
+                found=number,
+                expected="a number from 0 to 1",
+                repair="write 0.85, or NAME=0.7.",
+            )
+        found |= {name: value} if name else dict.fromkeys(names, value)
+    return [found[name] for name in names]

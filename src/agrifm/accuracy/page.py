@@ -1,0 +1,98 @@
+"""Pieces of one self-contained HTML page: whatever comes in as text is escaped, pictures are part of the page."""
+
+from __future__ import annotations
+
+import shlex
+from base64 import b64encode
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import NewType
+
+Html = NewType("Html", str)  # made here, and safe to put into a page
+
+STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #ccc }
+table { border-collapse: collapse; margin: .6rem 0; font-variant-numeric: tabular-nums }
+th, td { padding: .2rem .6rem; border-bottom: 1px solid #e5e5e5; text-align: right; vertical-align: top }
+th { border-bottom-color: #999 } th:first-child, td:first-child, .facts td { text-align: left; overflow-wrap: anywhere }
+.facts td:first-child { white-space: nowrap }
+img { max-width: 100%; min-width: 24rem; border: 1px solid #ddd }
+pre { background: #f6f6f6; padding: .8rem; overflow-x: auto }
+caption, .note { color: #555; text-align: left } .missing { background: #fff4d6; padding: .5rem .8rem }
+.swatch { display: inline-block; width: .9em; height: .9em; border: 1px solid #888; margin-right: .4em }
+"""
+# The page may load nothing from anywhere.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def page(title: str, parts: Iterable[Html]) -> str:
+    """The whole document."""
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n"
+        + "\n".join(parts)
+        + "\n</body>\n</html>\n"
+    )
+
+
+def section(title: str, *parts: Html) -> Html:
+    """A heading and what stands under it."""
+    return Html(f"<section>\n<h2>{escape(title)}</h2>\n" + "\n".join(parts) + "\n</section>")
+
+
+def note(text: str) -> Html:
+    """A line of text."""
+    return Html(f'<p class="note">{escape(text)}</p>')
+
+
+def missing(what: str, *command: object) -> Html:
+    """What is not there, and the command that makes it."""
+    words = " ".join(word if word.isupper() else shlex.quote(word) for word in map(str, command))
+    return Html(f'<p class="missing">Missing: {escape(what)} Make it with <code>{escape(words)}</code></p>')
+
+
+def table(
+    head: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    shades: Sequence[Sequence[float]] = (),
+    colors: Sequence[str] = (),
+) -> Html:
+    """A table; for each row ``shades`` say how dark its cells are, 0 to 1, ``colors`` are of a square before it."""
+    lines = ["<table>", "<tr>" + "".join(f"<th>{escape(name)}</th>" for name in head) + "</tr>"]
+    for i, row in enumerate(rows):
+        first, *rest = (escape(_number(value)) for value in row)
+        dark = shades[i] if shades else [0.0] * len(rest)
+        cells = "".join(f"<td{_shade(share)}>{value}</td>" for share, value in zip(dark, rest, strict=True))
+        square = f'<span class="swatch" style="background: {escape(colors[i])}"></span>' if colors else ""
+        lines.append(f"<tr><td>{square}{first}</td>{cells}</tr>")
+    return Html("\n".join([*lines, "</table>"]))
+
+
+def facts(pairs: Iterable[tuple[str, object]]) -> Html:
+    """Names with what is said of them; a dictionary becomes one line."""
+    rows = []
+    for name, value in pairs:
+        text = ", ".join(f"{key} {part}" for key, part in value.items()) if isinstance(value, Mapping) else str(value)
+        rows.append(f"<tr><td>{escape(name)}</td><td>{escape(text)}</td></tr>")
+    return Html('<table class="facts">\n' + "\n".join(rows) + "\n</table>")
+
+
+def _number(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _shade(share: float) -> str:
+    return f' style="background: rgba(51, 34, 136, {0.6 * share:.2f})"' if share else ""
+
+
+def image(png: bytes, text: str) -> Html:
+    """A picture inside the page."""
+    return Html(f'<img alt="{escape(text)}" src="data:image/png;base64,{b64encode(png).decode()}">')
+
+
+def folded(title: str, text: str) -> Html:
+    """Long text that opens on a click."""
+    return Html(f"<details><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>")
