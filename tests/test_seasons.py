@@ -16,7 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from agrifm.checkpoint import Checkpoint, build
-from agrifm.cli import app
+from agrifm.cli import app, shell
 from agrifm.config import load, parse
 from agrifm.data.calendars import Calendar, calendar_of, date_of, number_of
 from agrifm.data.farmland import write_scene
@@ -397,7 +397,7 @@ def agrifm(*words):
 
 
 def test_the_command_prints_and_writes_curves_and_tables(model, farm, tmp_path, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(shell.console, "_width", 160)
     text = agrifm("evaluate", model, "--root", farm, "--as-of", "monthly", "--target", "0.05", "--out", tmp_path)
     assert "05-31" in text
     assert "0.05 is first reached by" in text
@@ -410,6 +410,12 @@ def test_the_command_prints_and_writes_curves_and_tables(model, farm, tmp_path, 
     assert Image.open(tmp_path / "early_season.png").size[0] > 500
     text = agrifm("evaluate", model, "--root", farm, "--sensors", "--gaps", "1", "--out", tmp_path)
     assert "1 month, worst" in text
+    assert "maize" in text
+    monkeypatch.setattr(shell.console, "_width", 80)
+    text = agrifm("evaluate", model, "--root", farm, "--sensors", "--gaps", "1", "--out", tmp_path)
+    assert "1 month, worst" in text
+    assert "maize" not in text
+    assert "too narrow a window" in " ".join(text.split())
     assert len(json.loads((tmp_path / "failures.json").read_text())["runs"]) > 4
     agrifm("evaluate", model, "--root", farm, "--as-of", "2023-06-30", "--out", tmp_path / "scores")
     assert (tmp_path / "scores_2023-06-30" / "scores.json").is_file()

@@ -53,7 +53,7 @@ def _early_season(checkpoint, source, as_of: str, target: float, out: Path) -> N
     from agrifm.training.robustness import early_season, write_early
 
     table = early_season(checkpoint, source, as_of, console=console)
-    console.print(table.show("scores with the images up to a day"))
+    console.print(table.show("scores with the images up to a day", console.width))
     for season, first in write_early(checkpoint, table, target, out).items():
         days = ", ".join(f"{score} {day}" for score, day in first.items() if day) or "nothing"
         never = ", ".join(score for score, day in first.items() if not day)
@@ -76,7 +76,7 @@ def _failures(checkpoint, source, sensors: bool, gaps: str | None, days: str | N
         )
     found = failures(checkpoint, source, sensors=sensors, gaps=[int(part) for part in parts], console=console)
     write_failures(checkpoint, *found, out)
-    console.print(found[0].show("what is left when sensors fail"))
+    console.print(found[0].show("what is left when sensors fail", console.width))
 
 
 def show_scores(result) -> None:

@@ -44,16 +44,26 @@ class Rows:
         """Names of the columns with scores."""
         return tuple(key for key in self.rows[0] if key not in self.keys)
 
-    def show(self, title: str) -> Table:
-        """The table for the screen, without keys that are the same in every row."""
+    def show(self, title: str, width: int) -> Table:
+        """The table for a screen so many characters wide, without keys that are the same in every row.
+
+        Where classes do not fit, they are left to the files.
+        """
         same = {key for key in self.keys if len({row[key] for row in self.rows}) == 1 < len(self.rows)}
-        shown = [key for key in self.rows[0] if key not in same]
-        table = Table(title=title, box=SIMPLE_HEAD, padding=0)
+        columns = {key.removeprefix(CLASS): self._column(key) for key in self.rows[0] if key not in same}
+        needed = 2 + sum(1 + max(map(len, (key, *cells))) for key, cells in columns.items())
+        hidden = [key for key in self.rows[0] if key.startswith(CLASS)] if needed > width else []
+        caption = "too narrow a window for classes: see the files" if hidden else None
+        table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=0)
+        shown = {key: cells for key, cells in columns.items() if CLASS + key not in hidden}
         for key in shown:
-            table.add_column(key.removeprefix(CLASS), justify="left" if key in self.keys else "right", overflow="fold")
-        for row in self.rows:
-            table.add_row(*(str(row[key]) if key in self.keys else _text(row[key], 2) for key in shown))
+            table.add_column(key, justify="left" if key in self.keys else "right", overflow="fold")
+        for cells in zip(*shown.values(), strict=True):
+            table.add_row(*cells)
         return table
+
+    def _column(self, key: str) -> list[str]:
+        return [str(row[key]) if key in self.keys else _text(row[key], 2) for row in self.rows]
 
     def markdown(self) -> str:
         """The table for a report."""
