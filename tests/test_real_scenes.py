@@ -61,7 +61,7 @@ def test_from_cubes_to_a_map(scene, labels, tmp_path):
     assert sample.images["Landsat"].shape[-2:] == (5, 5)
     torch.manual_seed(0)
     size = f"model.size={TINY}".replace("'", '"')
-    best = fit(load(config, [size, "training.epochs=1", "data.frames=12"]), tmp_path / "run")
+    best = fit(load(config, [size, "start_from=null", "training.epochs=1", "data.frames=12"]), tmp_path / "run")
     mapped = map_scene(best, scene, tmp_path / "map.tif", MapOptions(("observations",)))
     assert "no data" not in mapped.hectares
     with rasterio.open(tmp_path / "map_observations.tif") as file:

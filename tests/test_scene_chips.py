@@ -216,6 +216,7 @@ def test_the_written_experiment_trains(written, tmp_path):
     out, report = written
     tiny = [f"model.size.{key}={json.dumps(value)}" for key, value in TINY.items()]
     settings = ["training.epochs=1", "training.accelerator=cpu", "training.batch_size=8", "data.check_bands=false"]
+    settings.append("start_from=null")
     experiment = load(out / "crops.yaml", ["model.size={}", *tiny, *settings])
     assert experiment.task.names == tuple(entry.name for entry in report.classes)
     best = fit(experiment, tmp_path / "run", console=QUIET)

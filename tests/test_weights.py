@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import SENSORS, random_sample
 
-from agrifm.checkpoint import Checkpoint, build, load_strict
+from agrifm.checkpoint import WEIGHTS, Checkpoint, build, load_strict
 from agrifm.compat import original
 from agrifm.compat.layouts import read_state
 from agrifm.compat.weights import convert, describe_weights, open_checkpoint, start_weights
@@ -19,7 +19,7 @@ from agrifm.nn.patches import Series
 from agrifm.nn.swin import SIZES, Swin, SwinSize
 from agrifm.nn.windows import relative_index
 from agrifm.sample import collate
-from agrifm.training.fit import start
+from agrifm.training.fit import fit, start
 from agrifm.training.module import Mapper
 
 SMALL = SwinSize(width=16, depths=(1, 1, 2, 1), heads=(1, 2, 4, 8))
@@ -353,3 +353,21 @@ def test_frozen_stages_and_one_image(released):
     reduced["backbone_cfg"]["reduce_feature_scale"] = 2
     found = original.build(reduced)(torch.randn(1, 16, 10, 32, 32))
     assert [x.shape[1] for x in found["features_list"]] == [32, 32, 64, 128]
+
+
+def test_the_weights_that_come_along_fill_everything_but_the_head(settings, tmp_path):
+    """For one, two or three sensors; nothing is left over, and a name that does not exist is refused."""
+    for sensors in (["S2"], ["S2", "Landsat"], ["Modis", "S2", "Landsat"]):
+        data = {**settings["data"], "sensors": sensors, "statistics": "given"}
+        experiment = parse({**settings, "data": data, "model": {"size": "tiny"}, "start_from": "agrifm-tiny"})
+        known = Checkpoint.load(WEIGHTS / "agrifm-tiny.safetensors").experiment.data.sensors
+        chosen = [sensor for sensor in known if sensor.name in sensors]
+        module = Mapper(experiment.with_sensors(chosen))
+        match = start(module, start_weights(experiment))
+        assert {key.split(".")[0] for key in match.new} == {"head", "normalize"}
+    with pytest.raises(InputError, match="did you mean 'agrifm-tiny'"):
+        start_weights(parse({**settings, "start_from": "agrifm-tinny"}))
+    with pytest.raises(InputError, match="or leave start_from out"):
+        start_weights(parse({**settings, "start_from": "agrifm-tiny"}))
+    with pytest.raises(InputError, match="no weights handed to fit"):
+        fit(parse({**settings, "start_from": "agrifm-tiny"}), tmp_path)

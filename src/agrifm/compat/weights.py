@@ -128,7 +128,7 @@ def _same_model(model: ModelConfig, patch: tuple[int, ...], size: SwinSize, path
             f"model.size for {path}",
             found=f"{key} {mine}",
             expected=f"{key} {theirs}, that of the weights",
-            repair=f"set '{name}' in the model section.",
+            repair=f"set '{name}' in the model section, or leave start_from out.",
         )
 
 

@@ -38,9 +38,11 @@ def experiment(scene: Scene, classes: Sequence[CropClass], out: Path, chip: Area
         listed = f"    table: {(out / 'classes.yaml').as_posix()}    # 'only: NAME' maps one class against the rest\n"
     sensors = _in_line([_sensor(sensor) for sensor in scene.sensors])
     crop = f"  crop: {side}\n" if side else ""
+    known = all(SENSORS.get(sensor.name) == sensor for sensor in scene.sensors)
+    start = "start_from: agrifm-tiny    # weights that come along; without this line, random ones\n" if known else ""
     return (
         f"# Crop types on the chips in {out.as_posix()}. Train with 'agrifm train'; paths start where it is run.\n"
-        f"name: {_in_line({'name': out.name})[len('{name: ') : -1]}\nseed: 0\n"
+        f"name: {_in_line({'name': out.name})[len('{name: ') : -1]}\nseed: 0\n{start}"
         f"data:\n  root: {_in_line({'root': out.as_posix()})[len('{root: ') : -1]}\n  sensors: {sensors}\n"
         f"  statistics: data    # mean and deviation of the training chips, clouds left out\n"
         f"  cache: {'true' if small else 'false'}\n"

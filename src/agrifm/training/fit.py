@@ -75,6 +75,13 @@ def fit(
         InputError: something in the data, the configuration or the weights is wrong.
     """
     console = console or Console()
+    if experiment.start_from is not None and weights is None:
+        raise InputError(
+            f"start_from: {experiment.start_from}",
+            found="no weights handed to fit",
+            expected="those that start_from names",
+            repair="pass weights=start_weights(experiment) of agrifm.compat.weights, or leave start_from out.",
+        )
     sources = sources or open_sources(experiment)
     experiment = settle(experiment, sources, console)
     if not resume:
