@@ -9,8 +9,9 @@ Landsat-8, folds as in real.py) and on the French parcels (ten dates of Sentinel
 - *forest*: a random forest for every date, trained and tested on series that end there; *majority*: the class that is
   most frequent in training.
 
-Settings are those of real.py and france.py. Test blocks are read once, at the end of each fold; nothing was chosen on
-them. Tables are written after each fold, so that a run that is stopped leaves what it has.
+All models start from ``agrifm-tiny``. Settings are those of real.py and france.py. Test blocks are read once, at the end
+of each fold; nothing was chosen on them. Tables are written after each fold, so that a run that is stopped leaves what
+it has.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from rich.console import Console
 
 from agrifm.accuracy.baselines import majority, random_forest
 from agrifm.checkpoint import Checkpoint
+from agrifm.compat.weights import start_weights
 from agrifm.config import Experiment, load
 from agrifm.sample import Sample
 from agrifm.scenes.chips import ChipPlan, write_chips
@@ -47,6 +49,7 @@ ONE, WHOLE, FOREST, MAJORITY = "one model", "whole seasons", "forest", "majority
 ALONE = "trained on what is left"
 BELGIUM, FRANCE = "Belgium", "France"
 TRUNCATE = 0.5
+START = Path("agrifm-tiny")  # saw none of this ground
 KEYS = ("aAcc", "mFscore")
 QUIET = Console(file=io.StringIO())
 
@@ -72,9 +75,13 @@ class Data:
     def fitted(self, name: str, **augment: Any) -> Checkpoint:
         """Train with these random steps beside the usual ones."""
         steps = replace(self.experiment.augment, **augment)
-        experiment = self.experiment.model_copy(update={"augment": steps})
-        sources = {"train": Memory(self.train.samples, self.repeats), "val": self.val}
-        return Checkpoint.load(fit(experiment, self.out / name, resume=False, sources=sources, console=QUIET))
+        experiment = self.experiment.model_copy(update={"augment": steps, "start_from": START})
+        sources, weights = (
+            {"train": Memory(self.train.samples, self.repeats), "val": self.val},
+            start_weights(experiment),
+        )
+        path = fit(experiment, self.out / name, resume=False, weights=weights, sources=sources, console=QUIET)
+        return Checkpoint.load(path)
 
     def shorter(self, share: float) -> Data:
         """The same with this share of the epochs."""
