@@ -9,8 +9,8 @@ Landsat-8, folds as in real.py) and on the French parcels (ten dates of Sentinel
 - *forest*: a random forest for every date, trained and tested on series that end there; *majority*: the class that is
   most frequent in training.
 
-All models start from ``agrifm-tiny``. Settings are those of real.py and france.py. Test blocks are read once, at the end
-of each fold; nothing was chosen on them. Tables are written after each fold, so that a run that is stopped leaves what
+All models start from ``agrifm-tiny``. Settings are those of real.py and france.py. Test blocks are read once, at the
+end of each fold; nothing was chosen on them. Tables are written after each fold, so that a run that is stopped leaves what
 it has.
 """
 
