@@ -10,8 +10,8 @@ Landsat-8, folds as in real.py) and on the French parcels (ten dates of Sentinel
   most frequent in training.
 
 All models start from ``agrifm-tiny``. Settings are those of real.py and france.py. Test blocks are read once, at the
-end of each fold; nothing was chosen on them. Tables are written after each fold, so that a run that is stopped leaves what
-it has.
+end of each fold; nothing was chosen on them. Tables are written after each fold, so that a run that is stopped leaves
+what it has.
 """
 
 from __future__ import annotations
