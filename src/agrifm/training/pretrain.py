@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from agrifm.config import Experiment, ShardsConfig
 from agrifm.data.blend import Blend, BlendOrder, Endless
 from agrifm.data.covers import Covers
-from agrifm.data.folder import Source
+from agrifm.data.folder import Source, View
 from agrifm.data.h5 import FrameChoice
 from agrifm.data.loading import Key
 from agrifm.data.shards import Shards
@@ -85,21 +85,6 @@ class Pairs(Dataset):
 
 
 @dataclass(frozen=True)
-class First:
-    """The first samples of a source."""
-
-    source: Source
-    count: int
-
-    def __len__(self) -> int:
-        return min(self.count, len(self.source))
-
-    def read(self, index: int, frames: FrameChoice | None = None) -> Sample:
-        """One sample."""
-        return self.source.read(index, frames)
-
-
-@dataclass(frozen=True)
 class Unlabeled:
     """A source whose samples have no label."""
 
@@ -122,7 +107,7 @@ def open_covers(experiment: Experiment, shards: ShardsConfig) -> dict[str, Sourc
     sensors = experiment.data.sensors
     train = Blend(tuple(_open(place, shards, sensors, experiment.seed) for place in shards.train))
     val = _open(shards.val, shards, sensors, experiment.seed + HELD_OUT)
-    return {"train": train, "val": First(val, shards.val_samples)}
+    return {"train": train, "val": View(val, tuple(range(min(shards.val_samples, len(val)))))}
 
 
 def _open(place: str, shards: ShardsConfig, sensors: Sequence[Sensor], seed: int) -> Source:

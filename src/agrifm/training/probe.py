@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from agrifm.config import Experiment
 from agrifm.data.check import evenly
-from agrifm.data.folder import Source
+from agrifm.data.folder import Source, View
 from agrifm.data.loading import EpochBatches, Split, load
 from agrifm.errors import InputError
 from agrifm.nn.model import CropModel
@@ -22,21 +22,6 @@ from agrifm.tasks.scores import scores
 from agrifm.tasks.segmentation import Segmentation
 
 CHIPS, PIXELS = 64, 5000  # of each split at most
-
-
-@dataclass(frozen=True)
-class Few:
-    """Some samples of a source, evenly spread; a ``Source``."""
-
-    source: Source
-    chosen: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def read(self, index: int, frames: Any = None) -> Any:
-        """One sample."""
-        return self.source.read(self.chosen[index], frames)
 
 
 @dataclass(frozen=True)
@@ -93,7 +78,7 @@ class Probe:
         """Features ``(n, c)`` and classes ``(n)`` of labeled pixels; the same ones every time."""
         task = self.experiment.task
         assert isinstance(task, Segmentation)
-        few = Few(source, tuple(evenly(len(source), CHIPS)))
+        few = View(source, tuple(evenly(len(source), CHIPS)))
         batches = EpochBatches(len(few), self.experiment.training.batch_size, shuffle=False)
         found: list[tuple[Tensor, Tensor]] = []
         for batch in load(Split(few, self.experiment.data.frames, self.experiment.data.resize), batches, 0):
