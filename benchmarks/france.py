@@ -9,7 +9,6 @@ val blocks; test blocks are read once, at the end.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from rasterio.windows import from_bounds
-from real_table import FOREST, MAJORITY, MODEL, MODELS, Confusions, markdown, pool, show
+from real_table import FOREST, MAJORITY, MODEL, MODELS, Confusions, markdown, pool, save, show
 from rich.console import Console
 
 from agrifm.accuracy.baselines import majority, random_forest
@@ -96,8 +95,7 @@ def main() -> None:
         results.append((names, found))
     rows = pool(results, [(TITLE, model) for model in MODELS])
     console.print(show(rows))
-    saved = [{"row": row.row, "model": row.model, "spread": row.spread, **row.pooled.to_dict()} for row in rows]
-    (asked.out / "scores.json").write_text(json.dumps(saved, indent=2))
+    save(rows, asked.out / "scores.json")
     (asked.out / "table.md").write_text(markdown(rows))
     console.print(f"{(time.monotonic() - begun) / 60:.1f} minutes", highlight=False)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ import numpy as np
 import real_data
 import torch
 from real_data import SPLITS, Prepared
-from real_table import FOREST, MAJORITY, MODEL, MODELS, Confusions, Row, markdown, pool, show
+from real_table import FOREST, MAJORITY, MODEL, MODELS, Confusions, Row, markdown, pool, save, show
 from rich.console import Console
 
 from agrifm.accuracy.baselines import majority, random_forest
@@ -253,8 +252,7 @@ def main(words: list[str] | None = None) -> list[Row]:
     console.print(show(rows))
     took = f"{(time.monotonic() - begun) / 60:.1f} minutes, {spent:.1f} of CPU time in training and testing"
     console.print(took, highlight=False)
-    saved = [{"row": row.row, "model": row.model, "spread": row.spread, **row.pooled.to_dict()} for row in rows]
-    (options.out / "scores.json").write_text(json.dumps(saved, indent=2))
+    save(rows, options.out / "scores.json")
     if options.table:
         options.table.write_text(f"{markdown(rows)}\n{took}.\n")
     return rows

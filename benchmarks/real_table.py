@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from rich.table import Table
@@ -63,3 +65,9 @@ def show(rows: Sequence[Row]) -> Table:
         last = i + 1 == len(rows) or rows[i + 1].row != row.row
         table.add_row(row.row, row.model, *(row.cell(key) for key in KEYS), end_section=last)
     return table
+
+
+def save(rows: Sequence[Row], path: Path) -> None:
+    """Write the scores of all rows as JSON."""
+    saved = [{"row": row.row, "model": row.model, "spread": row.spread, **row.pooled.to_dict()} for row in rows]
+    path.write_text(json.dumps(saved, indent=2))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 from real import CASES, Job, Memory, baselines, quick
 from real_data import S2, SCL_CLEAR, SPLITS, UNLABELED, Blocks, Prepared, _belgium, _days, _widen, _write
-from real_table import MODEL, MODELS, Confusions, markdown, pool, show
+from real_table import MODEL, MODELS, Confusions, markdown, pool, save, show
 from rich.console import Console
 
 from agrifm.checkpoint import Checkpoint
@@ -168,8 +167,7 @@ def main() -> None:
             console.print(f"{jobs[count - 1][0].title}: aAcc {text}  about {left:.0f} min left", highlight=False)
     rows = pool(results, [(work.title, model) for work in WORKS for model in MODELS])
     console.print(show(rows))
-    saved = [{"row": row.row, "model": row.model, "spread": row.spread, **row.pooled.to_dict()} for row in rows]
-    (asked.out / "scores.json").write_text(json.dumps(saved, indent=2))
+    save(rows, asked.out / "scores.json")
     (asked.out / "table.md").write_text(markdown(rows))
     console.print(f"{(time.monotonic() - begun) / 60:.1f} minutes", highlight=False)
 

@@ -200,11 +200,11 @@ def test_several_sources_are_drawn_in_their_shares(plan, shards, tmp_path):
     plan["data"]["shards"] |= places
     experiment = parse({**plan, "seed": 7})
     train = open_sources(experiment)["train"]
-    names = [train.read(index).name for index in module.first_samples(experiment, train, 16)]
+    order = module.in_order(experiment, train)[1]
+    names = [train.read(index).name for _, index in order.order(0, 16)]
     made, stored = ([name for name in names if name.split("-")[1] == seed] for seed in ("7", "0"))
     assert (len(made), len(set(stored))) == (12, 4)
     assert set(stored) < {train.sources[1].read(index).name for index in range(8)}
-    order = module.in_order(experiment, train)[1]
     assert order.order(0, 7) + order.order(7, 9) == order.order(0, 16)
     fit(experiment, tmp_path / "run")
     with pytest.raises(InputError, match="one for each"):

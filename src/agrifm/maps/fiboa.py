@@ -17,6 +17,7 @@ import shapely
 from agrifm.checkpoint import Checkpoint
 from agrifm.errors import InputError
 from agrifm.maps.parcels import Parcels
+from agrifm.maps.raster import refuse_existing
 from agrifm.tasks.fields import Fields
 
 if TYPE_CHECKING:
@@ -50,13 +51,7 @@ def check_target(path: Path, *, overwrite: bool = False) -> None:
             expected="the optional library",
             repair="run pip install 'agrifm[parquet]', or end the name in .gpkg.",
         )
-    if path.exists() and not overwrite:
-        raise InputError(
-            path,
-            found="a file that is there already",
-            expected="a new file",
-            repair="give --overwrite, or another name.",
-        )
+    refuse_existing(path, overwrite=overwrite)
 
 
 def check_map(checkpoint: Path, path: Path, *, overwrite: bool = False) -> None:

@@ -17,7 +17,7 @@ from agrifm.data.transforms import spread_frames
 from agrifm.errors import InputError, Unreadable
 from agrifm.maps.engine import work
 from agrifm.maps.passport import fingerprint, write_passport
-from agrifm.maps.raster import NODATA, Legend, finish
+from agrifm.maps.raster import NODATA, Legend, finish, refuse_existing
 from agrifm.maps.seams import Seams, audit
 from agrifm.maps.tiles import EXTRAS, Job, Store, calibration_for
 from agrifm.maps.windows import lay_out
@@ -225,11 +225,5 @@ def _fit(layer: Layer, sensor: Sensor, frames: int | None) -> Layer:
 def _check_target(out: Path, overwrite: bool) -> None:
     if out.suffix.lower() not in (".tif", ".tiff"):
         raise InputError(out, found=f"the ending '{out.suffix}'", expected="a GeoTIFF", repair="end it in .tif.")
-    if out.exists() and not overwrite:
-        raise InputError(
-            out,
-            found="a file that is there already",
-            expected="a new file",
-            repair="give --overwrite, or another name.",
-        )
+    refuse_existing(out, overwrite=overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)

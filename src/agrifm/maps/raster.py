@@ -21,9 +21,34 @@ from agrifm.maps.item import stac_item
 from agrifm.maps.style import NODATA, Legend, plain, rgb
 from agrifm.tasks.calibration import Calibration
 
-__all__ = ["NODATA", "Legend", "finish", "map_files", "rgb", "write_bands", "write_classes", "write_png"]
+__all__ = [
+    "NODATA",
+    "Legend",
+    "finish",
+    "map_files",
+    "refuse_existing",
+    "rgb",
+    "write_bands",
+    "write_classes",
+    "write_png",
+]
 
 KEPT = "; the finished tiles are kept and not computed again"
+
+
+def refuse_existing(path: Path, *, overwrite: bool) -> None:
+    """Refuse to write over a file unless that is asked for.
+
+    Raises:
+        InputError: it is there.
+    """
+    if path.exists() and not overwrite:
+        raise InputError(
+            path,
+            found="a file that is there already",
+            expected="a new file",
+            repair="give --overwrite, or another name.",
+        )
 
 
 def finish(

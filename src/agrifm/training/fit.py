@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
-from typing import Any, cast
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -25,6 +25,7 @@ from agrifm.data.check import Survey, evenly, look_at_bands, splits_overlap, str
 from agrifm.data.folder import Cached, Chips, Custom, Source, import_dataset
 from agrifm.data.loading import EpochBatches, Split, load
 from agrifm.data.shards import Shards
+from agrifm.data.stream import Stream
 from agrifm.errors import InputError
 from agrifm.memory import keep_freed_memory
 from agrifm.sample import Batch, Season
@@ -37,7 +38,7 @@ from agrifm.training.pretrain import (
     Pretrainer,
     Unlabeled,
     fingerprint,
-    first_samples,
+    in_order,
     open_covers,
     stored,
     train_loader,
@@ -75,13 +76,7 @@ def fit(
         InputError: something in the data, the configuration or the weights is wrong.
     """
     console = console or Console()
-    if experiment.start_from is not None and weights is None:
-        raise InputError(
-            f"start_from: {experiment.start_from}",
-            found="no weights handed to fit",
-            expected="those that start_from names",
-            repair="pass weights=start_weights(experiment) of agrifm.compat.weights, or leave start_from out.",
-        )
+    _refuse_unstarted(experiment, weights)
     sources = sources or open_sources(experiment)
     experiment = settle(experiment, sources, console)
     if not resume:
@@ -100,12 +95,20 @@ def fit(
     return out / BEST
 
 
+def _refuse_unstarted(experiment: Experiment, weights: dict[str, Tensor] | None) -> None:
+    if experiment.start_from is not None and weights is None:
+        raise InputError(
+            f"start_from: {experiment.start_from}",
+            found="no weights handed to fit",
+            expected="those that start_from names",
+            repair="pass weights=start_weights(experiment) of agrifm.compat.weights, or leave start_from out.",
+        )
+
+
 def _run(trainer: pl.Trainer, module: Mapper, loaders: Loaders, state: Path) -> None:
     keep_freed_memory()
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message=".*(does not have many workers|LeafSpec|Checkpoint directory|sync_dist|WeightAveraging).*"
-        )
+        warnings.filterwarnings("ignore", message=f".*({'|'.join(KNOWN)}).*")
         try:
             trainer.fit(module, datamodule=loaders, ckpt_path=state if state.is_file() else None, weights_only=True)
         except SystemExit as end:
@@ -174,31 +177,33 @@ def _settle_covers(experiment: Experiment, sources: Mapping[str, Source], consol
     if lost:
         gone = ", ".join(f"{shard.name} ({shard.samples} samples: {shard.why})" for shard in lost)
         console.print(f"lost: {gone}", highlight=False, markup=False)
+    train = sources["train"]
+    assert isinstance(train, Blend)
+    train, order = in_order(experiment, train)
     if experiment.data.check_bands:
-        for part in stored(sources):
+        for part in stored({"train": train}):
             _look_at_shards(experiment, part)
     if experiment.data.statistics == "given":
         return experiment
-    train = cast(Blend, sources["train"])
     with console.status("computing statistics"):
-        seen = survey(Unlabeled(train), experiment.data.sensors, first_samples(experiment, train, SAMPLES))
+        seen = survey(Unlabeled(train), experiment.data.sensors, [index for _, index in order.order(0, SAMPLES)])
     sensors = experiment.data.sensors
     return experiment.with_sensors([sensor.with_statistics(seen.statistics(sensor)) for sensor in sensors])
 
 
 def _look_at_shards(experiment: Experiment, shards: Shards) -> None:
-    """Refuse shards whose bands look swapped or scaled wrongly.
+    """Refuse shards whose bands look swapped or scaled wrongly, by the samples that training reads first.
 
     Raises:
         InputError: with the bands.
     """
+    assert experiment.data.shards is not None
+    # Sensors come in equal numbers here, whatever the mix; each in its own order, which the mix does not change.
+    order = Stream(shards.groups, None, experiment.data.shards.window, experiment.seed)
+    first = [index for _, index in order.order(0, EACH * len(shards.groups))]
+    seen = survey(Unlabeled(shards), experiment.data.sensors, first)
     for sensor in experiment.data.sensors:
-        if sensor.name in shards.groups:
-            first, sizes = shards.groups[sensor.name]
-            several = [first + place for place in evenly(sum(sizes), EACH)]
-            look_at_bands(
-                sensor, survey(Unlabeled(shards), [sensor], several), f"{shards.root}: {sensor.name}", single=False
-            )
+        look_at_bands(sensor, seen, f"{shards.root}: {sensor.name}", single=False)
 
 
 def examine(
@@ -244,11 +249,9 @@ class Loaders(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled, augmented."""
-        trainer = self.trainer
-        if self.experiment.data.shards is not None and trainer is not None:
-            return train_loader(
-                self.experiment, cast(Blend, self.sources["train"]), trainer.global_rank, trainer.world_size
-            )
+        trainer, train = self.trainer, self.sources["train"]
+        if isinstance(train, Blend) and trainer is not None:
+            return train_loader(self.experiment, train, trainer.global_rank, trainer.world_size)
         return self._load("train", training=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:

@@ -156,11 +156,6 @@ def train_loader(experiment: Experiment, train: Blend, rank: int, world: int) ->
     )
 
 
-def first_samples(experiment: Experiment, train: Blend, count: int) -> list[int]:
-    """Numbers of the samples that training begins with, for statistics."""
-    return [index for _, index in in_order(experiment, train)[1].order(0, count)]
-
-
 class Pretrainer(Mapper):
     """The student and its teacher.
 
