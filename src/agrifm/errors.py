@@ -1,13 +1,23 @@
-"""The one way this project refuses input: what is wrong, where, and how to mend it."""
+"""The one way this project refuses input: where, what was found, what was expected and how to repair it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from difflib import get_close_matches
+
+LONGEST = 1_000  # characters of one part of an error that are shown
+
+# Unicode categories of characters that could steer a terminal: control, format, surrogates, separators of lines.
+CONTROL_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")
+JOINERS = "\u200c\u200d"  # format characters that Persian and Indic words need
 
 
 class InputError(ValueError):
-    """Input that cannot be used, told so that the reader can repair it.
+    """Input that cannot be used, described so that the reader can repair it.
+
+    Control characters in the parts are shown as escapes, because parts quote files of unknown origin.
 
     Args:
         where: file, and field within it, e.g. ``chips/a.h5: S2``.
@@ -17,8 +27,13 @@ class InputError(ValueError):
     """
 
     def __init__(self, where: object, *, found: str, expected: str, repair: str) -> None:
-        self.where, self.found, self.expected, self.repair = str(where), found, expected, repair
-        super().__init__(f"{where}\n  found:    {found}\n  expected: {expected}\n  repair:   {repair}")
+        self.where = printable(str(where), lines=True)
+        self.found = printable(found, lines=True)
+        self.expected = printable(expected, lines=True)
+        self.repair = printable(repair, lines=True)
+        super().__init__(
+            f"{self.where}\n  found:    {self.found}\n  expected: {self.expected}\n  repair:   {self.repair}"
+        )
 
     def __reduce__(self) -> tuple:
         """Keep the four parts when the error crosses a process border (data-loader workers)."""
@@ -31,6 +46,64 @@ class Unreadable(InputError):
 
 def _rebuild(kind: type[InputError], where: str, found: str, expected: str, repair: str) -> InputError:
     return kind(where, found=found, expected=expected, repair=repair)
+
+
+@contextmanager
+def refusing(
+    where: object,
+    *,
+    expected: str,
+    repair: str = "restore the file from its source; it is damaged, or of another kind.",
+    kind: type[InputError] = InputError,
+) -> Generator[None]:
+    """Turn whatever a library raises while it reads a file into one error that names the file.
+
+    Libraries raise almost anything on damaged files: ``OSError``, ``KeyError``, ``RuntimeError``, ``RecursionError``.
+    Wrap only the calls of the library, so that mistakes of this project are not blamed on the file.
+
+    Args:
+        where: file, and field within it.
+        expected: what should stand there.
+        repair: what to do about it.
+        kind: of error to raise.
+
+    Raises:
+        InputError: the library raised an exception; an ``InputError`` passes as it is.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (Exception, RecursionError) as error:
+        raise kind(where, found=f"it cannot be read: {reason(error)}", expected=expected, repair=repair) from error
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, in one line; its kind where it says nothing."""
+    lines = str(error.__cause__ or error).strip().splitlines()
+    return printable(lines[0])[:300] if lines else type(error).__name__
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    """Show control characters as escapes and shorten what is very long.
+
+    Args:
+        text: of unknown origin, e.g. the name of a file or class.
+        lines: keep line feeds.
+    """
+    shown = "".join(
+        _escape(character) if _controls(character) and not (lines and character == "\n") else character
+        for character in text[:LONGEST]
+    )
+    return shown if len(text) <= LONGEST else f"{shown}... ({len(text)} characters)"
+
+
+def _controls(character: str) -> bool:
+    return unicodedata.category(character) in CONTROL_CATEGORIES and character not in JOINERS
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -1,18 +1,50 @@
-"""A bar for work that is counted, with time left."""
+"""The terminal: text of unknown origin cannot steer it, and counted work shows a bar with the time left."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
+
+from agrifm.errors import printable
+
+
+class Terminal(Console):
+    """A console that shows text as it is: no markup, no emoji codes, and control characters as escapes.
+
+    Names of classes, bands and folders come from files of unknown origin. Styles are given as arguments or ``Text``.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Render as rich does, with control characters shown as escapes."""
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable():
+                yield segment
+            else:
+                lines = [_visible(line) for line in segment.text.split("\n")]
+                yield Segment("\n".join(lines), segment.style)
+
+
+def _visible(line: str) -> str:
+    return line if line.isprintable() else "".join(map(printable, line))
 
 
 @contextmanager
 def counting(console: Console, text: str) -> Generator[Callable[[int, int], None]]:
     """Show how many of how many are done, as the function that is given is told; only where there is a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(text, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -25,7 +25,7 @@ from agrifm.config import DataConfig
 from agrifm.data.check import splits_overlap
 from agrifm.data.folder import Source
 from agrifm.errors import InputError
-from agrifm.files import write_whole
+from agrifm.io import write_whole
 from agrifm.tasks.calibration import TINY, Calibration
 from agrifm.tasks.segmentation import Segmentation
 from agrifm.training.evaluate import outputs

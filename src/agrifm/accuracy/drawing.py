@@ -23,7 +23,7 @@ from agrifm.accuracy.design import (
 )
 from agrifm.accuracy.population import Census, Population, Sizes, class_names
 from agrifm.errors import InputError
-from agrifm.files import sha256, write_whole
+from agrifm.io import sha256, write_whole
 
 
 @dataclass(frozen=True)

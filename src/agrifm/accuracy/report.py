@@ -19,7 +19,7 @@ from rasterio.errors import RasterioIOError
 from agrifm.accuracy.page import Html, facts, folded, image, missing, note, page, section, table
 from agrifm.checkpoint import Checkpoint, describe
 from agrifm.errors import InputError
-from agrifm.files import sha256, write_whole
+from agrifm.io import sha256, write_whole
 from agrifm.maps.passport import Passport
 from agrifm.maps.style import NODATA, picture
 

@@ -11,13 +11,12 @@ from pathlib import Path
 import pandas
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from agrifm.accuracy.area import Estimate, Value
 from agrifm.accuracy.design import Design
 from agrifm.accuracy.reference import Answers
-from agrifm.files import write_whole
+from agrifm.io import write_whole
 
 MOST_SHOWN = 8  # classes of a confusion matrix on the screen
 SOURCES = {
@@ -32,7 +31,7 @@ def design_table(design: Design) -> Table:
     total = sum(part.pixels for part in design.strata)
     for part in design.strata:
         cells = f"{part.pixels:,}", f"{part.hectares:,.1f}", f"{100 * part.pixels / total:.2f}", f"{part.drawn:,}"
-        table.add_row(escape(part.name), *cells, f"{part.inclusion_probability:.2g}")
+        table.add_row(part.name, *cells, f"{part.inclusion_probability:.2g}")
     table.add_section()
     hectares = sum(part.hectares for part in design.strata)
     table.add_row("all", f"{total:,}", f"{hectares:,.1f}", "", f"{len(design.units):,}", "")
@@ -47,8 +46,8 @@ def area_table(estimate: Estimate, design: Design) -> Table:
     for entry, points in zip(estimate.classes, estimate.units_true, strict=True):
         mapped = (f"{known[entry.name]:,.{digits}f}",) if known else ()
         share = _shown(entry.share.times(100), 1)
-        table.add_row(escape(entry.name), *mapped, _shown(entry.hectares, digits), share, f"{points:,}")
-    table.title = f"region {escape(estimate.region)}" if estimate.region else None
+        table.add_row(entry.name, *mapped, _shown(entry.hectares, digits), share, f"{points:,}")
+    table.title = f"region {estimate.region}" if estimate.region else None
     overall = _shown(estimate.overall.times(100), 1)
     table.caption = f"overall accuracy {overall} %; {estimate.units:,} points"
     return table
@@ -59,15 +58,15 @@ def accuracy_table(estimate: Estimate) -> Table:
     table = _table("class", "user's, %", "producer's, %", "points mapped", "true")
     for entry, *counts in zip(estimate.classes, estimate.units_mapped, estimate.units_true, strict=True):
         accuracies = (_shown(value.times(100), 1) for value in (entry.user, entry.producer))
-        table.add_row(escape(entry.name), *accuracies, *(f"{count:,}" for count in counts))
+        table.add_row(entry.name, *accuracies, *(f"{count:,}" for count in counts))
     return table
 
 
 def confusion_table(estimate: Estimate) -> Table:
     """Shares of the area in percent: what was mapped along rows, what it is along columns."""
-    table = _table("mapped \\ true, %", *(escape(entry.name) for entry in estimate.classes), "sum")
+    table = _table("mapped \\ true, %", *(entry.name for entry in estimate.classes), "sum")
     for entry, row in zip(estimate.classes, estimate.confusion, strict=True):
-        table.add_row(escape(entry.name), *(f"{100 * share:.2f}" for share in (*row, sum(row))))
+        table.add_row(entry.name, *(f"{100 * share:.2f}" for share in (*row, sum(row))))
     return table
 
 

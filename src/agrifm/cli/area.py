@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from agrifm.cli.shell import Overwrite, app, console, plain
+from agrifm.cli.shell import Overwrite, app, console
 
 area = typer.Typer(no_args_is_help=True, help="From a map to area statistics.")
 app.add_typer(area, name="area")
@@ -41,17 +41,15 @@ def design(
     drawn, census = draw(map_, Plan(size, target_se, accuracies, floor, seed), strata)
     files = write_sample(out, drawn, open_book=open_book, overwrite=overwrite)
     console.print(design_table(drawn))
-    console.print(plain(drawn.sizing), highlight=False, soft_wrap=True)
+    console.print(drawn.sizing, highlight=False, soft_wrap=True)
     console.print(
         f"not in the population: {census.empty:,} pixels without data, {census.no_stratum:,} without a stratum",
         highlight=False,
         soft_wrap=True,
     )
     for path in files:
-        console.print(f"written: {plain(str(path))}", highlight=False, soft_wrap=True)
-    console.print(
-        f"next: fill in 'reference', then agrifm area estimate {plain(str(out))}", highlight=False, soft_wrap=True
-    )
+        console.print(f"written: {path}", highlight=False, soft_wrap=True)
+    console.print(f"next: fill in 'reference', then agrifm area estimate {out}", highlight=False, soft_wrap=True)
 
 
 @area.command("estimate")
@@ -77,4 +75,4 @@ def estimate(
     found = estimates(answers, level, by, regions)
     show(console, found, answers)
     for path in write_estimates(out or sample.with_name(f"{sample.stem}_estimate"), found, answers):
-        console.print(f"written: {plain(str(path))}", highlight=False, soft_wrap=True)
+        console.print(f"written: {path}", highlight=False, soft_wrap=True)

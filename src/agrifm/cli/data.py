@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from agrifm.cli.shell import Config, Overrides, app, console, plain
+from agrifm.cli.shell import Config, Overrides, app, console, refusal
 
 data = typer.Typer(no_args_is_help=True, help="Check data, compute statistics, write an example.")
 app.add_typer(data, name="data")
@@ -27,7 +27,7 @@ def check(config: Config, overrides: Overrides = None) -> None:
     with console.status("reading every chip"):
         problems, seen = examine(experiment, open_sources(experiment, tuple(splits)), limit=0)
     for problem in problems[:20]:
-        console.print(f"[bold red]error:[/] {plain(str(problem))}", highlight=False, soft_wrap=True)
+        console.print(refusal(problem), highlight=False, soft_wrap=True)
     if problems:
         console.print(f"{len(problems)} problem(s) found")
         raise typer.Exit(2)
@@ -60,9 +60,7 @@ def stats(config: Config, overrides: Overrides = None) -> None:
         seen = survey(source, experiment.data.sensors, range(len(source)))
     found = {sensor.name: seen.statistics(sensor) for sensor in experiment.data.sensors}
     plain = {name: {"mean": list(s.mean), "std": list(s.std), "source": s.source} for name, s in found.items()}
-    console.print(
-        yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=100), highlight=False, markup=False
-    )
+    console.print(yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=100), highlight=False)
 
 
 @data.command("example")

@@ -58,7 +58,7 @@ def _early_season(checkpoint, source, as_of: str, target: float, out: Path) -> N
         days = ", ".join(f"{score} {day}" for score, day in first.items() if day) or "nothing"
         never = ", ".join(score for score, day in first.items() if not day)
         text = f"{season}: {target:g} is first reached by {days}" + (f"; never by {never}" if never else "")
-        console.print(text, highlight=False, markup=False)
+        console.print(text, highlight=False)
 
 
 def _failures(checkpoint, source, sensors: bool, gaps: str | None, days: str | None, out: Path) -> None:

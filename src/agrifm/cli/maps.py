@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from agrifm.cli.scenes import ScenePath, Settings, Skip, opened
-from agrifm.cli.shell import Ckpt, Ensemble, Flips, Overwrite, app, console, plain, resumable
+from agrifm.cli.shell import Ckpt, Ensemble, Flips, Overwrite, app, console, resumable
 
 SEAMS, DIFFERENT = 3, 4  # exit codes
 
@@ -82,11 +83,14 @@ def map_(
     console.print(mapped.table())
     console.print(f"seams: {mapped.seams}", highlight=False, soft_wrap=True)
     for path in mapped.files:
-        console.print(f"written: {plain(str(path))}", highlight=False)
+        console.print(f"written: {path}", highlight=False)
     if parcels is not None:
         _outline(out, parcels)
     if mapped.visible_seams:
-        console.print(f"[bold red]window borders show[/]: more than {seam_limit} times the transitions of other lines")
+        warning = Text.assemble(
+            ("window borders show", "bold red"), f": more than {seam_limit} times the transitions of other lines"
+        )
+        console.print(warning)
         raise typer.Exit(SEAMS)
 
 
@@ -118,7 +122,7 @@ def _outline(
         found = parcels_of(target, ParcelRule(min_area, tolerance), crops)
         write_parcels(found, out)
     console.print(str(found), highlight=False)
-    console.print(f"written: {plain(str(out))}", highlight=False)
+    console.print(f"written: {out}", highlight=False)
 
 
 @app.command()
@@ -134,7 +138,7 @@ def reproduce(
     with resumable():
         result = again(passport, checkpoint, out, workers=workers, console=console)
     for line in result.notes:
-        console.print(plain(line), highlight=False)
+        console.print(line, highlight=False)
     console.print(str(result), highlight=False)
     if not result.identical:
         raise typer.Exit(DIFFERENT)

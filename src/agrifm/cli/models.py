@@ -66,11 +66,11 @@ def show(path: Annotated[Path, typer.Argument(help="Experiment in YAML, or check
     if path.suffix == ".safetensors":
         loaded = Checkpoint.load(path)
         for key, value in describe(loaded).items():
-            console.print(f"{key}: {value}", highlight=False, markup=False)
-        console.print(loaded.experiment.to_yaml(), highlight=False, markup=False)
+            console.print(f"{key}: {value}", highlight=False)
+        console.print(loaded.experiment.to_yaml(), highlight=False)
         return
     experiment = load(path)
-    console.print(experiment.to_yaml(), highlight=False, markup=False)
+    console.print(experiment.to_yaml(), highlight=False)
     known = [sensor for sensor in experiment.data.sensors if sensor.statistics is not None]
     if len(known) == len(experiment.data.sensors):
         console.print(f"weights: {count_parameters(build(experiment)):,}", highlight=False)
@@ -82,7 +82,7 @@ def weights_show(path: Annotated[Path, typer.Argument(help="A .pth or .safetenso
     from agrifm.compat.weights import describe_weights
 
     for key, value in describe_weights(path).items():
-        console.print(f"{key:8} {value}", highlight=False, markup=False)
+        console.print(f"{key:8} {value}", highlight=False)
 
 
 @weights.command("convert")

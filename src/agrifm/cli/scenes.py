@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from agrifm.cli.shell import Overwrite, app, console, plain
+from agrifm.cli.shell import Overwrite, app, console
 
 scene = typer.Typer(no_args_is_help=True, help="Look at scenes, search them in a catalogue.")
 app.add_typer(scene, name="scene")
@@ -29,7 +29,7 @@ def opened(path: Path, settings: list[str] | None, skip: bool, as_of: str | None
 
     found = open_scene(path, settings or (), skip_unreadable=skip)
     for href in found.skipped:
-        console.print(f"left out: {plain(href)}", highlight=False)
+        console.print(f"left out: {href}", highlight=False)
     if as_of is not None:
         try:
             day = dt.date.fromisoformat(as_of)

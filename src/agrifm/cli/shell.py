@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import tempfile
+import traceback
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
+from rich.text import Text
 
-from agrifm.errors import InputError
+from agrifm.errors import InputError, reason
+from agrifm.io import disk_refusal
+from agrifm.progress import Terminal
+
+WRONG_INPUT, INTERNAL, INTERRUPTED, TERMINATED = 2, 70, 130, 143  # exit codes
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,9 +28,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Crop maps from satellite time series.",
 )
-# Of several processes that train together, the first speaks; errors are told by all. ':end:' is no picture.
+# Of several processes that train together, only the first prints; all of them print errors.
 _later = any(os.environ.get(key, "0") != "0" for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-console = Console(quiet=_later, emoji=False)
+console = Terminal(quiet=_later)
 
 Config = Annotated[Path, typer.Argument(help="Experiment in YAML.")]
 Ckpt = Annotated[Path, typer.Argument(help="Checkpoint written by 'agrifm train'.")]
@@ -32,26 +40,64 @@ Ensemble = Annotated[list[Path] | None, typer.Option(help="Another checkpoint to
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as Slurm and Kubernetes send it, treated like Ctrl-C."""
+
+    received = False
+
+
 def main() -> None:
-    """Run the command; input errors are told without a traceback."""
+    """Run the command; no exception reaches the user as a traceback."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app(standalone_mode=True)
+    except SystemExit as ended:
+        sys.exit(TERMINATED if Terminated.received else ended.code)
     except InputError as error:
-        told = Console(stderr=True, emoji=False)
-        told.print(f"[bold red]error:[/] {plain(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+        _refuse(error)
+    except BrokenPipeError:  # the reader of a pipe has gone, e.g. 'head'
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        refusal = disk_refusal(Path(error.filename or "."), error)
+        if refusal is None:
+            _report(error)
+        _refuse(refusal)
+    except Exception as error:  # the last resort: a defect of this program
+        _report(error)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    Terminated.received = True
+    raise Terminated
+
+
+def refusal(error: InputError) -> Text:
+    """An error as the terminal shows it."""
+    return Text.assemble(("error: ", "bold red"), str(error))
+
+
+def _refuse(error: InputError) -> NoReturn:
+    Terminal(stderr=True).print(refusal(error), highlight=False, soft_wrap=True)
+    sys.exit(WRONG_INPUT)
+
+
+def _report(error: BaseException) -> NoReturn:
+    """Say in one line what failed and where the full traceback is."""
+    handle, name = tempfile.mkstemp(prefix="agrifm-", suffix=".txt")
+    with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(f"agrifm {' '.join(sys.argv[1:])}\n")
+        file.writelines(traceback.format_exception(error))
+    text = f"internal error: {type(error).__name__}: {reason(error)} (full traceback in {name})"
+    Terminal(stderr=True).print(text, style="bold red", highlight=False, soft_wrap=True)
+    sys.exit(INTERNAL)
 
 
 @contextmanager
 def resumable() -> Generator[None]:
-    """Ctrl-C loses nothing, and says so."""
+    """Ctrl-C and SIGTERM lose nothing, and say so."""
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as signaled:
         console.print("stopped; the same command goes on from there")
-        raise typer.Exit(130) from None
-
-
-def plain(text: str) -> str:
-    """Text without markup."""
-    return text.replace("[", r"\[")
+        raise typer.Exit(TERMINATED if isinstance(signaled, Terminated) else INTERRUPTED) from None

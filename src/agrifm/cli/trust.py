@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from agrifm.cli.shell import Ckpt, Ensemble, Flips, app, console, plain
+from agrifm.cli.shell import Ckpt, Ensemble, Flips, app, console
 
 
 @app.command()
@@ -36,9 +36,9 @@ def calibrate(
     loaded = loaded.looking(flips=flips, others=ensemble or ())
     found, splits = calibrate_checkpoint(loaded, out, split, coverage, by_class=by_class, unit=unit, console=console)
     show(splits)
-    console.print(plain(str(found)), highlight=False)
+    console.print(str(found), highlight=False)
     if found.shared:
-        lacking = plain(", ".join(found.shared))
+        lacking = ", ".join(found.shared)
         console.print(f"too few samples, so with the threshold of all classes: {lacking}", highlight=False)
     if split == "val":
         console.print("val chose the epoch too, so its own figures flatter: believe those of test", highlight=False)
@@ -53,7 +53,7 @@ def show(splits: dict[str, dict[str, Any]]) -> None:
         before, after, sets = values["before"], values["after"], values["sets"]
         moved = (f"{before[key]:.3f} → {after[key]:.3f}" for key in ("ECE", "NLL"))
         row = (str(values["chips"]), f"{after['accuracy']:.3f}", *moved, f"{sets['chips']:.1%}", f"{sets['size']:.2f}")
-        table.add_row(plain(name), *row)
+        table.add_row(name, *row)
     console.print(table)
 
 
@@ -66,4 +66,4 @@ def report(
     from agrifm.accuracy.report import report as write
 
     write(source, out)
-    console.print(f"written to {plain(str(out))}", highlight=False)
+    console.print(f"written to {out}", highlight=False)

@@ -11,8 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from agrifm.compat.configs import Translation, translate
@@ -20,7 +18,8 @@ from agrifm.compat.keys import Note
 from agrifm.compat.python_config import read
 from agrifm.config import Experiment, load
 from agrifm.errors import InputError
-from agrifm.files import write_whole
+from agrifm.io import write_whole
+from agrifm.progress import Terminal
 
 if TYPE_CHECKING:
     from agrifm.checkpoint import Checkpoint
@@ -107,7 +106,7 @@ def _test(arguments: Namespace) -> None:
     table = Table("score", "0 to 1")
     for name, value in scores.summary.items():
         table.add_row(name, f"{value:.4f}")
-    Console().print(table)
+    Terminal().print(table)
     print(f"written to {out / 'test'} (the original printed percent)")
 
 
@@ -250,7 +249,7 @@ def _show(notes: Sequence[Note]) -> None:
     table = Table("key", "", "what became of it", title="translation")
     for (kind, text), keys in rows.items():
         more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-        table.add_row(escape(keys[0]) + more, kind, escape(text))
+        table.add_row(keys[0] + more, kind, text)
     if idle:
-        table.add_row(f"{len(idle)} keys", "harmless", escape("no effect on results here: " + ", ".join(idle)))
-    Console().print(table)
+        table.add_row(f"{len(idle)} keys", "harmless", "no effect on results here: " + ", ".join(idle))
+    Terminal().print(table)

@@ -18,7 +18,7 @@ from agrifm.data.h5 import Place, write_chip
 from agrifm.data.phenology import BUILT, BY_COVER, FIRST_FIELD, WATER, WOODS, mixture, spectra
 from agrifm.data.randomness import cut, field, key, mix, normal, smooth, uniform
 from agrifm.errors import InputError
-from agrifm.files import write_whole
+from agrifm.io import write_whole
 from agrifm.sample import Sample
 from agrifm.sensors import LANDSAT, MODIS, S2, Sensor
 

@@ -16,7 +16,7 @@ import rasterio
 
 from agrifm.checkpoint import library_versions
 from agrifm.errors import InputError
-from agrifm.files import sha256, write_whole
+from agrifm.io import sha256, write_whole
 from agrifm.maps.seams import Seams
 from agrifm.maps.tiles import Job
 from agrifm.scenes.document import scene_from_dict, scene_to_dict

@@ -16,7 +16,7 @@ from rasterio.windows import Window
 from rich.console import Console
 
 from agrifm.errors import InputError
-from agrifm.files import sha256
+from agrifm.io import sha256
 from agrifm.maps.mapping import MapOptions, map_scene
 from agrifm.maps.passport import Passport, inputs, processor, versions
 

@@ -20,7 +20,7 @@ from torch import nn
 from agrifm.checkpoint import Checkpoint
 from agrifm.data.transforms import resize
 from agrifm.errors import InputError
-from agrifm.files import write_whole
+from agrifm.io import write_whole
 from agrifm.maps.raster import NODATA
 from agrifm.maps.windows import Windows
 from agrifm.sample import collate

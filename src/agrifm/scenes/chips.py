@@ -14,7 +14,7 @@ from rich.console import Console
 
 from agrifm.data.h5 import write_chip
 from agrifm.errors import InputError
-from agrifm.files import write_whole
+from agrifm.io import write_whole
 from agrifm.progress import counting
 from agrifm.scenes.blocks import SPLITS
 from agrifm.scenes.burning import hectares

@@ -11,7 +11,7 @@ from odc.geo.geobox import GeoBox
 from pydantic import TypeAdapter, ValidationError
 
 from agrifm.errors import InputError
-from agrifm.files import write_whole
+from agrifm.io import write_whole
 from agrifm.scenes.scene import Layer, Scene
 
 FORMAT = "agrifm-scene-1"

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from agrifm.data.records import Record
 from agrifm.data.shard_writer import ShardWriter
 from agrifm.errors import InputError
-from agrifm.files import write_whole
+from agrifm.io import write_whole
 from agrifm.scenes.crosswalk import Crosswalk
 from agrifm.scenes.landcover import LandCover
 from agrifm.scenes.outcomes import Outcomes

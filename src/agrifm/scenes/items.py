@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from agrifm.errors import InputError
-from agrifm.files import write_whole
+from agrifm.io import write_whole
 from agrifm.scenes.providers import MissingBand, Product, Provider, provider_of, scaling
 from agrifm.scenes.quality import Quality
 from agrifm.scenes.raster import FileBand

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from agrifm.files import write_whole
+from agrifm.io import write_whole
 from agrifm.scenes.leaks import Leaks
 from agrifm.scenes.parcels import Account
 from agrifm.tasks.segmentation import CropClass

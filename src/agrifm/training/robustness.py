@@ -17,7 +17,7 @@ from rich.table import Table
 
 from agrifm.checkpoint import Checkpoint, write_provenance
 from agrifm.data.folder import Source, View
-from agrifm.files import write_whole
+from agrifm.io import write_whole
 from agrifm.progress import counting
 from agrifm.sensors import names
 from agrifm.training.evaluate import evaluate

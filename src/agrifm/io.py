@@ -1,0 +1,224 @@
+"""Files that appear whole or not at all: atomic writes, locks and checksums."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import hashlib
+import os
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import psutil
+from filelock import FileLock, Timeout
+
+from agrifm.errors import InputError, printable
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_PERMISSION = (errno.EROFS, errno.EACCES, errno.EPERM)
+NO_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
+
+# Set AGRIFM_FSYNC=0 to trade durability after a power failure for speed on slow or network disks.
+SYNC = os.environ.get("AGRIFM_FSYNC", "1") != "0"
+
+
+@contextmanager
+def whole(path: Path) -> Generator[Path]:
+    """Write a file under a temporary name and rename it once it is complete.
+
+    The temporary name lies in the same folder and keeps the suffix, because several libraries choose the format by it.
+    The data reach the disk before the rename does. After an exception the temporary file is gone; after a kill, the
+    next write of the same file removes it.
+
+    Args:
+        path: final place of the file; its folder is made.
+
+    Yields:
+        Where to write.
+
+    Raises:
+        InputError: the disk is full or read-only, or the folder cannot be made.
+    """
+    unfinished = path.with_name(f".{path.stem[:200]}.{os.getpid()}.part{path.suffix}")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
+        try:
+            yield unfinished
+            sync(unfinished)
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        sync(path.parent)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Generator[Path]:
+    """Fill a folder under a temporary name and rename it once it is complete; ``path`` must not exist yet.
+
+    Args:
+        path: final place of the folder.
+
+    Yields:
+        An empty folder to fill.
+
+    Raises:
+        InputError: the disk is full or read-only, or the folder cannot be made.
+    """
+    unfinished = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
+        unfinished.mkdir()
+        try:
+            yield unfinished
+            for file in unfinished.rglob("*"):
+                sync(file)
+            sync(unfinished)
+            unfinished.replace(path)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        sync(path.parent)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove temporary files and folders of writers of this path that were killed."""
+    for leftover in path.parent.glob(f".{glob.escape(path.stem[:200])}.*.part*"):
+        writer = leftover.name.removesuffix(leftover.suffix).removesuffix(".part").rpartition(".")[2]
+        if not writer.isdecimal() or (int(writer) != os.getpid() and psutil.pid_exists(int(writer))):
+            continue
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file in UTF-8; its folder is made.
+
+    Raises:
+        InputError: the disk is full or read-only, or the folder cannot be made.
+    """
+    with whole(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder has reached the disk; see ``SYNC``."""
+    if not SYNC:
+        return
+    if path.is_dir() and os.name == "nt":  # Windows cannot open folders
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems do not sync folders
+            raise
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def writing(path: Path) -> Generator[None]:
+    """Turn failures of the disk into one sentence; other errors pass.
+
+    Raises:
+        InputError: no space left, no permission, or a file where a folder must be.
+    """
+    try:
+        yield
+    except OSError as error:
+        refusal = disk_refusal(path, error)
+        if refusal is None:
+            raise
+        raise refusal from error
+
+
+def disk_refusal(path: Path, error: OSError) -> InputError | None:
+    """What to say when a file cannot be written; None if the disk is not to blame."""
+    if error.errno in NO_SPACE or "No space left on device" in str(error):
+        return InputError(
+            path,
+            found=f"no space left to write it{_free(path)}",
+            expected="enough space on the disk, and no limit on the size of files",
+            repair="free some space and run the same command again.",
+        )
+    if error.errno in NO_PERMISSION:
+        return InputError(
+            path,
+            found=f"a place that cannot be written: {os.strerror(error.errno or 0)}",
+            expected="a folder in which you may create files",
+            repair="choose another output folder, or change its permissions.",
+        )
+    if error.errno in NO_FOLDER:
+        blocking = error.filename or path
+        return InputError(
+            path,
+            found=f"{blocking}: {os.strerror(error.errno or 0)}",
+            expected="a folder that exists or can be created, and a name that the file system accepts",
+            repair="choose another output folder, or move the file that is in the way.",
+        )
+    return None
+
+
+def _free(path: Path) -> str:
+    folder = next((parent for parent in path.absolute().parents if parent.is_dir()), None)
+    if folder is None:
+        return ""
+    return f" ({shutil.disk_usage(folder).free / 1e6:.0f} MB free)"
+
+
+@contextmanager
+def locked(target: Path) -> Generator[None]:
+    """Keep other processes from writing the same target; the lock ends with the process, however it ends.
+
+    Args:
+        target: file or folder about to be written; ``.<name>.lock`` lies beside it meanwhile.
+
+    Raises:
+        InputError: another process is writing it, or the folder cannot be made.
+    """
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(target.with_name(f".{target.name[:200]}.lock"), timeout=0)
+    try:
+        with writing(target):
+            lock.acquire()
+    except Timeout as error:
+        raise InputError(
+            target,
+            found="another process that is writing it",
+            expected="one process for each output",
+            repair="wait until it has finished, or write to another place.",
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def plain_name(name: object, where: object) -> str:
+    """Return a file name that was read from a file, if it is nothing but a name.
+
+    Raises:
+        InputError: it is empty, absolute, holds a separator or control characters, or leads to another folder.
+    """
+    text = str(name)
+    one_part = PurePosixPath(text).name == text and PureWindowsPath(text).name == text
+    if not isinstance(name, str) or text in ("", ".", "..") or not one_part or printable(text) != text:
+        raise InputError(
+            where,
+            found=f"the file name {text!r}",
+            expected="a plain file name without folders",
+            repair="restore the file that holds this name; it was damaged or changed.",
+        )
+    return text
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a whole file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
