@@ -24,6 +24,16 @@ NO_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
 SYNC = os.environ.get("AGRIFM_FSYNC", "1") != "0"
 
 
+def _permissions() -> int:
+    """Permissions of new files, as the user's umask asks; it can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+PERMISSIONS = _permissions()  # some libraries create files that only their owner can read
+
+
 @contextmanager
 def whole(path: Path) -> Generator[Path]:
     """Write a file under a temporary name and rename it once it is complete.
@@ -47,6 +57,7 @@ def whole(path: Path) -> Generator[Path]:
         _remove_leftovers(path)
         try:
             yield unfinished
+            unfinished.chmod(PERMISSIONS)
             sync(unfinished)
             unfinished.replace(path)
         finally:
