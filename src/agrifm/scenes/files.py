@@ -13,16 +13,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import rasterio
 from rasterio.enums import ColorInterp
-from rasterio.errors import RasterioError
 
 from agrifm.errors import InputError, Unreadable
 from agrifm.scenes.cubes import SUFFIXES, find_pieces, is_cube, stored_as
 from agrifm.scenes.dates import acquisition, days_in, is_top_of_atmosphere, no_surface, parse_day, product_of
 from agrifm.scenes.names import LAYOUTS, STACKED, Layout, Piece, hinted, infer, layout_of
 from agrifm.scenes.patterns import normalized
-from agrifm.scenes.raster import FileBand, located, unreadable
+from agrifm.scenes.raster import FileBand, located, open_raster
 from agrifm.scenes.safe import refuse_top_of_atmosphere
 from agrifm.scenes.scene import READERS
 from agrifm.scenes.walk import files_below, kind_of, refuse_special, stand_in
@@ -309,7 +307,7 @@ def _headers(pieces: Sequence[Piece]) -> tuple[dict[str, Header], dict[str, Inpu
 def _header(href: str) -> Header | InputError:
     try:
         refuse_special(Path(href))
-        with rasterio.open(href) as file:
+        with open_raster(href) as file:
             located(file, href)
             factors = tuple(zip(map(float, file.scales), map(float, file.offsets), strict=True))
             return Header(
@@ -319,8 +317,8 @@ def _header(href: str) -> Header | InputError:
                 factors=factors,
                 alpha=tuple(kind == ColorInterp.alpha for kind in file.colorinterp),
             )
-    except (RasterioError, UnicodeError) as error:
-        return stand_in(Path(href)) or unreadable(href, error)
+    except Unreadable as error:
+        return stand_in(Path(href)) or error
     except InputError as error:
         return error
 

@@ -15,6 +15,7 @@ from agrifm.scenes.quality import Quality
 from agrifm.scenes.raster import FileBand
 from agrifm.scenes.safe import product_units
 from agrifm.scenes.scene import Frame, Layer, Raster, Units
+from agrifm.scenes.units import refuse_unknown_offset
 from agrifm.sensors import S2, SENSORS, Sensor
 
 if TYPE_CHECKING:
@@ -258,7 +259,9 @@ class Reading:
                 repair="correct the files, or say what holds for all, e.g. with "
                 f"--set scale={units[0].scale:g} --set offset={units[0].offset:g}.",
             )
-        return given_units(units[0], self.source)
+        found = given_units(units[0], self.source)
+        refuse_unknown_offset(found, f"{self.found.root}: {sensor.name}, {look[sensor.band_ids[0]].day}")
+        return found
 
     def _stated(self, sensor: Sensor, piece: Piece, band: str) -> Units | None:
         """The units by the product, the file, or the metadata of the product that the file was taken from."""
