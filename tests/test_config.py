@@ -86,7 +86,7 @@ def test_files_that_are_none(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         load(tmp_path / "no.yaml")
     (tmp_path / "bad.yaml").write_text("a: [1,\nb: 2")
-    with pytest.raises(InputError, match="mend the syntax"):
+    with pytest.raises(InputError, match="correct the syntax"):
         load(tmp_path / "bad.yaml")
 
 
@@ -132,3 +132,35 @@ def test_no_data_may_be_nan_and_stays_so():
         type(experiment).model_validate_json(experiment.model_dump_json()),
     ):
         assert again.data.sensors[0].nodata != again.data.sensors[0].nodata
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("training.epochs=[1", r"--set training.epochs=\[1"),
+        ("training.epochs=" + "9" * 5_000, "a number of 5000 characters"),
+        ("=3", "the key ''"),
+        ("training..epochs=3", r"section\.key=value"),
+        (".".join("a" * 2_000) + "=3", r"section\.key=value"),
+    ],
+)
+def test_wrong_overrides(tmp_path, text, message):
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump(PLAIN))
+    with pytest.raises(InputError, match=message):
+        load(path, [text])
+
+
+def test_files_that_hold_no_experiment(tmp_path):
+    path = tmp_path / "x.yaml"
+    for text in ("", "[1, 2]", "hello", "\x89PNG", "3"):
+        path.write_text(text)
+        with pytest.raises(InputError) as caught:
+            load(path, ["training.epochs=3"])
+        assert str(path) in caught.value.where
+
+
+def test_a_value_that_holds_braces_may_be_taken_as_text():
+    values = override({}, ["pattern={date}_{band}.tif", "scale=2"], as_text=["pattern"])
+    assert values == {"pattern": "{date}_{band}.tif", "scale": 2}
+    assert override({}, ["pattern='{date}.tif'"], as_text=["pattern"]) == {"pattern": "{date}.tif"}

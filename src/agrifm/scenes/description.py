@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from odc.geo.crs import CRS
 from odc.geo.geom import Geometry, box
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
 
 from agrifm.config import Section, override
+from agrifm.config.problems import explain
 from agrifm.errors import InputError, nearest, reason, refusing
 from agrifm.scenes.dates import parse_day
 from agrifm.scenes.patterns import normalized
@@ -24,6 +23,7 @@ from agrifm.scenes.quality import RULES
 from agrifm.scenes.scene import Possible
 from agrifm.scenes.walk import kind_of
 from agrifm.sensors import SENSORS
+from agrifm.yaml_text import read_yaml
 
 Box = tuple[float, float, float, float]
 
@@ -214,6 +214,7 @@ def read_area(path: Path) -> Geometry:
 
 
 OF_SCENE = tuple(name for name in Description.model_fields if name != "sources")
+AS_TEXT = ("pattern", "aoi")  # their values may hold braces and colons, which mean something else in YAML
 OF_SOURCE = tuple(name for name in Source.model_fields if name != "path")
 
 
@@ -240,7 +241,7 @@ def describe(values: Mapping[str, Any], overrides: Sequence[str], where: Path) -
     try:
         return Description.model_validate({**values, "sources": sources, **whole})
     except ValidationError as error:
-        raise _explain(error.errors(), where) from error
+        raise explain(error, where, valid_keys=_valid_keys) from error
 
 
 def load_description(path: Path, overrides: Sequence[str]) -> Description:
@@ -249,10 +250,7 @@ def load_description(path: Path, overrides: Sequence[str]) -> Description:
     Raises:
         InputError: it is missing, is no YAML, or a key or value is wrong.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(path, found=str(error), expected="a scene in YAML", repair="mend the file.") from error
+    values = read_yaml(path, "a scene in YAML")
     if not isinstance(values, Mapping):
         raise InputError(
             path, found="no keys", expected="'sources:' with a list of paths", repair="write 'sources: [{path: .}]'."
@@ -275,23 +273,11 @@ def _overrides(texts: Sequence[str]) -> dict[str, Any]:
                 expected=f"key=value with one of {', '.join(valid)}",
                 repair=nearest(name, valid),
             )
-    try:
-        return override({}, texts)
-    except yaml.YAMLError as error:
-        raise InputError(
-            f"--set {' '.join(texts)}", found=str(error), expected="values in YAML", repair="mend the value."
-        ) from error
+    given = override({}, texts, as_text=AS_TEXT)
+    nothing = {key: None for key in AS_TEXT if given.get(key) in ("", "null", "~")}
+    return {**given, **nothing}
 
 
-def _explain(problems: Sequence[ErrorDetails], where: Path) -> InputError:
-    problem = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")
-    place = [str(part) for part in problem["loc"]]
-    at = f"{where}: {'.'.join(place)}" if place else str(where)
-    if problem["type"] == "extra_forbidden":
-        valid = Source.model_fields if place[0] == "sources" else Description.model_fields
-        expected, repair = f"one of {', '.join(valid)}", nearest(place[-1], valid)
-        return InputError(at, found="an unknown key", expected=expected, repair=repair)
-    found = "nothing" if problem["type"] == "missing" else repr(problem["input"])[:80]
-    return InputError(
-        at, found=found, expected=problem["msg"].removeprefix("Value error, "), repair="correct the value."
-    )
+def _valid_keys(location: Sequence[str]) -> list[str]:
+    """Keys that may stand beside the last part of a location."""
+    return list(Source.model_fields if location[0] == "sources" else Description.model_fields)
