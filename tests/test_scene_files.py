@@ -53,7 +53,7 @@ def band_files(root, form="{date}_{band}_{meters}m.tif", bands=S2.band_ids, days
 def stored(scene, sensor):
     """What the first frame of a sensor holds in each of its bands."""
     layer = next(layer for layer in scene.layers if layer.sensor.name == sensor.name)
-    read = [layer.frames[0].bands[band].read(scene.grid, 0) for band in sensor.band_ids]
+    read = [layer.frames[0].bands[band].read(scene.grid).filled(0) for band in sensor.band_ids]
     return [int(values[values.shape[0] // 2, values.shape[1] // 2]) for values in read]
 
 
@@ -247,7 +247,7 @@ def test_a_cube_with_a_band_axis_from_south_to_north(tmp_path, engine):
     scene = open_scene(tmp_path, ["scale=1"])
     assert tuple(scene.grid.affine)[:6] == (30, 0, LEFT, 0, -30, TOP + 120)
     frame = scene.layers[0].frames[0]
-    read = frame.bands["B03"].read(scene.grid, -1)
+    read = frame.bands["B03"].read(scene.grid).filled(-1)
     assert np.array_equal(read[:3], values[0, 1, :0:-1])
     assert read[3].tolist() == [-1, *values[0, 1, 0, 1:]]
 

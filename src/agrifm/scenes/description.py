@@ -16,9 +16,11 @@ from pydantic_core import ErrorDetails
 from agrifm.config import Section, override
 from agrifm.errors import InputError, nearest
 from agrifm.scenes.quality import RULES
+from agrifm.scenes.scene import Possible
 from agrifm.sensors import SENSORS
 
 Box = tuple[float, float, float, float]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 def _keyed(value: Any) -> Any:
@@ -85,6 +87,8 @@ class Description(Section):
         bbox: west, south, east, north in degrees.
         aoi: vector file of the area; what lies outside its bounds is left out.
         start, end: first and last day.
+        reflectance: lowest and highest that land can have; pixels outside do not count as seen.
+        impossible: largest share of such pixels on a date that is used at all.
     """
 
     sources: tuple[Source, ...] = Field(min_length=1)
@@ -94,6 +98,8 @@ class Description(Section):
     aoi: Path | None = None
     start: dt.date | None = None
     end: dt.date | None = None
+    reflectance: Annotated[tuple[Finite, Finite], BeforeValidator(_split)] = (Possible.low, Possible.high)
+    impossible: float = Field(Possible.most, ge=0, le=1)
 
     @field_validator("crs")
     @classmethod
@@ -117,6 +123,8 @@ class Description(Section):
             raise ValueError("either bbox or aoi, not both")
         if self.start and self.end and self.start > self.end:
             raise ValueError(f"a start before the end ({self.start} to {self.end})")
+        if self.reflectance[0] >= self.reflectance[1]:
+            raise ValueError("a lowest reflectance below the highest, e.g. [-0.2, 1.6]")
         return self
 
     def bounds(self) -> Geometry | None:

@@ -12,13 +12,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import rasterio
-from rasterio.errors import RasterioError
-
 from agrifm.errors import InputError, Unreadable
 from agrifm.scenes.cubes import SUFFIXES, find_pieces, is_cube, stored_as
 from agrifm.scenes.names import LAYOUTS, STACKED, Layout, Piece, hinted, layout_of, parse_day
-from agrifm.scenes.raster import FileBand, located, unreadable
+from agrifm.scenes.raster import FileBand, located, open_raster
 from agrifm.scenes.scene import READERS
 from agrifm.sensors import MODIS
 
@@ -206,12 +203,10 @@ def _headers(pieces: Sequence[Piece]) -> tuple[dict[str, Header], dict[str, Inpu
 
 def _header(href: str) -> Header | InputError:
     try:
-        with rasterio.open(href) as file:
+        with open_raster(href) as file:
             located(file, href)
             factors = tuple(zip(map(float, file.scales), map(float, file.offsets), strict=True))
             return Header(tuple(name or "" for name in file.descriptions), file.dtypes, file.nodatavals, factors)
-    except RasterioError as error:
-        return unreadable(href, error)
     except InputError as error:
         return error
 

@@ -163,7 +163,7 @@ def _class_numbers(path: Path, grid: GeoBox) -> np.ndarray:
         raise _elsewhere(path, grid)
     values = np.full(grid.shape, NOTHING, np.int64)
     for rows, box in strips(grid):
-        part = band.read(box, NOTHING, average=False)
+        part = band.read(box, average=False).filled(NOTHING)
         whole = np.where(np.isfinite(part), part, NOTHING)
         if (whole != np.round(whole)).any():
             raise InputError(path, found="fractions", expected="class numbers", repair="write whole numbers.")

@@ -15,7 +15,7 @@ from agrifm.scenes.document import FORMAT, load_scene
 from agrifm.scenes.files import look, split_path
 from agrifm.scenes.frames import Reading, given_units
 from agrifm.scenes.items import frames_of
-from agrifm.scenes.scene import Layer, Scene
+from agrifm.scenes.scene import Layer, Possible, Scene
 
 OF_ITEMS = ("scale", "offset")  # what may be said of item lists, which say the rest themselves
 SEARCHED = ("bbox", "start", "end", "crs", "resolution")
@@ -48,6 +48,8 @@ def open_scene(path: Path, overrides: Sequence[str] = (), *, skip_unreadable: bo
         layers, skipped = [*layers, *found], [*skipped, *left_out]
         if len(description.sources) == 1:
             description = _as_searched(description, searched)
+    possible = Possible(*description.reflectance, description.impossible)
+    layers = [layer.within(possible) for layer in layers]
     return _assembled(layers, description, _name(path), skipped, skip_unreadable)
 
 

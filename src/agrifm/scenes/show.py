@@ -16,9 +16,10 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from agrifm.scenes.grid import meters_per_unit, pixel_size, sides
 from agrifm.scenes.look import coarse
 from agrifm.scenes.quality import RULES
-from agrifm.scenes.scene import READERS, Frame, Layer, Scene, Units, no_data
+from agrifm.scenes.scene import READERS, Absent, Frame, Layer, Scene, Units
 from agrifm.sensors import Sensor
 
 PIXELS = 128  # along a side, for clear shares
@@ -78,21 +79,28 @@ def clear_shares(scene: Scene, console: Console | None = None) -> dict[str, list
 
 def _glimpse(layer: Layer, day: dt.date, box: GeoBox) -> Glimpse:
     image, clear = np.full((3, *box.shape), np.nan, np.float32), np.zeros(box.shape, bool)
+    there = np.zeros(box.shape, bool)
     for frame in layer.on(day):
-        free = np.isnan(image[0])
-        new, seen = _read(frame, layer.sensor, box)
-        image[:, free], clear[free] = new[:, free], seen[free]
+        new, has_data, seen = _read(frame, layer.sensor, box)
+        better = (has_data & ~there) | (seen & ~clear)
+        image[:, better], clear[better] = new[:, better], seen[better]
+        there |= has_data
     return Glimpse(image, clear)
 
 
-def _read(frame: Frame, sensor: Sensor, box: GeoBox) -> tuple[np.ndarray, np.ndarray]:
-    """Reflectance in red, green and blue, NaN where there are no data, and where the ground was seen clearly."""
-    fill = no_data(sensor)
-    stored = np.stack([frame.bands[band].read(box, fill) for band in _album(sensor)]).astype(np.float32)
-    missing = np.isnan(stored) if np.isnan(fill) else stored == fill
-    there = np.logical_not(missing.all(0) if fill == 0 else missing.any(0))
+def _read(frame: Frame, sensor: Sensor, box: GeoBox) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Reflectance in red, green and blue, NaN without data; where there are data, and where the ground was clear."""
+    absent, odd, stored = Absent(sensor, box), np.zeros(box.shape, bool), []
+    limits = frame.possible.stored(frame.units)
+    for band in _album(sensor):
+        pixels = frame.bands[band].read(box)
+        absent.add(pixels)
+        odd |= pixels.outside(limits)
+        stored.append(pixels.filled(0).astype(np.float32))
+    there = absent.there()
     clear = there if frame.quality is None else np.logical_and(there, frame.quality.clear(box))
-    return np.where(there, stored * frame.units.scale + frame.units.offset, np.nan), clear
+    image = np.where(there, np.stack(stored) * frame.units.scale + frame.units.offset, np.nan)
+    return image, there, clear & ~odd
 
 
 def _album(sensor: Sensor) -> list[str]:
@@ -124,15 +132,20 @@ def _place(scene: Scene) -> str:
     crs = scene.grid.crs
     if crs is None:
         return f"{rows} x {columns} pixels"
-    area = scene.grid.extent.area if crs.projected else scene.grid.extent.to_crs("EPSG:6933").area
+    area = scene.grid.extent.to_crs("EPSG:6933").area
+    if crs.projected:
+        area = scene.grid.extent.area * meters_per_unit(crs) ** 2
     name = crs.proj.name if crs.proj.name != "unknown" else "a CRS without a name"
     told = f"{crs!s} ({name})" if crs.to_epsg() else f"{name} ({str(crs)[:80]})"
     return f"{rows} x {columns} pixels of {_meters(scene.grid)}, {area / 1e6:,.2f} km2, {told}"
 
 
 def _meters(grid: GeoBox) -> str:
-    size = abs(float(grid.resolution.x))
-    return f"{size:g} m" if grid.crs is not None and grid.crs.projected else f"{size:g} degrees"
+    """The size of a pixel, in meters or degrees."""
+    meters = grid.crs is not None and grid.crs.projected
+    across, down = pixel_size(grid) if meters else sides(grid)
+    both = f"{across:g}" if abs(across - down) < 1e-6 * across else f"{across:g} x {down:g}"
+    return f"{both} {'m' if meters else 'degrees'}"
 
 
 def _table(layer: Layer, shares: list[float]) -> Table:
