@@ -22,6 +22,7 @@ from agrifm.maps.seams import Seams, audit
 from agrifm.maps.tiles import EXTRAS, Job, Store, calibration_for
 from agrifm.maps.windows import lay_out
 from agrifm.sample import days_since_epoch
+from agrifm.scenes.grid import pixel_area
 from agrifm.scenes.scene import Layer, Scene
 from agrifm.sensors import Sensor, names
 from agrifm.tasks.fields import Fields
@@ -149,7 +150,7 @@ def _finished(
     passport = write_passport(out, job, models, files, seams, dataclasses.asdict(options))
     store.remove()
     entries = [*enumerate(task.names), (NODATA, "no data")]
-    hectares = {name: float(counts[i]) * scene.resolution**2 / 1e4 for i, name in entries if counts[i]}
+    hectares = {name: float(counts[i]) * pixel_area(scene.grid) / 1e4 for i, name in entries if counts[i]}
     return Mapped((*files, passport.path), hectares, seams, seams.visible(options.seam_limit))
 
 
