@@ -16,6 +16,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 
 from agrifm.errors import InputError
+from agrifm.io import whole
 from agrifm.scenes.grid import pixel_size
 from agrifm.tasks.fields import Fields
 from agrifm.tasks.fractions import Fractions
@@ -170,9 +171,8 @@ def picture(path: Path, out: Path, *, title: str = "", width: int = 1600) -> Non
     labels = {value: names.get(f"class_{value}", str(value)) for value in shown} | {NODATA: "no data"}
     entries = [(labels[value], f"#{table[value].tobytes().hex()}") for value in shown]
     figure = _draw(table[classes], entries, title, across, width / DPI)
-    unfinished = out.with_name(out.name + ".part")
-    figure.savefig(unfinished, format="png")
-    unfinished.replace(out)
+    with whole(out) as unfinished:
+        figure.savefig(unfinished, format="png")
 
 
 def _width_in_meters(file: rasterio.DatasetReader) -> float:
