@@ -10,7 +10,10 @@ from agrifm.tasks.names import same_names
     [
         (["maïs", "  MAÏS ", "wheat"], [("maïs", "  MAÏS ")]),
         (["mais", "mai\u0308s", "ma\u00efs"], [("mais", "mai\u0308s", "ma\u00efs")]),
-        (["winter  wheat", "Winter wheat", "winter\u00a0wheat"], [("winter  wheat", "Winter wheat", "winter\u00a0wheat")]),
+        (
+            ["winter  wheat", "Winter wheat", "winter\u00a0wheat"],
+            [("winter  wheat", "Winter wheat", "winter\u00a0wheat")],
+        ),
         (["Straße", "STRASSE"], [("Straße", "STRASSE")]),
         (["maize", "maize 2", "rice"], []),
         (["wheat", "wheat"], []),

@@ -202,18 +202,24 @@ def look_at_bands(sensor: Sensor, seen: Survey, where: str, *, single: bool) -> 
             expected="values whose reflectance lies between 0 and 1",
             repair="store digital numbers (reflectance = number * scale + offset), or define a sensor with your scale.",
         )
-    swapped = _swapped(sensor, middle, high - low, slack=0.6 if single else 1.0)
-    if swapped:
+    pair = swapped(sensor, middle, high - low, slack=0.6 if single else 1.0)
+    if pair:
         raise InputError(
             where,
-            found=f"{swapped[0]} darker or steadier than {swapped[1]}, which land never shows",
+            found=f"{pair[0]} darker or steadier than {pair[1]}, which land never shows",
             expected=f"bands in the order {', '.join(sensor.band_ids)}",
             repair="reorder the bands, or set 'check_bands: false' in the data section if they are right.",
         )
 
 
-def _swapped(sensor: Sensor, middle: np.ndarray, spread: np.ndarray, slack: float) -> tuple[str, str] | None:
-    """The first pair of bands (brighter, darker) that stands the wrong way round."""
+def swapped(sensor: Sensor, middle: np.ndarray, spread: np.ndarray, slack: float) -> tuple[str, str] | None:
+    """The first pair of bands (brighter, darker) that stands the wrong way round.
+
+    Args:
+        sensor: whose bands they are.
+        middle, spread: median and spread of the reflectance of each band.
+        slack: factor by which the brighter band may be darker after all; below 1 where only gross cases count.
+    """
     index = {band.common_name: i for i, band in enumerate(sensor.bands)}
     near = index.get("nir", index.get("nir08"))
     if near is None or middle.max() < 0.08:

@@ -19,12 +19,20 @@ from agrifm.scenes.quality import RULES
 from agrifm.sensors import SENSORS
 
 Box = tuple[float, float, float, float]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 def _keyed(value: Any) -> Any:
     """Positions as keys, and band ids that YAML takes for numbers, are text."""
     if isinstance(value, Mapping):
         return {str(key): str(entry) for key, entry in value.items()}
+    return [str(entry) for entry in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+def _dated(value: Any) -> Any:
+    """Dates as keys or entries, which YAML turns into dates, are text."""
+    if isinstance(value, Mapping):
+        return {str(key): entry for key, entry in value.items()}
     return [str(entry) for entry in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
@@ -85,6 +93,9 @@ class Description(Section):
         bbox: west, south, east, north in degrees.
         aoi: vector file of the area; what lies outside its bounds is left out.
         start, end: first and last day.
+        offsets, scales: of single dates, by date (``2023-05-01``), sensor and date (``S2 2023-05-01``) or product.
+        skip_dates: dates, or products, to leave out.
+        check_units: hold the numbers against their units.
     """
 
     sources: tuple[Source, ...] = Field(min_length=1)
@@ -94,6 +105,10 @@ class Description(Section):
     aoi: Path | None = None
     start: dt.date | None = None
     end: dt.date | None = None
+    offsets: Annotated[dict[str, Finite], BeforeValidator(_dated)] = Field({})
+    scales: Annotated[dict[str, Annotated[Finite, Field(gt=0)]], BeforeValidator(_dated)] = Field({})
+    skip_dates: Annotated[tuple[str, ...], BeforeValidator(_dated)] = ()
+    check_units: bool = True
 
     @field_validator("crs")
     @classmethod

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from odc.geo.geobox import GeoBox
 
-from agrifm.scenes.scene import Frame, Scene, no_data, sub_box
+from agrifm.scenes.scene import Frame, Scene, sub_box
 from agrifm.sensors import Sensor
 
 WINDOW = 128  # pixels along a side that are looked at
@@ -65,24 +64,6 @@ class Look:
 
     def _visible(self) -> np.ndarray:
         return np.stack([self._band(name) for name in ("blue", "green", "red")])
-
-
-def look_at(frame: Frame, sensor: Sensor, box: GeoBox, pool: ThreadPoolExecutor) -> Look | None:
-    """The clear pixels of a frame on a grid; None if there are none.
-
-    Raises:
-        InputError: a file cannot be read.
-    """
-    clear = np.ones(box.shape, bool) if frame.quality is None else frame.quality.clear(box)
-    if not clear.any():
-        return None
-    fill = no_data(sensor)
-    stored = np.stack(list(pool.map(lambda band: frame.bands[band].read(box, fill), sensor.band_ids)))
-    missing = np.isnan(stored) if np.isnan(fill) else stored == fill
-    clear &= ~(missing.all(0) if fill == 0 else missing.any(0))
-    if not clear.any():
-        return None
-    return Look(frame, sensor, stored[:, clear].astype(np.float64) * frame.units.scale + frame.units.offset)
 
 
 def middle(scene: Scene, sensor: Sensor) -> GeoBox:
