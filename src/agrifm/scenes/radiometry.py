@@ -19,7 +19,7 @@ from agrifm.data.check import swapped
 from agrifm.data.radiometry import Fault, Series, faults
 from agrifm.errors import InputError, Unreadable
 from agrifm.scenes.look import Look, coarse, middle
-from agrifm.scenes.scene import READERS, Frame, Layer, Scene, no_data
+from agrifm.scenes.scene import READERS, Absent, Frame, Layer, Scene
 from agrifm.sensors import Sensor
 
 LEAST = 100  # pixels of ground; below, a date is not judged
@@ -108,18 +108,19 @@ def _view(frame: Frame, sensor: Sensor, box: GeoBox, stride: int, skip: bool) ->
         clear = clear[::stride, ::stride].ravel()
         if not clear.any():
             return None
-        fill = no_data(sensor)
-        stored = np.stack([frame.bands[band].read(box, fill)[::stride, ::stride].ravel() for band in sensor.band_ids])
+        absent, stored = Absent(sensor, box), []
+        for band in sensor.band_ids:
+            pixels = frame.bands[band].read(box)
+            absent.add(pixels)
+            stored.append(pixels.filled(0)[::stride, ::stride].ravel().astype(np.float32))
     except Unreadable:
         if skip:
             return None
         raise
-    missing = np.isnan(stored) if np.isnan(fill) else stored == fill
-    # Where 0 marks no data it is also what very dark ground gets in a single band.
-    gone = missing.all(0) if fill == 0 else missing.any(0)
-    reflectance = stored.astype(np.float32) * np.float32(frame.units.scale) + np.float32(frame.units.offset)
-    reflectance[:, gone] = np.nan
-    return View(frame, reflectance, clear) if (clear & ~gone).any() else None
+    there = absent.there()[::stride, ::stride].ravel()
+    reflectance = np.stack(stored) * np.float32(frame.units.scale) + np.float32(frame.units.offset)
+    reflectance[:, ~there] = np.nan
+    return View(frame, reflectance, clear) if (clear & there).any() else None
 
 
 def refuse_odd_dates(layer: Layer, scene: Scene, views: Views) -> dict[int, str]:
