@@ -18,7 +18,7 @@ from rich.console import Console
 from agrifm.errors import InputError, Unreadable
 from agrifm.scenes import cubes
 from agrifm.scenes.grid import METERS_PER_DEGREE, check_grid, pixel_area, pixel_size
-from agrifm.scenes.impossible import impossible_shares, refuse_impossible
+from agrifm.scenes.look import impossible_shares, refuse_impossible
 from agrifm.scenes.open import open_scene
 from agrifm.scenes.raster import CubeBand, FileBand, open_raster
 from agrifm.scenes.scene import Area, Frame, Layer, Scene, Units
