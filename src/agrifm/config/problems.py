@@ -34,7 +34,8 @@ def explain(
     more = f" ({len(problems) - 1} more problem(s) in this file)" if len(problems) > 1 else ""
     known = problem.get("ctx", {}).get("error")
     if isinstance(known, InputError):
-        return InputError(f"{where}: {known.where}", found=known.found, expected=known.expected, repair=known.repair)
+        inner = f"{where if key else source}: {known.where}"
+        return InputError(inner, found=known.found, expected=known.expected, repair=known.repair)
     if problem["type"] in UNKNOWN and location:
         valid = list(valid_keys(location))
         return InputError(

@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 
 from affine import Affine
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import BoundingBox, Geometry, point
+from pyproj import Transformer
 
 from agrifm.errors import InputError, refusing
 from agrifm.scenes.grid import METERS_PER_DEGREE, check_grid, meters_per_unit, pixel_size, sides
@@ -90,6 +92,8 @@ def assemble(
     if not merged:
         raise _nothing(name, start, end, skipped)
     grids = _grids(merged)
+    for known in {_crs(box) for boxes in grids.values() for box in boxes}:
+        _relate(known, DEGREES)
     finest = min(merged, key=lambda layer: layer.sensor.gsd)
     grid = _grid(grids[finest.sensor.name], _target(grids, crs, name), resolution, name)
     if bounds is not None:
@@ -229,12 +233,8 @@ def _moved(box: GeoBox, crs: CRS) -> BoundingBox:
             repair=f"transform the images themselves, e.g. with 'gdalwarp -t_srs {_utm(box.extent)}', or keep their "
             f"CRS with --set crs={own}.",
         )
-    with refusing(
-        f"{own} to {crs}",
-        expected="CRSs that PROJ can transform into each other",
-        repair="choose another CRS for the scene, e.g. --set crs=EPSG:4326, or correct the CRS of the files.",
-    ):
-        moved = _bounds(box.extent, crs)
+    _relate(own, crs)
+    moved = _bounds(box.extent, crs)
     if moved.span_x > _half_of_the_earth(crs) and pixel_size(box)[0] * box.shape[1] < NEAR:
         raise _torn(f"{own} to {crs}", box, crs)
     return moved
@@ -275,6 +275,17 @@ def _refuse_torn(areas: Sequence[BoundingBox], box: GeoBox, crs: CRS, name: str)
         if area.left - reached > _half_of_the_earth(crs):
             raise _torn(f"{name}: crs", box, crs)
         reached = max(reached, area.right)
+
+
+@cache
+def _relate(source: CRS, target: CRS) -> None:
+    """Refuse CRSs that PROJ does not know how to relate, e.g. of two celestial bodies."""
+    with refusing(
+        f"CRS {str(source)[:80]}",
+        expected=f"a CRS that PROJ can relate to {target}",
+        repair="write the right CRS into the files, e.g. 'gdal_edit.py -a_srs EPSG:32631 FILE'.",
+    ):
+        Transformer.from_crs(source.to_wkt(), target.to_wkt(), always_xy=True)
 
 
 def _bounds(area: Geometry, crs: CRS) -> BoundingBox:

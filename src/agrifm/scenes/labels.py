@@ -14,8 +14,10 @@ from rasterio.errors import RasterioError
 from agrifm.errors import InputError, nearest
 from agrifm.scenes.burning import burn, hectares, strips
 from agrifm.scenes.classes import IGNORE, ClassTable
-from agrifm.scenes.parcels import Account, Tally, extent_in, no_overlap, read_parcels, vector_layers
+from agrifm.scenes.parcels import Account, Tally, no_overlap, read_parcels
 from agrifm.scenes.raster import FileBand
+from agrifm.scenes.shapes import extent_in
+from agrifm.scenes.vectors import vector_layers
 from agrifm.tasks.segmentation import CropClass
 
 NOTHING = int(np.iinfo(np.int32).min)  # where a label raster has no pixel
