@@ -17,7 +17,7 @@ from odc.geo.geom import BoundingBox, Geometry, point
 from pyproj import Transformer
 
 from agrifm.errors import InputError, refusing
-from agrifm.scenes.grid import METERS_PER_DEGREE, check_grid, meters_per_unit, pixel_size, sides
+from agrifm.scenes.grid import METERS_PER_DEGREE, meters_per_unit, pixel_size, sides
 from agrifm.scenes.scene import READERS, Frame, Layer, Raster, Scene
 
 DEGREES = CRS("EPSG:4326")
@@ -204,9 +204,7 @@ def _grid(boxes: Sequence[GeoBox], crs: CRS, resolution: float | None, name: str
             repair=f"choose another, e.g. --set crs={_utm(boxes[0].extent)}.",
         )
     _refuse_torn(areas, boxes[0], crs, name)
-    grid = lattice.over(union)
-    check_grid(grid, name)
-    return grid
+    return lattice.over(union)
 
 
 def _size(box: GeoBox, crs: CRS) -> float:
