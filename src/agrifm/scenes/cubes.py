@@ -457,7 +457,8 @@ def _line(path: str, array: xr.DataArray, axis: str) -> tuple[float, float]:
 
 
 def _crs(cube: xr.Dataset, array: xr.DataArray, axes: Axes) -> CRS | None:
-    mapping = array.attrs.get("grid_mapping") or array.encoding.get("grid_mapping") or cube.attrs.get("grid_mapping")
+    stated = (holder.get("grid_mapping") for holder in (array.attrs, array.encoding, cube.attrs))
+    mapping = next((name for name in stated if isinstance(name, str) and name), None)
     holders = [cube[name].attrs for name in (mapping, "spatial_ref", "crs") if name in cube.variables]
     found = (_crs_in(attributes) for attributes in (*holders, array.attrs, cube.attrs))
     return next((crs for crs in found if crs), CRS("EPSG:4326") if axes.x.lower() in DEGREES else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import re
 import stat
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -118,6 +119,14 @@ class Source(Section):
     scale: Annotated[Finite, Field(gt=0)] | None = None
     offset: Finite | None = None
     nodata: Finite | None = None
+
+    @field_validator("path")
+    @classmethod
+    def _local(cls, value: Path) -> Path:
+        # Addresses lose a slash as paths. A single letter is a drive of Windows.
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", value.as_posix()):
+            raise ValueError("a path of this machine, or an item list that 'agrifm scene search' writes for addresses")
+        return value
 
     @field_validator("sensor")
     @classmethod
