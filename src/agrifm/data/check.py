@@ -22,12 +22,12 @@ __all__ = [
     "evenly",
     "labeled",
     "look_at_bands",
-    "refuse_unlabeled",
     "splits_overlap",
     "structure",
     "survey",
     "swapped",
     "unknown_labels",
+    "unlabeled",
     "values",
 ]
 
@@ -96,7 +96,6 @@ def values(
         try:
             sample = source.read(index)
             _label(sample, known, ignore_index)
-            _dated_alike(sample)
             one = Survey()
             one.add(sample, sensors)
             if bands:
@@ -122,6 +121,7 @@ def values(
 
 def _names_bands(source: Source, indices: Sequence[int], sensor: Sensor) -> bool:
     """Whether the files themselves name their bands, so that their order is known."""
+    source = getattr(source, "source", source)
     if not isinstance(source, Chips):
         return False
     for index in indices:
@@ -131,39 +131,37 @@ def _names_bands(source: Source, indices: Sequence[int], sensor: Sensor) -> bool
     return True
 
 
-def _dated_alike(sample: Sample) -> None:
-    """Refuse a sensor without dates beside one with dates: its frames would lie in another century.
+def unlabeled(
+    split: str, source: Source, seen: Survey, known: Mapping[int, int] | Collection[int], ignore_index: int
+) -> InputError | None:
+    """The error of a split in which no pixel has a class; samples are read until one has.
 
-    Raises:
-        InputError: with the sensor.
+    Args:
+        split: its name.
+        source: its samples.
+        seen: a survey of some of them.
+        known: numbers in labels, or what they mean.
+        ignore_index: number, or meaning, of pixels to ignore.
     """
-    dated = [name for name in sample.images if name in sample.dates]
-    undated = [name for name in sample.images if name not in sample.dates]
-    if not dated or not undated:
-        return
-    raise InputError(
-        f"{sample.name}: {undated[0]}",
-        found=f"no dates, though {dated[0]} has dates",
-        expected="dates of every sensor, or of none: frames without dates count as evenly spread over a year of their "
-        "own, and would lie decades away from the others",
-        repair=f"write '{undated[0]}_dates' with one ISO date for each frame, or drop {undated[0]} from 'sensors'.",
-    )
-
-
-def labeled(seen: Survey, known: Mapping[int, int] | Collection[int], ignore_index: int) -> int:
-    """Pixels whose label teaches or tests something."""
-    meaning = known if isinstance(known, Mapping) else {code: code for code in known}
-    return sum(count for code, count in seen.labels.items() if meaning.get(code, ignore_index) != ignore_index)
-
-
-def refuse_unlabeled(split: str, chips: int, ignore_index: int) -> InputError:
-    """The error of a split in which no pixel has a class."""
+    if labeled(seen.labels, known, ignore_index):
+        return None
+    if seen.chips < len(source):
+        for index in range(len(source)):
+            label = source.read(index).label
+            if label is not None and labeled(dict.fromkeys(label.unique().tolist(), 1), known, ignore_index):
+                return None
     return InputError(
         f"{split} split",
-        found=f"no labeled pixel in any of {chips} chips: every label is {ignore_index} or unlabeled",
-        expected="pixels with a class, from which to learn",
-        repair="check the labels of these chips and task.ignore_index, or list chips that have labels.",
+        found=f"no labeled pixel in any of {len(source)} samples: all labels are {ignore_index} or unlabeled codes",
+        expected="pixels with a class",
+        repair="check the labels and task.ignore_index, or list samples that have labels.",
     )
+
+
+def labeled(labels: Mapping[int, int], known: Mapping[int, int] | Collection[int], ignore_index: int) -> int:
+    """Pixels, by number in the label, that have a class."""
+    meaning = known if isinstance(known, Mapping) else {code: code for code in known}
+    return sum(count for code, count in labels.items() if meaning.get(code, ignore_index) != ignore_index)
 
 
 def _label(sample: Sample, known: Collection[int], ignore_index: int) -> None:

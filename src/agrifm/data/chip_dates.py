@@ -15,6 +15,7 @@ from agrifm.sample import Sample
 from agrifm.sensors import Sensor
 
 PLACES = 256  # of a chip at which its dates are compared
+MANY = 3  # chips that must show a date before it is refused
 
 
 def vote(seen: Survey, sample: Sample, sensor: Sensor) -> None:
@@ -23,6 +24,8 @@ def vote(seen: Survey, sample: Sample, sensor: Sensor) -> None:
         return
     series, days = _series(sample, sensor)
     votes = seen.votes.setdefault(sensor.name, {})
+    for day in days:
+        votes.setdefault(day, Counter())["shown"] += 1
     for step in series.judged:
         votes.setdefault(days[step], Counter())["judged"] += 1
     for fault in faults(series):
@@ -60,7 +63,7 @@ def _all_gone(image: torch.Tensor, sensor: Sensor) -> np.ndarray:
 
 
 def odd_days(seen: Survey, sensor: Sensor) -> Iterator[BandOrder]:
-    """Dates on which most chips contradict their other dates."""
+    """Dates on which most chips contradict their other dates; those that haze may explain become warnings."""
     odd: dict[tuple, list[tuple[int | str, int, int]]] = {}
     for day, votes in seen.votes.get(sensor.name, {}).items():
         kinds = [kind for kind in votes if isinstance(kind, tuple) and kind[0] != "sure"]
@@ -68,9 +71,12 @@ def odd_days(seen: Survey, sensor: Sensor) -> Iterator[BandOrder]:
             continue
         kind = max(kinds, key=lambda one: votes[one])
         count, judged, sure = votes[kind], votes["judged"], votes["sure", *kind]
-        # Haze lies over some chips of a date only; where nearly all chips agree, few need be sure.
-        if sure >= judged / 2 or (judged >= 4 and count >= 0.75 * judged and sure):
+        # Haze comes with clouds, which keep chips from being judged, and hides the fields.
+        if judged >= MANY and judged >= votes["shown"] / 2 and sure >= 0.6 * judged:
             odd.setdefault(kind, []).append((day, count, judged))
+        elif count > judged / 2:
+            error = _odd_days(kind, [(day, count, judged)], sensor)
+            seen.warnings.append(f"{error.where}: {error.found}: haze, or wrong numbers")
     for kind, days in odd.items():
         yield _odd_days(kind, sorted(days, key=lambda entry: str(entry[0])), sensor)
 
@@ -91,7 +97,7 @@ def _odd_days(kind: tuple, days: Sequence[tuple[int | str, int, int]], sensor: S
     again = f"--set skip_dates='[{', '.join(names)}]'" + (f", or with {option}" if option else "")
     return BandOrder(
         f"all chips: {sensor.name}, {', '.join(names[:6])}{' and more' * (len(names) > 6)}",
-        found=f"{found} ({days[0][1]} of {days[0][2]} chips that show the first of these dates)",
+        found=f"{found} ({days[0][1]} of {days[0][2]} chips that show {names[0]} without clouds)",
         expected="the same scale, offset and order of bands on every date",
         repair=f"cut the chips again, e.g. by 'agrifm chips' with {again}; or set 'check_bands: false' in the data "
         "section if the numbers are right.",
