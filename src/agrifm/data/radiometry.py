@@ -299,7 +299,7 @@ def _offset_fault(series: Series, step: int, near: Sequence[int], size: float) -
     lowest, highest, widest = (-0.2, 2.0, 2.0) if free else (0.2, 1.7, 1.2)
     if not (0.7 < rise < 1.5 and change.min() > lowest and change.max() < highest and spread < widest):
         return None
-    tight = change.min() > 0.65 and change.max() < 1.4 and spread < 0.6 and rise < 1.3
+    tight = change.min() > 0.7 and change.max() < 1.4 and spread < 0.6 and rise < 1.3
     sure = free or (tight and _same_pattern(series, step, near))
     return Fault(step, "offset", size, series.dark[step], usual, sure=sure)
 

@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 from odc.geo.geobox import GeoBox
 
-from agrifm.data.check import swapped
+from agrifm.data.bands import swapped
 from agrifm.data.radiometry import Fault, Series, faults
 from agrifm.errors import InputError, Unreadable
 from agrifm.scenes.look import Look, coarse, middle
@@ -86,6 +86,15 @@ class Views:
         """Clear pixels of some images: those seen in the middle, or else those seen from afar."""
         group = self.near if any(step in self.near for step in steps) else self.far
         return [group[step].look(sensor) for step in steps if step in group]
+
+    def impossible(self, sensor: Sensor) -> dict[dt.date, float]:
+        """Share of clear pixels that no land reflects, by day."""
+        counts: dict[dt.date, np.ndarray] = {}
+        for view in (self.far | self.near).values():
+            look = view.look(sensor)
+            seen = np.array([look.impossible * look.size, look.size]) if look.size else np.zeros(2)
+            counts[view.frame.day] = counts.get(view.frame.day, np.zeros(2)) + seen
+        return {day: float(odd / size) for day, (odd, size) in counts.items() if size}
 
 
 def _around(step: int, known: Sequence[int]) -> list[int]:

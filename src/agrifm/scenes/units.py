@@ -18,7 +18,7 @@ import numpy as np
 from agrifm.data.check import Survey, evenly, look_at_bands
 from agrifm.errors import InputError
 from agrifm.scenes.corrections import UNCHECKED
-from agrifm.scenes.look import FEW, Look
+from agrifm.scenes.look import FEW, Look, refuse_impossible
 from agrifm.scenes.radiometry import LEAST, Views, refuse_odd_dates, settings
 from agrifm.scenes.scene import Frame, Layer, Scene, Units
 from agrifm.sensors import S2, Sensor
@@ -115,6 +115,7 @@ def _checked(layer: Layer, scene: Scene, skip: bool) -> Layer:
         looks = [looks[i] for i in evenly(len(looks), max(1, FRAMES // len(groups)))]
         own = [layer.frames[step] for step in steps]
         notes |= dict.fromkeys(steps, _judge(looks, scene, partial(settings, own, layer, scene)))
+    refuse_impossible(scene, layer.sensor, views.impossible(layer.sensor))
     frames = [_noted(frame, (notes | odd).get(step, "")) for step, frame in enumerate(layer.frames)]
     return replace(layer, frames=tuple(frames))
 
