@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from agrifm.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,22 @@ class Sensor:
                 repair="set 'statistics: data' in the data section, or run 'agrifm data stats CONFIG'.",
             )
         return self.statistics
+
+    def unseen(self, image: Tensor, axis: int) -> Tensor:
+        """Where a pixel does not count as seen: one band is missing.
+
+        Where 0 marks missing pixels, all bands must be 0: in single bands very dark ground is 0 too.
+
+        Args:
+            image: stored numbers, with bands along an axis.
+            axis: of the bands; the result lacks it.
+        """
+        if self.nodata is None:
+            return (image == 0).any(axis) & False
+        if self.nodata == 0:
+            return (image == 0).all(axis)
+        missing = image != image if self.nodata != self.nodata else image == self.nodata
+        return missing.any(axis)
 
     def index(self, common_name: str) -> int | None:
         """Position of the first band with this STAC common name, or None."""
