@@ -16,7 +16,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5l
+from h5py import h5l  # ty: ignore[missing-module-member]
 
 from agrifm.data.h5_limits import check_memory, count
 from agrifm.errors import InputError, refusing
