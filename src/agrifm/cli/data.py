@@ -15,17 +15,21 @@ app.add_typer(data, name="data")
 
 
 @data.command("check")
-def check(config: Config, overrides: Overrides = None) -> None:
+def check(
+    config: Config,
+    overrides: Overrides = None,
+    seconds: Annotated[float, typer.Option(min=1, help="Seconds that reading one chip may take.")] = 60,
+) -> None:
     """Run all checks that come before training, on every chip, and list what is wrong."""
     from agrifm.config import load
     from agrifm.tasks.fields import Fields
     from agrifm.tasks.segmentation import Segmentation
-    from agrifm.training.fit import examine, open_sources
+    from agrifm.training.fit import examine_watched, open_sources
 
     experiment = load(config, overrides or ())
     splits = [name for name in ("train", "val", "test") if experiment.data.list_file(name).is_file() or name != "test"]
     with console.status("reading every chip"):
-        problems, seen = examine(experiment, open_sources(experiment, tuple(splits)), limit=0)
+        problems, seen = examine_watched(experiment, open_sources(experiment, tuple(splits)), seconds)
     for problem in problems[:20]:
         console.print(refusal(problem), highlight=False, soft_wrap=True)
     if problems:

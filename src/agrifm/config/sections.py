@@ -281,6 +281,10 @@ class Experiment(Section):
         """What makes the model's targets of a chip's label, where they are not the label itself."""
         return self.task.prepare if isinstance(self.task, Fields) else None
 
+    def with_links(self, allowed: bool) -> Experiment:
+        """The same experiment; chips may or may not lead to other files."""
+        return self.model_copy(update={"data": self.data.model_copy(update={"allow_links": allowed})})
+
     def with_pixel(self, meters: float) -> Experiment:
         """The same experiment; boundaries of fields are measured with this pixel unless it says otherwise."""
         if not isinstance(self.task, Fields):
