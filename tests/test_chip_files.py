@@ -433,6 +433,24 @@ def test_labels_that_do_not_fit_into_16_bits_are_not_wrapped(tmp_path):
 # Chips on which libhdf5 does not return
 
 
+@pytest.mark.parametrize("far", [False, True])
+def test_a_list_of_texts_on_which_libhdf5_never_ends_is_refused(chip, far):
+    """Its free space, object 0, says that it takes no room."""
+    if far:
+        put(chip, "Landsat", np.random.default_rng(0).integers(1, 9, (4, 6, 48, 48)).astype(np.int16))
+    put(chip, "S2_dates", [text.decode() for text in DATES])
+    data = bytearray(chip.read_bytes())
+    start = data.index(b"GCOL") + 16
+    assert (start > 1 << 16) == far
+    while data[start : start + 2] != b"\0\0":
+        start += 16 + -(-int.from_bytes(data[start + 8 : start + 16], "little") // 8) * 8
+    assert read_chip(chip, [S2]).dates["S2"][0] == 19417
+    data[start + 8 : start + 16] = bytes(8)
+    chip.write_bytes(data)
+    with pytest.raises(InputError, match="damaged list of texts"):
+        read_chip(chip, [S2])
+
+
 def read_all(*paths):
     return [len(read_chip(path, [S2]).images["S2"]) for path in paths]
 

@@ -61,7 +61,7 @@ def read_chip(
     Raises:
         InputError: a key is missing or has the wrong form, or links are not allowed.
     """
-    with open_chip(path, allow_links=allow_links) as file:
+    with open_chip(path, allow_links=allow_links, whole=True) as file:
         present = _present(file, sensors, allow_missing=allow_missing)
         images, dates, valid = {}, {}, {}
         for sensor in present:

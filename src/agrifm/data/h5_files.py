@@ -18,11 +18,12 @@ import h5py
 import numpy as np
 from h5py import h5l  # ty: ignore[missing-module-member]
 
-from agrifm.data.h5_limits import check_memory, count
+from agrifm.data.h5_limits import check_heaps, check_memory, count
 from agrifm.errors import InputError, refusing
 
 MOST_VALUES = 4096  # of an attribute
 MOST_HOPS = 16  # soft links that lead to soft links
+HEAD = 1 << 16  # bytes at the beginning of a file, where those written by h5py keep most of their metadata
 MOST_NAMES = 40  # of objects that are listed
 
 # Called with a path before a file is opened and with None after it was closed; see ``watch``.
@@ -200,17 +201,19 @@ KINDS = {"i": "whole numbers", "u": "whole numbers without sign", "f": "floating
 
 
 @contextmanager
-def open_chip(path: Path, *, allow_links: bool = False) -> Generator[ChipFile]:
+def open_chip(path: Path, *, allow_links: bool = False, whole: bool = False) -> Generator[ChipFile]:
     """Open a chip for reading.
 
     Args:
         path: HDF5 file.
         allow_links: follow links to other files, virtual data sets and external storage.
+        whole: most of the file will be read, so that all of it may be searched for damage.
 
     Raises:
         InputError: the file is missing, truncated or no HDF5 file.
     """
     size = _size(path)
+    check_heaps(path, None if whole else HEAD)
     if watcher is not None:
         watcher(path)
     try:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import h5py
 
-from agrifm.errors import InputError
+from agrifm.errors import InputError, refusing
 
 # The largest array that is read from a chip, in bytes. A hundred dates of ten bands on 512 x 512 pixels take 0.5 GB.
 MOST_BYTES = 4 << 30
 # Above this size the values must fill a plausible part of the file: deflate reaches a factor of 1032 at best.
 SMALL_BYTES, MOST_PACKED = 256 << 20, 1100
 DEFLATE = 1032
+
+HEAP = b"GCOL\x01\0\0\0"  # where texts of any length lie in a file: signature, version, zeros; then its size in 8 bytes
+HEAP_HEADER = OBJECT_HEADER = 16
+PIECE = 16 << 20  # bytes that are searched at once
 
 NOT_WRITTEN = h5py.h5d.SPACE_STATUS_NOT_ALLOCATED
 PACKERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SZIP, h5py.h5z.FILTER_LZF)
@@ -113,3 +118,49 @@ def _unpacks_beyond(raw: bytes, limit: int) -> bool:
         total += len(stream.decompress(raw, 1 << 20))
         raw = stream.unconsumed_tail
     return total > limit
+
+
+def check_heaps(path: Path, most: int | None = None) -> None:
+    """Refuse a file with a heap of texts of which libhdf5 reads one object of no size for ever.
+
+    Args:
+        path: HDF5 file.
+        most: so many bytes from its beginning are searched; all if left out.
+
+    Raises:
+        InputError: it has one.
+    """
+    with refusing(path, expected="a complete HDF5 file"), path.open("rb") as file:
+        place = 0
+        while most is None or place < most:
+            file.seek(place)
+            piece = file.read(PIECE if most is None else most)
+            start = piece.find(HEAP)
+            while start >= 0:
+                file.seek(place + start)
+                if _is_endless(file.read(HEAP_HEADER + (1 << 16))):
+                    raise InputError(
+                        path,
+                        found=f"a damaged list of texts at byte {place + start}",
+                        expected="a complete HDF5 file",
+                        repair="copy or write it again.",
+                    )
+                start = piece.find(HEAP, start + 1)
+            if len(piece) < PIECE:
+                return
+            place += PIECE - len(HEAP)  # a signature may lie across the border
+
+
+def _is_endless(heap: bytes) -> bool:
+    """Whether a walk over the objects of a heap does not move on."""
+    end = min(int.from_bytes(heap[8:16], "little"), len(heap))
+    place = HEAP_HEADER
+    while place + OBJECT_HEADER <= end:
+        index = int.from_bytes(heap[place : place + 2], "little")
+        size = int.from_bytes(heap[place + 8 : place + 16], "little")
+        # The size of free space, whose index is 0, includes its header.
+        step = OBJECT_HEADER + -(-size // 8) * 8 if index else size
+        if step == 0:
+            return True
+        place += step
+    return False
