@@ -87,10 +87,11 @@ class Checkpoint:
                 expected=f"a checkpoint written by 'agrifm train' ({FORMAT})",
                 repair="give the file best.safetensors of a run; published weights go into 'start_from'.",
             )
-        others = [parse(json.loads(text), path) for text in json.loads(header.get("others", "[]"))]
+        # No file gives itself the right to lead to others.
+        others = [parse(json.loads(text), path).with_links(False) for text in json.loads(header.get("others", "[]"))]
         own, *parts = _shares(weights, 1 + len(others))
         return cls(
-            experiment=parse(json.loads(header["experiment"]), path),
+            experiment=parse(json.loads(header["experiment"]), path).with_links(False),
             weights=own,
             scores=json.loads(header["scores"]),
             epoch=int(header["epoch"]),
@@ -113,12 +114,15 @@ class Checkpoint:
             return model.eval()
         return Looks([model, *(other.model() for other in self.others)], flips=self.flips).eval()
 
-    def at(self, root: Path | None) -> Checkpoint:
-        """The same with its data in another folder of the same layout; None leaves them where they are."""
-        if root is None:
-            return self
-        moved = {"root": root, "chips": None, "train": None, "val": None, "test": None}
-        data = self.experiment.data.model_copy(update=moved)
+    def at(self, root: Path | None, *, allow_links: bool = False) -> Checkpoint:
+        """The same with its data in another folder of the same layout.
+
+        Args:
+            root: of the data; None leaves them where they are.
+            allow_links: chips may lead to other files.
+        """
+        moved = {"root": root, "chips": None, "train": None, "val": None, "test": None} if root is not None else {}
+        data = self.experiment.data.model_copy(update={**moved, "allow_links": allow_links})
         return replace(self, experiment=self.experiment.model_copy(update={"data": data}))
 
     def looking(self, *, flips: bool = False, others: Sequence[Path | str] = ()) -> Checkpoint:

@@ -18,7 +18,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from agrifm.data.records import Record
 from agrifm.data.shard_writer import ShardWriter
 from agrifm.errors import InputError
-from agrifm.io import write_whole
 from agrifm.scenes.crosswalk import Crosswalk
 from agrifm.scenes.landcover import LandCover
 from agrifm.scenes.outcomes import Outcomes
@@ -83,7 +82,8 @@ def build(
     with ShardWriter(out, overwrite=overwrite, made_from=origin) as writer:
         for record in chain((first,), found):
             writer.add(record)
-    write_whole(out / "report.json", json.dumps({**outcomes.to_dict(), "plan": asdict(plan)}, indent=1))
+        # Within the block: whoever finds the folder finds the report in it.
+        writer.attach("report.json", json.dumps({**outcomes.to_dict(), "plan": asdict(plan)}, indent=1))
     return outcomes
 
 
