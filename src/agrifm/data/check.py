@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from agrifm.data.bands import BandOrder, look_at_bands, swapped
 from agrifm.data.chip_dates import odd_days, vote
 from agrifm.data.folder import Chips, Source
-from agrifm.data.h5 import check_header
+from agrifm.data.h5 import check_header, open_chip
 from agrifm.data.survey import Survey
 from agrifm.errors import InputError
 from agrifm.sample import Sample
@@ -127,7 +128,7 @@ def _names_bands(source: Source, indices: Sequence[int], sensor: Sensor) -> bool
     if not isinstance(source, Chips):
         return False
     for index in indices:
-        with open_chip(source.path(index)) as file:
+        with open_chip(source.path(index), allow_links=source.allow_links) as file:
             if sensor.name in file and "bands" not in file[sensor.name].attrs:
                 return False
     return True
