@@ -51,7 +51,7 @@ def test_a_full_disk_is_told_and_the_old_map_stays(tmp_path, monkeypatch, where)
     if where == "copy":  # GDAL gives no error number
         monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5000))
     monkeypatch.setattr(*place, refuse)
-    with pytest.raises(InputError, match="a full disk|no space left") as caught:
+    with pytest.raises(InputError, match=r"a full disk|no space left") as caught:
         a_map(target, seed=1)
     monkeypatch.undo()
     assert where == "folder" or "MB of room in" in caught.value.expected
