@@ -153,7 +153,7 @@ def test_ground_that_nobody_saw_is_no_data(model, scene, tmp_path):
 
 
 def read_clear(scene, frame):
-    return frame.read(S2, scene.grid)[2]
+    return frame.read(S2, scene.grid).clear
 
 
 def test_observations_are_counted_for_each_sensor(whole, scene):

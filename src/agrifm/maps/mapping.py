@@ -29,6 +29,7 @@ from agrifm.maps.store import DamagedTile, Store
 from agrifm.maps.tiles import EXTRAS, Job, calibration_for
 from agrifm.maps.windows import lay_out
 from agrifm.sample import days_since_epoch
+from agrifm.scenes.grid import pixel_area
 from agrifm.scenes.scene import Layer, Scene
 from agrifm.sensors import Sensor, names
 from agrifm.tasks.fields import Fields
@@ -220,7 +221,7 @@ def _hectares(job: Job, pieces: Iterable[Piece]) -> dict[str, float]:
     for *_, part in pieces:
         counts += np.bincount(part.ravel(), minlength=len(counts))
     entries = [*enumerate(job.checkpoint.experiment.task.names), (NODATA, "no data")]
-    return {name: float(counts[i]) * job.scene.resolution**2 / 1e4 for i, name in entries if counts[i]}
+    return {name: float(counts[i]) * pixel_area(job.scene.grid) / 1e4 for i, name in entries if counts[i]}
 
 
 def _blocks(path: Path) -> Iterator[Piece]:
