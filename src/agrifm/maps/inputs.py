@@ -54,8 +54,18 @@ def is_address(href: str) -> bool:
     return "://" in href or href.startswith("/vsi")
 
 
+def is_there(path: Path) -> bool:
+    """Whether a file or folder is there; a name that no file can have is none."""
+    try:
+        return path.is_file() or path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def _stamp(path: Path) -> Stamp | None:
     """Size and time of change of a file; of a folder, such as a Zarr store, of everything below it."""
+    if not is_there(path):
+        return None
     try:
         if not path.is_dir():
             state = path.stat()
@@ -77,6 +87,8 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 def _sidecars(path: Path) -> Iterator[Path]:
     """Files that may lie beside a raster and decide how it is read."""
+    if not path.name:
+        return
     for ending in SIDECARS:
         yield path.with_name(path.name + ending)
     for suffix in SIDECAR_SUFFIXES:
@@ -89,7 +101,7 @@ def _sidecars(path: Path) -> Iterator[Path]:
 def markup(path: Path) -> str | None:
     """The text of a raster that is described in XML, such as a VRT; None where it is none."""
     try:
-        if not path.is_file() or path.stat().st_size > MARKUP_BYTES:
+        if not is_there(path) or path.is_dir() or path.stat().st_size > MARKUP_BYTES:
             return None
         with path.open("rb") as file:
             if not file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
@@ -125,7 +137,7 @@ def checksums(scene: Scene) -> dict[str, str | None]:
 
 def _quick_sum(href: str) -> str | None:
     path = Path(href)
-    if not path.is_file():
+    if not is_there(path) or path.is_dir():
         return None
     size, digest = path.stat().st_size, hashlib.sha256()
     with path.open("rb") as file:

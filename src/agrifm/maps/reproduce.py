@@ -18,7 +18,7 @@ from rich.console import Console
 
 from agrifm.errors import InputError, refusing
 from agrifm.io import sha256
-from agrifm.maps.inputs import checksums, hrefs_of, markup
+from agrifm.maps.inputs import checksums, hrefs_of, is_there, markup
 from agrifm.maps.mapping import map_scene
 from agrifm.maps.passport import Model, Passport, processor, versions
 from agrifm.maps.raster import map_files
@@ -116,10 +116,11 @@ def _target(passport: Passport) -> str:
 
 
 def _check_model(noted: Model, path: Path) -> None:
-    if not path.is_file() or sha256(path) != noted.sha256:
+    there = is_there(path) and path.is_file()
+    if not there or sha256(path) != noted.sha256:
         raise InputError(
             path,
-            found="no such file" if not path.is_file() else "another model than the one the map was made with",
+            found="another model than the one the map was made with" if there else "no such file",
             expected=f"the file with sha256 {noted.sha256[:16]}...",
             repair="name the right one with --checkpoint; those of an ensemble must lie where they lay.",
         )
@@ -132,7 +133,7 @@ def _check_images(passport: Passport, hrefs: Sequence[str], *, allow_network: bo
             if allow_network and urlsplit(href).scheme in OPENED and "/vsi" not in href:
                 continue
             raise _network(passport, href)
-        if href.startswith("/vsi") or not (Path(href).is_file() or Path(href).is_dir()):
+        if href.startswith("/vsi") or not is_there(Path(href)):
             raise InputError(
                 f"{passport.path}: scene",
                 found=f"the image {href}, which is no file on this machine",
