@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agrifm.errors import InputError, Unreadable
+from agrifm.errors import InputError, Unreadable, refusing
 from agrifm.scenes.assemble import assemble
 from agrifm.scenes.description import OF_SOURCE, Description, Source, describe, load_description
 from agrifm.scenes.document import FORMAT, load_scene
+from agrifm.scenes.fetch import json_object, read_file, text_of
 from agrifm.scenes.files import look, split_path
 from agrifm.scenes.frames import Reading, given_units
 from agrifm.scenes.items import frames_of
 from agrifm.scenes.scene import Layer, Scene
 
-OF_ITEMS = ("scale", "offset")  # what may be said of item lists, which say the rest themselves
+OF_ITEMS = ("scale", "offset", "folders")  # what may be said of item lists, which say the rest themselves
 SEARCHED = ("bbox", "start", "end", "crs", "resolution")
 
 
@@ -47,7 +47,7 @@ def open_scene(path: Path, overrides: Sequence[str] = (), *, skip_unreadable: bo
         found, left_out, searched = _read(source, description, skip_unreadable)
         layers, skipped = [*layers, *found], [*skipped, *left_out]
         if len(description.sources) == 1:
-            description = _as_searched(description, searched)
+            description = _as_searched(description, searched, source.path)
     return _assembled(layers, description, _name(path), skipped, skip_unreadable)
 
 
@@ -64,7 +64,7 @@ def _read(source: Source, description: Description, skip: bool) -> tuple[list[La
             expected=f"none: of an item list only {' and '.join(OF_ITEMS)} may be given",
             repair="leave it out; sensor, bands and quality layers stand in the items.",
         )
-    layers, record = frames_of(source.path, skip_incomplete=skip)
+    layers, record = frames_of(source.path, skip_incomplete=skip, folders=source.folders or ())
     return [_with_units(layer, source) for layer in layers], list(record.get("skipped", ())), record
 
 
@@ -72,12 +72,13 @@ def _with_units(layer: Layer, source: Source) -> Layer:
     return replace(layer, frames=tuple(replace(f, units=given_units(f.units, source)) for f in layer.frames))
 
 
-def _as_searched(description: Description, record: Mapping[str, Any]) -> Description:
+def _as_searched(description: Description, record: Mapping[str, Any], path: Path) -> Description:
     """What was asked for in the search holds unless something else is asked for now."""
     given = {key: record[key] for key in SEARCHED if record.get(key) is not None and getattr(description, key) is None}
     if description.aoi is not None:
         given.pop("bbox", None)
-    return Description.model_validate({**description.model_dump(), **given})
+    with refusing(f"{path}: agrifm", expected="the record of a search", repair="search again, or delete that member."):
+        return Description.model_validate({**description.model_dump(), **given})
 
 
 def _assembled(
@@ -116,12 +117,11 @@ def _is_json(path: Path) -> bool:
 
 def _json(path: Path) -> Mapping[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        return json_object(text_of(read_file(path)))
     except (OSError, ValueError) as error:
         raise InputError(
             path, found=str(error), expected="a stored scene or a STAC item list", repair="restore the file."
         ) from error
-    return values if isinstance(values, Mapping) else {}
 
 
 def _stored(path: Path, overrides: Sequence[str]) -> Scene:

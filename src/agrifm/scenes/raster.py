@@ -15,7 +15,9 @@ from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 
+from agrifm.addresses import is_address
 from agrifm.errors import InputError, Unreadable
+from agrifm.scenes.gdal import opened
 
 EXACT = 0.001  # largest error of re-projection in pixels, so that neighboring reads agree
 COARSER = 1.5  # from this ratio of pixel sizes on, pixels are averaged instead of picked
@@ -34,7 +36,6 @@ READING = {
 }
 # GDAL asks again after bad answers only: of a cut connection it keeps what came, as if the file ended there.
 AFRESH = {"CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/"}
-REMOTE = ("GTiff", "JP2OpenJPEG")  # formats opened over the network: a VRT could name files of this machine
 WAITS = (0.5, 2.0)  # seconds before a file is read afresh
 
 Seen = TypeVar("Seen")
@@ -48,12 +49,13 @@ class FileBand:
         href: path or address.
         index: number of the band, from 1.
         nodata: overrides what the file says, or says it where the file does not.
+        kind: ``listed`` for a local file that an item list names, which must hold its own pixels.
     """
 
     href: str
     index: int = 1
     nodata: float | None = None
-    kind: Literal["file"] = "file"
+    kind: Literal["file", "listed"] = "file"
 
     def read(self, box: GeoBox, fill: float, *, average: bool = True) -> np.ndarray:
         """The band on another grid ``(h, w)``; ``fill`` where the file has no pixel.
@@ -82,17 +84,15 @@ class FileBand:
         """What ``look`` finds in the open file; over the network it looks again after a cut connection."""
         from agrifm.scenes.providers import signed
 
-        remote = "://" in self.href
-        settings, waits = READING, iter(WAITS if remote else ())
+        settings, waits = READING, iter(WAITS if is_address(self.href) else ())
         while True:
             try:
-                with rasterio.Env(**settings), rasterio.open(signed(self.href)) as file:
-                    if remote and file.driver not in REMOTE:
-                        raise unreadable(self.href, ValueError(f"{file.driver} is not read over the network"))
+                with opened(signed(self.href), settings, listed=self.kind == "listed") as file:
                     return look(file)
             except (RasterioError, IndexError) as error:
                 wait = next(waits, None)
-                if wait is None or "HTTP response code" in str(error):
+                # GDAL has asked again itself after bad answers; a file of another kind stays one.
+                if wait is None or "HTTP response code" in str(error) or "not recognized as being" in str(error):
                     raise unreadable(self.href, error) from error
                 time.sleep(wait)
                 settings = READING | AFRESH
