@@ -45,12 +45,16 @@ def normalized(address: str, where: object, schemes: Sequence[str] = SCHEMES) ->
     flaw = _flaw(text, schemes)
     if flaw:
         raise InputError(
-            where,
-            found=f"{re.sub('//[^/]*@', '//...@', address)}: {flaw}",  # a password must not be printed
+            _without_password(str(where)),
+            found=f"{_without_password(address)}: {flaw}",
             expected=f"an address that begins with {', '.join(f'{name}://' for name in schemes)} and a host",
             repair="correct the address, or delete the entry that holds it.",
         )
     return urlsplit(text)._replace(fragment="").geturl()
+
+
+def _without_password(text: str) -> str:
+    return re.sub("//[^/]*@", "//...@", text)
 
 
 def _flaw(text: str, schemes: Sequence[str]) -> str | None:

@@ -28,6 +28,7 @@ PATIENCE = 30.0  # seconds that all attempts of one request may take together, b
 PAUSE = 0.5  # seconds before the second attempt; the next pauses are twice as long each
 LONGEST = 120.0  # seconds to wait at most, whatever a server asks for
 PASSING = (429, 500, 502, 503, 504)
+GRACE = 1.0  # seconds after which a request that ignores its own limit is left behind
 REDIRECTS = 5
 MOST_ANSWER = 64 * 2**20  # bytes of one answer
 MOST_FILE = 256 * 2**20  # bytes of one file
@@ -180,7 +181,7 @@ def within(work: Callable[[], Found], seconds: float) -> Found:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(seconds + 1)
+    thread.join(seconds + GRACE)
     if errors:
         raise errors[0]
     if results:

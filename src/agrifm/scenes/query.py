@@ -203,11 +203,13 @@ def _area_of(aoi: Path) -> tuple[tuple[Box, ...], Any, int]:
     # One lap of the globe, from 0 to 360 degrees: an area across 180 degrees is in one piece there.
     east = [_eastward(part) for part in kept]
     whole, lap = union_all(kept), union_all(east)
-    if _width(lap) >= min(_width(whole), 180):
-        return (_box_of(whole, aoi),), whole, len(parts) - len(kept)
+    _check_degrees(whole, 360, aoi)  # beyond 180 degrees some files go on counting
+    fits = whole.bounds[0] >= -180 and whole.bounds[2] <= 180
+    if fits and _width(lap) >= min(_width(whole), 180):
+        return (whole.bounds,), whole, len(parts) - len(kept)
     sides = [intersection(lap, box(0, -90, 180, 90)), translate(intersection(lap, box(180, -90, 360, 90)), -360)]
     present = [side for side in sides if not side.is_empty]
-    return tuple(_box_of(side, aoi) for side in present), union_all(present), len(parts) - len(kept)
+    return tuple(side.bounds for side in present), union_all(present), len(parts) - len(kept)
 
 
 def _eastward(part: Any) -> Any:
@@ -224,16 +226,15 @@ def _width(shape: Any) -> float:
     return shape.bounds[2] - shape.bounds[0]
 
 
-def _box_of(shape: Any, aoi: Path) -> Box:
+def _check_degrees(shape: Any, most: float, aoi: Path) -> None:
     west, south, east, north = shape.bounds
-    if not (-180 <= west <= east <= 180 and -90 <= south <= north <= 90):
+    if not (-most <= west <= east <= most and -90 <= south <= north <= 90):
         raise InputError(
             f"{aoi} (aoi)",
             found=f"an area from {west:g},{south:g} to {east:g},{north:g} degrees",
             expected="an area on the Earth",
             repair="check the CRS and the coordinates of the vector file.",
         )
-    return west, south, east, north
 
 
 def _checked_box(bbox: Box) -> Box:

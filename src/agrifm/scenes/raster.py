@@ -37,6 +37,7 @@ READING = {
 # GDAL asks again after bad answers only: of a cut connection it keeps what came, as if the file ended there.
 AFRESH = {"CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/"}
 WAITS = (0.5, 2.0)  # seconds before a file is read afresh
+PATIENCE = 30.0  # seconds after which a file that failed is not read afresh
 
 Seen = TypeVar("Seen")
 
@@ -85,6 +86,7 @@ class FileBand:
         from agrifm.scenes.providers import signed
 
         settings, waits = READING, iter(WAITS if is_address(self.href) else ())
+        end = time.monotonic() + PATIENCE
         while True:
             try:
                 with opened(signed(self.href), settings, listed=self.kind == "listed") as file:
@@ -92,7 +94,8 @@ class FileBand:
             except (RasterioError, IndexError) as error:
                 wait = next(waits, None)
                 # GDAL has asked again itself after bad answers; a file of another kind stays one.
-                if wait is None or "HTTP response code" in str(error) or "not recognized as being" in str(error):
+                final = any(text in str(error) for text in ("HTTP response code", "not recognized as being"))
+                if wait is None or final or time.monotonic() > end:
                     raise unreadable(self.href, error) from error
                 time.sleep(wait)
                 settings = READING | AFRESH

@@ -113,7 +113,8 @@ def _ask(url: str, root: Mapping, query: Query, reader: Reader) -> list[dict]:
         client.add_conforms_to("ITEM_SEARCH")
     found: dict[tuple, dict] = {}
     for box in query.boxes:
-        with asking(url, "answers of a STAC API"):
+        with asking(url, "answers of a STAC API"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             asked = client.search(
                 method=method,
                 collections=list(query.collections) or None,
