@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import psutil
@@ -187,7 +187,8 @@ def locked(target: Path) -> Generator[None]:
     """Keep other processes from writing the same target; the lock ends with the process, however it ends.
 
     Args:
-        target: file or folder about to be written; ``.<name>.lock`` lies beside it meanwhile.
+        target: file or folder about to be written; ``.<name>.lock`` lies beside it meanwhile, and after a kill until
+            the next lock of the same target ends.
 
     Raises:
         InputError: another process is writing it, or the folder cannot be made.
@@ -198,6 +199,9 @@ def locked(target: Path) -> Generator[None]:
     try:
         with writing(target):
             lock.acquire()
+            while not Path(lock.lock_file).exists():  # its last holder removed the file between open and lock
+                lock.release()
+                lock.acquire()
     except Timeout as error:
         raise InputError(
             target,
@@ -208,6 +212,8 @@ def locked(target: Path) -> Generator[None]:
     try:
         yield
     finally:
+        with suppress(OSError):  # Windows does not remove open files
+            Path(lock.lock_file).unlink()
         lock.release()
 
 

@@ -8,8 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from agrifm.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LARGEST = 1e30  # of statistics, and its inverse the least deviation: single precision holds both
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,24 @@ class Sensor:
         for figures in (self.statistics.mean, self.statistics.std) if self.statistics else ():
             if len(figures) != len(self.bands):
                 raise ValueError(f"sensor {self.name}: {len(figures)} statistics for {len(self.bands)} bands")
+        if self.statistics is not None:
+            self._refuse_unusable(self.statistics)
+
+    def _refuse_unusable(self, statistics: Statistics) -> None:
+        """A model that divides by nothing, or by what is no number, gives every pixel the same class."""
+        for band, mean, std in zip(self.bands, statistics.mean, statistics.std, strict=True):
+            if not abs(mean) < LARGEST:
+                raise self._unusable(f"mean of {band.id}", mean, "a finite number")
+            if not 1 / LARGEST < std < LARGEST:
+                raise self._unusable(f"standard deviation of {band.id}", std, "a finite number above 0")
+
+    def _unusable(self, what: str, value: float, expected: str) -> InputError:
+        return InputError(
+            f"sensor {self.name}: {what}",
+            found=f"{value}",
+            expected=expected,
+            repair="correct the statistics, or compute them with 'agrifm data stats CONFIG'.",
+        )
 
     @property
     def band_ids(self) -> tuple[str, ...]:
@@ -82,6 +106,22 @@ class Sensor:
                 repair="set 'statistics: data' in the data section, or run 'agrifm data stats CONFIG'.",
             )
         return self.statistics
+
+    def unseen(self, image: Tensor, axis: int) -> Tensor:
+        """Where a pixel does not count as seen: one band is missing.
+
+        Where 0 marks missing pixels, all bands must be 0: in single bands very dark ground is 0 too.
+
+        Args:
+            image: stored numbers, with bands along an axis.
+            axis: of the bands; the result lacks it.
+        """
+        if self.nodata is None:
+            return (image == 0).any(axis) & False
+        if self.nodata == 0:
+            return (image == 0).all(axis)
+        missing = image != image if self.nodata != self.nodata else image == self.nodata
+        return missing.any(axis)
 
     def index(self, common_name: str) -> int | None:
         """Position of the first band with this STAC common name, or None."""

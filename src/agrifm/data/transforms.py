@@ -14,6 +14,8 @@ from torch import Tensor
 from agrifm.errors import InputError
 from agrifm.sample import Sample
 
+SEEN = 0.5  # share of a resized pixel that must have been seen
+
 
 @dataclass(frozen=True)
 class Augment:
@@ -179,12 +181,30 @@ def resize(sample: Sample, sizes: dict[str, tuple[int, int]]) -> Sample:
     images, valid, label = dict(sample.images), dict(sample.valid), sample.label
     for name, size in sizes.items():
         if name in images and tuple(images[name].shape[-2:]) != size:
-            images[name] = F.interpolate(
-                images[name].float(), size, mode="bilinear", align_corners=False, antialias=True
-            )
-            if name in valid:
-                valid[name] = nearest(valid[name], size).bool()
+            images[name], mask = _resized(images[name].float(), valid.get(name), size)
+            if mask is not None:
+                valid[name] = mask
     if label is not None and "label" in sizes and tuple(label.shape[-2:]) != sizes["label"]:
         several = label.reshape(-1, *label.shape[-2:])
         label = nearest(several, sizes["label"]).long().reshape(*label.shape[:-2], *sizes["label"])
     return replace(sample, images=images, valid=valid, label=label)
+
+
+def _resized(image: Tensor, valid: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+    """An image and its mask at another size; what was not seen has no part in the values.
+
+    A pixel counts as seen if at least half of what it is made of was.
+    """
+
+    def bilinear(x: Tensor) -> Tensor:
+        return F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
+
+    if valid is None or bool(valid.all()):
+        return bilinear(image), None if valid is None else valid.new_ones(*valid.shape[:-2], *size)
+    weight = bilinear(valid[:, None].float())
+    # Anything may stand where nothing was seen, also NaN: it must be gone before it is multiplied.
+    total = bilinear(image.masked_fill(~valid[:, None], 0.0))
+    seen = weight >= SEEN
+    found = torch.where(seen, total / weight.clamp(min=SEEN), 0.0)
+    whole = weight > 1 - 1e-6  # the same bits as without a mask
+    return torch.where(whole, total, found), seen[:, 0]

@@ -8,17 +8,21 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 
 from affine import Affine
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import BoundingBox, Geometry
+from pyproj import Transformer
 
-from agrifm.errors import InputError
-from agrifm.scenes.scene import METERS_PER_DEGREE, READERS, Frame, Layer, Raster, Scene
+from agrifm.errors import InputError, refusing
+from agrifm.scenes.grid import METERS_PER_DEGREE, check_grid, meters_per_unit, pixel_size, sides
+from agrifm.scenes.scene import READERS, Frame, Layer, Raster, Scene
 
 DEGREES = CRS("EPSG:4326")
 EDGE = 1e-3  # share of a pixel by which borders may differ and still count as the same
+SQUARE = 0.01  # share of a side by which a pixel may be longer than wide and still count as square
 PIECES = 32  # into which each side of an area is cut when it is moved to another CRS
 
 
@@ -34,9 +38,17 @@ class Lattice:
 
     @classmethod
     def of(cls, grid: GeoBox) -> Lattice:
-        """The one that a grid is a part of."""
-        affine = grid.affine
-        return cls(_crs(grid), abs(affine.a), abs(affine.e), affine.c, affine.f)
+        """The one that a grid is a part of.
+
+        Models know square pixels that do not turn, so a rotated grid, or one in meters with pixels that are longer
+        than wide, gives a lattice whose pixels have the shorter of the two sides.
+        """
+        affine, (across, down) = grid.affine, sides(grid)
+        if affine.b or affine.d:
+            return cls(_crs(grid), _size(grid, _crs(grid)), _size(grid, _crs(grid)))
+        if _crs(grid).projected and abs(across - down) > SQUARE * min(across, down):
+            across = down = min(across, down)
+        return cls(_crs(grid), across, down, affine.c, affine.f)
 
     def over(self, area: BoundingBox) -> GeoBox:
         """The grid of all pixels that an area touches."""
@@ -79,6 +91,8 @@ def assemble(
     if not merged:
         raise _nothing(name, start, end, skipped)
     grids = _grids(merged)
+    for known in {_crs(box) for boxes in grids.values() for box in boxes}:
+        _relate(known, DEGREES)
     finest = min(merged, key=lambda layer: layer.sensor.gsd)
     grid = _grid(grids[finest.sensor.name], _target(grids, crs, name), resolution, name)
     if bounds is not None:
@@ -127,7 +141,8 @@ def _grids(layers: Sequence[Layer]) -> dict[str, list[GeoBox]]:
 
 
 def _pixel(grid: GeoBox) -> float:
-    return abs(grid.affine.a)
+    """Meters along the shorter side of a pixel."""
+    return min(pixel_size(grid))
 
 
 def _crs(grid: GeoBox) -> CRS:
@@ -187,17 +202,37 @@ def _grid(boxes: Sequence[GeoBox], crs: CRS, resolution: float | None, name: str
             expected="a CRS for that part of the Earth",
             repair=f"choose another, e.g. --set crs={CRS.utm(boxes[0].extent)}.",
         )
-    return lattice.over(union)
+    grid = lattice.over(union)
+    check_grid(grid, name)
+    return grid
 
 
 def _size(box: GeoBox, crs: CRS) -> float:
-    """Pixel size of a box in units of a CRS; meters and degrees become each other at the equator."""
-    meters = METERS_PER_DEGREE ** (int(crs.projected) - int(_crs(box).projected))
-    return _pixel(box) * meters
+    """The shorter side of a pixel in units of a CRS; meters and degrees become each other at the equator."""
+    size, own = min(sides(box)), _crs(box)
+    if own == crs:
+        return size
+    meters = size * (meters_per_unit(own) if own.projected else METERS_PER_DEGREE)
+    size = meters / (meters_per_unit(crs) if crs.projected else METERS_PER_DEGREE)
+    return float(f"{size:.9g}") if meters_per_unit(own) != meters_per_unit(crs) else size
 
 
 def _moved(box: GeoBox, crs: CRS) -> BoundingBox:
-    return box.boundingbox if box.crs == crs else _bounds(box.extent, crs)
+    if box.crs == crs:
+        return box.boundingbox
+    _relate(_crs(box), crs)
+    return _bounds(box.extent, crs)
+
+
+@cache
+def _relate(source: CRS, target: CRS) -> None:
+    """Refuse CRSs that PROJ does not know how to relate, e.g. of two celestial bodies."""
+    with refusing(
+        f"CRS {str(source)[:80]}",
+        expected=f"a CRS that PROJ can relate to {target}",
+        repair="write the right CRS into the files, e.g. 'gdal_edit.py -a_srs EPSG:32631 FILE'.",
+    ):
+        Transformer.from_crs(source.to_wkt(), target.to_wkt(), always_xy=True)
 
 
 def _bounds(area: Geometry, crs: CRS) -> BoundingBox:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -123,8 +124,9 @@ def _check_count(classes: Sequence[Any], source: str) -> None:
 
 
 def by_size(code: str) -> tuple[float, str]:
-    """Numbers by size, then other codes by letter."""
+    """Numbers by size, then other codes by letter; "NaN" and "inf" are no numbers."""
     try:
-        return float(code), code
+        number = float(code)
     except ValueError:
-        return float("inf"), code
+        number = math.inf
+    return number if math.isfinite(number) else math.inf, code

@@ -65,7 +65,9 @@ def opened(href: str, settings: Mapping[str, Any], *, listed: bool = False) -> G
         place, limits, drivers = str(Path(href).absolute()), SILENT, PIXELS if listed else _local_drivers()
         if place.startswith("/vsi"):
             local(place, href)
-        if not listed:
+        if listed:  # sidecars are files of any driver
+            limits = SILENT | {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
+        else:
             check_vrt(Path(place))
     with rasterio.Env(**{**settings, **limits}), _open(place, drivers) as file:
         if drivers == PIXELS and "OVERVIEW_FILE" in file.tags(ns="OVERVIEWS"):

@@ -14,8 +14,10 @@ from rasterio.errors import RasterioError
 from agrifm.errors import InputError, nearest
 from agrifm.scenes.burning import burn, hectares, strips
 from agrifm.scenes.classes import IGNORE, ClassTable
-from agrifm.scenes.parcels import Account, Tally, extent_in, no_overlap, read_parcels, vector_layers
+from agrifm.scenes.parcels import Account, Tally, no_overlap, read_parcels
 from agrifm.scenes.raster import FileBand
+from agrifm.scenes.shapes import extent_in
+from agrifm.scenes.vectors import vector_layers
 from agrifm.tasks.segmentation import CropClass
 
 NOTHING = int(np.iinfo(np.int32).min)  # where a label raster has no pixel
@@ -161,7 +163,7 @@ def _class_numbers(path: Path, grid: GeoBox) -> np.ndarray:
         raise _elsewhere(path, grid)
     values = np.full(grid.shape, NOTHING, np.int64)
     for rows, box in strips(grid):
-        part = band.read(box, NOTHING, average=False)
+        part = band.read(box, average=False).filled(NOTHING)
         whole = np.where(np.isfinite(part), part, NOTHING)
         if (whole != np.round(whole)).any():
             raise InputError(path, found="fractions", expected="class numbers", repair="write whole numbers.")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import datetime as dt
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from odc.geo.geobox import GeoBox
 
-from agrifm.scenes.scene import Frame, Scene, no_data, sub_box
+from agrifm.errors import InputError
+from agrifm.scenes.scene import READERS, Absent, Frame, Scene, sub_box
 from agrifm.sensors import Sensor
 
 WINDOW = 128  # pixels along a side that are looked at
@@ -27,6 +30,12 @@ class Look:
     def size(self) -> int:
         """Number of pixels."""
         return self.reflectance.shape[1]
+
+    @property
+    def impossible(self) -> float:
+        """Share of pixels with a reflectance in some band that no land has."""
+        low, high = self.frame.possible.low, self.frame.possible.high
+        return float(((self.reflectance < low) | (self.reflectance > high)).any(0).mean())
 
     def darkest(self) -> float:
         """First percentile over the pixels of their darkest band."""
@@ -67,8 +76,10 @@ class Look:
         return np.stack([self._band(name) for name in ("blue", "green", "red")])
 
 
-def look_at(frame: Frame, sensor: Sensor, box: GeoBox, pool: ThreadPoolExecutor) -> Look | None:
-    """The clear pixels of a frame on a grid; None if there are none.
+def look_at(
+    frame: Frame, sensor: Sensor, box: GeoBox, pool: ThreadPoolExecutor, *, average: bool = True
+) -> Look | None:
+    """The clear pixels of a frame on a grid, with those that no land reflects; None if there are none.
 
     Raises:
         InputError: a file cannot be read.
@@ -76,13 +87,64 @@ def look_at(frame: Frame, sensor: Sensor, box: GeoBox, pool: ThreadPoolExecutor)
     clear = np.ones(box.shape, bool) if frame.quality is None else frame.quality.clear(box)
     if not clear.any():
         return None
-    fill = no_data(sensor)
-    stored = np.stack(list(pool.map(lambda band: frame.bands[band].read(box, fill), sensor.band_ids)))
-    missing = np.isnan(stored) if np.isnan(fill) else stored == fill
-    clear &= ~(missing.all(0) if fill == 0 else missing.any(0))
-    if not clear.any():
+    absent, stored = Absent(sensor, box), []
+    for pixels in pool.map(lambda band: frame.bands[band].read(box, average=average), sensor.band_ids):
+        absent.add(pixels)
+        stored.append(pixels.filled(0)[clear])
+    there = absent.there()[clear]
+    if not there.any():
         return None
-    return Look(frame, sensor, stored[:, clear].astype(np.float64) * frame.units.scale + frame.units.offset)
+    return Look(frame, sensor, np.stack(stored)[:, there].astype(np.float64) * frame.units.scale + frame.units.offset)
+
+
+def impossible_shares(scene: Scene) -> dict[str, dict[dt.date, float]]:
+    """Share of pixels that no land reflects among the clear ones, by sensor and day; days without any are left out.
+
+    At most 128 x 128 pixels of each date are looked at; they are picked, not averaged. ``Stack.impossible_pixels``
+    counts exactly, where all pixels are read anyway.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    shares: dict[str, dict[dt.date, float]] = {}
+    with ThreadPoolExecutor(READERS) as pool:
+        for layer in scene.layers:
+            box, counts = coarse(scene, layer.sensor), dict.fromkeys(layer.days, (0.0, 0))
+            for frame in layer.frames:
+                look = look_at(frame, layer.sensor, box, pool, average=False)
+                odd, size = counts[frame.day]
+                counts[frame.day] = (odd + look.impossible * look.size, size + look.size) if look else (odd, size)
+            shares[layer.sensor.name] = {day: odd / size for day, (odd, size) in counts.items() if size}
+    return shares
+
+
+def refuse_impossible(scene: Scene, sensor: Sensor, shares: Mapping[dt.date, float]) -> None:
+    """Refuse dates on which too many of the clear pixels are no reflectance of land.
+
+    Args:
+        scene: holds the limit.
+        sensor: one of the scene's.
+        shares: by day, as ``impossible_shares`` gives them.
+
+    Raises:
+        InputError: names the dates.
+    """
+    frames = {frame.day: frame for layer in scene.layers if layer.sensor == sensor for frame in layer.frames}
+    bad = {day: share for day, share in shares.items() if share > frames[day].possible.most}
+    if not bad:
+        return
+    frame = frames[min(bad)]
+    limits, units = frame.possible, frame.units
+    raise InputError(
+        f"{scene.name}: {sensor.name}, {', '.join(map(str, bad))}",
+        found=f"a reflectance outside {limits.low:g}..{limits.high:g} on "
+        f"{', '.join(f'{share:.0%}' for share in bad.values())} of the clear pixels "
+        f"(scale {units.scale:g}, offset {units.offset:g}: {units.source})",
+        expected=f"that on at most {limits.most:.0%} of them; such pixels are no land and do not count as seen",
+        repair="get the files of these dates again or remove them; if their numbers mean something else, give "
+        "--set scale=... --set offset=... or, for missing pixels, --set nodata=...; use what is left of these dates "
+        "with '--set impossible=1'.",
+    )
 
 
 def middle(scene: Scene, sensor: Sensor) -> GeoBox:

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyogrio
 import shapely
 from odc.geo.geobox import GeoBox
-from pyogrio.errors import DataSourceError
-from rasterio.errors import RasterioError
-from rasterio.warp import transform_bounds
+from pyproj import CRS
 
-from agrifm.errors import InputError, nearest
+from agrifm.errors import InputError
 from agrifm.scenes.classes import ClassTable, by_size
-from agrifm.tasks.tables import as_code
+from agrifm.scenes.shapes import boxes_in, decode, extent_in
+from agrifm.scenes.vectors import Layer
+from agrifm.tasks.tables import as_code, clean_name
 
 
 @dataclass(frozen=True)
@@ -36,13 +34,15 @@ class Account:
         parcels: polygons that reach into the scene.
         outside: features that do not reach into the scene.
         no_polygon: points and lines in the scene.
-        repaired: invalid polygons that were mended.
+        repaired: invalid polygons that were repaired.
         vanished: parcels that the inner buffer used up.
         too_small: parcels that hold no pixel center of their own.
         merged: parcels that lie on others of the same class; each such group counts as one parcel.
         empty: parcels without a class.
         unlisted: by code, what the class table does not list.
         overlap: hectares on which polygons of different classes lie; nobody knows which is right.
+        damaged: features near the scene whose coordinates are no places, or whose polygon can be read in several ways.
+        mixed: collections of which lines or points were left out.
     """
 
     parcels: int = 0
@@ -55,6 +55,8 @@ class Account:
     empty: Tally = Tally()
     unlisted: dict[str, Tally] = field(default_factory=dict)
     overlap: float = 0.0
+    damaged: int = 0
+    mixed: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,14 +76,6 @@ class Parcels:
     account: Account
 
 
-def vector_layers(path: Path) -> list[str]:
-    """Layers with a geometry; none where the file is no vector file."""
-    try:
-        return [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
-    except DataSourceError:
-        return []
-
-
 def read_parcels(
     path: Path, layer: str, grid: GeoBox, column: str | None, table: ClassTable | None, buffer: float
 ) -> Parcels:
@@ -90,9 +84,9 @@ def read_parcels(
     Raises:
         InputError: the column or the CRS is missing, nothing lies on the grid, or the table lists nothing of it.
     """
-    info = pyogrio.read_info(path, layer=layer, force_feature_count=True, force_total_bounds=True)
-    column = _column(path, [str(name) for name in info["fields"]], column)
-    found = _read(path, layer, column, info, grid)
+    source = Layer.open(path, layer)
+    column = source.column(column)
+    found = _read(source, column, grid)
     usable, where = shapely.get_dimensions(found.shapes) == 2, f"{path}: {column}"
     if not usable.any():
         raise InputError(
@@ -112,12 +106,14 @@ def read_parcels(
     unlisted = sorted(set(found.codes[unknown]), key=by_size)
     account = Account(
         parcels=int(usable.sum()),
-        outside=int(info["features"]) - len(usable),
+        outside=source.features - len(usable) - found.damaged,
         no_polygon=int((~usable).sum()),
         repaired=int(found.repaired.sum()),
         vanished=int(gone.sum()),
         empty=_tally(area[usable & (found.codes == "")]),
         unlisted={code: _tally(area[unknown & (found.codes == code)]) for code in unlisted},
+        damaged=found.damaged,
+        mixed=int(found.mixed.sum()),
     )
     kept = listed & ~gone
     return Parcels(shrunk[kept], number[kept], table, account)
@@ -125,86 +121,102 @@ def read_parcels(
 
 @dataclass(frozen=True)
 class _Features:
-    """Features that reach into the scene: code of the class or '', shape, and whether it was repaired."""
+    """Features that reach into the scene: code of the class or '', shape, whether it was repaired or has other parts.
+
+    ``damaged`` counts those near the scene that have no place.
+    """
 
     codes: np.ndarray
     shapes: np.ndarray
     repaired: np.ndarray
+    mixed: np.ndarray
+    damaged: int
 
 
-def _read(path: Path, layer: str, column: str, info: dict[str, Any], grid: GeoBox) -> _Features:
-    if info["crs"] is None:
-        raise InputError(
-            path,
-            found="no CRS",
-            expected="a vector file that says where on Earth it lies",
-            repair="write it, e.g. 'ogr2ogr -a_srs EPSG:2154 NEW OLD', or restore the .prj file of a Shapefile.",
-        )
-    extent = extent_in(grid, info["crs"])
-    if extent is None:
-        raise no_overlap(path, grid, info["total_bounds"], info["crs"])
-    frame = pyogrio.read_dataframe(path, layer=layer, columns=[column], bbox=extent)
-    known = frame[column].notna()
-    codes = [as_code(value) if there else "" for value, there in zip(frame[column], known, strict=True)]
-    shapes, repaired = _valid(frame.geometry.to_crs(str(grid.crs)).to_numpy())
-    inside = shapely.intersects(shapes, grid.extent.geom)
+def _read(source: Layer, column: str, grid: GeoBox) -> _Features:
+    boxes = _within(boxes_in(grid, source.crs), source.bounds)
+    if not boxes:
+        raise no_overlap(source.path, grid, source.bounds, source.crs)
+    features, values, data = source.read(column, boxes)
+    decoded = decode(source.path, data, source.crs, grid)
+    inside = shapely.intersects(decoded.shapes, grid.extent.geom)
     if not inside.any():
-        raise no_overlap(path, grid, info["total_bounds"], info["crs"])
-    return _Features(np.array(codes, object)[inside], shapes[inside], repaired[inside])
+        raise no_overlap(source.path, grid, source.bounds, source.crs, int(decoded.damaged.sum()))
+    return _Features(
+        _codes(f"{source.path}: {column}", values[inside], features[inside]),
+        decoded.shapes[inside],
+        decoded.repaired[inside],
+        decoded.mixed[inside],
+        int(decoded.damaged.sum()),
+    )
+
+
+def _within(boxes: Sequence[tuple[float, ...]], bounds: tuple[float, ...] | None) -> list[tuple[float, ...]]:
+    """The boxes that reach into the bounds of a file; the first of them where the file does not state any."""
+    if bounds is None:
+        return list(boxes[:1])
+    return [
+        box
+        for box in boxes
+        if box[0] <= bounds[2] and box[2] >= bounds[0] and box[1] <= bounds[3] and box[3] >= bounds[1]
+    ]
+
+
+def _codes(where: str, values: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """Codes of classes as text, '' where there is none.
+
+    Raises:
+        InputError: the column holds no codes or names.
+    """
+    kind = {"M": "dates", "m": "durations", "V": "records", "S": "bytes"}.get(values.dtype.kind)
+    if kind is not None:
+        raise _no_codes(where, f"a column of {kind}")
+    codes = []
+    for value, feature in zip(values, features.tolist(), strict=True):
+        if isinstance(value, np.ndarray | list | tuple | dict | bytes):
+            raise _no_codes(where, f"{'bytes' if isinstance(value, bytes) else 'a list'} at feature {feature}")
+        if isinstance(value, float | np.floating) and np.isinf(value):
+            raise _no_codes(where, f"infinity at feature {feature}")
+        missing = value is None or value != value
+        codes.append("" if missing else clean_name(as_code(value), f"{where}: feature {feature}"))
+    return np.array(codes, object)
+
+
+def _no_codes(where: str, found: str) -> InputError:
+    return InputError(
+        where,
+        found=found,
+        expected="one code or name of a class for each feature",
+        repair="name another column with --class-column, or write the codes into a column of text or whole numbers.",
+    )
 
 
 def _tally(areas: np.ndarray) -> Tally:
     return Tally(len(areas), float(areas.sum()))
 
 
-def _column(path: Path, columns: Sequence[str], wanted: str | None) -> str:
-    if wanted is None and len(columns) == 1:
-        return columns[0]
-    if wanted is not None and wanted in columns:
-        return wanted
-    raise InputError(
-        f"{path}: {wanted or '--class-column'}",
-        found=f"columns {', '.join(columns) or '(none)'}",
-        expected="the column that holds the class",
-        repair=nearest(wanted, columns) if wanted and columns else "name it with --class-column.",
-    )
-
-
-def _valid(shapes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Valid shapes and which of them were repaired; of a repaired polygon only the areas are kept."""
-    shapes = shapely.force_2d(shapes)
-    broken = (shapely.get_dimensions(shapes) == 2) & ~shapely.is_valid(shapes)
-    shapes[broken] = [_areas(shapely.make_valid(shape)) for shape in shapes[broken]]
-    return shapes, broken
-
-
-def _areas(shape: shapely.Geometry) -> shapely.Geometry:
-    parts = [part for part in shapely.get_parts(shape) if shapely.get_dimensions(part) == 2]
-    return shapely.union_all(np.array(parts, object))
-
-
-def extent_in(grid: GeoBox, crs: str) -> tuple[float, ...] | None:
-    """Left, bottom, right and top of a grid in another CRS; None where that CRS does not reach."""
-    try:
-        extent = transform_bounds(str(grid.crs), crs, *grid.boundingbox.bbox, densify_pts=21)
-    except RasterioError:
-        return None
-    return extent if np.isfinite(extent).all() else None
-
-
-def no_overlap(path: Path, grid: GeoBox, labels: Sequence[float] | None, crs: str) -> InputError:
+def no_overlap(
+    path: Path, grid: GeoBox, labels: Sequence[float] | None, crs: CRS | str, damaged: int = 0
+) -> InputError:
     """The error of labels that lie elsewhere."""
 
     def text(bounds: Sequence[float] | None) -> str:
         if bounds is None or not np.isfinite(bounds).all():
             return "nothing"
-        return ", ".join(f"{x:.6g}" if abs(x) < 1000 else f"{x:.0f}" for x in bounds)
+        return ", ".join(f"{x:.6g}" if abs(x) < 1000 or abs(x) > 1e9 else f"{x:.0f}" for x in bounds)
 
-    extent = extent_in(grid, crs)
+    name = crs if isinstance(crs, str) else _named(crs)
+    extent = extent_in(grid, crs if isinstance(crs, str) else crs.to_wkt())
     reach = "lies where that CRS is not defined" if extent is None else f"reaches over {text(extent)} in the same CRS"
+    near = f"; {damaged} features near the scene have coordinates that are no places" if damaged else ""
     return InputError(
         path,
-        found=f"no overlap: labels reach over {text(labels)} (left, bottom, right, top in {crs})",
+        found=f"no overlap: labels reach over {text(labels)} (left, bottom, right, top in {name}){near}",
         expected=f"labels on the scene, which {reach}",
         repair="check that both are of the same place and that the labels' CRS is the one they were drawn in.",
     )
+
+
+def _named(crs: CRS) -> str:
+    code = crs.to_epsg()
+    return crs.name if code is None else f"EPSG:{code}"

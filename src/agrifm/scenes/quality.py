@@ -75,4 +75,4 @@ class Quality:
     def clear(self, box: GeoBox) -> np.ndarray:
         """Where the ground was seen clearly, on another grid ``(h, w)``."""
         rule = RULES[self.rule]
-        return rule(self.raster.read(box, rule.fill, average=False))
+        return rule(self.raster.read(box, average=False).filled(rule.fill))

@@ -142,6 +142,11 @@ def split_box(bbox: Box) -> tuple[Box, ...]:
     return (west, south, 180.0, north), (-180.0, south, east, north)
 
 
+def joined(boxes: Sequence[Box]) -> list[float]:
+    """One box of one or two; its west is greater than its east if it lies across 180 degrees."""
+    return [boxes[0][0], min(box[1] for box in boxes), boxes[-1][2], max(box[3] for box in boxes)]
+
+
 def season(start: str | dt.date, end: str | dt.date) -> tuple[dt.date, dt.date]:
     """First and last day.
 

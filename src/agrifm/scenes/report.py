@@ -67,6 +67,8 @@ class Report:
             (account.outside, "features lie outside the scene"),
             (account.no_polygon, "features are no polygons"),
             (account.repaired, "invalid polygons were repaired"),
+            (account.damaged, "features have coordinates that are no places, or cross themselves in an unclear way"),
+            (account.mixed, "collections held lines or points, which were left out"),
             (account.vanished, "parcels vanished under the inner buffer"),
             (account.too_small, "parcels hold no pixel center of their own"),
             (account.merged, "parcels lie on others of the same class and count as one with them"),

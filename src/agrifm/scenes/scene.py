@@ -23,11 +23,11 @@ from pydantic import Field
 from agrifm.data.h5 import Place
 from agrifm.errors import InputError
 from agrifm.sample import Sample, days_since_epoch
+from agrifm.scenes.grid import check_grid, pixel_size
 from agrifm.scenes.quality import Quality
-from agrifm.scenes.raster import CubeBand, FileBand
+from agrifm.scenes.raster import CubeBand, FileBand, Pixels, whole_numbers
 from agrifm.sensors import Sensor
 
-METERS_PER_DEGREE = 111_195.0  # along a meridian
 READERS = 8  # files read at the same time; they wait for disk and network, not for the processor
 
 Raster = Annotated[FileBand | CubeBand, Field(discriminator="kind")]
@@ -43,6 +43,64 @@ class Units:
 
 
 @dataclass(frozen=True)
+class Possible:
+    """Reflectance that land can have; pixels with any other do not count as seen.
+
+    Args:
+        low, high: limits of reflectance.
+        most: largest share of such pixels, among those with data, on a date that is used at all.
+    """
+
+    low: float = -0.2
+    high: float = 1.6
+    most: float = 0.2
+
+    def stored(self, units: Units) -> tuple[float, float]:
+        """The limits as stored numbers."""
+        low, high = sorted((limit - units.offset) / units.scale for limit in (self.low, self.high))
+        return round(low, 6), round(high, 6)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a frame saw on a grid.
+
+    Args:
+        image: ``(c, h, w)`` in the sensor's numbers, its no-data value where nothing is there.
+        there: ``(h, w)`` where there are data.
+        clear: ``(h, w)`` where the ground was seen clearly.
+        impossible: ``(h, w)`` where it would be clear, but no land reflects like that.
+    """
+
+    image: np.ndarray
+    there: np.ndarray
+    clear: np.ndarray
+    impossible: np.ndarray
+
+
+class Absent:
+    """Which pixels are not there, gathered band by band.
+
+    One missing band is enough, except where nothing but 0 marks missing pixels: very dark ground is 0 in single bands
+    too, so there all bands must be. ``Sensor.unseen`` is the same rule for chips.
+    """
+
+    def __init__(self, sensor: Sensor, box: GeoBox) -> None:
+        self.dark = no_data(sensor) == 0
+        self.any_band, self.all_bands = np.zeros(box.shape, bool), np.ones(box.shape, bool)
+
+    def add(self, pixels: Pixels) -> None:
+        """Take in another band."""
+        self.all_bands &= pixels.missing
+        if not (self.dark and pixels.zero_marks):
+            self.any_band |= pixels.missing
+
+    def there(self) -> np.ndarray:
+        """Where all that must be there is."""
+        return ~(self.any_band | self.all_bands)
+
+
+@dataclass(frozen=True)
 class Frame:
     """One look of a sensor at one day.
 
@@ -52,6 +110,7 @@ class Frame:
         bands: by the sensor's band ids.
         quality: what tells clear ground from cloud; without it all that is not no-data counts as clear.
         units: of the stored numbers.
+        possible: limits of reflectance.
     """
 
     name: str
@@ -59,25 +118,27 @@ class Frame:
     bands: dict[str, Raster]
     quality: Quality | None = None
     units: Units = Units()
+    possible: Possible = Possible()
 
-    def read(self, sensor: Sensor, box: GeoBox) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Numbers of the sensor ``(c, h, w)``, where there are any and where the ground was seen clearly ``(h, w)``.
+    def read(self, sensor: Sensor, box: GeoBox) -> Seen:
+        """What the frame saw, in the sensor's numbers.
 
         Raises:
             InputError: a file cannot be read.
         """
-        fill = no_data(sensor)
-        image = np.empty((len(sensor.bands), *box.shape), stored_dtype(sensor))
-        missing = np.empty(image.shape, bool)
+        fill, shape = no_data(sensor), (len(sensor.bands), *box.shape)
+        image, absent = np.empty(shape, stored_dtype(sensor)), Absent(sensor, box)
+        limits, odd = self.possible.stored(self.units), np.zeros(box.shape, bool)
         for i, band in enumerate(sensor.band_ids):
-            stored = self.bands[band].read(box, fill)
-            missing[i] = np.isnan(stored) if np.isnan(fill) else stored == fill
-            image[i] = _to_sensor(stored, self.units, sensor)
-        # Where 0 marks no data it is also what very dark ground gets in a single band.
-        there = np.logical_not(missing.all(0) if fill == 0 else missing.any(0))
+            pixels = self.bands[band].read(box, limits=limits)
+            absent.add(pixels)
+            odd |= pixels.outside(limits)
+            # Under a missing pixel anything may stand; a 0 there is dark ground if other bands have data.
+            image[i] = _to_sensor(pixels.filled(0), self.units, sensor)
+        there = absent.there()
         image[:, ~there] = fill
         clear = there if self.quality is None else np.logical_and(there, self.quality.clear(box))
-        return image, there, clear
+        return Seen(image, there, clear & ~odd, clear & odd)
 
     @property
     def hrefs(self) -> frozenset[str]:
@@ -101,6 +162,10 @@ class Layer:
     def on(self, day: dt.date) -> Iterator[Frame]:
         """The frames of a day."""
         return (frame for frame in self.frames if frame.day == day)
+
+    def within(self, possible: Possible) -> Layer:
+        """The layer with other limits of reflectance."""
+        return replace(self, frames=tuple(replace(frame, possible=possible) for frame in self.frames))
 
     def until(self, day: dt.date) -> Layer:
         """Only what was there on that day."""
@@ -133,6 +198,9 @@ class Scene:
     name: str = "scene"
     skipped: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        check_grid(self.grid, f"scene {self.name}")
+
     @property
     def sensors(self) -> tuple[Sensor, ...]:
         """Who looks."""
@@ -140,13 +208,9 @@ class Scene:
 
     @property
     def resolution(self) -> float:
-        """Meters per pixel of the grid; the mean of both directions where it is in degrees."""
-        step = self.grid.resolution
-        if self.grid.crs is None or self.grid.crs.projected:
-            return abs(float(step.x))
-        middle = self.grid.boundingbox
-        shrunk = math.cos(math.radians((middle.bottom + middle.top) / 2))
-        return METERS_PER_DEGREE * math.sqrt(abs(float(step.x) * float(step.y)) * shrunk)
+        """Meters per pixel of the grid; the mean of both directions where they differ, as they do in degrees."""
+        across, down = pixel_size(self.grid)
+        return across if across == down else math.sqrt(across * down)
 
     @property
     def pixel_bytes(self) -> float:
@@ -215,16 +279,11 @@ class Scene:
         first = area.row // factor, area.column // factor
         end = -(-(area.row + area.height) // factor), -(-(area.column + area.width) // factor)
         box = sub_box(self.grid, factor, first, end)
-        looks = list(pool.map(lambda frame: frame.read(sensor, box), layer.frames))
-        images = np.full((len(layer.days), len(sensor.bands), *box.shape), no_data(sensor), stored_dtype(sensor))
-        taken, clear = (np.zeros((len(layer.days), *box.shape), bool) for _ in range(2))
-        for frame, (image, there, seen) in zip(layer.frames, looks, strict=True):
-            step = layer.days.index(frame.day)
-            new = there & ~taken[step]
-            images[step][:, new], clear[step][new] = image[:, new], seen[new]
-            taken[step] |= new
-        days = days_since_epoch([day.isoformat() for day in layer.days]).numpy()
-        return Stack(images, clear, days, first, factor)
+        looks = pool.map(lambda frame: frame.read(sensor, box), layer.frames)
+        stack = Stack.empty(layer, box, first, factor)
+        for frame, seen in zip(layer.frames, looks, strict=True):
+            stack.add(layer.days.index(frame.day), seen)
+        return stack
 
 
 @dataclass(frozen=True)
@@ -237,6 +296,8 @@ class Stack:
         days: ``(t)`` since 1970-01-01.
         first: row and column of its first pixel on the sensor's grid.
         factor: how many of the scene's pixels lie along one of its own.
+        there: ``(t, h, w)`` where there are data.
+        impossible: ``(t, h, w)`` where it would be clear, but no land reflects like that.
     """
 
     images: np.ndarray
@@ -244,6 +305,31 @@ class Stack:
     days: np.ndarray
     first: tuple[int, int]
     factor: int
+    there: np.ndarray
+    impossible: np.ndarray
+
+    @classmethod
+    def empty(cls, layer: Layer, box: GeoBox, first: tuple[int, int], factor: int) -> Stack:
+        """All days of a layer, of which nothing has been read yet."""
+        sensor, count = layer.sensor, len(layer.days)
+        images = np.full((count, len(sensor.bands), *box.shape), no_data(sensor), stored_dtype(sensor))
+        clear, there, impossible = (np.zeros((count, *box.shape), bool) for _ in range(3))
+        days = days_since_epoch([day.isoformat() for day in layer.days]).numpy()
+        return cls(images, clear, days, first, factor, there, impossible)
+
+    def add(self, step: int, seen: Seen) -> None:
+        """Put a frame into the picture of its day; clear pixels come before others, whatever the order of frames."""
+        there, clear = self.there[step], self.clear[step]
+        new = (seen.there & ~there) | (seen.clear & ~clear)
+        self.images[step][:, new] = seen.image[:, new]
+        self.impossible[step][new] = seen.impossible[new]
+        clear[new], there[new] = seen.clear[new], True
+
+    def impossible_pixels(self) -> dict[dt.date, tuple[int, int]]:
+        """By day: pixels that would be clear if land could reflect like that, and those with all that are clear."""
+        odd, clear = (mask.sum((1, 2)) for mask in (self.impossible, self.clear))
+        counts = zip(odd.tolist(), (odd + clear).tolist(), strict=True)
+        return dict(zip(map(_date, self.days.tolist()), counts, strict=True))
 
     def under(self, area: Area) -> tuple[np.ndarray, np.ndarray]:
         """Rows ``(n, 1)`` and columns ``(m)`` of the pixels under an area."""
@@ -300,14 +386,24 @@ def stored_dtype(sensor: Sensor) -> type:
     return np.uint16 if no_data(sensor) >= 0 else np.int16
 
 
+def _date(day: int) -> dt.date:
+    return dt.date(1970, 1, 1) + dt.timedelta(day)
+
+
 def _to_sensor(stored: np.ndarray, units: Units, sensor: Sensor) -> np.ndarray:
     """Stored numbers to the sensor's; what would fall on no-data or out of range stays just inside."""
     scale, shift = units.scale / sensor.scale, (units.offset - sensor.offset) / sensor.scale
-    plain = abs(scale - 1) < 1e-9 and abs(shift) < 1e-9
-    if np.isnan(no_data(sensor)):
+    plain, fill = abs(scale - 1) < 1e-9 and abs(shift) < 1e-9, no_data(sensor)
+    if np.isnan(fill):
         return stored if plain else stored * scale + shift
-    limits = np.iinfo(np.uint16 if no_data(sensor) >= 0 else np.int16)
-    lowest = max(limits.min, int(no_data(sensor)) + 1) if no_data(sensor) <= 0 else limits.min
-    if plain and stored.dtype == limits.dtype:
-        return np.maximum(stored, lowest)
-    return np.clip(np.rint(stored.astype(np.float64) * scale + shift), lowest, limits.max)
+    kind = np.dtype(stored_dtype(sensor))
+    lowest, highest = whole_numbers(kind)
+    lowest = max(lowest, int(fill) + 1) if fill <= 0 else lowest
+    if not (plain and stored.dtype.kind in "iu"):
+        stored = np.rint(stored.astype(np.float64) * scale + shift)
+    elif stored.dtype != kind:
+        stored = stored.astype(np.int64)
+    found = np.clip(stored, lowest, highest)
+    if fill > 0:
+        found[found == fill] -= 1
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,10 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from agrifm.scenes.grid import meters_per_unit, pixel_size, sides
 from agrifm.scenes.look import coarse
 from agrifm.scenes.quality import RULES
-from agrifm.scenes.scene import READERS, Frame, Layer, Scene, Units, no_data
+from agrifm.scenes.scene import READERS, Absent, Frame, Layer, Scene, Units
 from agrifm.sensors import Sensor
 
 PIXELS = 128  # along a side, for clear shares
@@ -38,15 +39,22 @@ class Glimpse:
     Args:
         image: red, green and blue ``(3, h, w)``, NaN where there are no data.
         clear: ``(h, w)``.
+        impossible: ``(h, w)`` where it would be clear, but red, green or blue is no reflectance of land.
     """
 
     image: np.ndarray
     clear: np.ndarray
+    impossible: np.ndarray
 
     @property
     def share(self) -> float:
         """Clear part of the footprint, 0 to 1."""
         return float(self.clear.mean())
+
+    @property
+    def odd(self) -> float:
+        """Share of impossible pixels among those that would be clear."""
+        return float(self.impossible.sum() / max(1, self.clear.sum() + self.impossible.sum()))
 
 
 def glimpses(scene: Scene, layer: Layer, days: Iterable[dt.date], size: int, console: Console) -> list[Glimpse]:
@@ -69,30 +77,38 @@ def clear_shares(scene: Scene, console: Console | None = None) -> dict[str, list
     Raises:
         InputError: a file cannot be read.
     """
-    quiet = console or Console(quiet=True)
-    return {
-        layer.sensor.name: [look.share for look in glimpses(scene, layer, layer.days, PIXELS, quiet)]
-        for layer in scene.layers
-    }
+    looks = _all_glimpses(scene, console or Console(quiet=True))
+    return {sensor: [look.share for look in found] for sensor, found in looks.items()}
+
+
+def _all_glimpses(scene: Scene, console: Console) -> dict[str, list[Glimpse]]:
+    return {layer.sensor.name: glimpses(scene, layer, layer.days, PIXELS, console) for layer in scene.layers}
 
 
 def _glimpse(layer: Layer, day: dt.date, box: GeoBox) -> Glimpse:
-    image, clear = np.full((3, *box.shape), np.nan, np.float32), np.zeros(box.shape, bool)
+    image = np.full((3, *box.shape), np.nan, np.float32)
+    there, clear, impossible = (np.zeros(box.shape, bool) for _ in range(3))
     for frame in layer.on(day):
-        free = np.isnan(image[0])
-        new, seen = _read(frame, layer.sensor, box)
-        image[:, free], clear[free] = new[:, free], seen[free]
-    return Glimpse(image, clear)
+        new, has_data, seen, odd = _read(frame, layer.sensor, box)
+        better = (has_data & ~there) | (seen & ~clear)
+        image[:, better], clear[better], impossible[better] = new[:, better], seen[better], odd[better]
+        there |= has_data
+    return Glimpse(image, clear, impossible)
 
 
-def _read(frame: Frame, sensor: Sensor, box: GeoBox) -> tuple[np.ndarray, np.ndarray]:
-    """Reflectance in red, green and blue, NaN where there are no data, and where the ground was seen clearly."""
-    fill = no_data(sensor)
-    stored = np.stack([frame.bands[band].read(box, fill) for band in _album(sensor)]).astype(np.float32)
-    missing = np.isnan(stored) if np.isnan(fill) else stored == fill
-    there = np.logical_not(missing.all(0) if fill == 0 else missing.any(0))
+def _read(frame: Frame, sensor: Sensor, box: GeoBox) -> tuple[np.ndarray, ...]:
+    """Reflectance in red, green and blue, NaN without data; where there are data, clear ground, impossible values."""
+    absent, odd, stored = Absent(sensor, box), np.zeros(box.shape, bool), []
+    limits = frame.possible.stored(frame.units)
+    for band in _album(sensor):
+        pixels = frame.bands[band].read(box)
+        absent.add(pixels)
+        odd |= pixels.outside(limits)
+        stored.append(pixels.filled(0).astype(np.float32))
+    there = absent.there()
     clear = there if frame.quality is None else np.logical_and(there, frame.quality.clear(box))
-    return np.where(there, stored * frame.units.scale + frame.units.offset, np.nan), clear
+    image = np.where(there, np.stack(stored) * frame.units.scale + frame.units.offset, np.nan)
+    return image, there, clear & ~odd, clear & odd
 
 
 def _album(sensor: Sensor) -> list[str]:
@@ -106,11 +122,12 @@ def show(scene: Scene, picture: Path | None, console: Console) -> None:
     Raises:
         InputError: a file cannot be read.
     """
-    shares = clear_shares(scene, console)
+    looks = _all_glimpses(scene, console)
+    shares = {sensor: [look.share for look in found] for sensor, found in looks.items()}
     console.print(Text(f"{scene.name}: {_place(scene)}"))
     for layer in scene.layers:
         console.print(_table(layer, shares[layer.sensor.name]))
-        for line in _about(layer):
+        for line in (*_about(layer), *_odd(layer, looks[layer.sensor.name])):
             console.print(Text(line), soft_wrap=True)
     for href in scene.skipped:
         console.print(Text(f"left out: {href}"), soft_wrap=True)
@@ -124,15 +141,20 @@ def _place(scene: Scene) -> str:
     crs = scene.grid.crs
     if crs is None:
         return f"{rows} x {columns} pixels"
-    area = scene.grid.extent.area if crs.projected else scene.grid.extent.to_crs("EPSG:6933").area
+    area = scene.grid.extent.to_crs("EPSG:6933").area
+    if crs.projected:
+        area = scene.grid.extent.area * meters_per_unit(crs) ** 2
     name = crs.proj.name if crs.proj.name != "unknown" else "a CRS without a name"
     told = f"{crs!s} ({name})" if crs.to_epsg() else f"{name} ({str(crs)[:80]})"
     return f"{rows} x {columns} pixels of {_meters(scene.grid)}, {area / 1e6:,.2f} km2, {told}"
 
 
 def _meters(grid: GeoBox) -> str:
-    size = abs(float(grid.resolution.x))
-    return f"{size:g} m" if grid.crs is not None and grid.crs.projected else f"{size:g} degrees"
+    """The size of a pixel, in meters or degrees."""
+    meters = grid.crs is not None and grid.crs.projected
+    across, down = pixel_size(grid) if meters else sides(grid)
+    both = f"{across:g}" if abs(across - down) < 1e-6 * across else f"{across:g} x {down:g}"
+    return f"{both} {'m' if meters else 'degrees'}"
 
 
 def _table(layer: Layer, shares: list[float]) -> Table:
@@ -145,6 +167,16 @@ def _table(layer: Layer, shares: list[float]) -> Table:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         table.add_row(f"{day}", Text(_short(names[0]) + more), _percent(share), style=None if share else "dim")
     return table
+
+
+def _odd(layer: Layer, looks: Sequence[Glimpse]) -> list[str]:
+    """A line on dates with reflectance that land cannot have."""
+    found = [f"{day} {_percent(look.odd)}" for day, look in zip(layer.days, looks, strict=True) if look.odd]
+    if not found:
+        return []
+    limits = layer.frames[0].possible
+    odd = f"red, green or blue outside {limits.low:g}..{limits.high:g}"
+    return [f"impossible reflectance, which does not count as seen ({odd}): {', '.join(found)}"]
 
 
 def _short(name: str) -> str:

@@ -21,7 +21,7 @@ from agrifm.errors import InputError, nearest
 from agrifm.scenes.fetch import PATIENCE, Reader, asking
 from agrifm.scenes.items import MEMBER, checked, links_of, resolve, roots, self_link
 from agrifm.scenes.providers import provider_at
-from agrifm.scenes.query import Box, Query, area, season
+from agrifm.scenes.query import Box, Query, area, joined, season
 
 PAGE = 100  # items that an API is asked for at a time
 MOST_ITEMS = 100_000  # of one search
@@ -79,9 +79,7 @@ def search(
     if console:
         console.print(f"{len(items)} items" + (f"; left out: {', '.join(gone)}" if gone else ""), highlight=False)
     asked = {"collections": list(collections), "start": f"{query.start}", "end": f"{query.end}"}
-    # Of two boxes, west and east of 180 degrees, neither is the area of the scene.
-    area_asked = {"bbox": list(boxes[0])} if len(boxes) == 1 else {"boxes": [list(box) for box in boxes]}
-    member = {"stac": place, **area_asked, "aoi": str(aoi) if aoi else None, **asked, "max_cloud": max_cloud}
+    member = {"stac": place, "bbox": joined(boxes), "aoi": str(aoi) if aoi else None, **asked, "max_cloud": max_cloud}
     return {"type": "FeatureCollection", "features": items, MEMBER: member}
 
 

@@ -8,21 +8,27 @@ of different products share one hierarchy.
 from __future__ import annotations
 
 import csv
+import datetime
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
 
-from agrifm.errors import InputError, nearest
+from agrifm.errors import InputError, nearest, printable, reason, refusing
 
 SHIPPED = ("hcat", "worldcereal", "cdl", "rpg", "example")
 COLUMNS = ("code", "name", "color", "parent", "hcat")
 SEVERAL = "|"  # stands between meanings of which one holds
+LONGEST_NAME = 200  # characters
+LONGEST_NUMBER = 19  # digits, with which an integer of 64 bits is full
+MOST_BITS = 600  # of a code that is a number
+LARGEST = 1 << 24  # bytes of a table
 
 
 class Row(NamedTuple):
@@ -205,22 +211,41 @@ def read_rows(name: str | Path) -> list[Row]:
     """
     shipped = str(name) in SHIPPED
     path = files("agrifm.tasks").joinpath("tables", f"{name}.csv") if shipped else Path(name)
+    text = _text(name, path)
+    if str(path).endswith((".yaml", ".yml")):
+        return list(_yaml_rows(str(name), text))
+    with refusing(name, expected="a table as CSV", repair="save it again as CSV, e.g. from a spreadsheet."):
+        return list(_csv_rows(str(name), text))
+
+
+def _text(name: str | Path, path: Traversable) -> str:
+    """The text of a table; spreadsheets also write UTF-16, with a mark at its beginning."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeError) as error:
+        if isinstance(path, Path) and path.exists() and not path.is_file():
+            raise OSError("no file")
+        with path.open("rb") as file:
+            data = file.read(LARGEST + 1)
+        text = data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+    except (OSError, ValueError) as error:
         raise InputError(
             name,
             found=str(error),
             expected=f"a class table in UTF-8, or one of {', '.join(SHIPPED)}",
-            repair=nearest(str(name), SHIPPED) if not Path(name).suffix else "check the path and the file.",
+            repair=nearest(str(name), SHIPPED)
+            if not Path(name).suffix
+            else "check the path; from a spreadsheet, save it as 'CSV UTF-8'.",
         ) from error
-    rows = _yaml_rows if str(path).endswith((".yaml", ".yml")) else _csv_rows
-    return list(rows(str(name), text))
+    if len(data) > LARGEST:
+        raise InputError(
+            name, found=f"more than {LARGEST:,} bytes", expected="a class table", repair="check the path of the table."
+        )
+    return text
 
 
 def _csv_rows(source: str, text: str) -> Iterator[Row]:
-    first = text.splitlines()[0] if text.strip() else ""
-    rows = csv.DictReader(text.splitlines(), delimiter=max(",;\t", key=first.count))
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    first = lines[0]
+    rows = csv.DictReader(lines, delimiter=max(",;\t", key=first.count))
     columns = {name.strip().lower(): name for name in rows.fieldnames or ()}
     for wanted in ("code", "name"):
         if wanted not in columns:
@@ -231,37 +256,86 @@ def _csv_rows(source: str, text: str) -> Iterator[Row]:
                 repair=f"write 'code,name,color' as first line; the column '{wanted}' is missing.",
             )
     for row in rows:
-        code, *more = [(row.get(columns.get(key, "")) or "").strip() for key in COLUMNS]
-        if any((code, *more)):
-            yield Row(f"{source}: line {rows.line_num}", code, *more, number=_number(code))
+        where = f"{source}: line {rows.line_num}"
+        *texts, hcat = [row.get(columns.get(key, "")) or "" for key in COLUMNS]
+        code, *more = [clean_name(text, where) for text in texts]
+        if any((code, *more, hcat.strip())):
+            yield Row(where, code, *more, hcat=hcat.strip(), number=_number(code))
 
 
 def _yaml_rows(source: str, text: str) -> Iterator[Row]:
     try:
         entries = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(source, found=str(error), expected="YAML", repair="mend the syntax at that line.") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(
+            source, found=reason(error), expected="YAML", repair="correct the syntax at that line."
+        ) from error
     keys = ("name", "codes", *COLUMNS[2:])
     for position, entry in enumerate(entries if isinstance(entries, list) else [entries]):
         where = f"{source}: entry {position + 1}"
         if not isinstance(entry, Mapping) or "name" not in entry:
             form = "- {name: wheat, color: '#e0b83e', codes: [110, 111]}"
-            raise InputError(where, found=repr(entry)[:80], expected=form, repair="write a list of such entries.")
+            raise InputError(where, found=_shortly(entry), expected=form, repair="write a list of such entries.")
         for key in entry:
             if key not in keys:
-                raise InputError(where, found=f"key '{key}'", expected=", ".join(keys), repair=nearest(str(key), keys))
-        more = [str(entry.get(key) or "").strip() for key in ("name", *COLUMNS[2:])]
+                raise InputError(
+                    where, found=f"key '{key}'"[:80], expected=", ".join(keys), repair=nearest(str(key)[:80], keys)
+                )
+        more = [_value(entry.get(key), where) for key in ("name", *COLUMNS[2:])]
         codes = entry.get("codes", entry["name"])
-        for code in map(as_code, codes if isinstance(codes, list) else [codes]):
-            yield Row(where, code, *more, number=_number(code) if "codes" in entry else position)
+        for code in codes if isinstance(codes, list) else [codes]:
+            as_text = _value(code, where)
+            yield Row(where, as_text, *more, number=_number(as_text) if "codes" in entry else position)
+
+
+def _value(value: Any, where: str) -> str:
+    """A value of an entry as text; empty where there is none."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        word = {True: "yes, on or true", False: "no, off or false"}[value]
+        raise InputError(
+            where,
+            found=f"{word} without quotes, which YAML reads as a truth value",
+            expected="a code or name",
+            repair="put it into quotes, e.g. 'no'.",
+        )
+    if not isinstance(value, str | int | float | datetime.date):
+        raise InputError(where, found=_shortly(value), expected="a code or name", repair="write text or a number.")
+    return clean_name(as_code(value), where)
+
+
+def _shortly(value: Any) -> str:
+    """A value of YAML in a few words; anchors may make its text endless."""
+    return f"a {type(value).__name__}" if isinstance(value, list | dict | set | tuple) else repr(value)[:80]
 
 
 def _number(code: str) -> int | None:
-    return int(code) if code.removeprefix("-").isdecimal() else None
+    """The number that a code is, as far as labels can hold it."""
+    return int(code) if code.removeprefix("-").isdecimal() and len(code) < LONGEST_NUMBER else None
 
 
 def as_code(value: Any) -> str:
     """A code as text, the way it is compared: 12 and 12.0 are the same."""
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))
+    if isinstance(value, int) and value.bit_length() > MOST_BITS:  # Python refuses to write very long ones
+        return f"a number of {value.bit_length()} bits"
     return str(value).strip()
+
+
+def clean_name(text: str, where: object) -> str:
+    """A code or name in one line, with single spaces.
+
+    Raises:
+        InputError: it holds control characters, or is longer than any name.
+    """
+    name = " ".join(text.split())
+    if len(name) > LONGEST_NAME or printable(name) != name:
+        raise InputError(
+            where,
+            found=f"'{name[:80]}'" + (f"... ({len(name)} characters)" if len(name) > LONGEST_NAME else ""),
+            expected=f"a code or name of at most {LONGEST_NAME} characters, without control characters",
+            repair="shorten or retype it.",
+        )
+    return name
