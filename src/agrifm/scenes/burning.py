@@ -14,6 +14,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from agrifm.scenes.classes import IGNORE
+from agrifm.scenes.grid import pixel_area
 
 STRIP = 1024  # rows that are burned at once
 
@@ -74,7 +75,7 @@ def strips(grid: GeoBox) -> Iterator[tuple[slice, GeoBox]]:
 
 def hectares(pixels: float, grid: GeoBox) -> float:
     """Area of so many pixels."""
-    return float(pixels) * abs(grid.affine.determinant) / 1e4
+    return float(pixels) * pixel_area(grid) / 1e4
 
 
 def _burn_strip(polygons: np.ndarray, number: np.ndarray, owner: np.ndarray, box: GeoBox) -> tuple[np.ndarray, ...]:
