@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint bench real docs clean
+.PHONY: help demo test lint fuzz soak bench real docs clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -25,6 +25,12 @@ lint: .venv/ready  ## style, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ty check
 	$(BIN)/lint-imports
+
+fuzz: .venv/ready  ## 10,000 mutated inputs of every format, counted by what became of them (about 20 minutes)
+	$(BIN)/python tests/fuzz/harness.py --cases 10000 --workers 2
+
+soak: .venv/ready  ## 200 commands stopped at random moments and given again; their files compared byte by byte
+	$(BIN)/python tests/fuzz/soak.py --stops 200
 
 bench: .venv/ready  ## cost of the model against a plainly written one, as ratios (about an hour for everything)
 	$(BIN)/python benchmarks/cost.py

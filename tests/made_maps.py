@@ -7,7 +7,8 @@ import numpy as np
 from odc.geo.geobox import GeoBox
 from rasterio.transform import Affine
 
-from agrifm.maps.raster import NODATA, Legend, finish
+from agrifm.maps.raster import NODATA, Legend, build, map_files
+from agrifm.maps.store import Store
 
 NAMES = ("other", "wheat & <rye>", "Zuckerrübe", "日本", "bell\x07\nhalf\ud800", '"quoted" 50 %')
 LABELS = ("other", "wheat & <rye>", "Zuckerrübe", "日本", "bell\ufffd\ufffdhalf\ufffd", '"quoted" 50 %')
@@ -45,7 +46,12 @@ def a_map(target, *, seed=0, size=(300, 260), extras=EXTRAS, **more):
     }
     tiles = more.pop("tiles", lambda key: cut(arrays[key], 96, 144))
     grid = more.pop("grid", grid_of(h, w))
-    return finish(target, grid, tiles, LEGEND, ("S2", "Landsat"), SEASON, extras=extras, **more), arrays
+    store = Store.beside(target)
+    folder = store.empty_files()
+    files = build(folder, target, grid, tiles, LEGEND, ("S2", "Landsat"), SEASON, extras=extras, **more)
+    store.commit([path.name for path in files])
+    store.complete(target, map_files(target))
+    return files, arrays
 
 
 def contents(folder):

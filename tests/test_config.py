@@ -86,7 +86,7 @@ def test_files_that_are_none(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         load(tmp_path / "no.yaml")
     (tmp_path / "bad.yaml").write_text("a: [1,\nb: 2")
-    with pytest.raises(InputError, match="mend the syntax"):
+    with pytest.raises(InputError, match="correct the syntax"):
         load(tmp_path / "bad.yaml")
 
 
@@ -132,3 +132,72 @@ def test_no_data_may_be_nan_and_stays_so():
         type(experiment).model_validate_json(experiment.model_dump_json()),
     ):
         assert again.data.sensors[0].nodata != again.data.sensors[0].nodata
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("training.epochs=[1", r"--set training.epochs=\[1"),
+        ("training.epochs=" + "9" * 5_000, "a number of 5000 characters"),
+        ("training.epochs=" + "9" * 90, "training.epochs"),
+        ("=3", "the key ''"),
+        ("training..epochs=3", r"section\.key=value"),
+        (".".join("a" * 2_000) + "=3", r"section\.key=value"),
+        ("data.footprint=inf", "data.footprint"),
+        ("training.learning_rate=inf", "training.learning_rate"),
+        ("training.learning_rate=nan", "training.learning_rate"),
+        ("training.weight_decay=nan", "training.weight_decay"),
+        ("training.clip=inf", "training.clip"),
+        ("augment.drop_sensors=1.5", "augment.drop_sensors"),
+        ("augment.drop_frames=nan", "augment.drop_frames"),
+        ("augment.crop=0", "augment.crop"),
+        ("task.loss={kind: focal, gamma: .nan}", "task.loss.0.gamma"),
+        ("data.sensors=[S2, S2]", "S2 twice"),
+        ("data.sensors=[]", "at least 1 item"),
+        ("data.resize={S2: [0, 4]}", "data.resize.S2.0"),
+        ("data.frames=99999999", "data.frames"),
+        ("seed=18446744073709551616", "seed"),
+        ("training.batch_size=99999999999", "training.batch_size"),
+        ("training.workers=100000", "training.workers"),
+        ("model.patch=[4, 0, 2]", "model.patch.1"),
+        ("model.calendar=0", "model.calendar"),
+        ("model.size={width: 0}", "model.size.width"),
+        ("model.size={width: 1000000}", "model.size.width"),
+        ("model.size={depths: []}", "model.size.depths"),
+        ("model.size={depths: [2, 1000000]}", "model.size.depths"),
+        ("model.size={heads: [1]}", "model.size.heads"),
+        ("model.size={width: 16, heads: [3, 3, 3, 3]}", "model.size.heads"),
+        ("model.size={steps: []}", "model.size.steps"),
+        ("model.size={window: [8, 0, 7]}", "model.size.window.1"),
+        ("model.size={drop_path: 1}", "model.size.drop_path"),
+    ],
+)
+def test_wrong_overrides(tmp_path, text, message):
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump(PLAIN))
+    with pytest.raises(InputError, match=message):
+        load(path, [text])
+
+
+def test_files_that_hold_no_experiment(tmp_path):
+    path = tmp_path / "x.yaml"
+    for text in ("", "[1, 2]", "hello", "\x89PNG", "3"):
+        path.write_text(text)
+        with pytest.raises(InputError) as caught:
+            load(path, ["training.epochs=3"])
+        assert str(path) in caught.value.where
+
+
+def test_a_value_that_holds_braces_may_be_taken_as_text():
+    values = override({}, ["pattern={date}_{band}.tif", "scale=2"], as_text=["pattern"])
+    assert values == {"pattern": "{date}_{band}.tif", "scale": 2}
+    assert override({}, ["pattern='{date}.tif'"], as_text=["pattern"]) == {"pattern": "{date}.tif"}
+
+
+@pytest.mark.parametrize(("mean", "std"), [(1, 0), (1, -1), (1, float("nan")), (float("inf"), 1), (1, float("inf"))])
+def test_statistics_that_no_model_can_normalize_with(mean, std):
+    bands = [{"id": "r", "common_name": "red", "wavelength": 0.65}]
+    sensor = {"name": "X", "gsd": 3, "bands": bands, "statistics": {"mean": [mean], "std": [std], "source": "me"}}
+    with pytest.raises(InputError, match=r"sensor X: (mean|standard deviation)") as caught:
+        parse({**PLAIN, "data": {"sensors": [sensor]}}, "my.yaml")
+    assert "data.sensors.0" in caught.value.where

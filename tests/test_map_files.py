@@ -266,7 +266,7 @@ def test_a_grid_without_a_code_is_told_as_text(tmp_path):
 def test_an_unknown_extra_is_refused(tmp_path):
     with pytest.raises(InputError, match="did you mean 'confidence'"):
         a_map(tmp_path / "m.tif", extras=("confidenec",))
-    assert not list(tmp_path.iterdir())
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_maps_of_chips_are_cogs_with_names(tmp_path):

@@ -25,13 +25,15 @@ from agrifm.config import parse
 from agrifm.data.farmland import write_scene
 from agrifm.data.synthetic import CLASSES, Landscape
 from agrifm.errors import InputError, Unreadable
-from agrifm.maps import mapping, tiles
-from agrifm.maps.mapping import MapOptions, fit_sensors, map_scene, plan
+from agrifm.maps import mapping, store, tiles
+from agrifm.maps.mapping import fit_sensors, map_scene, plan
+from agrifm.maps.options import MapOptions
 from agrifm.maps.passport import Passport
 from agrifm.maps.raster import NODATA
 from agrifm.maps.reproduce import reproduce
 from agrifm.maps.seams import Seams, audit
-from agrifm.maps.tiles import Store, own_device
+from agrifm.maps.store import Store
+from agrifm.maps.tiles import own_device
 from agrifm.scenes.open import open_scene
 from agrifm.sensors import LANDSAT, MODIS, S2
 
@@ -315,21 +317,20 @@ def test_workers_take_one_gpu_each(monkeypatch):
 
 
 def test_a_full_disk_keeps_what_was_done(whole, model, scene, tmp_path, monkeypatch):
-    out, savez, saved = tmp_path / "map.tif", np.savez, []
+    out, sync, saved = tmp_path / "map.tif", store.sync, []
 
-    def full(file, **arrays):
+    def full(path):
         if len(saved) == 2:
-            file.write(b"half a tile")
             raise OSError(28, "No space left on device")
-        saved.append(savez(file, **arrays))
+        saved.append(sync(path))
 
-    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr(store, "sync", full)
     with pytest.raises(InputError, match=r"no space left.*\n.*\n.*finished tiles are kept"):
         map_scene(model, scene, out, EVERYTHING)
     assert len(list(Store.beside(out).folder.glob("*.npz"))) == 2
     assert not list(Store.beside(out).folder.glob("*.part"))
     assert not out.exists()
-    monkeypatch.setattr(np, "savez", savez)
+    monkeypatch.setattr(store, "sync", sync)
     map_scene(model, scene, out, EVERYTHING)
     assert same(whole[0], out)
 
@@ -353,7 +354,6 @@ def test_an_unreadable_file_is_named_and_left_out_on_request(damaged, model, tmp
     with pytest.raises(KeyboardInterrupt):
         map_scene(model, scene, out, SMALL, skip_unreadable=True, overwrite=True)
     monkeypatch.setattr(mapping, "audit", audit)
-    out.unlink()
     map_scene(model, scene, out, SMALL, skip_unreadable=True)  # goes on, without asking for the file again
     passport = Passport.load(tmp_path / "map.passport.json")
     assert passport.values["scene"]["skipped"] == [str(damaged)]

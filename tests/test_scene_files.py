@@ -16,7 +16,6 @@ from rasterio.transform import from_origin
 from agrifm.data.farmland import write_scene
 from agrifm.data.synthetic import Landscape
 from agrifm.errors import InputError, Unreadable
-from agrifm.scenes.document import save_scene
 from agrifm.scenes.open import open_scene
 from agrifm.scenes.scene import Area
 from agrifm.sensors import LANDSAT, MODIS, S2
@@ -559,15 +558,6 @@ def test_sources_that_do_not_overlap_are_refused(tmp_path):
     assert "Landsat" in text
     assert f"{LEFT:.0f}" in text
     assert f"{LEFT + 9000:.0f}" in text
-
-
-def test_a_stored_scene_is_opened_as_it_was(tmp_path):
-    scene = open_scene(band_files(tmp_path / "a", bands=(*S2.band_ids, "SCL")))
-    save_scene(scene, tmp_path / "scene.json")
-    assert open_scene(tmp_path / "scene.json") == scene
-    assert "no changes" in refused(tmp_path / "scene.json", "resolution=20")
-    (tmp_path / "broken.json").write_text("{")
-    assert "broken.json" in refused(tmp_path / "broken.json")
 
 
 @pytest.mark.skipif(not FRANCE.is_dir(), reason=f"the real scene is not on this machine ({FRANCE.parent.name})")

@@ -10,10 +10,12 @@ import rasterio
 from rasterio.transform import from_origin
 
 from agrifm.errors import InputError
+from agrifm.scenes.description import Source
+from agrifm.scenes.frames import given_units
 from agrifm.scenes.quality import Quality
 from agrifm.scenes.raster import FileBand
 from agrifm.scenes.scene import Frame, Layer, Scene, Units
-from agrifm.scenes.units import HLS, LANDSAT_C2, MODIS, check_units, sentinel2
+from agrifm.scenes.units import HLS, LANDSAT_C2, MODIS, check_units, refuse_unknown_offset, sentinel2
 from agrifm.sensors import LANDSAT, S2
 from agrifm.sensors import MODIS as MODIS_SENSOR
 
@@ -63,12 +65,28 @@ def source(checked):
 
 @pytest.mark.parametrize(
     ("baseline", "offset"),
-    [("02.06", 0.0), ("0300", 0.0), ("N0301", 0.0), ("04.00", -0.1), ("N0400", -0.1), ("0509", -0.1), ("05.11", -0.1)],
+    [
+        ("02.06", 0.0),
+        ("0300", 0.0),
+        ("N0301", 0.0),
+        ("3.1", 0.0),
+        (2.14, 0.0),
+        ("04.00", -0.1),
+        ("N0400", -0.1),
+        ("0509", -0.1),
+        ("05.11", -0.1),
+        ("5.10", -0.1),
+        (4.0, -0.1),
+        (5.1, -0.1),
+        (4, -0.1),
+        (509, -0.1),
+        ("10.00", -0.1),
+    ],
 )
 def test_the_baseline_decides_the_offset(baseline, offset):
     units = sentinel2(baseline)
     assert (units.scale, units.offset) == (1e-4, offset)
-    assert "baseline 0" in units.source
+    assert units.source.startswith("baseline ")
 
 
 def test_an_offset_that_was_taken_out_is_not_taken_out_again():
@@ -80,11 +98,14 @@ def test_without_a_baseline_no_offset_is_assumed():
     assert sentinel2(None) == Units(1e-4, 0.0, "baseline unknown, no offset assumed")
 
 
-@pytest.mark.parametrize("baseline", ["", "4", "04.00.1", "Sen2Cor 02.08", "99"])
-def test_what_is_no_baseline_is_refused(baseline):
-    with pytest.raises(InputError, match="two times two digits") as error:
-        sentinel2(baseline)
-    assert "--set offset=-0.1" in error.value.repair
+@pytest.mark.parametrize("baseline", ["", "04.00.1", "Sen2Cor 02.08", "99", "N"])
+def test_what_is_no_baseline_is_refused_only_where_it_is_needed(baseline):
+    units = sentinel2(baseline)
+    with pytest.raises(InputError, match="which is no version") as error:
+        refuse_unknown_offset(units, "item a")
+    assert "'--set offset=-0.1'" in error.value.repair
+    refuse_unknown_offset(given_units(units, Source(path=Path(), offset=-0.1)), "item a")
+    assert "taken out by the provider" in sentinel2(baseline, applied=True).source
 
 
 @pytest.mark.parametrize("units", [sentinel2("02.06"), sentinel2("05.09")])

@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import psutil
@@ -22,6 +22,16 @@ NO_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
 
 # Set AGRIFM_FSYNC=0 to trade durability after a power failure for speed on slow or network disks.
 SYNC = os.environ.get("AGRIFM_FSYNC", "1") != "0"
+
+
+def _permissions() -> int:
+    """Permissions of new files, as the user's umask asks; it can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+PERMISSIONS = _permissions()  # some libraries create files that only their owner can read
 
 
 @contextmanager
@@ -47,6 +57,7 @@ def whole(path: Path) -> Generator[Path]:
         _remove_leftovers(path)
         try:
             yield unfinished
+            unfinished.chmod(PERMISSIONS)
             sync(unfinished)
             unfinished.replace(path)
         finally:
@@ -176,7 +187,8 @@ def locked(target: Path) -> Generator[None]:
     """Keep other processes from writing the same target; the lock ends with the process, however it ends.
 
     Args:
-        target: file or folder about to be written; ``.<name>.lock`` lies beside it meanwhile.
+        target: file or folder about to be written; ``.<name>.lock`` lies beside it meanwhile, and after a kill until
+            the next lock of the same target ends.
 
     Raises:
         InputError: another process is writing it, or the folder cannot be made.
@@ -187,6 +199,9 @@ def locked(target: Path) -> Generator[None]:
     try:
         with writing(target):
             lock.acquire()
+            while not Path(lock.lock_file).exists():  # its last holder removed the file between open and lock
+                lock.release()
+                lock.acquire()
     except Timeout as error:
         raise InputError(
             target,
@@ -197,6 +212,8 @@ def locked(target: Path) -> Generator[None]:
     try:
         yield
     finally:
+        with suppress(OSError):  # Windows does not remove open files
+            Path(lock.lock_file).unlink()
         lock.release()
 
 

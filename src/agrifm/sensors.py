@@ -15,6 +15,8 @@ from agrifm.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
+LARGEST = 1e30  # of statistics, and its inverse the least deviation: single precision holds both
+
 
 @dataclass(frozen=True)
 class Band:
@@ -62,6 +64,24 @@ class Sensor:
         for figures in (self.statistics.mean, self.statistics.std) if self.statistics else ():
             if len(figures) != len(self.bands):
                 raise ValueError(f"sensor {self.name}: {len(figures)} statistics for {len(self.bands)} bands")
+        if self.statistics is not None:
+            self._refuse_unusable(self.statistics)
+
+    def _refuse_unusable(self, statistics: Statistics) -> None:
+        """A model that divides by nothing, or by what is no number, gives every pixel the same class."""
+        for band, mean, std in zip(self.bands, statistics.mean, statistics.std, strict=True):
+            if not abs(mean) < LARGEST:
+                raise self._unusable(f"mean of {band.id}", mean, "a finite number")
+            if not 1 / LARGEST < std < LARGEST:
+                raise self._unusable(f"standard deviation of {band.id}", std, "a finite number above 0")
+
+    def _unusable(self, what: str, value: float, expected: str) -> InputError:
+        return InputError(
+            f"sensor {self.name}: {what}",
+            found=f"{value}",
+            expected=expected,
+            repair="correct the statistics, or compute them with 'agrifm data stats CONFIG'.",
+        )
 
     @property
     def band_ids(self) -> tuple[str, ...]:

@@ -48,11 +48,13 @@ class Terminated(KeyboardInterrupt):
 
 def main() -> None:
     """Run the command; no exception reaches the user as a traceback."""
-    signal.signal(signal.SIGTERM, _terminate)
     try:
+        signal.signal(signal.SIGTERM, _terminate)
         app(standalone_mode=True)
     except SystemExit as ended:
         sys.exit(TERMINATED if Terminated.received else ended.code)
+    except KeyboardInterrupt:  # outside of the verbs, where typer does not turn it into an exit code
+        sys.exit(TERMINATED if Terminated.received else INTERRUPTED)
     except InputError as error:
         _refuse(error)
     except BrokenPipeError:  # the reader of a pipe has gone, e.g. 'head'

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
+from agrifm.config.problems import explain
 from agrifm.config.sections import KINDS, Experiment
-from agrifm.errors import InputError, nearest
+from agrifm.errors import InputError
+from agrifm.yaml_text import load_yaml, read_yaml
+
+DEEPEST_KEY = 20  # parts of the key of an override
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -19,23 +22,46 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     Raises:
         InputError: the file is missing, is no YAML, or a key or value is wrong.
     """
-    if not path.is_file():
-        raise InputError(path, found="no such file", expected="an experiment in YAML", repair="check the path.")
-    try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise InputError(path, found=str(error), expected="YAML", repair="mend the syntax at that line.") from error
+    values = read_yaml(path, "an experiment in YAML")
+    if not isinstance(values, Mapping):
+        raise InputError(
+            path,
+            found="no keys",
+            expected="an experiment: sections such as 'data:' and 'task:'",
+            repair="name the right file, or start from configs/example.yaml.",
+        )
     return parse(override(values, overrides), path)
 
 
-def override(values: Any, overrides: Sequence[str]) -> Any:
-    """Return the values with ``a.b=c`` applied; c is read as YAML."""
+def override(values: Any, overrides: Sequence[str], *, as_text: Collection[str] = ()) -> Any:
+    """Return the values with ``a.b=c`` applied.
+
+    Args:
+        values: of the file.
+        overrides: each ``section.key=value``; the value is read as YAML.
+        as_text: keys whose values are text as it stands unless it is quoted, e.g. because they hold braces.
+
+    Raises:
+        InputError: an override has no ``=``, no key, or a value that is no YAML.
+    """
     for text in overrides:
-        keys, found, value = text.partition("=")
-        if not found or not isinstance(values, Mapping):
-            raise InputError(text, found="no '='", expected="section.key=value", repair="write e.g. training.epochs=5.")
-        values = _set(values, keys.split("."), yaml.safe_load(value))
+        key, found, value = text.partition("=")
+        keys = key.strip().split(".")
+        if not found or not all(keys) or len(keys) > DEEPEST_KEY or not isinstance(values, Mapping):
+            raise InputError(
+                f"--set {text}",
+                found="no '='" if not found else f"the key '{key}'",
+                expected="section.key=value",
+                repair="write e.g. training.epochs=5.",
+            )
+        values = _set(values, keys, _value(value, text, as_text=key in as_text))
     return values
+
+
+def _value(value: str, text: str, *, as_text: bool) -> Any:
+    if as_text and not value.startswith(("'", '"')):
+        return value
+    return load_yaml(value, f"--set {text}", "a value in YAML; text that begins with [ or { stands in quotes")
 
 
 def _set(values: Any, keys: list[str], value: Any) -> dict:
@@ -53,29 +79,7 @@ def parse(values: Any, source: object = "experiment") -> Experiment:
     try:
         return Experiment.model_validate(values)
     except ValidationError as error:
-        raise _explain(error, source) from error
-
-
-def _explain(error: ValidationError, source: object) -> InputError:
-    problems = error.errors()
-    problem = min(problems, key=lambda p: p["type"] != "extra_forbidden" and p["type"] != "unexpected_keyword_argument")
-    location = [str(part) for part in problem["loc"] if part not in KINDS]
-    where = f"{source}: {'.'.join(location) or '(top level)'}"
-    if isinstance(known := problem.get("ctx", {}).get("error"), InputError):
-        return InputError(f"{where}: {known.where}", found=known.found, expected=known.expected, repair=known.repair)
-    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        valid = _siblings(location)
-        return InputError(
-            where, found="an unknown key", expected=f"one of {', '.join(valid)}", repair=nearest(location[-1], valid)
-        )
-    if problem["type"] == "missing":
-        return InputError(where, found="nothing", expected="a value: this key is required", repair=f"add {where}.")
-    repair = "correct the value."
-    if len(problems) > 1:
-        repair += f" ({len(problems) - 1} more problem(s) in this file)"
-    return InputError(
-        where, found=repr(problem["input"])[:80], expected=problem["msg"].removeprefix("Value error, "), repair=repair
-    )
+        raise explain(error, source, valid_keys=_siblings, left_out=KINDS) from error
 
 
 def _siblings(location: Sequence[str]) -> list[str]:

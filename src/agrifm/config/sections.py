@@ -6,6 +6,7 @@ from the folder in which the command runs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from agrifm.config.limits import refuse_nonsense, refuse_size
 from agrifm.data.calendars import Calendar
 from agrifm.data.folder import Chips
 from agrifm.data.transforms import Augment
@@ -26,6 +28,7 @@ from agrifm.tasks.fields import Fields
 from agrifm.tasks.fractions import Fractions
 from agrifm.tasks.segmentation import Segmentation
 
+SENSOR_NAME = re.compile(r"[\w-]+")  # it becomes part of the names of weights, in which '.' divides
 KINDS = ("segmentation", "fractions", "fields")  # of tasks
 
 
@@ -135,7 +138,9 @@ class DataConfig(Section):
     val: Path | None = None
     test: Path | None = None
     dataset: str | None = None
-    sensors: Annotated[tuple[Annotated[Sensor, BeforeValidator(_sensor)], ...], BeforeValidator(_listed)]
+    sensors: Annotated[
+        tuple[Annotated[Sensor, BeforeValidator(_sensor)], ...], Field(min_length=1), BeforeValidator(_listed)
+    ]
     statistics: Literal["data", "given"] = "data"
     allow_missing: bool = False
     frames: int | None = Field(None, ge=1)
@@ -147,6 +152,19 @@ class DataConfig(Section):
     cache: bool = False
     check: int = Field(200, ge=0)
     check_bands: bool = True
+
+    @model_validator(mode="after")
+    def _sensors_apart(self) -> DataConfig:
+        named = [sensor.name for sensor in self.sensors]
+        for name in named:
+            if named.count(name) > 1:
+                raise ValueError(f"each sensor once, not {name} twice")
+            if not SENSOR_NAME.fullmatch(name):
+                raise ValueError(f"names of letters, digits, '_' and '-' for sensors, not {name!r}")
+        for sensor in self.sensors:
+            if sensor.scale == 0:
+                raise ValueError(f"sensor {sensor.name}: a scale other than 0")
+        return self
 
     @model_validator(mode="after")
     def _seasons_apart(self) -> DataConfig:
@@ -242,6 +260,12 @@ class Experiment(Section):
     teacher: Teacher | None = None
     probe: Path | None = None
     training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _numbers_make_sense(self) -> Experiment:
+        refuse_nonsense(self)
+        refuse_size(self.model.swin)
+        return self
 
     @model_validator(mode="after")
     def _frames_fit(self) -> Experiment:

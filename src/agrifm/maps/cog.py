@@ -17,6 +17,7 @@ from rasterio.errors import RasterioError, RasterioIOError
 from rasterio.shutil import copy  # ty: ignore[import-not-found]
 
 from agrifm.errors import InputError
+from agrifm.io import sync
 from agrifm.maps.style import NODATA, Legend
 from agrifm.tasks.calibration import Calibration
 from agrifm.tasks.fields import LAYERS
@@ -110,63 +111,72 @@ def write_cog(path: Path, grid: GeoBox, product: Product, pieces: Iterable[Piece
 
 
 def write_files(
-    target: Path,
-    grid: GeoBox,
-    rasters: Mapping[Path, Product],
-    tiles: Tiles,
-    texts: Mapping[Path, str],
-    *,
-    earlier: Iterable[Path] = (),
-    kept: str = "",
-) -> list[Path]:
+    target: Path, grid: GeoBox, rasters: Mapping[Path, Product], tiles: Tiles, texts: Mapping[Path, str]
+) -> None:
     """Write rasters and texts into one folder; all are finished before any appears there, the first one last.
 
     Args:
-        target: the main file; a folder ``<name>.part`` stands beside it meanwhile.
+        target: the main file; a folder ``.<name>.part`` stands beside it meanwhile.
         grid: of the rasters.
         rasters: products by path.
         tiles: gives the pieces of a product by its key; called once for each raster.
         texts: contents by path.
-        earlier: files that go just before the new ones appear.
-        kept: what the reader need not fear for when writing fails, for the error's last sentence.
-
-    Returns:
-        The paths, rasters first.
 
     Raises:
         InputError: the disk is full or the folder cannot be written; nothing has changed then.
     """
-    with _workplace(target, sum(product.bytes(grid) for product in rasters.values()), kept) as folder:
-        for path, product in rasters.items():
-            _build(folder / path.name, grid, product, tiles(product.key))
-        for path, text in texts.items():
-            (folder / path.name).write_text(text, encoding="utf-8")
-        for path in earlier:
-            path.unlink(missing_ok=True)
-        found = [*rasters, *texts]
-        for path in reversed(found):
-            (folder / path.name).replace(path)
-    return found
-
-
-@contextmanager
-def _workplace(target: Path, needed: int, kept: str) -> Generator[Path]:
-    """A folder beside the target, gone afterwards; what goes wrong in writing there is told as an input error."""
-    folder = target.with_name(f"{target.name}.part")
+    folder = target.with_name(f".{target.name}.part")
+    found = [*rasters, *texts]
     try:
-        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
-        folder.mkdir(parents=True)
-        yield folder
-    except (OSError, RasterioError) as error:
-        if not _of_writing(error, folder):
-            raise
-        raise _unwritable(target, error, needed, kept) from error
+        with writing_files(target, folder, rasters.values(), grid):
+            shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+            folder.mkdir(parents=True)
+            build_files(folder, grid, rasters, tiles, texts)
+            for path in reversed(found):
+                sync(folder / path.name)
+                (folder / path.name).replace(path)
+            sync(target.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def build_files(
+    folder: Path, grid: GeoBox, rasters: Mapping[Path, Product], tiles: Tiles, texts: Mapping[Path, str]
+) -> None:
+    """Write rasters and texts, under the names of their paths, into a folder; arguments as of ``write_files``."""
+    for path, product in rasters.items():
+        _build(folder / path.name, grid, product, tiles(product.key))
+    for path, text in texts.items():
+        (folder / path.name).write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def writing_files(
+    target: Path, folder: Path, products: Iterable[Product], grid: GeoBox, kept: str = ""
+) -> Generator[None]:
+    """Turn what goes wrong while files are written in a folder into one sentence.
+
+    Args:
+        target: the main file.
+        folder: where it is written.
+        products: what is written.
+        grid: of the products.
+        kept: what the reader need not fear for, for the error's last sentence.
+
+    Raises:
+        InputError: the disk is full or the folder cannot be written.
+    """
+    needed = sum(product.bytes(grid) for product in products)
+    try:
+        yield
+    except (OSError, RasterioError) as error:
+        if not _of_writing(error, folder):
+            raise
+        raise _unwritable(target, error, needed, kept) from error
+
+
 def _of_writing(error: Exception, folder: Path) -> bool:
-    """Whether an error is not of reading the tiles: it names no file, one of the map's, or a folder above."""
+    """Whether an error is not of reading the tiles: it names no file, one of the folder's, or a folder above."""
     name = getattr(error, "filename", None)
     return name is None or Path(name).parent in (folder, folder.parent) or folder.is_relative_to(name)
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-import pickle
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
-from itertools import islice
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,17 +18,12 @@ from rich.progress import BarColumn, Progress, Task, TextColumn, TimeElapsedColu
 from rich.progress import ProgressColumn as Column
 from rich.text import Text
 
-from agrifm.errors import InputError
-from agrifm.maps.tiles import Job, Store
+from agrifm.maps.store import DamagedTile, Store
+from agrifm.maps.tiles import Job
 from agrifm.memory import keep_freed_memory
 from agrifm.scenes.scene import Area
 
-if TYPE_CHECKING:
-    from distributed import Client
-
-QUEUED = 2  # tiles waiting for each worker, so that none is idle
 SAY_EVERY = 60.0  # seconds
-DEATHS = 3  # workers that may die over one tile before the map stops
 
 Made = tuple[Area, dict[str, np.ndarray]]
 
@@ -48,11 +39,13 @@ def work(job: Job, store: Store, console: Console, *, workers: int = 1, dask: st
         dask: address of a dask scheduler whose workers do it instead.
     """
     tiles = job.windows.tiles()
-    todo = [tile for tile in tiles if not store.done(tile)]
+    todo = list(_unfinished(tiles, store, console))
     if len(todo) < len(tiles):
         console.print(f"going on: {len(tiles) - len(todo)} of {len(tiles)} tiles are finished", highlight=False)
     if not todo:
         return
+    from agrifm.maps.cluster import spread
+
     alone = workers == 1 and dask is None
     km2 = partial(_km2, job.scene.resolution)
     with _progress(console, sum(map(km2, tiles)), sum(map(km2, todo))) as step, ThreadPoolExecutor(1) as writer:
@@ -64,6 +57,18 @@ def work(job: Job, store: Store, console: Console, *, workers: int = 1, dask: st
             step(km2(tile))
         for waiting in saved:
             waiting.result()
+
+
+def _unfinished(tiles: Sequence[Area], store: Store, console: Console) -> Iterator[Area]:
+    """Tiles that are still to be computed: missing ones, and damaged ones, of which a line tells."""
+    for tile in tiles:
+        try:
+            if not store.done(tile):
+                yield tile
+        except DamagedTile as error:
+            console.print(f"computed again, as it was damaged: tile {error.path.name}", highlight=False)
+            store.drop(error.path)
+            yield tile
 
 
 def here(job: Job, tiles: Sequence[Area]) -> Iterator[Made]:
@@ -86,69 +91,6 @@ def one_thread() -> Generator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def spread(job: Job, tiles: Sequence[Area], workers: int, address: str | None) -> Iterator[Made]:
-    """Compute tiles on dask workers, one tile to a task; a tile whose worker dies is given to another.
-
-    Raises:
-        InputError: the scheduler does not answer, or tiles kill their workers.
-    """
-    from distributed import KilledWorker, as_completed
-
-    with _client(workers, address) as client, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sending large graph")
-        shared = client.submit(pickle.loads, pickle.dumps(job), pure=False)  # a task: made again where it is lost
-        rest = iter(tiles)
-        slots = QUEUED * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
-        running = as_completed([client.submit(_task, shared, tile, pure=False) for tile in islice(rest, slots)])
-        for future in running:
-            try:
-                made = future.result()
-            except KilledWorker as error:
-                raise InputError(
-                    "workers",
-                    found=f"{DEATHS} workers in a row died over one tile",
-                    expected="workers that live",
-                    repair="give them more memory or a smaller --memory; the same command goes on from here.",
-                ) from error
-            future.release()
-            for tile in islice(rest, 1):
-                running.add(client.submit(_task, shared, tile, pure=False))
-            yield made
-
-
-def _task(job: Job, tile: Area) -> Made:
-    with one_thread(), ThreadPoolExecutor(1) as thread:
-        return tile, job.make(tile, job.read(tile), thread)
-
-
-@contextmanager
-def _client(workers: int, address: str | None) -> Generator[Client]:
-    import dask
-    from distributed import Client, LocalCluster
-
-    settings = {"distributed.scheduler.allowed-failures": DEATHS, "distributed.comm.timeouts.connect": "20s"}
-    with dask.config.set(settings):
-        if address is not None:
-            try:
-                client = Client(address)
-            except (OSError, ValueError) as error:
-                raise InputError(
-                    f"--dask {address}",
-                    found=f"no scheduler that answers: {error}",
-                    expected="a running dask scheduler, e.g. tcp://10.0.0.1:8786",
-                    repair="start one with 'dask scheduler' and workers with 'dask worker tcp://...'.",
-                ) from error
-            with client:
-                client.wait_for_workers(1)
-                yield client
-            return
-        with (
-            LocalCluster(n_workers=workers, threads_per_worker=1, memory_limit=None, dashboard_address=None) as cluster,
-            Client(cluster) as client,
-        ):
-            yield client
 
 
 def _km2(resolution: float, tile: Area) -> float:

@@ -14,6 +14,7 @@ from odc.geo.geobox import GeoBox
 
 from agrifm.maps.cog import Product
 from agrifm.maps.style import NODATA, Legend
+from agrifm.scenes.grid import pixel_size
 
 COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 EXTENSIONS = ("projection/v2.0.0", "raster/v2.0.0", "classification/v2.0.0")
@@ -84,7 +85,7 @@ def _asset(target: Path, grid: GeoBox, product: Product) -> dict[str, Any]:
         "raster:sampling": "area",
     }
     if grid.crs is not None and grid.crs.projected:
-        asset["raster:spatial_resolution"] = abs(grid.resolution.x)
+        asset["raster:spatial_resolution"] = pixel_size(grid)[0]  # by the extension, in meters
     if product.nodata is not None:
         asset["nodata"] = product.nodata
     if product.scale != 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +17,17 @@ from rasterio.transform import Affine
 
 from agrifm.data.h5 import Place
 from agrifm.errors import InputError, nearest
-from agrifm.maps.cog import Product, Tiles, class_map, products, write_cog, write_files
+from agrifm.io import whole
+from agrifm.maps.cog import (
+    Product,
+    Tiles,
+    build_files,
+    class_map,
+    products,
+    write_cog,
+    write_files,
+    writing_files,
+)
 from agrifm.maps.item import stac_item
 from agrifm.maps.style import NODATA, Legend, plain, rgb
 from agrifm.tasks.calibration import Calibration
@@ -24,7 +35,7 @@ from agrifm.tasks.calibration import Calibration
 __all__ = [
     "NODATA",
     "Legend",
-    "finish",
+    "build",
     "map_files",
     "refuse_existing",
     "rgb",
@@ -51,7 +62,8 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
         )
 
 
-def finish(
+def build(
+    folder: Path,
     target: Path,
     grid: GeoBox,
     tiles: Tiles,
@@ -66,10 +78,10 @@ def finish(
     """Put finished tiles together: the map of classes, what else was asked for, and what tells their meaning.
 
     Beside ``OUT.tif`` come ``OUT.tif.aux.xml`` (attribute table), ``OUT.qml`` (QGIS style), ``OUT.json`` (STAC item)
-    and ``OUT_<extra>.tif``. All are written before any is renamed, ``OUT.tif`` last: where it stands, the others
-    do. Files of an earlier map of this name go first, so that no two maps are ever mixed.
+    and ``OUT_<extra>.tif``.
 
     Args:
+        folder: where the files are written, under their final names.
         target: ``OUT.tif``.
         grid: of the map.
         tiles: gives the pieces of a product by its key; called once for each file.
@@ -81,7 +93,7 @@ def finish(
         properties: more of the STAC item's.
 
     Returns:
-        The paths, the map of classes first.
+        The final paths, the map of classes first.
 
     Raises:
         InputError: the disk is full, the folder cannot be written, or an extra has no such name.
@@ -94,7 +106,13 @@ def finish(
         target.with_suffix(".json"): _json(stac_item(target, grid, chosen, interval, properties)),
     }
     rasters = {product.path(target): product for product in chosen}
-    return write_files(target, grid, rasters, tiles, texts, earlier=map_files(target), kept=KEPT)
+    try:
+        with writing_files(target, folder, chosen, grid, KEPT):
+            build_files(folder, grid, rasters, tiles, texts)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)  # what is half done only takes room, on a disk that may be full
+        raise
+    return [*rasters, *texts]
 
 
 def map_files(target: Path) -> list[Path]:
@@ -124,9 +142,8 @@ def write_png(path: Path, image: np.ndarray) -> None:
     """Write an image ``(h, w)`` of integers or ``(h, w, 3)`` of colors as PNG."""
     from PIL import Image
 
-    unfinished = path.with_suffix(".part")
-    Image.fromarray(image.astype(np.uint8)).save(unfinished, format="PNG")
-    unfinished.replace(path)
+    with whole(path) as unfinished:
+        Image.fromarray(image.astype(np.uint8)).save(unfinished, format="PNG")
 
 
 def _chosen(known: Sequence[Product], extras: Sequence[str]) -> list[Product]:

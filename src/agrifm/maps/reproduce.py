@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import os
+import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import rasterio
-from pydantic import TypeAdapter
 from rasterio.windows import Window
 from rich.console import Console
 
-from agrifm.errors import InputError
+from agrifm.errors import InputError, refusing
 from agrifm.io import sha256
-from agrifm.maps.mapping import MapOptions, map_scene
-from agrifm.maps.passport import Passport, inputs, processor, versions
+from agrifm.maps.inputs import checksums, hrefs_of, markup
+from agrifm.maps.mapping import map_scene
+from agrifm.maps.passport import Model, Passport, processor, versions
+from agrifm.maps.raster import map_files
+
+IDENTICAL = "identical"
+OPENED = ("http", "https", "s3", "gs")
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # also 'http:/host', 'WMS:...'; not the drive letter of Windows
+EXTENSIONS = "CPL_VSIL_CURL_ALLOWED_EXTENSIONS"  # of addresses that GDAL may open
+SHOWN = 8  # folders of images
 
 
 @dataclass(frozen=True)
@@ -46,72 +55,174 @@ def reproduce(
     out: Path | None = None,
     *,
     workers: int = 1,
+    allow_network: bool = False,
     console: Console | None = None,
 ) -> Reproduction:
     """Make the map of a passport again and compare.
+
+    A passport is a file from elsewhere. What it names is opened as if the user had named it: the checkpoint, whose
+    checksum must fit, and images. Images over the network are opened only on request.
 
     Args:
         path: of the passport.
         checkpoint: the model, if it is no longer where it was.
         out: folder in which the new map stays; a temporary one if left out.
         workers: processes on this machine.
-        console: where progress is shown.
+        allow_network: open images over the network.
+        console: where it is shown what is opened.
 
     Raises:
-        InputError: passport or model are missing or of another kind.
+        InputError: passport, model or images are missing or of another kind.
     """
+    console = console or Console(quiet=True)
     passport = Passport.load(path)
-    model = checkpoint or Path(passport.values["model"]["path"])
-    _check_model(passport.values["model"], model)
-    for other in passport.values.get("ensemble", ()):
-        _check_model(other, Path(other["path"]))
-    options = TypeAdapter(MapOptions).validate_python(passport.values["options"])
-    sums = passport.values["files"]
+    document = passport.document
+    target = _target(passport)
+    model = checkpoint or Path(document.model.path)
+    _check_model(document.model, model)
+    for other in document.ensemble:
+        _check_model(other, Path(other.path))
+    hrefs = hrefs_of(passport.scene)
+    _check_images(passport, hrefs, allow_network=allow_network)
+    _check_size(passport, path.with_name(target))
+    _say(console, model, hrefs)
     with ExitStack() as stack:
         folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="agrifm-")))
         if folder.resolve() == path.parent.resolve():
             raise InputError(
                 folder, found="the folder of the first map", expected="another one", repair="give another --out."
             )
-        map_scene(model, passport.scene, folder / next(iter(sums)), options, workers=workers, console=console)
-        files = {name: _verdict(path.parent / name, folder / name, sha) for name, sha in sums.items()}
-        identical = all(sha256(folder / name) == sha for name, sha in sums.items())
+        if not allow_network:
+            stack.enter_context(_offline())
+        map_scene(model, passport.scene, folder / target, document.options, workers=workers, console=console)
+        files = {name: _verdict(path.parent / name, folder / name, sha) for name, sha in document.files.items()}
+    identical = all(verdict == IDENTICAL for verdict in files.values())
     return Reproduction(identical, files, tuple(_changes(passport)))
 
 
-def _check_model(noted: dict[str, str], path: Path) -> None:
-    wanted = noted["sha256"]
-    if not path.is_file() or sha256(path) != wanted:
+def _target(passport: Passport) -> str:
+    """Name of the map of classes; all other files must be ones that come with it."""
+    names = list(passport.document.files)
+    target = Path(names[0])
+    strange = sorted(set(names) - {path.name for path in map_files(target)})
+    if target.suffix.lower() not in (".tif", ".tiff") or strange:
+        raise InputError(
+            f"{passport.path}: files",
+            found=", ".join(strange or names[:1]),
+            expected="OUT.tif first, then files that come with it, such as OUT.json and OUT_confidence.tif",
+            repair="restore the file from where the map was made; it was damaged or changed.",
+        )
+    return target.name
+
+
+def _check_model(noted: Model, path: Path) -> None:
+    if not path.is_file() or sha256(path) != noted.sha256:
         raise InputError(
             path,
             found="no such file" if not path.is_file() else "another model than the one the map was made with",
-            expected=f"the file with sha256 {wanted[:16]}...",
+            expected=f"the file with sha256 {noted.sha256[:16]}...",
             repair="name the right one with --checkpoint; those of an ensemble must lie where they lay.",
         )
 
 
+def _check_images(passport: Passport, hrefs: Sequence[str], *, allow_network: bool) -> None:
+    """Refuse what is neither a file or folder of this machine nor, on request, an address."""
+    for href in hrefs:
+        if ADDRESS.match(href):
+            if allow_network and urlsplit(href).scheme in OPENED and "/vsi" not in href:
+                continue
+            raise _network(passport, href)
+        if href.startswith("/vsi") or not (Path(href).is_file() or Path(href).is_dir()):
+            raise InputError(
+                f"{passport.path}: scene",
+                found=f"the image {href}, which is no file on this machine",
+                expected="every image where it was when the map was made",
+                repair="put it back, or map the scene anew with 'agrifm map'.",
+            )
+        text = markup(Path(href)) or ""
+        if not allow_network and any(word in text for word in ("://", "/vsi", "<GDAL_W")):
+            raise _network(passport, href)
+
+
+def _network(passport: Passport, href: str) -> InputError:
+    return InputError(
+        f"{passport.path}: scene",
+        found=f"an image that is read over the network: {href}",
+        expected=f"files of this machine; or addresses that begin with {', '.join(OPENED)}, if you allow them",
+        repair="look at the addresses in the passport, then give --allow-network.",
+    )
+
+
+def _check_size(passport: Passport, first: Path) -> None:
+    """Refuse a grid of another size than the map that lies beside the passport: it was damaged or changed."""
+    if not first.is_file():
+        return
+    with refusing(first, expected="the map of classes that the passport describes"), rasterio.open(first) as file:
+        shape = file.shape
+    if shape != tuple(passport.scene.grid.shape):
+        height, width = passport.scene.grid.shape
+        raise InputError(
+            f"{passport.path}: scene.grid.shape",
+            found=f"{height} x {width} pixels",
+            expected=f"{shape[0]} x {shape[1]}, as {first.name} beside it has",
+            repair="restore both files from where the map was made.",
+        )
+
+
+def _say(console: Console, model: Path, hrefs: Sequence[str]) -> None:
+    """Say what is opened, as it was another file that named it."""
+    console.print(f"model: {model}", highlight=False)
+    places = sorted({href.rpartition("/")[0] or "." for href in hrefs})
+    for place in places[:SHOWN]:
+        console.print(f"images in: {place}", highlight=False)
+    if len(places) > SHOWN:
+        console.print(f"and in {len(places) - SHOWN} more folders", highlight=False)
+
+
+@contextmanager
+def _offline() -> Generator[None]:
+    """Keep GDAL, in this process and in those it starts, from opening addresses that other files name."""
+    before = os.environ.get(EXTENSIONS)
+    os.environ[EXTENSIONS] = "{none}"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[EXTENSIONS]
+        else:
+            os.environ[EXTENSIONS] = before
+
+
 def _changes(passport: Passport) -> Iterator[str]:
-    values: dict[str, Any] = passport.values
+    document = passport.document
     for name, now in versions().items():
-        if values["versions"].get(name) != now:
-            yield f"{name} {now} instead of {values['versions'].get(name)}"
-    if values["machine"]["processor"] != processor():
-        yield f"processor {processor()} instead of {values['machine']['processor']}: sums may round differently"
-    now = inputs(passport.scene)
-    for href, before in values["inputs"].items():
-        if before is not None and now[href] != before:
-            yield f"{href} is {'gone' if now[href] is None else 'no longer the same file'}"
+        if document.versions.get(name) != now:
+            yield f"{name} {now} instead of {document.versions.get(name)}"
+    if document.machine.processor != processor():
+        yield f"processor {processor()} instead of {document.machine.processor}: sums may round differently"
+    sums = checksums(passport.scene)
+    for href, before in document.inputs.items():
+        now = sums.get(href)
+        if before is not None and now != before:
+            yield f"{href} is {'gone' if now is None else 'no longer the same file'}"
 
 
 def _verdict(first: Path, second: Path, sha: str) -> str:
+    """How a file made again compares with the first one, whose checksum the passport states."""
+    if not second.is_file():
+        return "not made again"
     if sha256(second) == sha:
-        return "identical"
-    if not first.is_file() or first.suffix not in (".tif", ".tiff"):
+        return IDENTICAL
+    if not first.is_file() or first.suffix.lower() not in (".tif", ".tiff"):
         return "different"
     if sha256(first) != sha:
         return "different; the first one was changed after it was made"
     different = total = 0
     with rasterio.open(first) as a, rasterio.open(second) as b:
+        if (a.count, a.shape) != (b.count, b.shape):
+            return (
+                f"different: {b.count} bands of {b.height} x {b.width} instead of {a.count} of {a.height} x {a.width}"
+            )
         for row in range(0, a.height, 1024):
             window = Window(0, row, a.width, min(1024, a.height - row))  # ty: ignore[too-many-positional-arguments]
             differs = (a.read(window=window) != b.read(window=window)).any(0)

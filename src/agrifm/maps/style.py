@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import cos, floor, log10, radians
+from math import floor, log10
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 import numpy as np
 import rasterio
+from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 
 from agrifm.errors import InputError
+from agrifm.io import whole
+from agrifm.scenes.grid import pixel_size
 from agrifm.tasks.fields import Fields
 from agrifm.tasks.fractions import Fractions
 from agrifm.tasks.segmentation import Segmentation
@@ -28,7 +31,6 @@ DPI = 160
 MARGIN, TITLE, BAR, ROW = 0.15, 0.4, 0.4, 0.19  # inches of a picture; a row is one of the legend
 TALLEST = 1.5  # a picture's map at most, in widths
 LONGEST = 60  # letters of a name in a picture
-METERS_PER_DEGREE = 111_320.0  # of latitude; of longitude at the equator
 
 # What XML 1.0 cannot hold or does not keep: control characters, line breaks, halves of surrogate pairs.
 _NOT_TEXT = re.compile("[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -169,16 +171,12 @@ def picture(path: Path, out: Path, *, title: str = "", width: int = 1600) -> Non
     labels = {value: names.get(f"class_{value}", str(value)) for value in shown} | {NODATA: "no data"}
     entries = [(labels[value], f"#{table[value].tobytes().hex()}") for value in shown]
     figure = _draw(table[classes], entries, title, across, width / DPI)
-    unfinished = out.with_name(out.name + ".part")
-    figure.savefig(unfinished, format="png")
-    unfinished.replace(out)
+    with whole(out) as unfinished:
+        figure.savefig(unfinished, format="png")
 
 
 def _width_in_meters(file: rasterio.DatasetReader) -> float:
-    if file.crs is not None and file.crs.is_projected:
-        return file.width * abs(file.transform.a) * file.crs.linear_units_factor[1]
-    latitude = (file.bounds.bottom + file.bounds.top) / 2
-    return file.width * abs(file.transform.a) * METERS_PER_DEGREE * cos(radians(latitude))
+    return file.width * pixel_size(GeoBox.from_rio(file))[0]
 
 
 def _draw(image: np.ndarray, entries: Sequence[Entry], title: str, across: float, width: float) -> Figure:

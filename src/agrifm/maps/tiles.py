@@ -1,15 +1,12 @@
-"""Tiles of a map: how one is computed, and how finished ones wait on disk until the map is whole."""
+"""Tiles of a map: how one is computed."""
 
 from __future__ import annotations
 
-import errno
-import json
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -20,7 +17,6 @@ from torch import nn
 from agrifm.checkpoint import Checkpoint
 from agrifm.data.transforms import resize
 from agrifm.errors import InputError
-from agrifm.io import write_whole
 from agrifm.maps.raster import NODATA
 from agrifm.maps.windows import Windows
 from agrifm.sample import collate
@@ -30,6 +26,8 @@ from agrifm.tasks.fields import LAYERS, Fields
 
 BATCH = 4  # windows in one pass; part of the result, as rounding depends on it
 EXTRAS = ("probabilities", "confidence", "entropy", "observations", "sets")
+
+_BUILDING = Lock()  # threads that share a job share its model
 
 
 @dataclass(frozen=True)
@@ -52,11 +50,16 @@ class Job:
 
     def __getstate__(self) -> dict[str, Any]:
         """The model is built anew wherever the job arrives."""
-        return {key: value for key, value in self.__dict__.items() if key != "model"}
+        return {key: value for key, value in self.__dict__.items() if key != "_model"}
 
-    @cached_property
+    @property
     def model(self) -> nn.Module:
         """The model, ready to run, on the device of this process."""
+        with _BUILDING:
+            return self._model
+
+    @cached_property
+    def _model(self) -> nn.Module:
         return self.checkpoint.model().to(own_device() if self.device == "auto" else self.device)
 
     @property
@@ -84,7 +87,7 @@ class Job:
         for group, chances in zip(groups, threads.map(lambda group: self._predict(data, group), groups), strict=True):
             for number, chance in zip(group, chances, strict=True):
                 self._add(total, tile, number, chance)
-        made = self._products(total[:classes], counts)
+        made = self._products(tile, total[:classes], counts)
         if "fields" in self.extras:
             made["fields"] = np.where(counts.any(0), _percent(total[classes:]), NODATA).astype(np.uint8)
         return made
@@ -103,7 +106,20 @@ class Job:
                 chances = torch.cat([chances, task.layers(output)], 1)
             if chances.shape[-2:] != (areas[0].height, areas[0].width):
                 chances = F.interpolate(chances, (areas[0].height, areas[0].width), mode="bilinear")
-        return chances.cpu().numpy()
+        made = chances.cpu().numpy()
+        self._refuse_infinite(made, areas)
+        return made
+
+    def _refuse_infinite(self, made: np.ndarray, areas: Sequence[Area]) -> None:
+        """Refuse outputs that are no numbers: the largest of them would be class 0."""
+        for area, part in zip(areas, made, strict=True):
+            if not np.isfinite(part).all():
+                raise InputError(
+                    f"{self.scene.name}: the window at row {area.row}, column {area.column}",
+                    found="outputs of the model that are infinite or not a number",
+                    expected="finite numbers",
+                    repair="look at the images of that place with 'agrifm scene show', or use another checkpoint.",
+                )
 
     def _add(self, total: np.ndarray, tile: Area, number: tuple[int, int], chance: np.ndarray) -> None:
         area = self.windows.area(number)
@@ -114,12 +130,13 @@ class Job:
         part = chance[:, top - area.row : bottom - area.row, left - area.column : right - area.column]
         total[:, top - tile.row : bottom - tile.row, left - tile.column : right - tile.column] += share * part
 
-    def _products(self, chances: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+    def _products(self, tile: Area, chances: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
         unseen, classes = ~counts.any(0), chances.argmax(0).astype(np.uint8)
         calibration = self.checkpoint.calibration
         if calibration is not None:  # after blending: so no class changes
             chances = calibration.probabilities(chances)
-        entropy = -(chances * np.log(np.maximum(chances, 1e-12))).sum(0) / np.log(len(chances))
+            self._refuse_infinite(chances[None], [tile])
+        entropy = -(chances * np.log(np.maximum(chances, 1e-12))).sum(0) / np.log(max(2, len(chances)))
         parts = {"probabilities": chances, "confidence": chances.max(0), "entropy": entropy}
         made = {"classes": classes} | {key: _percent(part) for key, part in parts.items() if key in self.extras}
         if calibration is not None and "sets" in self.extras:
@@ -171,100 +188,3 @@ def _observations(data: Tile, tile: Area) -> np.ndarray:
         columns = np.arange(tile.column, tile.column + tile.width) // stack.factor - stack.first[1]
         counts.append(total[rows[:, None], columns])
     return np.stack(counts)
-
-
-@dataclass(frozen=True)
-class Store:
-    """Finished tiles of a map on disk; a run that was stopped goes on from them.
-
-    Args:
-        folder: beside the map, gone once the map is whole.
-    """
-
-    folder: Path
-
-    @classmethod
-    def beside(cls, target: Path) -> Store:
-        """The store of a map."""
-        return cls(target.with_name(target.name + ".parts"))
-
-    def open(self, fingerprint: dict[str, Any], *, afresh: bool = False) -> bool:
-        """Get ready; true where tiles of the same map are there already.
-
-        Raises:
-            InputError: the tiles there belong to another map.
-        """
-        if afresh:
-            self.remove()
-        plan, text = self.folder / "plan.json", json.dumps(fingerprint, indent=1, sort_keys=True)
-        if not plan.is_file():
-            self.remove()
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(plan, text)
-            return False
-        if plan.read_text() != text:
-            before = json.loads(plan.read_text())
-            changed = sorted(key for key in {*before, *fingerprint} if before.get(key) != fingerprint.get(key))
-            raise InputError(
-                self.folder,
-                found=f"finished tiles of a map that differs in: {', '.join(changed)}",
-                expected="tiles of the same map, to go on from",
-                repair="give --overwrite to drop them, or write to another file.",
-            )
-        return True
-
-    def skipped(self) -> tuple[str, ...]:
-        """Files that the stopped run had left out."""
-        plan = self.folder / "plan.json"
-        return tuple(json.loads(plan.read_text())["skipped"]) if plan.is_file() else ()
-
-    def path(self, tile: Area) -> Path:
-        """The file of a tile."""
-        return self.folder / f"{tile.row:07d}_{tile.column:07d}.npz"
-
-    def done(self, tile: Area) -> bool:
-        """Whether a tile is finished."""
-        return self.path(tile).is_file()
-
-    def save(self, tile: Area, arrays: dict[str, np.ndarray]) -> None:
-        """Keep a finished tile; it appears whole.
-
-        Raises:
-            InputError: the disk is full.
-        """
-        unfinished = self.path(tile).with_suffix(".part")
-        try:
-            with unfinished.open("wb") as file:
-                np.savez(file, **arrays)  # ty: ignore[invalid-argument-type]
-        except OSError as error:
-            unfinished.unlink(missing_ok=True)
-            raise full_disk(self.folder, error) from error
-        unfinished.replace(self.path(tile))
-
-    def tiles(self, product: str, tiles: Sequence[Area]) -> Iterator[tuple[int, int, np.ndarray]]:
-        """Row, column and bands ``(n, h, w)`` of each tile of a product."""
-        for tile in tiles:
-            with np.load(self.path(tile), allow_pickle=False) as arrays:
-                part = arrays[product]
-            yield tile.row, tile.column, part.reshape(-1, *part.shape[-2:])
-
-    def remove(self) -> None:
-        """Drop all tiles."""
-        if self.folder.is_dir():
-            for pattern in ("*.npz", "*.part", "plan.json"):
-                for path in self.folder.glob(pattern):
-                    path.unlink()
-            self.folder.rmdir()
-
-
-def full_disk(folder: Path, error: OSError) -> Exception:
-    """What to say when a tile cannot be written."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return error
-    free = shutil.disk_usage(folder).free / 1e6
-    return InputError(
-        folder,
-        found=f"no space left ({free:.0f} MB free)",
-        expected="room for the tiles and the map",
-        repair="free some space and give the same command again: finished tiles are kept.",
-    )

@@ -11,9 +11,12 @@ from math import lcm
 
 import numpy as np
 
+from agrifm.errors import InputError
 from agrifm.scenes.scene import Area
 
 OVERLAP = 4  # a quarter of a window
+MOST_TILES = 10_000_000  # of one map: a country at 10 m has some 100,000
+LARGEST = 4096  # pixels along a window; models learn from some 100
 FINEST = 8  # sensors with fewer than so many pixels along a window are picked anew for each window
 
 
@@ -128,13 +131,32 @@ def lay_out(size: tuple[int, int], window: int, factors: list[int], pixel_bytes:
         factors: pixels of the scene along one pixel of each sensor.
         pixel_bytes: what one pixel of the scene takes in memory, all dates and sensors.
         budget: bytes that a tile may take.
+
+    Raises:
+        InputError: windows are too large to compute, or the scene has too many pixels.
     """
+    if window > LARGEST:
+        raise InputError(
+            "--window",
+            found=f"windows of {window} pixels",
+            expected=f"at most {LARGEST}, what a model can look at together",
+            repair="give a smaller --window, or map the scene at a coarser resolution.",
+        )
     unit = common_unit(window, factors)
     window = max(unit, round(window / unit) * unit)
     stride = _stride(window, unit)
+    # Budgets far beyond any need are the same as the largest.
+    steps = int(min((budget / pixel_bytes) ** 0.5, 1e9) - window) // stride
+    tile = stride * min(max(steps, 2), 12)
+    if -(-size[0] // tile) * -(-size[1] // tile) > MOST_TILES:
+        raise InputError(
+            "the scene's grid",
+            found=f"{size[0]} x {size[1]} pixels, in tiles of {tile} x {tile}",
+            expected=f"at most {MOST_TILES:,} tiles",
+            repair="map it in parts, e.g. with --set bbox=..., or at a coarser resolution.",
+        )
     axes = [Axis.regular(length, window, stride, unit) for length in size]
-    steps = int((budget / pixel_bytes) ** 0.5 - window) // stride
-    return Windows(axes[0], axes[1], stride * min(max(steps, 2), 12))
+    return Windows(axes[0], axes[1], tile)
 
 
 def common_unit(window: int, factors: list[int]) -> int:

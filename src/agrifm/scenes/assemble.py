@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 
 from affine import Affine
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import BoundingBox, Geometry
+from pyproj import Transformer
 
 from agrifm.errors import InputError, refusing
 from agrifm.scenes.grid import METERS_PER_DEGREE, check_grid, meters_per_unit, pixel_size, sides
@@ -89,6 +91,8 @@ def assemble(
     if not merged:
         raise _nothing(name, start, end, skipped)
     grids = _grids(merged)
+    for known in {_crs(box) for boxes in grids.values() for box in boxes}:
+        _relate(known, DEGREES)
     finest = min(merged, key=lambda layer: layer.sensor.gsd)
     grid = _grid(grids[finest.sensor.name], _target(grids, crs, name), resolution, name)
     if bounds is not None:
@@ -216,12 +220,19 @@ def _size(box: GeoBox, crs: CRS) -> float:
 def _moved(box: GeoBox, crs: CRS) -> BoundingBox:
     if box.crs == crs:
         return box.boundingbox
+    _relate(_crs(box), crs)
+    return _bounds(box.extent, crs)
+
+
+@cache
+def _relate(source: CRS, target: CRS) -> None:
+    """Refuse CRSs that PROJ does not know how to relate, e.g. of two celestial bodies."""
     with refusing(
-        f"{box.crs} to {crs}",
-        expected="CRSs that PROJ can transform into each other",
-        repair="choose another CRS for the scene, e.g. --set crs=EPSG:4326, or correct the CRS of the files.",
+        f"CRS {str(source)[:80]}",
+        expected=f"a CRS that PROJ can relate to {target}",
+        repair="write the right CRS into the files, e.g. 'gdal_edit.py -a_srs EPSG:32631 FILE'.",
     ):
-        return _bounds(box.extent, crs)
+        Transformer.from_crs(source.to_wkt(), target.to_wkt(), always_xy=True)
 
 
 def _bounds(area: Geometry, crs: CRS) -> BoundingBox:

@@ -5,6 +5,7 @@ Variables are bands, or one variable has a band axis. Several files may share th
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import math
 import os
@@ -59,14 +60,18 @@ def is_cube(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES or any((path / name).is_file() for name in ("zarr.json", ".zgroup"))
 
 
-def find_pieces(path: Path) -> list[Piece]:
-    """Every band of every date in a cube; none if nothing in it has a time axis.
+def find_pieces(path: Path, day: dt.date | None = None) -> list[Piece]:
+    """Every band of every date in a cube; none if nothing in it has a time.
+
+    Args:
+        path: of the cube.
+        day: of variables without a time.
 
     Raises:
         InputError: it does not open, or its time axis holds no dates.
     """
     cube = _open(path)
-    return [piece for name in cube.data_vars for piece in _pieces(path, cube[name])]
+    return [piece for name in cube.data_vars for piece in _pieces(path, cube[name], day)]
 
 
 def read_band(
@@ -296,16 +301,16 @@ def _axes(array: xr.DataArray) -> Axes | None:
     return Axes(y, x, time, bands[0] if bands else None)
 
 
-def _pieces(path: Path, array: xr.DataArray) -> Iterator[Piece]:
+def _pieces(path: Path, array: xr.DataArray, named: dt.date | None) -> Iterator[Piece]:
     axes = _axes(array)
-    if axes is None or axes.time is None:
+    if axes is None or array.dtype.kind not in "iufb":
         return
     bands = [str(value) for value in _loaded(path, array[axes.band])] if axes.band else [None]
     seen: Counter = Counter()
-    for step, day in enumerate(_days(path, array, axes.time)):
+    for step, day in enumerate(_days(path, array, axes, named)):
         for band in bands:
             yield Piece(
-                raster=CubeBand(str(path), str(array.name), step, band=band),
+                raster=CubeBand(str(path), str(array.name), step if axes.time else None, band=band),
                 name=band or str(array.name),
                 day=day,
                 group=str(path),
@@ -318,17 +323,34 @@ def _pieces(path: Path, array: xr.DataArray) -> Iterator[Piece]:
         seen[day] += 1
 
 
-def _days(path: Path, array: xr.DataArray, time: str) -> list:
+def _days(path: Path, array: xr.DataArray, axes: Axes, named: dt.date | None) -> list[dt.date]:
+    """Days along the time axis; without one, that of a single time, or ``named``."""
+    time = axes.time or _moment(array)
+    if time is None:
+        return [] if named is None else [named]
     values = _loaded(path, array[time]) if time in array.coords else np.arange(array.sizes[time])
-    days = [parse_day(str(value)[:10]) for value in values]
+    values = np.atleast_1d(values)
+    days = [_day(value) for value in values]
     if None in days:
         raise InputError(
             f"{path}: axis {time} of {array.name}",
             found=f"values such as {values[days.index(None)]}",
-            expected="dates",
+            expected="dates of the standard calendar",
             repair="write the axis as CF times, e.g. with the attribute units = 'days since 1970-01-01'.",
         )
-    return days
+    return [day for day in days if day is not None]
+
+
+def _moment(array: xr.DataArray) -> str | None:
+    """The name of a coordinate that is one time for the whole variable."""
+    names = [str(name) for name in array.coords if array.coords[name].ndim == 0]
+    return next((name for name in names if name.lower() in TIMES or array.coords[name].dtype.kind == "M"), None)
+
+
+def _day(value: Any) -> dt.date | None:
+    # Dates of other calendars are objects of their own type.
+    known = isinstance(value, (np.datetime64, np.integer, str))
+    return parse_day(str(value)[:10]) if known else None
 
 
 def _units(array: xr.DataArray, path: Path) -> Units | None:
@@ -403,18 +425,27 @@ def _grid(path: str, changed: int, variable: str) -> GeoBox:
 def _line(path: str, array: xr.DataArray, axis: str) -> tuple[float, float]:
     """Outer border of the first pixel and the step along an axis of pixel centers."""
     with _refused(path):
-        centers = _loaded(path, array[axis]).astype(np.float64) if axis in array.coords else np.zeros(1)
+        stored = _loaded(path, array[axis]) if axis in array.coords else np.zeros(1)
+        centers = stored.astype(np.float64)
     step = (centers[-1] - centers[0]) / max(1, len(centers) - 1) if len(centers) else 0
-    if not abs(step) > 0 or not np.abs(np.diff(centers) - step).max() <= 0.01 * abs(step):
+    # Degrees in single precision are rounded to some tenths of a pixel.
+    rounding = float(np.spacing(np.abs(stored).max())) if stored.dtype.kind == "f" and len(centers) else 0.0
+    allowed = 0.01 * abs(step) + rounding
+    if not abs(step) > 4 * rounding or not np.abs(np.diff(centers) - step).max() <= allowed:
         raise InputError(
             f"{path}: axis {axis} of {array.name}",
             found=f"{len(centers)} coordinate(s) that are not evenly spaced"
             if len(centers) > 1
             else "no two coordinates",
             expected="coordinates of pixel centers on a regular grid",
-            repair="re-grid the cube, or write the coordinates.",
+            repair="re-grid the cube, or write the coordinates in double precision.",
         )
-    return float(round(centers[0] - step / 2, 9)), float(round(step, 9))
+    first = centers[0]
+    if rounding > 1e-3 * abs(step):
+        # The line through all centers is truer than the one through two that are rounded.
+        numbers = np.arange(len(centers))
+        step, first = np.polyfit(numbers, centers, 1)
+    return float(round(first - step / 2, 9)), float(round(step, 9))
 
 
 def _crs(cube: xr.Dataset, array: xr.DataArray, axes: Axes) -> CRS | None:

@@ -3,31 +3,65 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
+import stat
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from odc.geo.crs import CRS
 from odc.geo.geom import Geometry, box
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
 
 from agrifm.config import Section, override
-from agrifm.errors import InputError, nearest
+from agrifm.config.problems import explain
+from agrifm.errors import InputError, nearest, reason, refusing
+from agrifm.scenes.dates import parse_day
+from agrifm.scenes.patterns import normalized
 from agrifm.scenes.quality import RULES
 from agrifm.scenes.scene import Possible
+from agrifm.scenes.walk import kind_of
 from agrifm.sensors import SENSORS
+from agrifm.yaml_text import read_yaml
 
 Box = tuple[float, float, float, float]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 def _keyed(value: Any) -> Any:
     """Positions as keys, and band ids that YAML takes for numbers, are text."""
     if isinstance(value, Mapping):
-        return {str(key): str(entry) for key, entry in value.items()}
-    return [str(entry) for entry in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
+        entries = {_text(key): _text(entry) for key, entry in value.items()}
+        twice = next((band for band, count in Counter(entries.values()).items() if count > 1), None)
+        if twice is not None:
+            raise ValueError(f"each band once; {twice} stands there twice")
+        return entries
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_text(entry) for entry in value]
+    return value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (str, int, float)):
+        return normalized(str(value))
+    raise ValueError("names and band ids, such as {b1: B02}")
+
+
+def _number(value: Any) -> Any:
+    """Yes and no count as 1 and 0 in Python."""
+    if isinstance(value, bool):
+        raise ValueError("a number")
+    return value
+
+
+def _day(value: Any) -> Any:
+    """Numbers are dates as they stand in file names; pydantic would take them for seconds."""
+    if value is None or isinstance(value, dt.date):
+        return value
+    day = parse_day(str(value)) if isinstance(value, (str, int)) and not isinstance(value, bool) else None
+    if day is None and not isinstance(value, str):
+        raise ValueError("a date such as 2018-03-01")
+    return value if day is None else day
 
 
 def _split(value: Any) -> Any:
@@ -39,6 +73,10 @@ def _one_of(value: str | None, valid: Mapping[str, Any]) -> str | None:
     if value is not None and value.lower() not in known:
         raise ValueError(nearest(value, valid))
     return value and known[value.lower()]
+
+
+Finite = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Day = Annotated[dt.date, BeforeValidator(_day)]
 
 
 class Source(Section):
@@ -62,9 +100,9 @@ class Source(Section):
     bands: Annotated[dict[str, str] | tuple[str, ...] | None, BeforeValidator(_keyed)] = None
     quality: Literal[False] | str | None = None
     rule: str | None = None
-    scale: float | None = Field(None, gt=0)
-    offset: float | None = None
-    nodata: float | None = Field(None, allow_inf_nan=False)
+    scale: Annotated[Finite, Field(gt=0)] | None = None
+    offset: Finite | None = None
+    nodata: Finite | None = None
 
     @field_validator("sensor")
     @classmethod
@@ -84,7 +122,8 @@ class Description(Section):
         sources: where its images lie.
         crs: of the scene's grid, e.g. ``EPSG:32631``; that of the finest sensor if left out.
         resolution: pixel size of the grid in units of the CRS.
-        bbox: west, south, east, north in degrees.
+        bbox: west, south, east, north in degrees; west of 180 degrees to east of it, such as 179,-17,-179,-16, is an
+            area across that meridian.
         aoi: vector file of the area; what lies outside its bounds is left out.
         start, end: first and last day.
         reflectance: lowest and highest that land can have; pixels outside do not count as seen.
@@ -93,27 +132,37 @@ class Description(Section):
 
     sources: tuple[Source, ...] = Field(min_length=1)
     crs: Annotated[str | None, Field(coerce_numbers_to_str=True)] = None
-    resolution: float | None = Field(None, gt=0)
+    resolution: Annotated[Finite, Field(gt=0)] | None = None
     bbox: Annotated[Box | None, BeforeValidator(_split)] = None
     aoi: Path | None = None
-    start: dt.date | None = None
-    end: dt.date | None = None
+    start: Day | None = None
+    end: Day | None = None
     reflectance: Annotated[tuple[Finite, Finite], BeforeValidator(_split)] = (Possible.low, Possible.high)
     impossible: float = Field(Possible.most, ge=0, le=1)
 
     @field_validator("crs")
     @classmethod
     def _known_crs(cls, value: str | None) -> str | None:
-        value = f"EPSG:{value}" if value and value.isdigit() else value
+        if value is None:
+            return None
+        text = f"EPSG:{value}" if value.isdecimal() else value
         try:
-            return value and str(CRS(value))
-        except RuntimeError as error:  # pyproj's
-            raise ValueError(f"a CRS such as EPSG:32631 ({error})") from error
+            crs = CRS(text)
+        except Exception as error:  # pyproj and odc-geo raise various kinds
+            raise ValueError(f"a CRS such as EPSG:32631 ({reason(error)})") from error
+        if not (crs.projected or crs.geographic):
+            raise ValueError("a projected or geographic CRS, such as EPSG:32631")
+        return str(crs)
 
     @field_validator("bbox")
     @classmethod
     def _box(cls, value: Box | None) -> Box | None:
-        if value and not (-180 <= value[0] < value[2] <= 180 and -90 <= value[1] < value[3] <= 90):
+        if value is None:
+            return None
+        west, south, east, north = value
+        inside = all(-180 <= x <= 180 for x in (west, east)) and -90 <= south < north <= 90
+        # Nobody means an area around more than half of the Earth: west and east were exchanged.
+        if not inside or west == east or (west > east and west - east < 180):
             raise ValueError("west,south,east,north in degrees, the smaller ones first")
         return value
 
@@ -133,7 +182,12 @@ class Description(Section):
         Raises:
             InputError: the vector file does not open, is empty or has no CRS.
         """
-        return read_area(self.aoi) if self.aoi else box(*self.bbox, "EPSG:4326") if self.bbox else None
+        if self.aoi:
+            return read_area(self.aoi)
+        if self.bbox is None:
+            return None
+        west, south, east, north = self.bbox
+        return box(west, south, east if west < east else east + 360, north, "EPSG:4326")
 
 
 def read_area(path: Path) -> Geometry:
@@ -144,22 +198,23 @@ def read_area(path: Path) -> Geometry:
     """
     import geopandas
 
-    try:
+    expected = "a vector file with areas and a CRS, e.g. GeoPackage or GeoJSON"
+    repair = "correct the path, or save the area again with a CRS, e.g. with QGIS or 'ogr2ogr -a_srs'."
+    if kind_of(path) not in (stat.S_IFREG, stat.S_IFDIR):
+        raise InputError(f"{path} (aoi)", found="no such file", expected=expected, repair=repair)
+    with refusing(f"{path} (aoi)", expected=expected, repair=repair):
         table = geopandas.read_file(path)
-        found = "nothing in it" if table.empty or table.geometry.is_empty.all() else "no CRS"
-    except (OSError, ValueError, RuntimeError, AttributeError) as error:
-        table, found = None, f"a file that does not open: {error}"
-    if table is None or table.crs is None or found != "no CRS":
-        raise InputError(
-            f"{path} (aoi)",
-            found=found,
-            expected="a vector file with areas and a CRS, e.g. GeoPackage or GeoJSON",
-            repair="correct the path, or save the area again with a CRS, e.g. with QGIS or 'ogr2ogr -a_srs'.",
-        )
-    return Geometry(table.geometry.union_all(), table.crs)
+        # A table without geometry opens as one without areas.
+        areas = table.geometry if isinstance(table, geopandas.GeoDataFrame) else geopandas.GeoSeries()
+        area = areas[~(areas.is_empty | areas.isna())].union_all()
+    if area is None or area.is_empty or areas.crs is None or not all(map(math.isfinite, area.bounds)):
+        found = "no CRS" if area is not None and not area.is_empty and areas.crs is None else "no areas in it"
+        raise InputError(f"{path} (aoi)", found=found, expected=expected, repair=repair)
+    return Geometry(area, areas.crs)
 
 
 OF_SCENE = tuple(name for name in Description.model_fields if name != "sources")
+AS_TEXT = ("pattern", "aoi")  # their values may hold braces and colons, which mean something else in YAML
 OF_SOURCE = tuple(name for name in Source.model_fields if name != "path")
 
 
@@ -172,20 +227,21 @@ def describe(values: Mapping[str, Any], overrides: Sequence[str], where: Path) -
     given = _overrides(overrides)
     of_source = {key: value for key, value in given.items() if key in OF_SOURCE}
     sources = values.get("sources")
-    if of_source and isinstance(sources, Sequence) and len(sources) != 1:
+    listed = isinstance(sources, Sequence) and not isinstance(sources, str)
+    if of_source and listed and len(sources) != 1:
         raise InputError(
             f"--set {next(iter(of_source))}=...",
             found=f"{len(sources)} sources in {where}",
             expected=f"a key of the whole scene: {', '.join(OF_SCENE)}",
             repair="write it below the source that is meant, in that file.",
         )
-    if of_source and isinstance(sources, Sequence) and isinstance(sources[0], Mapping):
+    if of_source and listed and isinstance(sources[0], Mapping):
         sources = [{**sources[0], **of_source}]
     whole = {key: value for key, value in given.items() if key in OF_SCENE}
     try:
         return Description.model_validate({**values, "sources": sources, **whole})
     except ValidationError as error:
-        raise _explain(error.errors(), where) from error
+        raise explain(error, where, valid_keys=_valid_keys) from error
 
 
 def load_description(path: Path, overrides: Sequence[str]) -> Description:
@@ -194,10 +250,7 @@ def load_description(path: Path, overrides: Sequence[str]) -> Description:
     Raises:
         InputError: it is missing, is no YAML, or a key or value is wrong.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(path, found=str(error), expected="a scene in YAML", repair="mend the file.") from error
+    values = read_yaml(path, "a scene in YAML")
     if not isinstance(values, Mapping):
         raise InputError(
             path, found="no keys", expected="'sources:' with a list of paths", repair="write 'sources: [{path: .}]'."
@@ -220,23 +273,11 @@ def _overrides(texts: Sequence[str]) -> dict[str, Any]:
                 expected=f"key=value with one of {', '.join(valid)}",
                 repair=nearest(name, valid),
             )
-    try:
-        return override({}, texts)
-    except yaml.YAMLError as error:
-        raise InputError(
-            f"--set {' '.join(texts)}", found=str(error), expected="values in YAML", repair="mend the value."
-        ) from error
+    given = override({}, texts, as_text=AS_TEXT)
+    nothing = {key: None for key in AS_TEXT if given.get(key) in ("", "null", "~")}
+    return {**given, **nothing}
 
 
-def _explain(problems: Sequence[ErrorDetails], where: Path) -> InputError:
-    problem = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")
-    place = [str(part) for part in problem["loc"]]
-    at = f"{where}: {'.'.join(place)}" if place else str(where)
-    if problem["type"] == "extra_forbidden":
-        valid = Source.model_fields if place[0] == "sources" else Description.model_fields
-        expected, repair = f"one of {', '.join(valid)}", nearest(place[-1], valid)
-        return InputError(at, found="an unknown key", expected=expected, repair=repair)
-    found = "nothing" if problem["type"] == "missing" else repr(problem["input"])[:80]
-    return InputError(
-        at, found=found, expected=problem["msg"].removeprefix("Value error, "), repair="correct the value."
-    )
+def _valid_keys(location: Sequence[str]) -> list[str]:
+    """Keys that may stand beside the last part of a location."""
+    return list(Source.model_fields if location[0] == "sources" else Description.model_fields)

@@ -1,21 +1,25 @@
-"""A scene as a JSON document: every file, date, unit and rule, so that it can be opened again exactly as it was."""
+"""A scene as plain values: every file, date, unit and rule, as the provenance of a map stores it."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from affine import Affine
 from odc.geo.geobox import GeoBox
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from agrifm.errors import InputError
-from agrifm.io import write_whole
-from agrifm.scenes.scene import Layer, Scene
+from agrifm.errors import InputError, refusing
+from agrifm.scenes.grid import check_grid
+from agrifm.scenes.quality import RULES
+from agrifm.scenes.scene import Frame, Layer, Scene
+from agrifm.sensors import Sensor
 
 FORMAT = "agrifm-scene-1"
 _LAYERS = TypeAdapter(tuple[Layer, ...])
+EXPECTED = f"a scene as 'agrifm map' stores it ({FORMAT})"
+REPAIR = "restore the file, or open the scene from its images."
 
 
 def scene_to_dict(scene: Scene) -> dict[str, Any]:
@@ -33,41 +37,59 @@ def scene_to_dict(scene: Scene) -> dict[str, Any]:
     }
 
 
-def scene_from_dict(values: dict[str, Any], where: object = "scene") -> Scene:
+def scene_from_dict(values: Mapping[str, Any], where: object = "scene") -> Scene:
     """The scene of such values.
 
     Raises:
         InputError: they are not those of a scene.
     """
-    try:
+    with refusing(where, expected=EXPECTED, repair=REPAIR):
         grid = values["grid"]
-        box = GeoBox(tuple(grid["shape"]), Affine(*grid["transform"]), grid["crs"])
+        height, width = (_whole(side) for side in grid["shape"])
+        transform = [float(number) for number in grid["transform"]]
+        box = GeoBox((height, width), Affine(*transform), str(grid["crs"]))
         layers = _LAYERS.validate_python(values["layers"])
-        return Scene(layers, box, str(values["name"]), tuple(values["skipped"]))
-    except (KeyError, TypeError, ValidationError, ValueError) as error:
-        raise InputError(
-            where,
-            found=f"a description that does not fit: {str(error).splitlines()[0]}",
-            expected=f"a scene as 'agrifm map' stores it ({FORMAT})",
-            repair="restore the file, or open the scene from its images.",
-        ) from error
+        skipped = tuple(str(text) for text in values["skipped"])
+        name = str(values["name"])
+    check_grid(box, f"{where}: grid")
+    _check_layers(layers, where)
+    return Scene(layers, box, name, skipped)
 
 
-def save_scene(scene: Scene, path: Path) -> None:
-    """Write a scene; the file appears whole."""
-    write_whole(path, json.dumps(scene_to_dict(scene), indent=1))
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"a side of {value!r} pixels")
+    return value
 
 
-def load_scene(path: Path) -> Scene:
-    """Read a scene.
+def _check_layers(layers: tuple[Layer, ...], where: object) -> None:
+    """Refuse layers that could not be read later on."""
+    names = [layer.sensor.name for layer in layers]
+    if not layers or len(set(names)) < len(names):
+        raise _refused(where, f"the sensors {', '.join(names) or '(none)'}")
+    for layer in layers:
+        if not layer.frames or not _has_units(layer.sensor):
+            raise _refused(f"{where}: {layer.sensor.name}", "no images, or no units")
+        for frame in layer.frames:
+            problem = _problem(frame, layer.sensor)
+            if problem:
+                raise _refused(f"{where}: {layer.sensor.name}, {frame.day}", problem)
 
-    Raises:
-        InputError: the file does not open or is of another kind.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            path, found=f"a file that does not open: {error}", expected="a scene in JSON", repair="restore the file."
-        ) from error
-    return scene_from_dict(values, path)
+
+def _has_units(sensor: Sensor) -> bool:
+    return math.isfinite(sensor.scale) and sensor.scale > 0 and math.isfinite(sensor.offset)
+
+
+def _problem(frame: Frame, sensor: Sensor) -> str | None:
+    missing = [band for band in sensor.band_ids if band not in frame.bands]
+    if missing:
+        return f"no band {', '.join(missing)}"
+    if not (math.isfinite(frame.units.scale) and frame.units.scale and math.isfinite(frame.units.offset)):
+        return f"scale {frame.units.scale:g} and offset {frame.units.offset:g}"
+    if frame.quality is not None and frame.quality.rule not in RULES:
+        return f"the rule {frame.quality.rule!r} of a quality layer"
+    return None
+
+
+def _refused(where: object, found: str) -> InputError:
+    return InputError(where, found=found, expected=EXPECTED, repair=REPAIR)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -12,16 +13,23 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rasterio.enums import ColorInterp
+
 from agrifm.errors import InputError, Unreadable
 from agrifm.scenes.cubes import SUFFIXES, find_pieces, is_cube, stored_as
-from agrifm.scenes.names import LAYOUTS, STACKED, Layout, Piece, hinted, layout_of, parse_day
+from agrifm.scenes.dates import acquisition, days_in, is_top_of_atmosphere, no_surface, parse_day, product_of
+from agrifm.scenes.names import LAYOUTS, STACKED, Layout, Piece, hinted, infer, layout_of
+from agrifm.scenes.patterns import normalized
 from agrifm.scenes.raster import FileBand, located, open_raster
+from agrifm.scenes.safe import refuse_top_of_atmosphere
 from agrifm.scenes.scene import READERS
-from agrifm.sensors import MODIS
+from agrifm.scenes.walk import files_below, kind_of, refuse_special, stand_in
+from agrifm.sensors import MODIS, S2
 
 if TYPE_CHECKING:
     from agrifm.scenes.description import Source
 
+IMAGES = (".tif", ".tiff", ".jp2", ".img", ".vrt")
 HDF4 = re.compile(r"(M[OY]D09A1)\.A(?P<date>\d{7})\..*\.hdf", re.IGNORECASE)
 
 
@@ -34,12 +42,14 @@ class Header:
         kinds: data types.
         nodata: None where it does not say.
         factors: scale and offset.
+        alpha: whether it is no band but says which pixels are there.
     """
 
     names: tuple[str, ...]
     kinds: tuple[str, ...]
     nodata: tuple[float | None, ...]
     factors: tuple[tuple[float, float], ...]
+    alpha: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,77 +87,139 @@ def look(source: Source, start: dt.date | None = None, end: dt.date | None = Non
     """Find the files of a source and open their headers.
 
     Raises:
-        InputError: nothing is there, or nothing is recognized.
+        InputError: nothing is there, nothing is recognized, or it is no surface reflectance.
     """
     root, pattern = split_path(source.path, source.pattern)
-    paths = list(_walk(root))
+    _is_local(source.path)
+    paths = list(files_below(root))
     if not paths:
         raise InputError(
             root,
-            found="an empty folder" if root.exists() else "no such file or folder",
+            found="an empty folder" if kind_of(root) else "no such file or folder",
             expected="satellite images",
             repair="correct the path.",
         )
-    pieces, broken = _recognize(root, paths, pattern)
+    pieces, broken = _recognize(root, paths, pattern, source)
     _no_hdf4(paths, pieces)
     if not pieces and not broken:
         raise _nothing(root, paths, pattern)
     pieces = [piece for piece in pieces if (start or piece.day) <= piece.day <= (end or piece.day)]
+    broken |= _top_of_atmosphere(root, paths, pieces, start, end)
     headers, unread = _headers(pieces)
     pieces = [part for piece in pieces for part in _stacked(piece, headers, source)]
     return Found(root, tuple(pieces), headers, broken | unread)
 
 
 def split_path(path: Path, pattern: str | None) -> tuple[Path, str | None]:
-    """The folder without any pattern in it, and the pattern."""
+    """The folder without any pattern in it, and the pattern; names that exist are no patterns."""
     parts = path.absolute().parts
-    first = next((i for i, part in enumerate(parts) if set(part) & set("{*?")), len(parts))
+    if kind_of(path) is not None:
+        return Path(*parts), pattern
+    first = next(
+        (i for i, part in enumerate(parts) if set(part) & set("{*?") and kind_of(Path(*parts[: i + 1])) is None),
+        len(parts),
+    )
     rest = "/".join(parts[first:])
     return Path(*parts[:first]), f"{rest}/{pattern}" if rest and pattern else rest or pattern
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    """Files and Zarr stores below a folder, by name."""
-    if root.is_file() or is_cube(root):
-        yield from [root] if root.exists() else []
-        return
-    for folder, inner, names in os.walk(root, followlinks=True):
-        here = Path(folder)
-        stores = [name for name in inner if is_cube(here / name)]
-        inner[:] = sorted(name for name in inner if name not in stores and not name.startswith("."))
-        yield from (here / name for name in sorted([*names, *stores]) if not name.startswith("."))
+def _is_local(path: Path) -> None:
+    address = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", path.as_posix())
+    if address is not None and kind_of(path) is None:
+        raise InputError(
+            path,
+            found=f"an address ({address[1]})",
+            expected="a folder or file of this machine",
+            repair="search for the images with 'agrifm scene search', and open the item list that it writes.",
+        )
 
 
-def _recognize(root: Path, paths: Sequence[Path], pattern: str | None) -> tuple[list[Piece], dict[str, InputError]]:
-    base = root if root.is_dir() and not is_cube(root) else root.parent
+def _recognize(
+    root: Path, paths: Sequence[Path], pattern: str | None, source: Source
+) -> tuple[list[Piece], dict[str, InputError]]:
+    base = root if kind_of(root) == stat.S_IFDIR and not is_cube(root) else root.parent
     shown = {path: path.relative_to(base).as_posix() for path in paths}
+    cubes = [path for path in paths if is_cube(path)]
+    apart = set(cubes)
+    files = [path for path in paths if path not in apart]
     of_cubes = pattern is not None and pattern.lower().endswith(SUFFIXES)
+    layout = layout_of(pattern) if pattern and ("{" in pattern or not of_cubes) else None
     pieces: list[Piece] = []
     broken: dict[str, InputError] = {}
-    for path in filter(is_cube, paths):
+    for path in cubes if of_cubes or pattern is None else ():
+        if of_cubes and layout is None and not fnmatchcase(shown[path], str(pattern)):
+            continue
         try:
-            wanted = pattern is None or (of_cubes and fnmatchcase(shown[path], pattern))
-            pieces += find_pieces(path) if wanted else []
+            pieces += _of_cube(path, shown[path], root, layout, source)
         except Unreadable as error:
             broken[str(path)] = error
-    if of_cubes:
-        return pieces, broken
-    files = [path for path in paths if not is_cube(path)]
-    layouts = (layout_of(pattern),) if pattern else LAYOUTS
-    pieces += [piece for path in files if (piece := _piece(path, shown[path], layouts))]
+    if not of_cubes:
+        pieces += _of_files(files, shown, root, (layout,) if layout else LAYOUTS)
     if not pieces and not broken and not pattern:
-        pieces = [piece for path in files if (piece := _piece(path, shown[path], (STACKED,)))]
-    return pieces, broken
+        pieces = _of_files(files, shown, root, (STACKED,))
+    return _once(pieces), broken
 
 
-def _piece(path: Path, shown: str, layouts: Sequence[Layout]) -> Piece | None:
-    """What a file is by the first layout that its name follows."""
-    for layout in layouts:
-        match = layout.pattern.fullmatch(shown)
-        day = parse_day(match["date"]) if match else None
-        if match is None or day is None:
+def _of_files(files: Sequence[Path], shown: Mapping[Path, str], root: Path, layouts: Sequence[Layout]) -> list[Piece]:
+    pieces = (_piece(path, shown[path], root, layouts) for path in files)
+    return [piece for piece in pieces if piece is not None]
+
+
+def _of_cube(path: Path, shown: str, root: Path, layout: Layout | None, source: Source) -> list[Piece]:
+    """Bands of a cube; where it has no time axis, of the date that its name states."""
+    refuse_special(path)
+    parts = _parts(path, root)
+    named = layout.parts(shown, parts, path) if layout else None
+    if layout and named is None:
+        return []
+    pieces, days = find_pieces(path), (named[0],) if named else days_in(path.name)
+    if pieces or not days:
+        return pieces
+    pieces = find_pieces(path, days[0])
+    names = {piece.name for piece in pieces}
+    # Other files that state a date, such as labels, are no images of that date.
+    if not pieces or not (source.sensor or source.bands or infer(names, f"{root.name}/{shown}")):
+        return []
+    return pieces if named else find_pieces(path, acquisition(days, parts, path))
+
+
+def _once(pieces: Sequence[Piece]) -> list[Piece]:
+    """Pieces without those that are the same band of the same file, reached by another way."""
+    found: dict[tuple, Piece] = {}
+    for piece in pieces:
+        raster = piece.raster
+        where = (raster.index,) if isinstance(raster, FileBand) else (raster.variable, raster.step, raster.band)
+        try:
+            place = os.stat(raster.href)
+        except (OSError, ValueError):
+            found[raster.href, where, piece.name, piece.day] = piece
             continue
-        parts = {key: value for key, value in match.groupdict().items() if value}
+        found.setdefault((place.st_dev, place.st_ino, where, piece.name.lower(), piece.day), piece)
+    return list(found.values())
+
+
+def _parts(path: Path, root: Path) -> list[str]:
+    """Names from the file up to the scene's folder; further up to that of the product in which the scene lies."""
+    names = [path.name, *(folder.name for folder in path.parents)]
+    inside = len(path.parts) - len(root.parts) + 1
+    above = next(
+        (i for i, name in enumerate(names[inside : inside + 5], start=inside) if name.upper().endswith(".SAFE")), 0
+    )
+    return names[: max(inside, above + 1)]
+
+
+def _piece(path: Path, shown: str, root: Path, layouts: Sequence[Layout]) -> Piece | None:
+    """What a file is by the first layout that its name follows."""
+    names = _parts(path, root)
+    for layout in layouts:
+        found = layout.parts(normalized(shown), names, path)
+        if found is None:
+            continue
+        day, parts = found
+        time = re.sub(r"\D", "", parts.get("time", parts.get("clock", "")))
+        stamp = parts.get("date", day.isoformat())
+        if "time" in parts and f"{stamp}T{parts['time']}" in normalized(shown):
+            stamp = f"{stamp}T{parts['time']}"
         return Piece(
             raster=FileBand(str(path)),
             name=parts.get("band", ""),
@@ -155,13 +227,41 @@ def _piece(path: Path, shown: str, layouts: Sequence[Layout]) -> Piece | None:
             group=f"{layout.title} {[sensor.name for sensor in hinted(shown)]}",
             layout=layout,
             shown=shown,
-            stamp="T".join(parts[key] for key in ("date", "time") if key in parts),
+            stamp=stamp,
             tile=parts.get("tile", ""),
-            order=parts.get("time", ""),
+            order=time,
             res=float(parts.get("res", 0)),
-            units=layout.units(path) if layout.units else None,
         )
     return None
+
+
+def _top_of_atmosphere(
+    root: Path, paths: Sequence[Path], pieces: Sequence[Piece], start: dt.date | None, end: dt.date | None
+) -> dict[str, InputError]:
+    """Refuse images of Level 1C; those of dates that have no other image are returned, one for each date.
+
+    Raises:
+        InputError: an image that would be read is not corrected for the atmosphere.
+    """
+    used, folders = {piece.raster.href for piece in pieces}, set()
+    for piece in pieces:
+        path = Path(piece.raster.href)
+        if is_top_of_atmosphere(_parts(path, root)):
+            raise no_surface(path, "a Level-1 product, by its name")
+        if path.parent not in folders and piece.layout.sensor in ("", S2.name):
+            refuse_top_of_atmosphere(path)
+            folders.add(path.parent)
+    days = {piece.day for piece in pieces}
+    found: dict[dt.date, Path] = {}
+    for path in paths:
+        if path.suffix.lower() in IMAGES and str(path) not in used and is_top_of_atmosphere(_parts(path, root)):
+            product = product_of(_parts(path, root))
+            day = product.day if product else next(iter(days_in(path.name)), None)
+            if day is not None and day not in days and (start or day) <= day <= (end or day):
+                found.setdefault(day, path)
+    return {
+        str(path): no_surface(path, f"the only image of {day}, of a Level-1 product") for day, path in found.items()
+    }
 
 
 def _no_hdf4(paths: Sequence[Path], pieces: Sequence[Piece]) -> None:
@@ -181,6 +281,9 @@ def _no_hdf4(paths: Sequence[Path], pieces: Sequence[Piece]) -> None:
 
 
 def _nothing(root: Path, paths: Sequence[Path], pattern: str | None) -> InputError:
+    top = next((path for path in paths if is_top_of_atmosphere(_parts(path, root))), None)
+    if top is not None:
+        return no_surface(top, "a Level-1 product, by its name")
     names = ", ".join(path.name for path in paths[:3])
     examples = {layout.title: layout.example for layout in (*LAYOUTS, STACKED)}
     forms = "; ".join(f"{title}: {example}" for title, example in examples.items())
@@ -188,8 +291,8 @@ def _nothing(root: Path, paths: Sequence[Path], pattern: str | None) -> InputErr
         root,
         found=f"{len(paths)} file(s) that are not recognized: {names}{', ...' if len(paths) > 3 else ''}",
         expected=f"names that follow '{pattern}'" if pattern else f"{forms}; or netCDF or Zarr with a time axis",
-        repair="say how the files are named, e.g. --set pattern='{date}_{band}_{res}.jp2', or {date}.tif for files "
-        "with several bands.",
+        repair="say how the files are named, e.g. --set pattern='{date}_{band}_{res}.jp2', or --set "
+        "pattern='{date}.tif' for files with several bands.",
     )
 
 
@@ -203,10 +306,19 @@ def _headers(pieces: Sequence[Piece]) -> tuple[dict[str, Header], dict[str, Inpu
 
 def _header(href: str) -> Header | InputError:
     try:
+        refuse_special(Path(href))
         with open_raster(href) as file:
             located(file, href)
             factors = tuple(zip(map(float, file.scales), map(float, file.offsets), strict=True))
-            return Header(tuple(name or "" for name in file.descriptions), file.dtypes, file.nodatavals, factors)
+            return Header(
+                names=tuple(normalized(name or "") for name in file.descriptions),
+                kinds=file.dtypes,
+                nodata=file.nodatavals,
+                factors=factors,
+                alpha=tuple(kind == ColorInterp.alpha for kind in file.colorinterp),
+            )
+    except Unreadable as error:
+        return stand_in(Path(href)) or error
     except InputError as error:
         return error
 
@@ -215,19 +327,23 @@ def _stacked(piece: Piece, headers: Mapping[str, Header], source: Source) -> Ite
     """The bands of a file that holds several; any other piece as it is."""
     header = headers.get(piece.raster.href)
     listed = None if isinstance(source.bands, Mapping) else source.bands
-    several = not piece.name or (header is not None and len(header.names) > 1 and not piece.layout.sensor)
+    count = 0 if header is None else len(header.names) - sum(header.alpha)
+    several = not piece.name or (count > 1 and not piece.layout.sensor)
     if header is None or not (several or listed):
         yield piece
         return
-    if listed and len(listed) != len(header.names):
+    if listed and len(listed) not in (count, len(header.names)):
         raise InputError(
             piece.raster.href,
-            found=f"{len(header.names)} band(s)",
+            found=f"{count} band(s)",
             expected=f"{len(listed)}, as many as are listed in bands: {', '.join(listed)}",
-            repair="list all bands of the file in order, or name those that are used by position: "
+            repair="list all bands of the file in order, or name those that are used by position, e.g. "
             "--set bands='{1: B02, 2: B03}'.",
         )
     for position, name in enumerate(header.names, start=1):
         given = source.bands.get(str(position)) if isinstance(source.bands, Mapping) else None
-        told = listed[position - 1] if listed else given or name or str(position)
+        is_listed = listed is not None and position <= len(listed)
+        if header.alpha[position - 1] and not given and not (listed and len(listed) == len(header.names)):
+            continue
+        told = listed[position - 1] if listed and is_listed else given or name or str(position)
         yield replace(piece, raster=FileBand(piece.raster.href, position), name=told, stamp=Path(piece.shown).stem)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,8 +13,10 @@ from agrifm.errors import InputError, Unreadable, nearest
 from agrifm.scenes.names import Piece, hinted, infer, known_names, rule_of
 from agrifm.scenes.quality import Quality
 from agrifm.scenes.raster import FileBand
+from agrifm.scenes.safe import product_units
 from agrifm.scenes.scene import Frame, Layer, Raster, Units
-from agrifm.sensors import SENSORS, Sensor
+from agrifm.scenes.units import refuse_unknown_offset
+from agrifm.sensors import S2, SENSORS, Sensor
 
 if TYPE_CHECKING:
     from agrifm.scenes.description import Source
@@ -71,7 +74,8 @@ class Reading:
             return [SENSORS[given or own]] if not (given and own) or given == own else []
         names = {piece.name for piece in group}
         if isinstance(self.source.bands, Mapping):
-            names |= {self.source.bands[name] for name in names & set(self.source.bands)}
+            given = {name.lower(): band for name, band in self.source.bands.items()}
+            names |= {given[name.lower()] for name in names if name.lower() in given}
         text = group[0].shown if hinted(group[0].shown) else self.found.root.name
         return infer(names - {""}, text)
 
@@ -113,8 +117,8 @@ class Reading:
             )
         names = {name: band for name, band in known_names(sensor).items() if band not in given.values()}
         names |= {name.lower(): band for name, band in group[0].layout.bands.items()}
-        present = {piece.name for piece in group}
-        names |= {(name if name in present else band).lower(): band for name, band in given.items()}
+        present = {piece.name.lower() for piece in group}
+        names |= {(name if name.lower() in present else band).lower(): band for name, band in given.items()}
         if all(piece.name.isdigit() for piece in group if piece.name) and not given:
             names = {str(i): band for i, band in enumerate(sensor.band_ids, start=1)}
         names |= {name.lower(): QUALITY for name in self._quality(group, given)}
@@ -130,13 +134,14 @@ class Reading:
             return set()
         if wanted is not None:
             return {name for name in names if name.lower() == wanted.lower()}
-        found = {name for name in names if rule_of(given.get(name, name))}
-        if len(found) > 1:
+        given = {name.lower(): band for name, band in given.items()}
+        found = {name for name in names if rule_of(given.get(name.lower(), name))}
+        if len({name.lower() for name in found}) > 1:
             raise InputError(
                 f"{self.found.root}: quality",
                 found=f"several quality layers: {', '.join(sorted(found))}",
                 expected="one",
-                repair=f"say which with --set quality={min(found)}.",
+                repair=f"say which with --set quality={shlex.quote(min(found))}.",
             )
         return found
 
@@ -147,8 +152,11 @@ class Reading:
             look[role] = self._finer(piece, look.get(role), sensor)
         self._has_quality(sensor, looks)
         frames, skipped = [], []
+        by_title: dict[str, list[Look]] = defaultdict(list)
+        for key, look in looks.items():
+            by_title[key[1]].append(look)
         for (_, title, *_), look in sorted(looks.items(), key=lambda entry: entry[0]):
-            alike = [other for key, other in looks.items() if key[1] == title]
+            alike = by_title[title]
             missing = self._missing(sensor, look, alike)
             problems = self._unread(look) or ([missing] if missing else [])
             for problem in problems:
@@ -187,8 +195,9 @@ class Reading:
         return [error for href, error in self.found.broken.items() if href in hrefs]
 
     def _missing(self, sensor: Sensor, look: Look, alike: Sequence[Look]) -> Unreadable | None:
-        wanted = [*sensor.band_ids, *([QUALITY] if any(QUALITY in other for other in alike) else [])]
-        lacking = [role for role in wanted if role not in look]
+        lacking = [band for band in sensor.band_ids if band not in look]
+        if QUALITY not in look and any(QUALITY in other for other in alike):
+            lacking.append(QUALITY)
         if not lacking:
             return None
         piece, role = next(iter(look.values())), lacking[0]
@@ -213,11 +222,12 @@ class Reading:
             layer = look[QUALITY]
             quality = Quality(layer.raster, self._rule(layer))
         first = look[sensor.band_ids[0]]
-        return Frame(first.product, first.day, bands, quality, self._units(sensor, [look[band] for band in bands]))
+        return Frame(first.product, first.day, bands, quality, self._units(sensor, look))
 
     def _rule(self, layer: Piece) -> str:
         given = self.source.bands if isinstance(self.source.bands, Mapping) else {}
-        rule = self.source.rule or rule_of(given.get(layer.name, layer.name))
+        given = {name.lower(): band for name, band in given.items()}
+        rule = self.source.rule or rule_of(given.get(layer.name.lower(), layer.name))
         if rule is None:
             raise InputError(
                 f"{self.source.path}: rule",
@@ -234,23 +244,38 @@ class Reading:
         missing = None if stated is not None or "float" in kind else of_product
         return replace(piece.raster, nodata=missing if self.source.nodata is None else self.source.nodata)
 
-    def _units(self, sensor: Sensor, pieces: Sequence[Piece]) -> Units:
+    def _units(self, sensor: Sensor, look: Look) -> Units:
+        if self.source.scale is not None and self.source.offset is not None:
+            return given_units(Units(), self.source)  # whatever files and products say
         own = Units(sensor.scale, sensor.offset)
-        units = [self._stated(piece) or own for piece in pieces]
+        units = [self._stated(sensor, look[band], band) or own for band in sensor.band_ids]
         stated = {(one.scale, one.offset): one for one in reversed(units)}
-        if len(stated) > 1 and (self.source.scale is None or self.source.offset is None):
+        if len(stated) > 1:
             told = ", ".join(f"{one.scale:g} and {one.offset:g} ({one.source})" for one in stated.values())
             raise InputError(
-                f"{self.found.root}: {sensor.name}, {pieces[0].day}",
+                f"{self.found.root}: {sensor.name}, {look[sensor.band_ids[0]].day}",
                 found=f"several scales and offsets among the bands: {told}",
                 expected="one for all bands",
-                repair="mend the files, or say what holds for all with --set scale=... --set offset=...",
+                repair="correct the files, or say what holds for all, e.g. with "
+                f"--set scale={units[0].scale:g} --set offset={units[0].offset:g}.",
             )
-        return given_units(units[0], self.source)
+        found = given_units(units[0], self.source)
+        refuse_unknown_offset(found, f"{self.found.root}: {sensor.name}, {look[sensor.band_ids[0]].day}")
+        return found
 
-    def _stated(self, piece: Piece) -> Units | None:
+    def _stated(self, sensor: Sensor, piece: Piece, band: str) -> Units | None:
+        """The units by the product, the file, or the metadata of the product that the file was taken from."""
+        if piece.units or not isinstance(piece.raster, FileBand):
+            return piece.units
+        path, real = Path(piece.raster.href), "float" in self.found.stored(piece)[0]
+        if piece.layout.units:
+            return piece.layout.units(path, band)
         factors = self.found.factors(piece)
-        return piece.units or (Units(*factors, f"scale in {Path(piece.shown).name}") if factors else None)
+        if factors:
+            return Units(*factors, f"scale in {Path(piece.shown).name}")
+        if real:
+            return piece.layout.real
+        return product_units(path, band) if sensor.name == S2.name else None
 
 
 def given_units(units: Units, source: Source) -> Units:

@@ -15,6 +15,7 @@ from agrifm.errors import InputError
 METERS_PER_DEGREE = 111_195.0  # along a meridian of a sphere with a radius of 6,371 km
 
 # At 10 m, a side of this length goes around the Earth, and this number of pixels covers a continent.
+SMALLEST_PIXEL, LARGEST_PIXEL = 0.01, 1e6  # meters
 LONGEST_SIDE = 1 << 22
 MOST_PIXELS = 250 * 10**9
 
@@ -78,6 +79,14 @@ def check_grid(box: GeoBox, where: object) -> None:
             found=f"a transform that has no place on the ground: {', '.join(f'{number:g}' for number in numbers)}",
             expected="six finite numbers, and pixels with an area",
             repair="write the right transform into the file, e.g. 'gdal_edit.py -a_ullr LEFT TOP RIGHT BOTTOM FILE'.",
+        )
+    across, down = pixel_size(box)
+    if not (min(across, down) >= SMALLEST_PIXEL and max(across, down) <= LARGEST_PIXEL):
+        raise InputError(
+            where,
+            found=f"pixels of {across:g} x {down:g} m",
+            expected=f"pixels between {SMALLEST_PIXEL:g} and {LARGEST_PIXEL:g} m",
+            repair="correct the transform or the CRS of the file; one of them is of another unit than the other.",
         )
     rows, columns = box.shape
     if min(rows, columns) < 1 or max(rows, columns) > LONGEST_SIDE or rows * columns > MOST_PIXELS:

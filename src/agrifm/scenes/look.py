@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from odc.geo.geobox import GeoBox
 
+from agrifm.errors import InputError
 from agrifm.scenes.scene import READERS, Absent, Frame, Scene, sub_box
 from agrifm.sensors import Sensor
 
@@ -114,6 +116,35 @@ def impossible_shares(scene: Scene) -> dict[str, dict[dt.date, float]]:
                 counts[frame.day] = (odd + look.impossible * look.size, size + look.size) if look else (odd, size)
             shares[layer.sensor.name] = {day: odd / size for day, (odd, size) in counts.items() if size}
     return shares
+
+
+def refuse_impossible(scene: Scene, sensor: Sensor, shares: Mapping[dt.date, float]) -> None:
+    """Refuse dates on which too many of the clear pixels are no reflectance of land.
+
+    Args:
+        scene: holds the limit.
+        sensor: one of the scene's.
+        shares: by day, as ``impossible_shares`` gives them.
+
+    Raises:
+        InputError: names the dates.
+    """
+    frames = {frame.day: frame for layer in scene.layers if layer.sensor == sensor for frame in layer.frames}
+    bad = {day: share for day, share in shares.items() if share > frames[day].possible.most}
+    if not bad:
+        return
+    frame = frames[min(bad)]
+    limits, units = frame.possible, frame.units
+    raise InputError(
+        f"{scene.name}: {sensor.name}, {', '.join(map(str, bad))}",
+        found=f"a reflectance outside {limits.low:g}..{limits.high:g} on "
+        f"{', '.join(f'{share:.0%}' for share in bad.values())} of the clear pixels "
+        f"(scale {units.scale:g}, offset {units.offset:g}: {units.source})",
+        expected=f"that on at most {limits.most:.0%} of them; such pixels are no land and do not count as seen",
+        repair="get the files of these dates again or remove them; if their numbers mean something else, give "
+        "--set scale=... --set offset=... or, for missing pixels, --set nodata=...; use what is left of these dates "
+        "with '--set impossible=1'.",
+    )
 
 
 def middle(scene: Scene, sensor: Sensor) -> GeoBox:

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from agrifm.errors import InputError, nearest
+from agrifm.scenes.dates import CLOCK, DATE, TIME, acquisition, days_in, parse_day
+from agrifm.scenes.patterns import NamePattern
 from agrifm.scenes.quality import RULES
+from agrifm.scenes.safe import safe_units
 from agrifm.scenes.scene import Raster, Units
-from agrifm.scenes.units import HLS, LANDSAT_C2, MODIS, sentinel2
+from agrifm.scenes.units import HLS, LANDSAT_C2, MODIS
 from agrifm.sensors import SENSORS, Sensor
-
-DATE = r"(?<!\d)(?P<date>\d{4}-\d{2}-\d{2}|\d{8}|\d{7})(?!\d)"
-FORMATS = {10: "%Y-%m-%d", 8: "%Y%m%d", 7: "%Y%j"}
 
 
 @dataclass(frozen=True)
@@ -31,20 +30,56 @@ class Layout:
         title: for people.
         example: a name of that form.
         pattern: for the path below the scene's folder; named parts ``date``, ``band``, ``time``, ``tile``, ``res`` and
-            ``sensor``. Without ``band`` a file holds several bands.
+            ``sensor``, and ``last`` where the name states a period. Without ``band`` a file holds several bands.
+            Without ``date`` the only date in the name is meant.
         sensor: whose files they are; told by the bands where it is empty.
         bands: their names in the files, where they are not the sensor's own, and its ids.
-        units: from the path of a file.
+        units: from the path of a file and the id of a band.
         nodata: of the bands, where the files do not say.
+        real: units of files that hold floating-point numbers.
     """
 
     title: str
     example: str
-    pattern: re.Pattern[str]
+    pattern: re.Pattern[str] | NamePattern
     sensor: str = ""
     bands: Mapping[str, str] = field(default_factory=dict)
-    units: Callable[[Path], Units] | None = None
+    units: Callable[[Path, str], Units] | None = None
     nodata: float | None = None
+    real: Units | None = None
+
+    def parts(self, shown: str, parts: Sequence[str], where: object) -> tuple[dt.date, dict[str, str]] | None:
+        """The day and the named parts of a path that follows this layout, or None.
+
+        Args:
+            shown: path below the scene's folder.
+            parts: of the whole path, from the file upward; they may name the product.
+            where: for errors.
+
+        Raises:
+            InputError: it is not clear which of several dates is meant.
+        """
+        found = self._matches(shown)
+        if not found:
+            return None
+        days = _days(found) if "date" in found[0] else days_in(parts[0])
+        if not days:
+            return None
+        day = acquisition(days, parts, where)
+        return day, next((one for one in found if parse_day(one.get("date", "")) == day), found[0])
+
+    def _matches(self, shown: str) -> list[dict[str, str]]:
+        if isinstance(self.pattern, NamePattern):
+            return self.pattern.matches(shown)
+        match = self.pattern.fullmatch(shown)
+        return [] if match is None else [{key: value for key, value in match.groupdict().items() if value}]
+
+
+def _days(found: Sequence[Mapping[str, str]]) -> tuple[dt.date, ...]:
+    """The different days that a name may mean; first and last of a period."""
+    texts = [one[part] for one in found for part in ("date", "last") if part in one]
+    days = [day for day in map(parse_day, texts) if day is not None]
+    return tuple(dict.fromkeys(days))
 
 
 @dataclass(frozen=True)
@@ -85,29 +120,8 @@ class Piece:
         return before.strip("_.-") if self.stamp in before else self.stamp
 
 
-def parse_day(text: str) -> dt.date | None:
-    """The day of YYYY-MM-DD, YYYYMMDD or YYYYDDD; None if it is no day of the satellites' time."""
-    try:
-        day = dt.datetime.strptime(text, FORMATS.get(len(text), "")).date()
-    except ValueError:
-        return None
-    return day if 1970 <= day.year < 2100 else None
-
-
 def _named(pattern: str) -> re.Pattern[str]:
     return re.compile(rf"(?:.*/)?{pattern}", re.IGNORECASE)
-
-
-def _safe_units(path: Path) -> Units:
-    """By the processing baseline in the name of the product or in its metadata."""
-    for folder in path.parents:
-        if match := re.search(r"_N(\d{4})_R\d{3}_", folder.name):
-            return sentinel2(match[1])
-        metadata = folder / "MTD_MSIL2A.xml"
-        if metadata.is_file():
-            match = re.search(r"<PROCESSING_BASELINE>([\d.]+)<", metadata.read_text(errors="replace"))
-            return sentinel2(match[1] if match else None)
-    return sentinel2(None)
 
 
 def _landsat(example: str, satellites: str, bands: str) -> Layout:
@@ -122,16 +136,17 @@ def _landsat(example: str, satellites: str, bands: str) -> Layout:
         ),
         "Landsat",
         MappingProxyType({f"SR_B{number}": band for number, band in zip(bands, ids, strict=True)}),
-        lambda path: LANDSAT_C2,
+        lambda path, band: LANDSAT_C2,
         0,
     )
 
 
 def _modis(example: str, pattern: str) -> Layout:
-    return Layout("MOD09A1", example, _named(pattern), "Modis", units=lambda path: MODIS, nodata=-28672)
+    return Layout("MOD09A1", example, _named(pattern), "Modis", units=lambda path, band: MODIS, nodata=-28672)
 
 
 MODIS_BAND = r"(?P<band>sur_refl_b0[1-7]|sur_refl_state_500m)"
+DAY = r"\d{4}-\d\d-\d\d"
 EXTENSION = r"\.(?:tiff?|jp2|img|vrt)"
 
 LAYOUTS: tuple[Layout, ...] = (
@@ -140,11 +155,11 @@ LAYOUTS: tuple[Layout, ...] = (
         "S2A_MSIL2A_...SAFE/GRANULE/.../R10m/T31TEJ_20180707T104021_B04_10m.jp2",
         # Every band at the pixel size it was taken with.
         _named(
-            r"T(?P<tile>\d\d[A-Z]{3})_(?P<date>\d{8})T(?P<time>\d{6})_"
+            r"(?:L2A_)?T(?P<tile>\d\d[A-Z]{3})_(?P<date>\d{8})T(?P<time>\d{6})_"
             r"(?=B0[2348]_10m|(?:B0[567]|B8A|B1[12]|SCL)_20m)(?P<band>\w{3})_(?P<res>\d\d)m\.(?:jp2|tiff?)"
         ),
         "S2",
-        units=_safe_units,
+        units=safe_units,
         nodata=0,
     ),
     *(
@@ -156,7 +171,7 @@ LAYOUTS: tuple[Layout, ...] = (
                 r"(?P<band>B\d[\dA]|Fmask)\.tiff?"
             ),
             sensor,
-            units=lambda path: HLS,
+            units=lambda path, band: HLS,
             nodata=-9999,
         )
         for product, sensor in (("L30", "Landsat"), ("S30", "S2"))
@@ -172,29 +187,25 @@ LAYOUTS: tuple[Layout, ...] = (
         rf"M[OY]D09A1\.\d{{3}}_{MODIS_BAND}_doy(?P<date>\d{{7}})(?:\d{{6}})?_(?P<tile>aid\d+)\.tiff?",
     ),
     Layout(
+        "Copernicus Browser",
+        "2018-07-07-00:00_2018-07-07-23:59_Sentinel-2_L2A_B04_(Raw).tiff",
+        # A period, which may be longer than a day; unpacked on Windows, the colons are other characters.
+        _named(
+            rf"(?P<date>{DAY})[-T]\d\d[^/\w]?_?\d\d_(?P<last>{DAY})[-T]\d\d[^/\w]?_?\d\d_Sentinel-2[^/]*?_L2A_"
+            r"(?P<band>B\d[\dA]|SCL)(?:_\(Raw\)|_Raw)?\.tiff?"
+        ),
+        "S2",
+        real=Units(1.0, 0.0, "reflectance in floating-point numbers, Copernicus Browser"),
+    ),
+    Layout(
         "one file for each date and band",
         "20180707_B04_10m.jp2 or 2018-07-07_B04.tif",
-        _named(rf"{DATE}_(?P<band>[^/.]+?)(?:_R?(?P<res>\d+)m)?{EXTENSION}"),
+        _named(rf"{DATE}{TIME}{CLOCK}_(?P<band>[^/.]+?)(?:_R?(?P<res>\d+)m)?{EXTENSION}"),
     ),
 )
 
-STACKED = Layout(
-    "one GeoTIFF for each date, with all bands",
-    "sentinel2_20180707.tif",
-    _named(rf"[^/]*{DATE}[^/]*\.tiff?"),
-)
+STACKED = Layout("one GeoTIFF for each date, with all bands", "sentinel2_20180707.tif", _named(r"[^/]*\.tiff?"))
 CUBE = Layout("netCDF or Zarr with a time axis", "sentinel2.nc, sentinel2.zarr", re.compile("(?!)"))
-
-PARTS = MappingProxyType(
-    {
-        "date": DATE,
-        "band": r"(?P<band>[^/]+?)",
-        "res": r"R?(?P<res>\d+(?:\.\d+)?)m?",
-        "tile": r"(?P<tile>[A-Za-z0-9]+)",
-        "sensor": r"(?P<sensor>[A-Za-z0-9]+)",
-        "any": r"[^/]*?",
-    }
-)
 
 
 def layout_of(pattern: str) -> Layout:
@@ -203,31 +214,7 @@ def layout_of(pattern: str) -> Layout:
     Raises:
         InputError: an unknown part, or no date.
     """
-    expression, seen = "", set()
-    for token in re.split(r"(\{[^{}]*\}|\*|\?)", pattern.removeprefix("./")):
-        part = token[1:-1] if token.startswith("{") else ""
-        if token in ("*", "?"):
-            expression += "[^/]*" if token == "*" else "[^/]"
-        elif not token.startswith("{"):
-            expression += re.escape(token)
-        elif part not in PARTS:
-            raise InputError(
-                f"pattern '{pattern}'",
-                found=f"the part {token}",
-                expected=", ".join(f"{{{name}}}" for name in PARTS),
-                repair=nearest(part, PARTS),
-            )
-        else:
-            expression += f"(?P={part})" if part in seen - {"any"} else PARTS[part]
-            seen.add(part)
-    if "date" not in seen:
-        raise InputError(
-            f"pattern '{pattern}'",
-            found="no {date}",
-            expected="a date in every name: YYYYMMDD, YYYY-MM-DD or YYYYDDD",
-            repair="write e.g. '{date}_{band}_{res}.jp2', or '{date}.tif' for files with several bands.",
-        )
-    return Layout(f"the pattern '{pattern}'", pattern, _named(expression))
+    return Layout(f"the pattern '{pattern}'", pattern, NamePattern.of(pattern))
 
 
 # How the names of files and folders hint at a sensor.

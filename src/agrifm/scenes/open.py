@@ -1,21 +1,23 @@
-"""Open a scene: files, cubes, item lists, a description of several of them, or one that was stored."""
+"""Open a scene: files, cubes, item lists, or a description of several of them."""
 
 from __future__ import annotations
 
-import json
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agrifm.errors import InputError, Unreadable
+from pydantic import ValidationError
+
+from agrifm.errors import InputError, Unreadable, printable
 from agrifm.scenes.assemble import assemble
 from agrifm.scenes.description import OF_SOURCE, Description, Source, describe, load_description
-from agrifm.scenes.document import FORMAT, load_scene
 from agrifm.scenes.files import look, split_path
 from agrifm.scenes.frames import Reading, given_units
 from agrifm.scenes.items import frames_of
 from agrifm.scenes.scene import Layer, Possible, Scene
+from agrifm.scenes.walk import kind_of
 
 OF_ITEMS = ("scale", "offset")  # what may be said of item lists, which say the rest themselves
 SEARCHED = ("bbox", "start", "end", "crs", "resolution")
@@ -26,7 +28,7 @@ def open_scene(path: Path, overrides: Sequence[str] = (), *, skip_unreadable: bo
 
     Args:
         path: folder of rasters, a path with a pattern such as ``dir/{date}_{band}_{res}.jp2``, netCDF file or Zarr
-            store, ``scene.yaml``, a STAC item list, or a scene stored as JSON.
+            store, ``scene.yaml``, or a STAC item list.
         overrides: ``key=value`` with keys of ``Description`` or, for a single source, of ``Source``.
         skip_unreadable: leave out dates with a file that does not open or is missing; ``skipped`` names them.
 
@@ -37,8 +39,6 @@ def open_scene(path: Path, overrides: Sequence[str] = (), *, skip_unreadable: bo
     path = Path(path)
     if path.suffix.lower() in (".yaml", ".yml"):
         description = load_description(path, overrides)
-    elif _is_json(path) and _json(path).get("format") == FORMAT:
-        return _stored(path, overrides)
     else:
         description = describe({"sources": [{"path": path}]}, overrides, path)
     layers: list[Layer] = []
@@ -79,7 +79,17 @@ def _as_searched(description: Description, record: Mapping[str, Any]) -> Descrip
     given = {key: record[key] for key in SEARCHED if record.get(key) is not None and getattr(description, key) is None}
     if description.aoi is not None:
         given.pop("bbox", None)
-    return Description.model_validate({**description.model_dump(), **given})
+    try:
+        return Description.model_validate({**description.model_dump(), **given})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"])) or "the record of the search"
+        raise InputError(
+            f"{description.sources[0].path}: agrifm: {key}",
+            found=printable(repr(problem["input"])[:80]),
+            expected=problem["msg"].removeprefix("Value error, "),
+            repair="search again with 'agrifm scene search', or delete 'agrifm' from the file.",
+        ) from error
 
 
 def _assembled(
@@ -109,29 +119,8 @@ def _assembled(
 
 def _name(path: Path) -> str:
     root = split_path(path, None)[0]
-    return root.name if root.is_dir() and root.suffix != ".zarr" else root.stem
+    return root.name if kind_of(root) == stat.S_IFDIR and root.suffix != ".zarr" else root.stem
 
 
 def _is_json(path: Path) -> bool:
     return path.suffix.lower() in (".json", ".geojson")
-
-
-def _json(path: Path) -> Mapping[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            path, found=str(error), expected="a stored scene or a STAC item list", repair="restore the file."
-        ) from error
-    return values if isinstance(values, Mapping) else {}
-
-
-def _stored(path: Path, overrides: Sequence[str]) -> Scene:
-    if overrides:
-        raise InputError(
-            path,
-            found=f"--set {overrides[0]}",
-            expected="no changes: a stored scene is opened as it was",
-            repair="open the scene from its images with that setting.",
-        )
-    return load_scene(path)

@@ -134,11 +134,7 @@ class Provider:
         return None
 
     def units(self, item: Mapping, product: Product, scaling: tuple[float | None, float | None]) -> Units:
-        """Units of an item whose assets state this scale and offset (None where they do not).
-
-        Raises:
-            InputError: the baseline cannot be read.
-        """
+        """Units of an item whose assets state this scale and offset (None where they do not)."""
         properties, (scale, offset) = item.get("properties", {}), scaling
         taken_out = product.units is None and any(properties.get(name) is True for name in self.applied)
         usual = product.units or units.sentinel2(self._baseline(item), applied=taken_out)

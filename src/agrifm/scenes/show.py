@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,15 +39,22 @@ class Glimpse:
     Args:
         image: red, green and blue ``(3, h, w)``, NaN where there are no data.
         clear: ``(h, w)``.
+        impossible: ``(h, w)`` where it would be clear, but red, green or blue is no reflectance of land.
     """
 
     image: np.ndarray
     clear: np.ndarray
+    impossible: np.ndarray
 
     @property
     def share(self) -> float:
         """Clear part of the footprint, 0 to 1."""
         return float(self.clear.mean())
+
+    @property
+    def odd(self) -> float:
+        """Share of impossible pixels among those that would be clear."""
+        return float(self.impossible.sum() / max(1, self.clear.sum() + self.impossible.sum()))
 
 
 def glimpses(scene: Scene, layer: Layer, days: Iterable[dt.date], size: int, console: Console) -> list[Glimpse]:
@@ -70,26 +77,27 @@ def clear_shares(scene: Scene, console: Console | None = None) -> dict[str, list
     Raises:
         InputError: a file cannot be read.
     """
-    quiet = console or Console(quiet=True)
-    return {
-        layer.sensor.name: [look.share for look in glimpses(scene, layer, layer.days, PIXELS, quiet)]
-        for layer in scene.layers
-    }
+    looks = _all_glimpses(scene, console or Console(quiet=True))
+    return {sensor: [look.share for look in found] for sensor, found in looks.items()}
+
+
+def _all_glimpses(scene: Scene, console: Console) -> dict[str, list[Glimpse]]:
+    return {layer.sensor.name: glimpses(scene, layer, layer.days, PIXELS, console) for layer in scene.layers}
 
 
 def _glimpse(layer: Layer, day: dt.date, box: GeoBox) -> Glimpse:
-    image, clear = np.full((3, *box.shape), np.nan, np.float32), np.zeros(box.shape, bool)
-    there = np.zeros(box.shape, bool)
+    image = np.full((3, *box.shape), np.nan, np.float32)
+    there, clear, impossible = (np.zeros(box.shape, bool) for _ in range(3))
     for frame in layer.on(day):
-        new, has_data, seen = _read(frame, layer.sensor, box)
+        new, has_data, seen, odd = _read(frame, layer.sensor, box)
         better = (has_data & ~there) | (seen & ~clear)
-        image[:, better], clear[better] = new[:, better], seen[better]
+        image[:, better], clear[better], impossible[better] = new[:, better], seen[better], odd[better]
         there |= has_data
-    return Glimpse(image, clear)
+    return Glimpse(image, clear, impossible)
 
 
-def _read(frame: Frame, sensor: Sensor, box: GeoBox) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Reflectance in red, green and blue, NaN without data; where there are data, and where the ground was clear."""
+def _read(frame: Frame, sensor: Sensor, box: GeoBox) -> tuple[np.ndarray, ...]:
+    """Reflectance in red, green and blue, NaN without data; where there are data, clear ground, impossible values."""
     absent, odd, stored = Absent(sensor, box), np.zeros(box.shape, bool), []
     limits = frame.possible.stored(frame.units)
     for band in _album(sensor):
@@ -100,7 +108,7 @@ def _read(frame: Frame, sensor: Sensor, box: GeoBox) -> tuple[np.ndarray, np.nda
     there = absent.there()
     clear = there if frame.quality is None else np.logical_and(there, frame.quality.clear(box))
     image = np.where(there, np.stack(stored) * frame.units.scale + frame.units.offset, np.nan)
-    return image, there, clear & ~odd
+    return image, there, clear & ~odd, clear & odd
 
 
 def _album(sensor: Sensor) -> list[str]:
@@ -114,11 +122,12 @@ def show(scene: Scene, picture: Path | None, console: Console) -> None:
     Raises:
         InputError: a file cannot be read.
     """
-    shares = clear_shares(scene, console)
+    looks = _all_glimpses(scene, console)
+    shares = {sensor: [look.share for look in found] for sensor, found in looks.items()}
     console.print(Text(f"{scene.name}: {_place(scene)}"))
     for layer in scene.layers:
         console.print(_table(layer, shares[layer.sensor.name]))
-        for line in _about(layer):
+        for line in (*_about(layer), *_odd(layer, looks[layer.sensor.name])):
             console.print(Text(line), soft_wrap=True)
     for href in scene.skipped:
         console.print(Text(f"left out: {href}"), soft_wrap=True)
@@ -158,6 +167,16 @@ def _table(layer: Layer, shares: list[float]) -> Table:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         table.add_row(f"{day}", Text(_short(names[0]) + more), _percent(share), style=None if share else "dim")
     return table
+
+
+def _odd(layer: Layer, looks: Sequence[Glimpse]) -> list[str]:
+    """A line on dates with reflectance that land cannot have."""
+    found = [f"{day} {_percent(look.odd)}" for day, look in zip(layer.days, looks, strict=True) if look.odd]
+    if not found:
+        return []
+    limits = layer.frames[0].possible
+    odd = f"red, green or blue outside {limits.low:g}..{limits.high:g}"
+    return [f"impossible reflectance, which does not count as seen ({odd}): {', '.join(found)}"]
 
 
 def _short(name: str) -> str:

@@ -7,6 +7,7 @@ Sources: Sentinel-2 Products Specification Document 14.9 and the notice on proce
 from __future__ import annotations
 
 import datetime as dt
+import math
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,36 +26,62 @@ LANDSAT_C2 = Units(2.75e-5, -0.2, "Landsat Collection 2 Level 2")
 MODIS = Units(1e-4, 0.0, "MOD09A1")
 
 SHIFT = 0.1  # what Sentinel-2 adds to reflectance from processing baseline 04.00 on
+SHIFTED_BASELINE = 4  # major number
 SHIFTED_FROM = dt.date(2022, 1, 25)  # the first day on which products were made with that baseline
 
 FRAMES = 6  # per sensor
 LEAST = 100  # pixels; below, offsets are not judged
 
 
-def sentinel2(baseline: str | None, *, applied: bool = False) -> Units:
+def sentinel2(baseline: object, *, applied: bool = False) -> Units:
     """Units of a Sentinel-2 Level-2A product.
 
     Args:
-        baseline: processing baseline such as ``04.00``, ``N0400`` or ``0509``; None if it is not known.
+        baseline: processing baseline such as ``04.00``, ``N0400``, ``0509`` or ``5.1``; None if it is not known.
         applied: whether the provider has taken the offset out of the numbers.
 
-    Raises:
-        InputError: that is no processing baseline.
+    Returns:
+        The units; the offset is NaN where the baseline is no version, until the user or the item gives the offset.
     """
     if applied:
         return Units(1e-4, 0.0, f"baseline {baseline or 'unknown'}, offset taken out by the provider")
     if baseline is None:
         return Units(1e-4, 0.0, "baseline unknown, no offset assumed")
-    match = re.fullmatch(r"[Nn]?(\d{2})\.?(\d{2})", str(baseline).strip())
-    if match is None:
-        raise InputError(
-            "Sentinel-2 processing baseline",
-            found=repr(baseline),
-            expected="two times two digits, e.g. 04.00 or N0400",
-            repair="mend it in the item or file name, or give the offset with --set offset=-0.1 or --set offset=0.",
-        )
-    number = f"{match[1]}.{match[2]}"
-    return Units(1e-4, -SHIFT if number >= "04.00" else 0.0, f"baseline {number}")
+    text = str(baseline).strip()
+    version = _version(text)
+    if version is None:
+        return Units(1e-4, math.nan, f"baseline {text!r}, which is no version")
+    major, minor = version
+    return Units(1e-4, -SHIFT if major >= SHIFTED_BASELINE else 0.0, f"baseline {major:02d}.{minor}")
+
+
+def _version(text: str) -> tuple[int, str] | None:
+    """Major and minor number of a baseline: ``5.10``, ``05.09``, ``N0509``, ``0509``, or ``509`` and ``4`` of JSON."""
+    dotted = re.fullmatch(r"[Nn]?(\d{1,2})[._](\d{1,2})", text)
+    packed = re.fullmatch(r"[Nn]?(\d{1,2})(\d{2})", text)
+    whole = re.fullmatch(r"(\d)", text)
+    if dotted or packed:
+        match = dotted or packed
+        assert match is not None
+        return int(match[1]), match[2]
+    return (int(whole[1]), "00") if whole else None
+
+
+def refuse_unknown_offset(units: Units, where: object) -> None:
+    """Refuse units whose offset follows from a processing baseline that cannot be read.
+
+    Raises:
+        InputError: nothing else gave the offset.
+    """
+    if not math.isnan(units.offset):
+        return
+    raise InputError(
+        where,
+        found=units.source,
+        expected="a processing baseline of Sentinel-2 such as 04.00, 5.10 or N0509",
+        repair="correct it in the item or file name, or give the offset: '--set offset=-0.1' for numbers that hold "
+        "reflectance + 0.1 (baseline 04.00 and later), else '--set offset=0'.",
+    )
 
 
 def check_units(scene: Scene) -> Scene:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -31,6 +31,7 @@ def strategy(config: TrainingConfig) -> Strategy | str:
     statistics to share, and uneven evaluation must not wait for them.
     """
     launched = "LOCAL_RANK" in os.environ
+    join_again(config.accelerator)
     if config.strategy == "fsdp":
         return ModelParallelStrategy(
             data_parallel_size=config.devices * config.nodes, tensor_parallel_size=1, save_distributed_checkpoint=False
@@ -39,6 +40,23 @@ def strategy(config: TrainingConfig) -> Strategy | str:
         return "auto"
     start = "popen" if launched or on_gpu(config.accelerator) else "spawn"
     return DDPStrategy(start_method=start, find_unused_parameters=True, broadcast_buffers=False)
+
+
+def join_again(accelerator: str) -> None:
+    """Join the other processes after torchrun has started all of them again; at a first start Lightning does.
+
+    torchrun may keep the store in which processes publish their addresses. Under the same keys they would then read the
+    addresses of processes that have died, and wait for them without end, so each start gets keys of its own.
+    """
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if start == "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or distributed.is_initialized():
+        return
+    size, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
+    store = distributed.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size, is_master=False)
+    backend = "nccl" if on_gpu(accelerator) else "gloo"
+    distributed.init_process_group(
+        backend, store=distributed.PrefixStore(f"start {start}", store), rank=rank, world_size=size
+    )
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> None:

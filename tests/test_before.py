@@ -1,0 +1,54 @@
+"""What the version before wrote still opens: a checkpoint, chips, a map and its passport."""
+
+import gzip
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from agrifm.checkpoint import Checkpoint
+from agrifm.data.folder import Chips
+from agrifm.maps.chips import predict
+from agrifm.maps.reproduce import reproduce
+from agrifm.sensors import S2
+
+BEFORE = Path(__file__).parent / "data" / "before"
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory):
+    """A copy of the files in a folder of this machine, which the passport names."""
+    folder = tmp_path_factory.mktemp("before") / "before"
+    shutil.copytree(BEFORE, folder)
+    weights = folder / "best.safetensors"
+    weights.write_bytes(gzip.decompress(weights.with_suffix(".safetensors.gz").read_bytes()))
+    passport = folder / "map" / "map.passport.json"
+    passport.write_text(passport.read_text().replace("FOLDER", str(folder)))
+    return folder
+
+
+def test_the_checkpoint_opens_and_predicts(before, tmp_path):
+    checkpoint = Checkpoint.load(before / "best.safetensors")
+    assert checkpoint.experiment.task.names == ("other", "wheat", "maize")
+    chips = Chips.in_folder(before / "chips" / "h5_samples", checkpoint.experiment.data.sensors)
+    paths = predict(checkpoint, chips, tmp_path)
+    assert {path.name for path in paths} == {"a.tif", "b.tif"}
+
+
+def test_the_chips_open(before):
+    chips = Chips.from_list(before / "chips" / "h5_samples", before / "chips" / "data_lists" / "test.txt", (S2,))
+    sample = chips.read(1)
+    assert sample.images["S2"].shape == (2, 10, 24, 24)
+    assert sample.dates["S2"].tolist() == [17600, 17650]
+    assert sample.label is not None
+    assert sorted(np.unique(sample.label)) == [-1, 0, 1, 2]
+
+
+def test_the_map_is_made_again_from_its_passport(before, tmp_path):
+    passport = before / "map" / "map.passport.json"
+    result = reproduce(passport, before / "best.safetensors", tmp_path / "again")
+    with rasterio.open(before / "map" / "map.tif") as old, rasterio.open(tmp_path / "again" / "map.tif") as new:
+        assert (old.read() == new.read()).mean() > 0.99  # processors round sums differently
+    assert set(result.files) >= {"map.tif", "map_confidence.tif"}
