@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from math import isqrt
 from pathlib import Path
@@ -66,16 +67,7 @@ def write_chips(
         with console.status("burning labels and sharing out the ground"):
             found = _labels(scene, labels, plan)
             division = Division.of(found, plan, scene.resolution)
-        try:
-            with writing(out):
-                return _write(scene, str(labels), plan, found, division, out, console)
-        except OSError as error:
-            raise InputError(
-                out,
-                found=f"a folder that cannot be written: {reason(error)}",
-                expected="space and permission to write",
-                repair="make room, then give the same command again.",
-            ) from error
+        return _write(scene, str(labels), plan, found, division, out, console)
 
 
 def _labels(scene: Scene, path: Path, plan: ChipPlan) -> Labels:
@@ -164,14 +156,17 @@ def _refuse_existing(out: Path, overwrite: bool) -> None:
 
 def _begin(out: Path) -> None:
     """Clear the folder of what an earlier run wrote; the lists go first, so that no half data set looks whole."""
-    for folder in ("data_lists", "h5_samples"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
-    (out / UNFINISHED).write_text("These chips are not complete. The command that writes them may be given again.\n")
-    for split in SPLITS:
-        (out / "data_lists" / f"{split}.txt").unlink(missing_ok=True)
-    for path in (out / "h5_samples").iterdir():
-        if OURS.fullmatch(path.name):
-            path.unlink()
+    with writing(out):
+        for folder in ("data_lists", "h5_samples"):
+            (out / folder).mkdir(parents=True, exist_ok=True)
+        (out / UNFINISHED).write_text(
+            "These chips are not complete. The command that writes them may be given again.\n"
+        )
+        for split in SPLITS:
+            (out / "data_lists" / f"{split}.txt").unlink(missing_ok=True)
+        for path in (out / "h5_samples").iterdir():
+            if OURS.fullmatch(path.name):
+                path.unlink()
 
 
 def fields_of(labels: Labels, left: np.ndarray) -> np.ndarray | None:
@@ -200,10 +195,25 @@ def _write_images(
                 sample = replace(sample, label=torch.from_numpy(chip.label(label)))
                 path = out / "h5_samples" / f"{chip.name}.h5"
                 numbers = None if fields is None else chip.label(fields)
-                write_chip(path, sample, scene.sensors, scene.place(chip.cell.area), numbers)
+                with _writing(path):
+                    write_chip(path, sample, scene.sensors, scene.place(chip.cell.area), numbers)
                 done += 1
                 step(done, len(chips))
     return found
+
+
+@contextmanager
+def _writing(path: Path) -> Generator[None]:
+    """Any failure of the disk as one sentence; the same command may be given again."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            path,
+            found=f"a chip that cannot be written: {reason(error)}",
+            expected="space and permission to write",
+            repair="make room, then give the same command again.",
+        ) from error
 
 
 def _add(counts: dict[str, tuple[int, int]], stack: Stack) -> None:

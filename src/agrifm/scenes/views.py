@@ -21,7 +21,7 @@ from agrifm.tasks.tables import LONGEST_NAME
 TILE_BYTES = 1 << 28  # of images that are read at once
 SEEN = 0.05  # a date on which less of the chip is clear is dropped
 FEWEST = 4  # dates
-LARGEST = 4096  # pixels along a chip
+LARGEST = 1 << 14  # pixels along a chip
 BELTS = ((23.5, "tropical"), (50.0, "temperate"), (66.5, "boreal"), (90.0, "polar"))
 
 DARK = "land cover unknown"
