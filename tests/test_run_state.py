@@ -21,7 +21,7 @@ from agrifm.config import parse
 from agrifm.data.synthetic import Landscape, write_example
 from agrifm.errors import InputError, Terminated
 from agrifm.io import locked
-from agrifm.training import evaluate, fit
+from agrifm.training import evaluate, fit, shared
 from agrifm.training.callbacks import BEST, HISTORY, LAST, Judge, read_history, write_history
 from agrifm.training.evaluate import outputs
 from agrifm.training.module import Mapper
@@ -266,3 +266,46 @@ def test_who_reads_outputs_is_not_in_inference_mode(done):
         assert not torch.is_inference_mode_enabled()
         assert torch.ones(1, requires_grad=True).mul(2).requires_grad
     assert not torch.is_inference_mode_enabled()
+
+
+def as_second(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+
+
+def unexpected():
+    raise AssertionError("the second process looked at the data")
+
+
+@pytest.mark.parametrize("started_by", ["torchrun", "lightning"])
+def test_only_the_first_process_looks_at_the_data(monkeypatch, started_by):
+    store = torch.distributed.HashStore() if started_by == "torchrun" else None
+    monkeypatch.setattr(shared, "_store", lambda: store)
+    monkeypatch.setenv(shared.KEY, "")
+    assert shared.from_first(lambda: {"a": 1}) == {"a": 1}
+    with monkeypatch.context() as second:
+        as_second(second)
+        assert shared.from_first(unexpected) == {"a": 1}
+
+
+@pytest.mark.parametrize("started_by", ["torchrun", "lightning"])
+def test_what_the_first_process_refuses_the_others_refuse(monkeypatch, started_by):
+    store = torch.distributed.HashStore() if started_by == "torchrun" else None
+    monkeypatch.setattr(shared, "_store", lambda: store)
+    monkeypatch.setenv(shared.KEY, "")
+
+    def refuse():
+        raise InputError("a.h5", found="x", expected="y", repair="z.")
+
+    with pytest.raises(InputError) as first:
+        shared.from_first(refuse)
+    as_second(monkeypatch)
+    with pytest.raises(InputError) as second:
+        shared.from_first(unexpected)
+    assert str(second.value) == str(first.value)
+
+
+def test_processes_of_which_nothing_is_known_look_for_themselves(monkeypatch):
+    monkeypatch.delenv(shared.KEY, raising=False)
+    as_second(monkeypatch)
+    assert shared.from_first(lambda: {"a": 1}) == {"a": 1}

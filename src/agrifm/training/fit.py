@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from agrifm.checkpoint import Match, load_strict
-from agrifm.config import DataConfig, Experiment
+from agrifm.config import DataConfig, Experiment, parse
 from agrifm.config import load as read_experiment
 from agrifm.data.blend import Blend
 from agrifm.data.check import Survey, evenly, look_at_bands, splits_overlap, structure, survey, unlabeled, values
@@ -49,6 +50,7 @@ from agrifm.training.pretrain import (
     train_loader,
 )
 from agrifm.training.probe import Probe
+from agrifm.training.shared import from_first
 from agrifm.training.state import (
     RESUME,
     SameExperiment,
@@ -109,13 +111,20 @@ def _fit(
 ) -> Path:
     state = out / RESUME
     goes_on = resume and state.is_file()
-    with console.status("comparing the data with those of the run" if goes_on else "computing checksums"):
-        before, now = read_checksums(out), checksums_of(sources, out)
-    if goes_on:
-        refuse_changed_chips(before, now, state)
-    experiment = settle(experiment, sources, console)
+
+    def look_at_data() -> dict[str, Any]:
+        with console.status("comparing the data with those of the run" if goes_on else "computing checksums"):
+            before, now = read_checksums(out), checksums_of(sources, out)
+        if goes_on:
+            refuse_changed_chips(before, now, state)
+        settled = settle(experiment, sources, console)
+        write_checksums(now, out)
+        return {"experiment": settled.model_dump_json(), "inputs": inputs_of(now, sources, weights)}
+
+    found = from_first(look_at_data)
+    experiment = parse(json.loads(found["experiment"]), "experiment")
     module = Pretrainer(experiment) if experiment.data.shards else Mapper(experiment)
-    module.inputs = inputs_of(now, sources, weights)
+    module.inputs = found["inputs"]
     if weights is not None:
         console.print(f"start weights: {start(module, weights)}", highlight=False)
     if not resume and is_first():
@@ -123,8 +132,6 @@ def _fit(
             (out / name).unlink(missing_ok=True)
     if goes_on:
         console.print(f"resuming from {state}", highlight=False)
-    if is_first():
-        write_checksums(now, out)
     trainer = make_trainer(experiment, out, console, open_probe(experiment))
     _run(trainer, module, Loaders(experiment, sources), state if goes_on else None)
     return out / BEST

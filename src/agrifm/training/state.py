@@ -151,6 +151,8 @@ class WholeFiles(TorchCheckpointIO):
             state = super().load_checkpoint(path, map_location, weights_only=True)
         except Exception as error:
             raise _damaged(path, error) from error
+        if Path(path).name != RESUME:  # what spawned processes hand back
+            return state
         if not isinstance(state, dict) or not {"state_dict", "loops", "callbacks"} <= state.keys():
             raise _damaged(path, ValueError("it holds something else"))
         return state
