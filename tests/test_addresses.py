@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import random
 import socket
 import time
@@ -290,6 +291,16 @@ def test_redirects_lead_to_no_other_kind_of_place(server, target):
     assert len(server.requests) <= fetch.REDIRECTS + 1
 
 
+def test_redirects_of_pixels_stay_on_the_network(server, tmp_path):
+    write_raster(tmp_path / "secret.tif")
+    write_raster(server.folder / "there.tif")
+    server.faults["here.tif"] = [Fault(302, location=f"file://{tmp_path}/secret.tif")] * 99
+    with pytest.raises(Unreadable):
+        FileBand(server.url("here.tif")).grid()
+    server.faults["moved.tif"] = [Fault(302, location=server.url("there.tif"))] * 99
+    assert FileBand(server.url("moved.tif")).grid().shape == (64, 64)
+
+
 def test_redirects_to_another_host_carry_no_credentials(server, tmp_path):
     write(server.folder / "there.json", group("Catalog", "root"))
     other = server.address.replace("127.0.0.1", "localhost")
@@ -396,6 +407,21 @@ def test_json_in_odd_clothes(tmp_path):
         (tmp_path / "list.json").write_bytes(data)
         with pytest.raises(InputError, match="cannot be read"):
             frames_of(tmp_path / "list.json")
+
+
+def test_what_is_no_plain_file_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "list.json")
+    with pytest.raises(InputError):
+        frames_of(tmp_path / "list.json")
+    with pytest.raises(remote.NotRead, match="no plain file"):
+        remote.read_whole(str(tmp_path / "list.json"))
+
+
+def test_a_shard_of_another_size_is_not_read(tmp_path):
+    with (tmp_path / "a.tar").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(remote.NotRead, match="truncated or overlong: 1099511627776 of 1024 bytes"):
+        remote.read_whole(str(tmp_path / "a.tar"), size=1024)
 
 
 def test_a_file_of_absurd_size_is_not_read(tmp_path):
