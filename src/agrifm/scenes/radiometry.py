@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 from odc.geo.geobox import GeoBox
 
-from agrifm.data.bands import swapped
+from agrifm.data.bands import swapped, unequal_infrared
 from agrifm.data.radiometry import Fault, Series, faults
 from agrifm.errors import InputError, Unreadable
 from agrifm.scenes.look import Look, coarse, middle
@@ -221,7 +221,7 @@ def _refuse_odd_order(group: Mapping[int, View], steps: Sequence[int], layer: La
             continue
         judged += 1
         middle_of, spread = np.median(land, axis=1), np.zeros(len(land))
-        pair = swapped(layer.sensor, middle_of, spread, slack=0.6)
+        pair = swapped(layer.sensor, middle_of, spread, slack=0.6) or unequal_infrared(layer.sensor, middle_of)
         if pair:
             odd[step] = pair, middle_of
     if not odd or len(odd) > judged / 2:
