@@ -38,7 +38,7 @@ def opened(path: Path, settings: list[str] | None, skip: bool, as_of: str | None
                 f"--as-of {as_of}", found="no date", expected="YYYY-MM-DD", repair="write e.g. 2024-06-30."
             ) from error
         found = found.until(day)
-    return check_units(found)
+    return check_units(found, skip_unreadable=skip)
 
 
 @scene.command("show")

@@ -17,6 +17,7 @@ from agrifm.compat.configs import Translation, translate
 from agrifm.compat.keys import Note
 from agrifm.compat.python_config import read
 from agrifm.config import Experiment, load
+from agrifm.data.bands import BandOrder
 from agrifm.errors import InputError
 from agrifm.io import write_whole
 from agrifm.progress import Terminal
@@ -92,9 +93,20 @@ def _train(arguments: Namespace) -> None:
     from agrifm.compat.weights import start_weights
     from agrifm.training import fit
 
-    best = fit(experiment, out, resume=bool(resume), weights=start_weights(experiment))
+    try:
+        best = fit(experiment, out, resume=bool(resume), weights=start_weights(experiment))
+    except BandOrder as error:
+        raise _in_their_words(error) if _is_python(arguments.config) else error from error
     if first:
         print(f"best checkpoint: {best}")
+
+
+def _in_their_words(error: BandOrder) -> InputError:
+    """The error with the key of a configuration in Python instead of that of our YAML."""
+    key = "train_dataloader.dataset"
+    theirs = f"write check_bands=False into {key} (or add '--cfg-options {key}.check_bands=False')"
+    repair = error.repair.replace("set 'check_bands: false' in the data section", theirs)
+    return InputError(error.where, found=error.found, expected=error.expected, repair=repair)
 
 
 def _test(arguments: Namespace) -> None:

@@ -26,6 +26,7 @@ from agrifm.sensors import SENSORS
 from agrifm.yaml_text import read_yaml
 
 Box = tuple[float, float, float, float]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 def _keyed(value: Any) -> Any:
@@ -62,6 +63,20 @@ def _day(value: Any) -> Any:
     if day is None and not isinstance(value, str):
         raise ValueError("a date such as 2018-03-01")
     return value if day is None else day
+
+
+def _dated(value: Any) -> Any:
+    """Dates as keys or entries, which YAML turns into dates, are text."""
+    if isinstance(value, Mapping):
+        return {_date_text(key): entry for key, entry in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_date_text(entry) for entry in value]
+    return value
+
+
+def _date_text(value: Any) -> str:
+    day = parse_day(str(value))
+    return str(value if day is None else day)
 
 
 def _split(value: Any) -> Any:
@@ -126,6 +141,9 @@ class Description(Section):
             area across that meridian.
         aoi: vector file of the area; what lies outside its bounds is left out.
         start, end: first and last day.
+        offsets, scales: of single dates, by date (``2023-05-01``), sensor and date (``S2 2023-05-01``) or product.
+        skip_dates: dates, or products, to leave out.
+        check_units: hold the numbers against their units.
         reflectance: lowest and highest that land can have; pixels outside do not count as seen.
         impossible: largest share of such pixels on a date that is used at all.
     """
@@ -135,6 +153,10 @@ class Description(Section):
     resolution: Annotated[Finite, Field(gt=0)] | None = None
     bbox: Annotated[Box | None, BeforeValidator(_split)] = None
     aoi: Path | None = None
+    offsets: Annotated[dict[str, Finite], BeforeValidator(_dated)] = Field({})
+    scales: Annotated[dict[str, Annotated[Finite, Field(gt=0)]], BeforeValidator(_dated)] = Field({})
+    skip_dates: Annotated[tuple[str, ...], BeforeValidator(_dated)] = ()
+    check_units: bool = True
     start: Day | None = None
     end: Day | None = None
     reflectance: Annotated[tuple[Finite, Finite], BeforeValidator(_split)] = (Possible.low, Possible.high)

@@ -21,7 +21,7 @@ from agrifm.checkpoint import Match, load_strict, write_provenance
 from agrifm.config import DataConfig, Experiment
 from agrifm.config import load as read_experiment
 from agrifm.data.blend import Blend
-from agrifm.data.check import Survey, evenly, look_at_bands, splits_overlap, structure, survey, values
+from agrifm.data.check import Survey, evenly, look_at_bands, splits_overlap, structure, survey, unlabeled, values
 from agrifm.data.folder import Cached, Chips, Custom, Source, import_dataset
 from agrifm.data.loading import EpochBatches, Split, load
 from agrifm.data.shards import Shards
@@ -30,6 +30,7 @@ from agrifm.errors import InputError
 from agrifm.memory import keep_freed_memory
 from agrifm.sample import Batch, Season
 from agrifm.tasks.fields import AsMap, Fields
+from agrifm.tasks.names import same_names
 from agrifm.tasks.segmentation import Segmentation
 from agrifm.training.callbacks import BEST, HISTORY, LAST, RESUME, Judge, Pace, SameExperiment, WholeFiles
 from agrifm.training.module import Mapper
@@ -131,6 +132,14 @@ def open_sources(experiment: Experiment, splits: tuple[str, ...] = ("train", "va
     data = experiment.data
     if data.shards is not None:
         found = open_covers(experiment, data.shards)
+        for split in splits:
+            if split not in found:
+                raise InputError(
+                    f"{split} split",
+                    found="a pre-training experiment, which has the splits train and val",
+                    expected="val, which is what its scores are made on",
+                    repair="add '--split val'.",
+                )
         return {split: found[split] for split in splits}
     if data.dataset is not None:
         make = import_dataset(data.dataset)
@@ -151,7 +160,10 @@ def settle(experiment: Experiment, sources: Mapping[str, Source], console: Conso
     if problems:
         more = f" ({len(problems) - 1} more; 'agrifm data check' lists them)" if len(problems) > 1 else ""
         first = problems[0]
-        raise InputError(first.where, found=first.found, expected=first.expected, repair=first.repair + more)
+        kind = type(first)
+        raise kind(first.where, found=first.found, expected=first.expected, repair=first.repair + more)
+    for warning in cautions(experiment, seen):
+        console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
     checked, task = seen["train"], experiment.task
     counted = isinstance(task, Segmentation) and not task.is_settled
     needs_all = experiment.data.statistics == "data" or experiment.model.calendar or counted
@@ -177,18 +189,28 @@ def _settle_covers(experiment: Experiment, sources: Mapping[str, Source], consol
     if lost:
         gone = ", ".join(f"{shard.name} ({shard.samples} samples: {shard.why})" for shard in lost)
         console.print(f"lost: {gone}", highlight=False, markup=False)
+    if experiment.data.statistics == "given":
+        survey_covers(experiment, sources, 0)
+        return experiment
+    with console.status("computing statistics"):
+        seen = survey_covers(experiment, sources)
+    sensors = experiment.data.sensors
+    return experiment.with_sensors([sensor.with_statistics(seen.statistics(sensor)) for sensor in sensors])
+
+
+def survey_covers(experiment: Experiment, sources: Mapping[str, Source], count: int = SAMPLES) -> Survey:
+    """Some of the endless samples of pre-training, those that training reads first; bands of shards are looked at.
+
+    Raises:
+        InputError: bands of shards look swapped or scaled wrongly.
+    """
     train = sources["train"]
     assert isinstance(train, Blend)
     train, order = in_order(experiment, train)
     if experiment.data.check_bands:
         for part in stored({"train": train}):
             _look_at_shards(experiment, part)
-    if experiment.data.statistics == "given":
-        return experiment
-    with console.status("computing statistics"):
-        seen = survey(Unlabeled(train), experiment.data.sensors, [index for _, index in order.order(0, SAMPLES)])
-    sensors = experiment.data.sensors
-    return experiment.with_sensors([sensor.with_statistics(seen.statistics(sensor)) for sensor in sensors])
+    return survey(Unlabeled(train), experiment.data.sensors, [index for _, index in order.order(0, count)])
 
 
 def _look_at_shards(experiment: Experiment, shards: Shards) -> None:
@@ -228,7 +250,25 @@ def examine(
                 seen[split] = found
             else:
                 problems.append(found)
+        if problems or (isinstance(task, Fields) and task.classes):
+            continue  # samples that cannot be read have no labels; fields are learned without crops, too
+        empty = unlabeled(split, source, seen[split], task.known, task.ignore_index)
+        if empty and split == "train":
+            problems.append(empty)
+        elif empty:
+            seen[split].warnings.append(f"{empty.where}: {empty.found}; its scores say nothing")
     return problems, seen
+
+
+def cautions(experiment: Experiment, seen: Mapping[str, Survey]) -> list[str]:
+    """What is odd, but does not keep from training."""
+    names = [entry.name for entry in getattr(experiment.task, "classes", ())]
+    found = [
+        f"task.classes: {' and '.join(map(repr, group))} differ in case, accents or spaces only; "
+        "if they are one crop, give one class the codes of both"
+        for group in same_names(names)
+    ]
+    return found + [warning for survey_of in seen.values() for warning in survey_of.warnings]
 
 
 def _test_names(data: DataConfig) -> dict[str, Chips]:
