@@ -1,5 +1,6 @@
 """Chips on disk: the original's layout, the extras, and every way in which a file can be wrong."""
 
+import os
 from dataclasses import replace
 
 import h5py
@@ -8,8 +9,11 @@ import pytest
 import torch
 from conftest import FARM
 
-from agrifm.data.folder import Chips, MappingDataset, read_names
+from agrifm.data.calendars import Calendar
+from agrifm.data.check import splits_overlap
+from agrifm.data.folder import Chips, MappingDataset
 from agrifm.data.h5 import Place, read_chip, read_place, write_chip
+from agrifm.data.lists import read_names
 from agrifm.errors import InputError
 from agrifm.sample import Sample
 from agrifm.sensors import LANDSAT, S2
@@ -156,15 +160,93 @@ def test_a_missing_sensor_is_allowed_on_request(chip):
         read_chip(chip, [LANDSAT], allow_missing=True)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [("", "no names"), ("\n \n", "no names"), ("a\nb\na\n", "a twice"), ("../../etc/passwd\n", "out of the folder")],
-)
-def test_bad_lists(tmp_path, text, message):
+BAD_LISTS = {
+    "empty": (b"", "no names"),
+    "blank lines": (b"\n \n", "no names"),
+    "a name twice": (b"a\nb\na\n", "a twice"),
+    "a name in two ways": (b"a\n./a\n", "a twice"),
+    "with and without its ending": (b"a/b\na//b.h5\n", "a/b twice"),
+    "out of the folder": (b"../../etc/passwd\n", "out of the folder"),
+    "out and in again": (b"a/../b\n", "out of the folder"),
+    "absolute": (b"/etc/passwd\n", "out of the folder"),
+    "behind a link": (b"link/a\n", "out of the folder"),
+    "behind a link to itself": (b"loop/a\n", "out of the folder"),
+    "the folder itself": (b".\n", "out of the folder"),
+    "Latin-1": ("blé\n".encode("latin-1"), "no text in UTF-8"),
+    "an image": (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "no text in UTF-8"),
+    "NUL": (b"a\0b\n", "without control characters"),
+    "an escape": (b"a\x1b[2Jb\n", "without control characters"),
+    "a line of another kind": ("a\u2028b\n".encode(), "without control characters"),
+    "very long": (b"x" * 300, "names of files"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_LISTS)
+def test_bad_lists(tmp_path, case):
+    data, message = BAD_LISTS[case]
+    folder, path = tmp_path / "chips", tmp_path / "train.txt"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path)
+    (folder / "loop").symlink_to("loop")
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=message) as caught:
+        read_names(path, folder)
+    assert str(path) in caught.value.where
+
+
+GOOD_LISTS = {
+    "plain": "a\nnorth/b",
+    "line ends of Windows": "a\r\nnorth/b\r\n",
+    "line ends of old": "a\rnorth/b\r",
+    "a mark of byte order": "\ufeffa\nnorth/b\n",
+    "various ways": " ./a.h5 \n\nnorth//./b\n",
+}
+
+
+@pytest.mark.parametrize("case", GOOD_LISTS)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_good_lists_however_they_are_written(tmp_path, case, encoding):
     path = tmp_path / "train.txt"
-    path.write_text(text)
-    with pytest.raises(InputError, match=message):
+    path.write_bytes(GOOD_LISTS[case].removeprefix("\ufeff" * (encoding == "utf-16")).encode(encoding))
+    assert read_names(path, tmp_path) == ("a", "north/b")
+
+
+def test_names_may_be_absolute_within_the_folder_and_hold_any_letters(tmp_path):
+    path = tmp_path / "train.txt"
+    path.write_text(f"{tmp_path}/blé.h5\nگندم\u200cزار\n", encoding="utf-8")
+    assert read_names(path, tmp_path) == ("blé", "گندم\u200cزار")
+
+
+@pytest.mark.parametrize(("kind", "found"), [("folder", "a folder"), ("pipe", "a pipe"), ("device", "a pipe")])
+def test_lists_that_are_no_files_are_refused_without_waiting(tmp_path, kind, found):
+    path = tmp_path / "train.txt"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else tmp_path)
+    with pytest.raises(InputError, match=found):
         read_names(path, tmp_path)
+
+
+def test_one_file_in_two_splits_is_found_under_any_name(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.h5").write_bytes(b"")
+    (tmp_path / "c.h5").symlink_to(tmp_path / "a.h5")
+    splits = {"train": Chips(tmp_path, ("a",), (S2,)), "val": Chips(tmp_path, ("b", "c"), (S2,))}
+    assert [error.where for error in splits_overlap(splits)] == ["val list: c"]
+
+
+def test_chips_of_one_name_in_two_folders_stay_apart(tmp_path, chip):
+    for folder in ("east", "west"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.h5").write_bytes(chip.read_bytes())
+    chips = Chips(tmp_path, ("east/x", "west/x"), (S2,), seasons=(Calendar("01-01", "12-31", chips="x*"),))
+    assert [chips.read(i).name for i in range(2)] == ["east/x", "west/x"]
+
+
+def test_a_chip_that_is_being_written_is_none(tmp_path, chip):
+    (tmp_path / ".x.123.part.h5").write_bytes(b"")
+    assert Chips.in_folder(tmp_path, [S2]).names == ("bare",)
 
 
 def test_missing_list_and_empty_folder(tmp_path):

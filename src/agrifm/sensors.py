@@ -119,7 +119,7 @@ class Sensor:
         if self.nodata is None:
             return (image == 0).any(axis) & False
         if self.nodata == 0:
-            return (image == 0).all(axis)
+            return ~(image != 0).any(axis)  # torch has a fast way for any, none for all
         missing = image != image if self.nodata != self.nodata else image == self.nodata
         return missing.any(axis)
 

@@ -15,10 +15,14 @@ app.add_typer(data, name="data")
 
 
 @data.command("check")
-def check(config: Config, overrides: Overrides = None) -> None:
+def check(
+    config: Config,
+    overrides: Overrides = None,
+    seconds: Annotated[float, typer.Option(min=1, help="Seconds that reading one chip may take.")] = 60,
+) -> None:
     """Run all checks that come before training, on every chip, and list what is wrong."""
     from agrifm.config import load
-    from agrifm.training.fit import cautions, examine, open_sources, survey_covers
+    from agrifm.training.fit import cautions, examine_watched, open_sources, survey_covers
 
     experiment = load(config, overrides or ())
     if experiment.data.shards is not None:
@@ -29,7 +33,7 @@ def check(config: Config, overrides: Overrides = None) -> None:
         return
     splits = [name for name in ("train", "val", "test") if experiment.data.list_file(name).is_file() or name != "test"]
     with console.status("reading every chip"):
-        problems, seen = examine(experiment, open_sources(experiment, tuple(splits)), limit=0)
+        problems, seen = examine_watched(experiment, open_sources(experiment, tuple(splits)), seconds)
     for problem in problems[:20]:
         console.print(refusal(problem), highlight=False, soft_wrap=True)
     if problems:

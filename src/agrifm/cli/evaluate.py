@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from agrifm.cli.shell import Ckpt, Ensemble, Flips, app, console
+from agrifm.cli.shell import Ckpt, Ensemble, Flips, Links, app, console
 
 DAYS = "Only images up to a day: 2018-06-30 or 06-30; several: a list, FIRST:LAST:DAYS, FIRST:LAST:monthly or monthly."
 
@@ -25,6 +25,7 @@ def evaluate(
     gaps: Annotated[str | None, typer.Option(help="Gaps of so many months without any image, e.g. 1,2,3.")] = None,
     flips: Flips = False,
     ensemble: Ensemble = None,
+    allow_links: Links = False,
 ) -> None:
     """Score a checkpoint on a split of its data, or of other data."""
     from agrifm.checkpoint import Checkpoint
@@ -32,7 +33,7 @@ def evaluate(
     from agrifm.training.fit import open_sources
     from agrifm.training.timeline import known
 
-    loaded = Checkpoint.load(checkpoint).at(root).looking(flips=flips, others=ensemble or ())
+    loaded = Checkpoint.load(checkpoint).at(root, allow_links=allow_links).looking(flips=flips, others=ensemble or ())
     looks = ("_flips" if flips else "") + ("_ensemble" if ensemble else "")
     refuse_split(split, endless=loaded.experiment.data.shards is not None)
     experiment, out = loaded.experiment, out or checkpoint.parent / f"scores_{split}{looks}"

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from agrifm.cli.shell import Ckpt, Config, Ensemble, Flips, Overrides, app, console, resumable
+from agrifm.cli.shell import Ckpt, Config, Ensemble, Flips, Links, Overrides, app, console, resumable
 
 weights = typer.Typer(no_args_is_help=True, help="Look at and convert weight files.")
 app.add_typer(weights, name="weights")
@@ -42,6 +42,7 @@ def predict(
     sets: Annotated[bool, typer.Option(help="Also write which classes are possible.")] = False,
     flips: Flips = False,
     ensemble: Ensemble = None,
+    allow_links: Links = False,
 ) -> None:
     """Map every chip of a folder: GeoTIFF where the chip knows its place, PNG otherwise."""
     from agrifm.checkpoint import Checkpoint
@@ -51,7 +52,7 @@ def predict(
     loaded = Checkpoint.load(checkpoint).looking(flips=flips, others=ensemble or ())
     folder = chips / "h5_samples" if (chips / "h5_samples").is_dir() else chips
     data = loaded.experiment.data
-    source = Chips.in_folder(folder, data.sensors, allow_missing=True, seasons=data.seasons)
+    source = Chips.in_folder(folder, data.sensors, allow_missing=True, seasons=data.seasons, allow_links=allow_links)
     paths = write(loaded, source, out, probabilities=probabilities, confidence=confidence, sets=sets, console=console)
     console.print(f"{len(paths)} files written to {out}", highlight=False)
 

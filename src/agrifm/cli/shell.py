@@ -37,6 +37,7 @@ Ckpt = Annotated[Path, typer.Argument(help="Checkpoint written by 'agrifm train'
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")]
 Flips = Annotated[bool, typer.Option("--flips", help="Average over the eight orientations of a square.")]
 Ensemble = Annotated[list[Path] | None, typer.Option(help="Another checkpoint to average with, may be repeated.")]
+Links = Annotated[bool, typer.Option("--allow-links", help="Follow links in chips to other files.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
 

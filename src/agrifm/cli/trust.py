@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from agrifm.cli.shell import Ckpt, Ensemble, Flips, app, console
+from agrifm.cli.shell import Ckpt, Ensemble, Flips, Links, app, console
 
 
 @app.command()
@@ -23,6 +23,7 @@ def calibrate(
     ensemble: Ensemble = None,
     root: Annotated[Path | None, typer.Option(help="Folder of the data, if it is no longer where it was.")] = None,
     out: Annotated[Path | None, typer.Option(help="The new checkpoint; calibrated.safetensors beside the old.")] = None,
+    allow_links: Links = False,
 ) -> None:
     """Make probabilities mean what they say: fit a temperature and class sets, and check both on every split."""
     from agrifm.accuracy.calibration import calibrate_checkpoint
@@ -32,7 +33,7 @@ def calibrate(
     out = out or checkpoint.with_name("calibrated.safetensors")
     if out.resolve() == checkpoint.resolve():
         raise InputError(out, found="the checkpoint itself", expected="a new file", repair="give another --out.")
-    loaded = replace(Checkpoint.load(checkpoint).at(root), calibration=None)
+    loaded = replace(Checkpoint.load(checkpoint).at(root, allow_links=allow_links), calibration=None)
     loaded = loaded.looking(flips=flips, others=ensemble or ())
     found, splits = calibrate_checkpoint(loaded, out, split, coverage, by_class=by_class, unit=unit, console=console)
     show(splits)

@@ -25,7 +25,7 @@ from agrifm.compat.config_training import (
 )
 from agrifm.compat.keys import Keys, Note
 from agrifm.config import Experiment, TrainingConfig, parse
-from agrifm.data.folder import read_names
+from agrifm.data.lists import read_names
 from agrifm.tasks.segmentation import CropClass, Segmentation
 
 _HARMLESS = {

@@ -120,6 +120,8 @@ class DataConfig(Section):
         statistics: ``data`` computes mean and deviation on the training split, masked pixels left out;
             ``given`` takes the sensor's own (for Sentinel-2 the published ones, computed with clouds left in).
         allow_missing: a chip may lack some of the sensors.
+        allow_links: follow links in chips to other files, virtual data sets and external storage; never kept in a
+            checkpoint, because files must not give themselves rights.
         frames: use this many frames of every series: evenly spread in evaluation, drawn at random in training.
         resize: rows and columns per sensor and for ``label``; bilinear, nearest for labels.
         footprint: meters along one side of a chip; if left out, the training data's. Maps are made of windows of
@@ -143,6 +145,7 @@ class DataConfig(Section):
     ]
     statistics: Literal["data", "given"] = "data"
     allow_missing: bool = False
+    allow_links: bool = Field(False, exclude=True)
     frames: int | None = Field(None, ge=1)
     resize: dict[str, tuple[int, int]] = {}
     footprint: float | None = Field(None, gt=0)
@@ -191,6 +194,7 @@ class DataConfig(Section):
             label_key=self.label_key if label else None,
             allow_missing=self.allow_missing,
             seasons=self.seasons,
+            allow_links=self.allow_links,
         )
 
 
@@ -300,6 +304,10 @@ class Experiment(Section):
     def prepare(self) -> Callable[[Sample], Sample] | None:
         """What makes the model's targets of a chip's label, where they are not the label itself."""
         return self.task.prepare if isinstance(self.task, Fields) else None
+
+    def with_links(self, allowed: bool) -> Experiment:
+        """The same experiment; chips may or may not lead to other files."""
+        return self.model_copy(update={"data": self.data.model_copy(update={"allow_links": allowed})})
 
     def with_pixel(self, meters: float) -> Experiment:
         """The same experiment; boundaries of fields are measured with this pixel unless it says otherwise."""

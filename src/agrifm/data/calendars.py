@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -44,6 +45,8 @@ class Calendar:
     def __post_init__(self) -> None:
         for text in (self.start, self.end):
             try:
+                if not re.fullmatch(r"\d\d-\d\d", text):  # Python also reads weeks: W10-1
+                    raise ValueError(text)
                 dt.date.fromisoformat(f"{USUAL}-{text}")
             except ValueError as error:
                 raise ValueError(f"a day of every year as MM-DD, e.g. 10-01; '{text}' is none") from error
@@ -89,12 +92,13 @@ class Calendar:
 
 
 def calendar_of(calendars: Sequence[Calendar], name: str) -> Calendar:
-    """The calendar of a chip or scene: the first whose pattern fits its name.
+    """The calendar of a chip or scene: the first whose pattern fits its name, with or without folders.
 
     Raises:
         InputError: none does.
     """
-    found = next((calendar for calendar in calendars if fnmatchcase(name, calendar.chips)), None)
+    written = (name, name.rpartition("/")[2])
+    found = next((one for one in calendars if any(fnmatchcase(text, one.chips) for text in written)), None)
     if found is None:
         raise InputError(
             f"data.seasons: {name}",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from agrifm.data.bands import BandOrder, look_at_bands, swapped
 from agrifm.data.chip_dates import odd_days, vote
 from agrifm.data.folder import Chips, Source
-from agrifm.data.h5 import band_positions, open_chip
+from agrifm.data.h5 import check_header, open_chip
 from agrifm.data.survey import Survey
 from agrifm.errors import InputError
 from agrifm.sample import Sample
@@ -46,11 +47,12 @@ def evenly(count: int, limit: int) -> list[int]:
 
 
 def splits_overlap(splits: Mapping[str, Chips]) -> Iterator[InputError]:
-    """Samples that stand in more than one split."""
-    owner: dict[tuple[str, str], str] = {}
+    """Samples that stand in more than one split, also under two names for one file."""
+    owner: dict[object, str] = {}
     for split, chips in splits.items():
-        for name in chips.names:
-            first = owner.setdefault((str(chips.folder.resolve()), name), split)
+        folder = chips.folder.resolve()
+        for i, name in enumerate(chips.names):
+            first = owner.setdefault(_identity(chips.path(i), folder / name), split)
             if first != split:
                 yield InputError(
                     f"{split} list: {name}",
@@ -58,6 +60,15 @@ def splits_overlap(splits: Mapping[str, Chips]) -> Iterator[InputError]:
                     expected="each sample in one split: scores on training samples say nothing",
                     repair="delete it from one of the lists.",
                 )
+
+
+def _identity(path: Path, name: Path) -> object:
+    """The file itself, whatever links lead to it; the name of one that is missing."""
+    try:
+        state = path.stat()
+    except OSError:
+        return name
+    return state.st_dev, state.st_ino
 
 
 def structure(chips: Chips) -> Iterator[InputError]:
@@ -70,15 +81,7 @@ def structure(chips: Chips) -> Iterator[InputError]:
 
 
 def _header(chips: Chips, index: int) -> None:
-    path = chips.path(index)
-    with open_chip(path) as file:
-        present = [sensor for sensor in chips.sensors if sensor.name in file]
-        complete = len(present) == len(chips.sensors)
-        for sensor in present:
-            if file[sensor.name].ndim == 4:
-                band_positions(path, file[sensor.name], sensor)
-    if not complete or not present:
-        chips.read(index, lambda total: np.zeros(1, int))
+    check_header(chips.path(index), chips.sensors, allow_missing=chips.allow_missing, allow_links=chips.allow_links)
 
 
 def values(
@@ -125,7 +128,7 @@ def _names_bands(source: Source, indices: Sequence[int], sensor: Sensor) -> bool
     if not isinstance(source, Chips):
         return False
     for index in indices:
-        with open_chip(source.path(index)) as file:
+        with open_chip(source.path(index), allow_links=source.allow_links) as file:
             if sensor.name in file and "bands" not in file[sensor.name].attrs:
                 return False
     return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +12,10 @@ import torch
 from torch.utils.data import Dataset
 
 from agrifm.data.calendars import Calendar, calendar_of
+from agrifm.data.checksums import Checksum, checksums, digest
 from agrifm.data.h5 import FrameChoice, read_chip
+from agrifm.data.h5_values import check_days
+from agrifm.data.lists import read_names
 from agrifm.data.transforms import pick_frames
 from agrifm.errors import InputError
 from agrifm.sample import Sample
@@ -40,6 +43,7 @@ class Chips:
         label_key: dataset of the label, or of several that are stacked; None reads none.
         allow_missing: a chip may lack some of the sensors.
         seasons: calendars that chips are cut to.
+        allow_links: chips may keep values in other files.
     """
 
     folder: Path
@@ -48,6 +52,7 @@ class Chips:
     label_key: str | tuple[str, ...] | None = "label"
     allow_missing: bool = False
     seasons: tuple[Calendar, ...] = ()
+    allow_links: bool = False
 
     @classmethod
     def from_list(
@@ -59,9 +64,11 @@ class Chips:
         label_key: str | tuple[str, ...] | None = "label",
         allow_missing: bool = False,
         seasons: Sequence[Calendar] = (),
+        allow_links: bool = False,
     ) -> Chips:
         """Read the names of the chips from a text file, one a line."""
-        return cls(folder, read_names(list_file, folder), tuple(sensors), label_key, allow_missing, tuple(seasons))
+        names = read_names(list_file, folder)
+        return cls(folder, names, tuple(sensors), label_key, allow_missing, tuple(seasons), allow_links)
 
     @classmethod
     def in_folder(
@@ -71,18 +78,20 @@ class Chips:
         *,
         allow_missing: bool = False,
         seasons: Sequence[Calendar] = (),
+        allow_links: bool = False,
     ) -> Chips:
         """All chips of a folder, without labels.
 
         Raises:
             InputError: the folder holds none.
         """
-        names = tuple(sorted(path.stem for path in folder.glob("*.h5")))
+        # A name that begins with a dot is a file that is being written.
+        names = tuple(sorted(path.stem for path in folder.glob("*.h5") if not path.name.startswith(".")))
         if not names:
             raise InputError(
                 folder, found="no *.h5 files", expected="a folder of chips", repair="name the folder that holds them."
             )
-        return cls(folder, names, tuple(sensors), None, allow_missing, tuple(seasons))
+        return cls(folder, names, tuple(sensors), None, allow_missing, tuple(seasons), allow_links)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -91,6 +100,18 @@ class Chips:
         """The file of a chip."""
         return self.folder / f"{self.names[index]}.h5"
 
+    def checksums(self, known: Mapping[str, Checksum] | None = None) -> dict[str, Checksum]:
+        """Checksums of the chips by name; see ``checksums``.
+
+        Args:
+            known: those of an earlier call: files whose size and time are the same are not read again.
+        """
+        return checksums({name: self.path(i) for i, name in enumerate(self.names)}, known)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the names, their order and the content of all files: equal where the samples are."""
+        return digest(self.checksums())
+
     def read(self, index: int, frames: FrameChoice | None = None) -> Sample:
         """One sample, only the chosen frames of its season."""
         sample = read_chip(
@@ -98,8 +119,10 @@ class Chips:
             self.sensors,
             label_key=self.label_key,
             allow_missing=self.allow_missing,
+            allow_links=self.allow_links,
             frames=None if self.seasons else frames,
         )
+        sample = replace(sample, name=self.names[index])  # of two chips a/x and b/x, too, results are kept apart
         return _in_season(sample, self.seasons, frames) if self.seasons else sample
 
 
@@ -108,34 +131,6 @@ def _in_season(sample: Sample, seasons: Sequence[Calendar], frames: FrameChoice 
     if seasons:
         sample = calendar_of(seasons, sample.name).cut(sample)
     return sample if frames is None else pick_frames(sample, frames)
-
-
-def read_names(list_file: Path, folder: Path) -> tuple[str, ...]:
-    """Names in a list file; each stands for ``<name>.h5`` inside ``folder``.
-
-    Raises:
-        InputError: the file is missing or empty, a name repeats, or a name leads out of the folder.
-    """
-    if not list_file.is_file():
-        raise InputError(
-            list_file, found="no such file", expected="a text file with one sample name a line", repair="write it."
-        )
-    names = [line.strip().removesuffix(".h5") for line in list_file.read_text().splitlines()]
-    names = [name for name in names if name]
-    if not names:
-        raise InputError(list_file, found="no names", expected="one sample name a line", repair="fill the list.")
-    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-    if repeated:
-        raise InputError(list_file, found=f"{repeated[0]} twice", expected="each name once", repair="delete one line.")
-    for name in names:
-        if not (folder / name).resolve().is_relative_to(folder.resolve()):
-            raise InputError(
-                f"{list_file}: {name}",
-                found="a path out of the folder",
-                expected=f"a name in {folder}",
-                repair="mend it.",
-            )
-    return tuple(names)
 
 
 class MappingDataset(Dataset):
@@ -193,6 +188,8 @@ class Custom:
                 raise InputError(
                     f"{sample.name}: {name}", found="NaN or infinity", expected="finite numbers", repair="mask them."
                 )
+        for name, days in sample.dates.items():
+            check_days(days, f"{sample.name}: dates of {name}")
         return _in_season(sample, self.seasons, frames)
 
 

@@ -6,7 +6,7 @@ nor a restart changes what a sample looks like.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -101,8 +101,22 @@ class EpochBatches(Sampler[list[Key]]):
                 yield share
 
 
-def load(split: Split, batches: EpochBatches, workers: int) -> DataLoader[Batch]:
-    """Batches of a split."""
+def alike(samples: Sequence[Sample]) -> list[Batch]:
+    """Batches of samples that have the same sensors with the same rows and columns, and labels of one shape.
+
+    The output of a model has the size of the label or of the finest sensor in a batch, so that what becomes of a sample
+    must not depend on which others are in it.
+    """
+    groups: dict[object, list[Sample]] = {}
+    for sample in samples:
+        sizes = tuple((name, tuple(image.shape[1:])) for name, image in sorted(sample.images.items()))
+        label = None if sample.label is None else tuple(sample.label.shape)
+        groups.setdefault((sizes, label), []).append(sample)
+    return [collate(group) for group in groups.values()]
+
+
+def load(split: Split, batches: EpochBatches, workers: int, collate: Callable = collate) -> DataLoader:
+    """Batches of a split, as ``collate`` makes them of samples."""
     return DataLoader(
         split,
         batch_sampler=batches,

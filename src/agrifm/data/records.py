@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import safetensors.numpy
 import torch
-from safetensors import SafetensorError
 
 from agrifm.data.h5 import FrameChoice
-from agrifm.errors import InputError
+from agrifm.data.h5_values import check_days
+from agrifm.errors import InputError, refusing
 from agrifm.sample import Sample, days_since_epoch
 
 COVERS = ("cropland", "forest", "grassland", "shrubland", "wetland", "water", "impervious", "bare")
@@ -82,24 +83,18 @@ class Record:
         Raises:
             InputError: it is no record, or the shares of a cell do not sum to 1.
         """
-        try:
+        with refusing(
+            where,
+            expected=f"safetensors with {', '.join(_TENSORS)} and the sample's metadata",
+            repair="write the shard again with 'agrifm fractions build'.",
+        ):
+            # The library checks the header: lengths, types and that all metadata is text.
+            tensors = safetensors.numpy.load(data)
             told = _split(data)[0]["__metadata__"]
-            values: dict[str, Any] = {
-                **told,
-                "lon": float(told["lon"]),
-                "lat": float(told["lat"]),
-                "year": int(told["year"]),
-            }
-            values.update(safetensors.numpy.load(data))
+            values: dict[str, Any] = {**told, **tensors}
+            values |= {"lon": float(told["lon"]), "lat": float(told["lat"]), "year": int(told["year"])}
             record = cls(**values)
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                where,
-                found=f"a member that cannot be read: {type(error).__name__} {error}",
-                expected=f"safetensors with {', '.join(_TENSORS)} and the sample's metadata",
-                repair="write the shard again with 'agrifm fractions build'.",
-            ) from error
-        record.check(where)
+            record.check(where)
         return record
 
     def check(self, where: str) -> None:
@@ -110,13 +105,23 @@ class Record:
         """
         t, _, h, w = self.image.shape if self.image.ndim == 4 else (0, 0, 0, 0)
         shapes = {key: getattr(self, key).shape for key in _TENSORS}
-        fits = t and shapes["days"] == (t,) and shapes["clear"] == (t, h, w) and self.image.dtype.name in _STORED
+        kinds = "".join(getattr(self, key).dtype.kind for key in _TENSORS)
+        fits = 0 not in self.image.shape and shapes["days"] == (t,) and shapes["clear"] == (t, h, w)
+        fits = fits and self.image.dtype.name in _STORED and re.fullmatch("[iu]i[iub]ff", kinds) is not None
         if not fits or shapes["fractions"] != (len(COVERS), *shapes["unknown"]) or self.unknown.ndim != 2:
             raise InputError(
                 where,
                 found=f"{self.image.dtype} {', '.join(f'{key} {shape}' for key, shape in shapes.items())}",
                 expected="uint16 or int16 image (t,c,h,w), days (t), clear (t,h,w), fractions (8,y,x), unknown (y,x)",
                 repair="write the record with these shapes.",
+            )
+        check_days(torch.from_numpy(self.days), f"{where}: days")
+        if not (abs(self.lon) <= 360 and abs(self.lat) <= 90):  # also false for NaN
+            raise InputError(
+                where,
+                found=f"longitude {self.lon:g} and latitude {self.lat:g}",
+                expected="degrees",
+                repair="write the record with the middle of its place in degrees.",
             )
         sums = self.fractions.sum(0) + self.unknown
         wrong = ~(np.abs(sums - 1) <= _SLACK) | (self.fractions < -_SLACK).any(0) | (self.unknown < -_SLACK)

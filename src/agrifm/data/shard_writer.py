@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import shutil
 import tarfile
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,13 @@ from typing import Any
 from agrifm.data.records import COVERS, Record
 from agrifm.data.shards import FORMAT, MANIFEST, PLAIN, Shard
 from agrifm.errors import InputError
+from agrifm.io import locked, sha256, sync, writing
 
 
 class ShardWriter:
     """Writes records into shards, one open for each sensor; the folder appears whole when the block ends without error.
+
+    One process writes a folder at a time. What a killed one left unfinished is replaced.
 
     Args:
         folder: to make.
@@ -40,22 +43,41 @@ class ShardWriter:
         made_from: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder, self.size, self.made_from = Path(folder), size, dict(made_from or {})
+        self.overwrite = overwrite
         self.unfinished = self.folder.with_name(f".{self.folder.name}.part")
-        if self.folder.exists() and not (overwrite and (self.folder / MANIFEST).is_file()):
-            raise InputError(
-                folder,
-                found="something of that name" + (", but no data set" if overwrite else ""),
-                expected="a new folder",
-                repair="name another folder, delete this one, or replace a data set with --overwrite.",
-            )
+        self.earlier = self.folder.with_name(f".{self.folder.name}.earlier")
         self.open: dict[str, tarfile.TarFile] = {}
         self.samples: Counter[str] = Counter()
         self.shards: list[Shard] = []
+        self._refuse_existing()
+        self._held = ExitStack()
 
     def __enter__(self) -> ShardWriter:
-        shutil.rmtree(self.unfinished, ignore_errors=True)
-        self.unfinished.mkdir(parents=True)
+        with ExitStack() as held:
+            held.enter_context(locked(self.folder))
+            # Another process may have finished while this one waited for its first sample.
+            self._restore()
+            self._refuse_existing()
+            with writing(self.folder):
+                shutil.rmtree(self.unfinished, ignore_errors=True)
+                self.unfinished.mkdir(parents=True)
+            self._held = held.pop_all()
         return self
+
+    def _refuse_existing(self) -> None:
+        if self.folder.exists() and not (self.overwrite and (self.folder / MANIFEST).is_file()):
+            raise InputError(
+                self.folder,
+                found="something of that name" + (", but no data set" if self.overwrite else ""),
+                expected="a new folder",
+                repair="name another folder, delete this one, or replace a data set with --overwrite.",
+            )
+
+    def _restore(self) -> None:
+        """Put back the data set that a process was replacing when it was killed between two renames."""
+        if self.earlier.exists() and not self.folder.exists():
+            self.earlier.replace(self.folder)
+        shutil.rmtree(self.earlier, ignore_errors=True)
 
     def add(self, record: Record) -> None:
         """Add one sample.
@@ -72,21 +94,39 @@ class ShardWriter:
             )
         if sensor not in self.open:
             name = f"{sensor}-{number // self.size:05d}.tar"
-            self.open[sensor] = tarfile.open(self.unfinished / name, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+            with writing(self.folder):
+                self.open[sensor] = tarfile.open(self.unfinished / name, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
         data = record.to_bytes()
         member = tarfile.TarInfo(f"{sensor}-{number:09d}.safetensors")
         member.size = len(data)
-        self.open[sensor].addfile(member, io.BytesIO(data))
-        self.samples[sensor] += 1
-        if self.samples[sensor] % self.size == 0:
-            self._close(sensor)
+        with writing(self.folder):
+            self.open[sensor].addfile(member, io.BytesIO(data))
+            self.samples[sensor] += 1
+            if self.samples[sensor] % self.size == 0:
+                self._close(sensor)
+
+    def attach(self, name: str, text: str) -> None:
+        """Write a text, e.g. a report, that lies in the folder when it appears.
+
+        Raises:
+            InputError: the disk is full.
+        """
+        with writing(self.folder):
+            (self.unfinished / name).write_text(text, encoding="utf-8")
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            for file in self.open.values():
-                file.fileobj.close()
-            shutil.rmtree(self.unfinished)
-            return
+        with self._held:
+            try:
+                if kind is None:
+                    with writing(self.folder):
+                        self._finish()
+            finally:
+                for file in self.open.values():
+                    with suppress(OSError):  # of a full disk: it was refused before
+                        file.fileobj.close()
+                shutil.rmtree(self.unfinished, ignore_errors=True)
+
+    def _finish(self) -> None:
         for sensor in sorted(self.open):
             self._close(sensor)
         manifest = {
@@ -97,15 +137,19 @@ class ShardWriter:
             "made_from": self.made_from,
         }
         (self.unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        for path in (*self.unfinished.iterdir(), self.unfinished):
+            sync(path)
         if self.folder.exists():
-            shutil.rmtree(self.folder)
+            self.folder.replace(self.earlier)
         self.unfinished.replace(self.folder)
+        sync(self.folder.parent)
+        shutil.rmtree(self.earlier, ignore_errors=True)
 
     def _close(self, sensor: str) -> None:
-        file = self.open.pop(sensor)
+        file = self.open[sensor]
         file.close()
+        del self.open[sensor]
         path = Path(str(file.name))
-        with path.open("rb") as written:
-            digest = hashlib.file_digest(written, "sha256").hexdigest()
+        digest = sha256(path)
         samples = (self.samples[sensor] - 1) % self.size + 1
         self.shards.append(Shard(path.name, sensor, samples, path.stat().st_size, digest))

@@ -15,7 +15,7 @@ import re
 import tarfile
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -26,11 +26,13 @@ from typing import Any, Literal
 from agrifm.data.h5 import FrameChoice
 from agrifm.data.records import COVERS, Record
 from agrifm.data.remote import NotRead, is_remote, read_whole
-from agrifm.errors import InputError, Unreadable
+from agrifm.errors import InputError, Unreadable, reason, refusing
 from agrifm.sample import Sample
 
 FORMAT, MANIFEST = "agrifm-shards-1", "manifest.json"
 PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+MOST_BYTES = 16 << 30  # of a shard, which is read whole into memory
+BLOCK = 512  # bytes; each member of a tar takes at least one for its header and one for its content
 
 Groups = Mapping[str, tuple[int, tuple[int, ...]]]
 
@@ -46,7 +48,12 @@ class Shard:
     sha256: str
 
     def __post_init__(self) -> None:
-        if not PLAIN.fullmatch(self.name) or min(self.samples, self.bytes) < 1:
+        texts = (self.name, self.sensor, self.sha256)
+        if not all(isinstance(text, str) and PLAIN.fullmatch(text) for text in texts):
+            raise ValueError(f"a shard with name, sensor and checksum {texts}")
+        if type(self.samples) is not int or type(self.bytes) is not int:
+            raise ValueError(f"shard {self.name} of {self.samples!r} samples and {self.bytes!r} bytes")
+        if not 1 <= self.samples <= self.bytes // (2 * BLOCK) or self.bytes > MOST_BYTES:
             raise ValueError(f"shard {self.name} of {self.samples} samples and {self.bytes} bytes")
 
     def flaw(self, data: bytes) -> str | None:
@@ -154,7 +161,16 @@ class Shards:
             raise IndexError(index)
         shard = self.shards[number := bisect_right(self._ends, index)]
         member = index - self._ends[number] + shard.samples
-        return Record.from_bytes(bytes(self._members(shard)[member]), f"{self._at(shard)}: record {member}")
+        where = f"{self._at(shard)}: record {member}"
+        record = Record.from_bytes(bytes(self._members(shard)[member]), where)
+        if record.sensor != shard.sensor:
+            raise InputError(
+                where,
+                found=f"a sample of {record.sensor}",
+                expected=f"samples of {shard.sensor}, as {MANIFEST} says",
+                repair="fetch the data set again, or write it again with 'agrifm fractions build'.",
+            )
+        return record
 
     def fetch(self, shard: Shard) -> bytes:
         """Fetch a whole shard and verify it; a remote one is asked for again before it counts as bad.
@@ -163,7 +179,7 @@ class Shards:
             Unreadable: it is missing, truncated or corrupt.
         """
         try:
-            return read_whole(self._at(shard), shard.flaw)
+            return read_whole(self._at(shard), shard.flaw, shard.bytes)
         except NotRead as error:
             raise self._bad(shard, str(error)) from error
 
@@ -194,13 +210,12 @@ class Shards:
 
     def _parse(self, shard: Shard, data: bytes) -> list[memoryview]:
         try:
-            with tarfile.open(fileobj=io.BytesIO(data)) as file:
-                found = [m for m in file if m.isreg() and m.name.endswith(".safetensors")]
-        except tarfile.TarError as error:
-            raise self._bad(shard, f"no tar: {error}") from error
+            found = list(_members_of(data))
+        except Exception as error:  # of a damaged tar: errors of tar, of numbers, of text
+            raise self._bad(shard, f"no tar: {reason(error)}") from error
         if len(found) != shard.samples:
             raise self._bad(shard, f"{len(found)} records where the manifest says {shard.samples}")
-        return [memoryview(data)[m.offset_data : m.offset_data + m.size] for m in found]
+        return found
 
     def _bad(self, shard: Shard, found: str) -> Unreadable:
         without = f"delete its line in {MANIFEST}" if is_remote(self.root) else "set 'data.shards.lost: count'"
@@ -212,21 +227,42 @@ class Shards:
         )
 
 
+def _members_of(data: bytes) -> Iterator[memoryview]:
+    """The records in a tar; nothing is unpacked, so that their names lead nowhere."""
+    last = -1
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as file:
+        for member in file:
+            # A negative size would lead back to members that were read already, for ever.
+            if member.offset <= last or member.size < 0 or member.offset_data + member.size > len(data):
+                raise tarfile.ReadError(f"member {member.name!r} has a size of {member.size} bytes")
+            last = member.offset
+            if member.isreg() and not member.issparse() and member.name.endswith(".safetensors"):
+                yield memoryview(data)[member.offset_data : member.offset_data + member.size]
+
+
 def _manifest(root: str) -> list[Shard]:
-    where, read = f"{root}/{MANIFEST}", {}
-    try:
+    where = f"{root}/{MANIFEST}"
+    expected = f'{{"format": "{FORMAT}", "classes": [{", ".join(COVERS)}], "shards": [...]}}'
+    with refusing(
+        where,
+        expected=expected,
+        repair="name the folder that 'agrifm fractions build' wrote; if its manifest is damaged, fetch it again; "
+        "if a package is missing, install it.",
+    ):
         read = json.loads(read_whole(where))
         if read["format"] != FORMAT or read["classes"] != list(COVERS):
             raise ValueError(f"format {read['format']} with classes {read['classes']}")
         shards = [Shard(**line) for line in read["shards"]]
         if not shards or len({shard.name for shard in shards}) < len(shards):
             raise ValueError("no shards, or one of them twice")
+        _check_counts(shards, read.get("sensors"))
         return shards
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            where,
-            found=f"{type(error).__name__}: {error}",
-            expected=f'{{"format": "{FORMAT}", "classes": [{", ".join(COVERS)}], "shards": [...]}}',
-            repair="name the folder that 'agrifm fractions build' wrote; if its manifest is damaged, fetch it again; "
-            "if a package is missing, install it.",
-        ) from error
+
+
+def _check_counts(shards: list[Shard], told: Any) -> None:
+    """Refuse a manifest whose counts of samples contradict its shards; it need not have any."""
+    counts: defaultdict[str, int] = defaultdict(int)
+    for shard in shards:
+        counts[shard.sensor] += shard.samples
+    if told is not None and {sensor: entry["samples"] for sensor, entry in told.items()} != counts:
+        raise ValueError(f"shards of {dict(counts)} samples where 'sensors' says {told}")

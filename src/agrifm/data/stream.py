@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from math import lcm
+from math import isfinite, lcm
 from typing import Protocol
 
 import numpy as np
@@ -22,6 +22,7 @@ from agrifm.data.shards import Groups
 from agrifm.errors import InputError, nearest
 
 _FINEST = 1000  # largest denominator of a weight
+LONGEST = 100_000  # positions of a period, which is held in memory
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,8 @@ def _check(groups: Groups, weights: Mapping[str, float], window: int) -> None:
         raise InputError(
             "weights", found=f"'{wrong}'", expected="sensors of the data set", repair=nearest(wrong, groups)
         )
-    if window < 1 or set(groups) - set(weights) or min(weights.values()) < 0 or not any(weights.values()):
+    finite = all(isfinite(weight) and weight >= 0 for weight in weights.values())
+    if window < 1 or set(groups) - set(weights) or not finite or not any(weights.values()):
         raise InputError(
             "weights and window",
             found=f"weights {dict(weights)} and a window of {window}",
@@ -233,7 +235,14 @@ def pattern(shares: np.ndarray) -> np.ndarray:
     The next sample of one may come once its share has reached the one before it, and is due before its share has
     passed it by one; the one due first is taken (proportionate fairness: Baruah et al., 1996).
     """
-    total, taken = int(shares.sum()), np.zeros(len(shares), np.int64)
+    total, taken = sum(int(share) for share in shares), np.zeros(len(shares), np.int64)
+    if total > LONGEST:
+        raise InputError(
+            "shares",
+            found=f"a ratio of {' to '.join(str(share) for share in shares)}",
+            expected=f"whole numbers that sum to at most {LONGEST}",
+            repair="give the ratio in smaller numbers, e.g. 3 and 1.",
+        )
     pattern = np.empty(total, np.int64)
     for position in range(total):
         due = -(-(taken + 1) * total // shares)

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich.console import Console
 
 from agrifm.checkpoint import Checkpoint, write_provenance
 from agrifm.data.folder import Chips, Source
-from agrifm.data.h5 import Place, read_place
+from agrifm.data.h5_place import Place, read_grid
+from agrifm.errors import InputError
+from agrifm.io import plain_name, whole, writing
 from agrifm.maps.cog import SET_SIZE
-from agrifm.maps.raster import NODATA, rgb, write_bands, write_classes, write_png
+from agrifm.maps.raster import NODATA, Legend, rgb, write_bands, write_classes, write_png
 from agrifm.maps.tiles import calibration_for
 from agrifm.sample import Batch
 from agrifm.tasks.calibration import Calibration
@@ -34,7 +37,7 @@ def predict(
     """Write the class map of every sample and return the paths.
 
     A chip that knows its place becomes a GeoTIFF with the chip's CRS; any other a PNG in the classes' colors.
-    Pixels that no sensor ever saw are no data (255).
+    Pixels that no sensor ever saw are no data (255). The map of ``north/x`` lies in the folder ``north``.
 
     Args:
         checkpoint: the model.
@@ -48,24 +51,102 @@ def predict(
         console: where progress is shown.
 
     Raises:
-        InputError: sets of a checkpoint that is not calibrated.
+        InputError: sets of a checkpoint that is not calibrated, more classes than a map can hold, a chip whose place
+            is none, two samples with one name, or output that is not finite.
     """
     wanted = [key for key, on in (("probabilities", probabilities), ("confidence", confidence), ("sets", sets)) if on]
     calibration = calibration_for(checkpoint, wanted)
-    out.mkdir(parents=True, exist_ok=True)
-    places = {source.path(i).stem: source.path(i) for i in range(len(source))} if isinstance(source, Chips) else {}
     task, written = checkpoint.experiment.task, []
+    Legend(task.names, task.colors)  # refuses what a map cannot hold before anything is computed
+    names = Names(out, suffix, wanted)
+    grids = _grids(source, names) if isinstance(source, Chips) and not force_png else {}
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     for batch, output in outputs(checkpoint, source, console=console):
+        finite = torch.isfinite(output).flatten(2).all(1).view(len(output), *output.shape[-2:]).cpu().numpy()
         chances = task.probabilities(output).cpu().numpy()
         for i, name in enumerate(batch.names):
-            place = read_place(places[name]) if name in places and not force_png else None
-            unseen = ~seen_anywhere(batch, i, chances.shape[-2:])
+            seen = seen_anywhere(batch, i, chances.shape[-2:])
+            _refuse_overflow(name, int((seen & ~finite[i]).sum()))
             classes = chances[i].argmax(0).astype(np.uint8)
-            classes[unseen] = NODATA
+            classes[~seen] = NODATA
             extras = _extras(chances[i], calibration, wanted)
-            written += _write(out / f"{name}{suffix}", classes, extras, task, place, force_png)
+            grid = grids.get(name)
+            place = None if grid is None else grid[0].resized(grid[1], *classes.shape)
+            written += _write(names.take(name), classes, extras, task, place, force_png)
     write_provenance(checkpoint.experiment, out)
     return written
+
+
+class Names:
+    """Where the maps of samples go; no two of them to one file, and none out of the folder.
+
+    Args:
+        out: folder of the maps.
+        suffix: added to the sample's name.
+        extras: what else is written beside each map.
+    """
+
+    def __init__(self, out: Path, suffix: str, extras: Sequence[str]) -> None:
+        self.out, self.suffix, self.endings = out, suffix, ("", *(f"_{key}" for key in extras))
+        self.owners: dict[Path, str] = {}
+        self.taken: set[str] = set()
+
+    def claim(self, name: str) -> Path:
+        """Path of a sample's map without its ending.
+
+        Raises:
+            InputError: the name leads out of the folder, or a file of another sample has it.
+        """
+        parts = [plain_name(part, f"sample {name!r}") for part in name.split("/")]
+        stem = self.out.joinpath(*parts[:-1], f"{parts[-1]}{self.suffix}")
+        for ending in self.endings:
+            path = stem.with_name(f"{stem.name}{ending}")
+            owner = self.owners.setdefault(path, name)
+            if owner != name:
+                raise _same_file(name, f"{path.name}, which is written for sample {owner}")
+        return stem
+
+    def take(self, name: str) -> Path:
+        """The same for a sample whose map is written now.
+
+        Raises:
+            InputError: also if the map of a sample of that name was written already.
+        """
+        stem = self.claim(name)
+        if name in self.taken:
+            raise _same_file(name, f"{stem.name}, which is written for an earlier sample of this name")
+        self.taken.add(name)
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        return stem
+
+
+def _same_file(name: str, found: str) -> InputError:
+    return InputError(
+        f"sample {name}",
+        found=f"a map in the file {found}",
+        expected="a name of its own for each sample",
+        repair="rename one of the samples, or map them into two folders.",
+    )
+
+
+def _grids(chips: Chips, names: Names) -> dict[str, tuple[Place, tuple[int, int]] | None]:
+    """Where all chips lie, and their rows and columns: what is wrong is found before anything is computed."""
+    found = {}
+    for i, name in enumerate(chips.names):
+        names.claim(name)
+        found[name] = read_grid(chips.path(i), allow_links=chips.allow_links)
+    return found
+
+
+def _refuse_overflow(name: str, count: int) -> None:
+    if count:
+        raise InputError(
+            f"sample {name}",
+            found=f"output of the model that is not finite on {count} pixels",
+            expected="finite numbers: any others would count as the first class",
+            repair="look for impossible values with 'agrifm data check'; if all samples fail, the weights are damaged.",
+        )
 
 
 def _extras(chances: np.ndarray, calibration: Calibration | None, wanted: Sequence[str]) -> dict[str, np.ndarray]:
@@ -82,7 +163,8 @@ def _write(stem: Path, classes: np.ndarray, extras: dict, task, place: Place | N
         arrays = []
         for key, bands in extras.items():
             arrays.append(stem.with_name(f"{stem.name}_{key}.npy"))
-            np.save(arrays[-1], bands.astype(np.float32))
+            with whole(arrays[-1]) as unfinished:
+                np.save(unfinished, bands.astype(np.float32))
         return [path, *arrays]
     path = stem.with_name(stem.name + ".tif")
     write_classes(path, classes, task.names, task.colors, place)

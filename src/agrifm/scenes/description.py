@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import re
 import stat
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -79,6 +80,10 @@ def _date_text(value: Any) -> str:
     return str(value if day is None else day)
 
 
+def _several(value: Any) -> Any:
+    return [value] if isinstance(value, str | Path) else value
+
+
 def _split(value: Any) -> Any:
     return value.split(",") if isinstance(value, str) else value
 
@@ -107,6 +112,7 @@ class Source(Section):
         rule: how to read it: SCL, Fmask, QA_PIXEL, pixel_qa, sur_refl_state_500m or mask.
         scale, offset: ``reflectance = stored * scale + offset``.
         nodata: stored number that marks a missing pixel; NaN does anyway.
+        folders: one or several in which the files of an item list may lie, beside the folder of the list.
     """
 
     path: Path
@@ -118,6 +124,15 @@ class Source(Section):
     scale: Annotated[Finite, Field(gt=0)] | None = None
     offset: Finite | None = None
     nodata: Finite | None = None
+    folders: Annotated[tuple[Path, ...] | None, BeforeValidator(_several)] = None
+
+    @field_validator("path")
+    @classmethod
+    def _local(cls, value: Path) -> Path:
+        # Addresses lose a slash as paths. A single letter is a drive of Windows.
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", value.as_posix()):
+            raise ValueError("a path of this machine, or an item list that 'agrifm scene search' writes for addresses")
+        return value
 
     @field_validator("sensor")
     @classmethod
@@ -279,8 +294,17 @@ def load_description(path: Path, overrides: Sequence[str]) -> Description:
         )
     found, folder = describe(values, overrides, path), path.absolute().parent
     sources = tuple(source.model_copy(update={"path": folder / source.path}) for source in found.sources)
+    if "folders" not in _overrides(overrides):
+        sources = tuple(_at(source, folder) for source in sources)
     aoi = folder / found.aoi if found.aoi and "aoi" not in _overrides(overrides) else found.aoi
     return found.model_copy(update={"sources": sources, "aoi": aoi})
+
+
+def _at(source: Source, folder: Path) -> Source:
+    """The source whose other folders start at that of its description."""
+    if source.folders is None:
+        return source
+    return source.model_copy(update={"folders": tuple(folder / one for one in source.folders)})
 
 
 def _overrides(texts: Sequence[str]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from agrifm.scenes.scene import Layer, Possible, Scene
 from agrifm.scenes.units import refuse_unknown_offset
 from agrifm.scenes.walk import kind_of
 
-OF_ITEMS = ("scale", "offset")  # what may be said of item lists, which say the rest themselves
+OF_ITEMS = ("scale", "offset", "folders")  # what may be said of item lists, which say the rest themselves
 SEARCHED = ("bbox", "start", "end", "crs", "resolution")
 
 
@@ -72,7 +72,7 @@ def _read(source: Source, description: Description, skip: bool) -> tuple[list[La
             expected=f"none: of an item list only {' and '.join(OF_ITEMS)} may be given",
             repair="leave it out; sensor, bands and quality layers stand in the items.",
         )
-    layers, record = frames_of(source.path, skip_incomplete=skip)
+    layers, record = frames_of(source.path, skip_incomplete=skip, folders=source.folders or ())
     return [_with_units(layer, source) for layer in layers], list(record.get("skipped", ())), record
 
 

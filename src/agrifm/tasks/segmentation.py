@@ -21,6 +21,8 @@ from agrifm.tasks.levels import Group, check, levels, lifted
 from agrifm.tasks.losses import CrossEntropy, Loss, LossSum, settled
 from agrifm.tasks.scores import Scores, scores
 
+MOST_CLASSES = 254  # of a map: one byte, whose largest number is no data
+
 # Twelve colors that stay apart for color-blind readers (Tol, "Colour Schemes", 2021: muted, then light).
 PALETTE = (
     "#cc6677", "#ddcc77", "#117733", "#88ccee", "#aa4499", "#999933",
@@ -90,8 +92,8 @@ class Segmentation:
 
     def __post_init__(self) -> None:
         count = len(self.classes)
-        if count < 2:
-            raise ValueError("a segmentation needs at least two classes")
+        if not 2 <= count <= MOST_CLASSES:
+            raise ValueError(f"{count} classes: a map holds 2 to {MOST_CLASSES}, one byte for each pixel")
         if self.ignore_index in self.known:
             raise ValueError(
                 f"ignore_index {self.ignore_index} is also a class: use -1 or {max(self.known) + 1} and above"

@@ -15,7 +15,7 @@ from torch import Tensor
 from agrifm.checkpoint import Checkpoint, write_provenance
 from agrifm.config import Experiment
 from agrifm.data.folder import Source
-from agrifm.data.loading import EpochBatches, Split, load
+from agrifm.data.loading import EpochBatches, Split, alike, load
 from agrifm.memory import keep_freed_memory
 from agrifm.sample import Batch
 from agrifm.tasks.field_scores import FieldScores
@@ -31,12 +31,14 @@ def outputs(
     experiment = checkpoint.experiment
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = checkpoint.model().to(device)
-    loader = load(*_in_order(experiment, source), experiment.training.workers if len(source) > 8 else 0)
+    loader = load(*_in_order(experiment, source), experiment.training.workers if len(source) > 8 else 0, alike)
     quiet = console is None
-    for batch in track(loader, "predicting", console=console or Console(quiet=True), disable=quiet, transient=True):
-        batch = batch.to(device)
-        with torch.inference_mode():
-            yield batch, model(batch)
+    shown = console or Console(quiet=True)
+    for several in track(loader, "predicting", console=shown, disable=quiet, transient=True):
+        for batch in several:
+            batch = batch.to(device)
+            with torch.inference_mode():
+                yield batch, model(batch)
 
 
 def _in_order(experiment: Experiment, source: Source) -> tuple[Split, EpochBatches]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,6 +28,7 @@ from agrifm.data.folder import Cached, Chips, Custom, Source, import_dataset
 from agrifm.data.loading import EpochBatches, Split, load
 from agrifm.data.shards import Shards
 from agrifm.data.stream import Stream
+from agrifm.data.watch import Stuck, watched
 from agrifm.errors import InputError
 from agrifm.memory import keep_freed_memory
 from agrifm.sample import Batch, Season
@@ -50,6 +53,7 @@ from agrifm.training.throughput import Throughput
 # Warnings of Lightning that say nothing new here: values are equal in all processes, and so on.
 KNOWN = ("does not have many workers", "LeafSpec", "Checkpoint directory", "sync_dist", "WeightAveraging")
 SAMPLES, EACH = 300, 24  # of pre-training: for statistics; of each sensor in shards, for a look at bands
+MOST_STUCK = 20  # chips that cannot be read in time, after which no others are tried
 NEW_KEYS = ("context.", "decoder.", "head.", "normalize.")
 
 
@@ -269,6 +273,34 @@ def cautions(experiment: Experiment, seen: Mapping[str, Survey]) -> list[str]:
         for group in same_names(names)
     ]
     return found + [warning for survey_of in seen.values() for warning in survey_of.warnings]
+
+
+def examine_watched(
+    experiment: Experiment, sources: Mapping[str, Source], seconds: float
+) -> tuple[list[InputError], dict[str, Survey]]:
+    """``examine`` on every chip, in a process that is killed where a damaged chip keeps it busy or crashes it.
+
+    Args:
+        experiment: says how to read.
+        sources: the splits.
+        seconds: that one chip may take to read.
+    """
+    stuck: list[InputError] = []
+    while len(stuck) < MOST_STUCK:
+        try:
+            problems, seen = watched(partial(examine, experiment, sources, limit=0), seconds)
+            return stuck + problems, seen
+        except Stuck as error:
+            stuck.append(error)
+            sources = {split: _without(source, error.path) for split, source in sources.items()}
+    return stuck, {}
+
+
+def _without(source: Source, path: Path) -> Source:
+    if not isinstance(source, Chips):
+        return source
+    names = tuple(name for i, name in enumerate(source.names) if source.path(i) != path)
+    return replace(source, names=names)
 
 
 def _test_names(data: DataConfig) -> dict[str, Chips]:
