@@ -182,7 +182,11 @@ def test_shipped_crosswalks(name, codes, count):
         ("covers: {cropland: [1]}", "source"),
         ("source: x\ncovers: {cropland: [1.5]}", "whole number"),
         ("source: x\ncovers: {}", "covers"),
-        ("source: [x", "no crosswalk"),
+        ("source: [x", "a crosswalk"),
+        ("source: x\ncovers: {cropland: [36893488147419103232]}", "no crosswalk"),
+        ("source: x\ncovers: {cropland: [" + "9" * 5000 + "]}", "5000 characters"),
+        ("[" * 100_000, "a crosswalk"),
+        ("", "no crosswalk"),
     ],
 )
 def test_bad_crosswalks(tmp_path, text, message):
