@@ -100,8 +100,17 @@ def refuse_expanded(tensors: Collection[Tensor], path: Path) -> None:
         )
 
 
-def refuse_not_finite(tensors: Mapping[str, Tensor], where: object) -> None:
+def refuse_not_finite(
+    tensors: Mapping[str, Tensor],
+    where: object,
+    repair: str = "take another checkpoint, e.g. from before the loss became infinite, or copy the file again.",
+) -> None:
     """Refuse weights that hold NaN or infinity: a model with them gives every pixel the same class.
+
+    Args:
+        tensors: by name.
+        where: they come from.
+        repair: what to do about it.
 
     Raises:
         InputError: names the tensors.
@@ -113,7 +122,7 @@ def refuse_not_finite(tensors: Mapping[str, Tensor], where: object) -> None:
             where,
             found=f"numbers in {wrong[0]}{more} that are not finite",
             expected="finite weights",
-            repair="take another checkpoint, e.g. from before the loss became infinite, or copy the file again.",
+            repair=repair,
         )
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
 from rich.table import Table
 
@@ -18,7 +20,7 @@ from agrifm.compat.keys import Note
 from agrifm.compat.python_config import read
 from agrifm.config import Experiment, load
 from agrifm.data.bands import BandOrder
-from agrifm.errors import InputError
+from agrifm.errors import InputError, Terminated
 from agrifm.io import write_whole
 from agrifm.progress import Terminal
 
@@ -68,15 +70,22 @@ def _parser(description: str, *positional: str) -> ArgumentParser:
 
 
 def _told(run: Callable[[Namespace], None], arguments: Namespace) -> int:
+    usual = signal.signal(signal.SIGTERM, _terminate)
     try:
         run(arguments)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        Terminal(stderr=True).print(f"error: {error}", highlight=False, soft_wrap=True)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as signaled:
         print("stopped; the same command goes on from the last finished epoch", file=sys.stderr)
-        return 130
+        return 143 if isinstance(signaled, Terminated) else 130
+    finally:
+        signal.signal(signal.SIGTERM, usual)
     return 0
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated
 
 
 def _train(arguments: Namespace) -> None:

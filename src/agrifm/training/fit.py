@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from agrifm.checkpoint import Match, load_strict, write_provenance
+from agrifm.checkpoint import Match, load_strict
 from agrifm.config import DataConfig, Experiment
 from agrifm.config import load as read_experiment
 from agrifm.data.blend import Blend
@@ -29,25 +30,35 @@ from agrifm.data.loading import EpochBatches, Split, load
 from agrifm.data.shards import Shards
 from agrifm.data.stream import Stream
 from agrifm.data.watch import Stuck, watched
-from agrifm.errors import InputError
+from agrifm.errors import InputError, Terminated
+from agrifm.io import locked, refuse_unwritable
 from agrifm.memory import keep_freed_memory
 from agrifm.sample import Batch, Season
 from agrifm.tasks.fields import AsMap, Fields
 from agrifm.tasks.names import same_names
 from agrifm.tasks.segmentation import Segmentation
-from agrifm.training.callbacks import BEST, HISTORY, LAST, RESUME, Judge, Pace, SameExperiment, WholeFiles
+from agrifm.training.callbacks import BEST, HISTORY, LAST, Judge, Pace
 from agrifm.training.module import Mapper
-from agrifm.training.parallel import on_gpu, strategy
+from agrifm.training.parallel import is_first, on_gpu, strategy
 from agrifm.training.pretrain import (
     Pretrainer,
     Unlabeled,
-    fingerprint,
     in_order,
     open_covers,
     stored,
     train_loader,
 )
 from agrifm.training.probe import Probe
+from agrifm.training.state import (
+    RESUME,
+    SameExperiment,
+    WholeFiles,
+    checksums_of,
+    inputs_of,
+    read_checksums,
+    refuse_changed_chips,
+    write_checksums,
+)
 from agrifm.training.throughput import Throughput
 
 # Warnings of Lightning that say nothing new here: values are equal in all processes, and so on.
@@ -82,21 +93,40 @@ def fit(
     """
     console = console or Console()
     _refuse_unstarted(experiment, weights)
-    sources = sources or open_sources(experiment)
-    experiment = settle(experiment, sources, console)
-    if not resume:
-        for name in (RESUME, HISTORY, BEST, LAST):
-            (out / name).unlink(missing_ok=True)
+    refuse_unwritable(out)
+    # Processes that train together share their folder, and the first of them keeps others out.
+    with locked(out / "training") if is_first() else nullcontext():
+        return _fit(experiment, out, resume, weights, sources or open_sources(experiment), console)
+
+
+def _fit(
+    experiment: Experiment,
+    out: Path,
+    resume: bool,
+    weights: dict[str, Tensor] | None,
+    sources: Mapping[str, Source],
+    console: Console,
+) -> Path:
     state = out / RESUME
-    write_provenance(experiment, out)
+    goes_on = resume and state.is_file()
+    with console.status("comparing the data with those of the run" if goes_on else "computing checksums"):
+        before, now = read_checksums(out), checksums_of(sources, out)
+    if goes_on:
+        refuse_changed_chips(before, now, state)
+    experiment = settle(experiment, sources, console)
     module = Pretrainer(experiment) if experiment.data.shards else Mapper(experiment)
-    module.fingerprint = fingerprint(sources)
+    module.inputs = inputs_of(now, sources, weights)
     if weights is not None:
         console.print(f"start weights: {start(module, weights)}", highlight=False)
-    if state.is_file():
+    if not resume and is_first():
+        for name in (RESUME, HISTORY, BEST, LAST):
+            (out / name).unlink(missing_ok=True)
+    if goes_on:
         console.print(f"resuming from {state}", highlight=False)
+    if is_first():
+        write_checksums(now, out)
     trainer = make_trainer(experiment, out, console, open_probe(experiment))
-    _run(trainer, module, Loaders(experiment, sources), state)
+    _run(trainer, module, Loaders(experiment, sources), state if goes_on else None)
     return out / BEST
 
 
@@ -110,15 +140,19 @@ def _refuse_unstarted(experiment: Experiment, weights: dict[str, Tensor] | None)
         )
 
 
-def _run(trainer: pl.Trainer, module: Mapper, loaders: Loaders, state: Path) -> None:
+def _run(trainer: pl.Trainer, module: Mapper, loaders: Loaders, state: Path | None) -> None:
     keep_freed_memory()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=f".*({'|'.join(KNOWN)}).*")
         try:
-            trainer.fit(module, datamodule=loaders, ckpt_path=state if state.is_file() else None, weights_only=True)
+            trainer.fit(module, datamodule=loaders, ckpt_path=state, weights_only=True)
         except SystemExit as end:
-            if trainer.interrupted:  # so Lightning ends on Ctrl-C
-                raise KeyboardInterrupt from end
+            if trainer.interrupted and isinstance(end.__context__, KeyboardInterrupt):  # so Lightning ends on Ctrl-C
+                raise end.__context__ from None
+            raise
+        except RuntimeError as error:
+            if trainer.received_sigterm:  # a signal to all processes also ends the loader's, and PyTorch reports them
+                raise Terminated from error
             raise
 
 
