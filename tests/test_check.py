@@ -245,7 +245,7 @@ def test_a_sensor_without_dates_beside_a_dated_one_is_refused(copy):
         del file["Landsat_dates"]
     problems, _ = problems_of(copy)
     assert path.stem in problems[0].where
-    assert "no dates, though S2 has dates" in problems[0].found
+    assert "no dates of Landsat, but dates of S2" in problems[0].found
     assert "Landsat_dates" in problems[0].repair
 
 
