@@ -53,7 +53,7 @@ FAULTS = {
     "divided by 100": ([2], lambda image: image.__imul__(0.01), "100 times smaller", "scales"),
     "three divided by 10": ([0, 1, 2], lambda image: image.__imul__(0.1), "10 times smaller", "scales"),
     "red and near infrared exchanged": ([3], lambda image: exchange(image, 2, 3), "B04", ""),
-    "short waves exchanged with the near infrared": ([1], lambda image: exchange(image, 7, 8), "B8A", ""),
+    "short waves exchanged with the near infrared": ([3], lambda image: exchange(image, 7, 8), "B8A", ""),
     "one image in two bands": ([4], lambda image: image.__setitem__(1, image[2]), "same values in B03 and B04", ""),
 }
 
@@ -194,3 +194,13 @@ def test_the_most_exact_name_counts(tmp_path):
     given = "offsets={2023-04-01..2023-07-01: -0.3, 2023-05-11: -0.2, S2 2023-04-21: -0.1}"
     scene = open_scene(folder, [given])
     assert [frame.units.offset for frame in scene.layers[0].frames] == [-0.3, -0.1, -0.2, -0.3, -0.3, 0.0]
+
+
+def test_impossible_numbers_under_a_clear_quality_layer_are_refused(tmp_path):
+    """Rows of 64,500 where the quality layer says vegetation; a few rows are masked, most of a date is refused."""
+    images, masks = farmland(S2, 4), np.ones((6, SIZE, SIZE), bool)
+    images[2, :, :2] = 6.45
+    check_units(open_scene(write(tmp_path / "few", S2, images, masks=masks)))
+    images[2, :, :8] = 6.45
+    with pytest.raises(InputError, match=r"outside -0\.2\.\.1\.6 on 33% of the clear pixels"):
+        check_units(open_scene(write(tmp_path / "many", S2, images, masks=masks)))

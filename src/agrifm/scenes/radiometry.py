@@ -88,9 +88,14 @@ class Views:
         return [group[step].look(sensor) for step in steps if step in group]
 
     def impossible(self, sensor: Sensor) -> dict[dt.date, float]:
-        """Share of clear pixels that no land reflects, by day."""
+        """Share of clear pixels that no land reflects, by day.
+
+        Images without a quality layer are left out: clouds under a low sun reflect that much.
+        """
         counts: dict[dt.date, np.ndarray] = {}
         for view in (self.far | self.near).values():
+            if view.frame.quality is None:
+                continue
             look = view.look(sensor)
             seen = np.array([look.impossible * look.size, look.size]) if look.size else np.zeros(2)
             counts[view.frame.day] = counts.get(view.frame.day, np.zeros(2)) + seen
