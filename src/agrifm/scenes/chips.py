@@ -28,7 +28,7 @@ from agrifm.scenes.scene import Area, Scene
 from agrifm.scenes.split_picture import draw_splits
 
 TILE_BYTES = 1 << 28  # of images that are read at once; reading takes some three times as much memory
-OURS = re.compile(r".+_r\d{3,}_c\d{3,}\.h5(\.part)?")
+OURS = re.compile(r".+_r\d{3,}_c\d{3,}(\.\d+\.part)?\.h5(\.part)?")
 UNFINISHED = "chips.unfinished"
 
 
