@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,20 +18,31 @@ from urllib.parse import unquote, urlsplit
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong with one request: a status instead of the file, or the connection ends half way."""
+    """What goes wrong with one request.
+
+    Args:
+        status: instead of the file; with 200 and nothing else the connection ends half way.
+        retry_after: seconds in the header of that name.
+        location: where a redirect leads.
+        drip: seconds between the bytes of an answer that never ends; 0 sends nothing at all.
+    """
 
     status: int = 200
     retry_after: int | None = None
+    location: str | None = None
+    drip: float | None = None
 
     @property
     def cut(self) -> bool:
         """The answer begins as usual and stops in the middle."""
-        return self.status == 200
+        return self.status == 200 and self.drip is None
 
 
 BUSY = Fault(503)
 CUT = Fault()
 MISSING = Fault(404)
+SILENT = Fault(drip=0)
+DRIPPING = Fault(drip=0.05)
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,7 @@ class Request:
     query: str
     body: Any
     moment: float
+    headers: Mapping[str, str]
 
 
 class Loopback:
@@ -57,6 +69,7 @@ class Loopback:
         self.requests: list[Request] = []
         self.faults: dict[str, list[Fault | None]] = defaultdict(list)
         self.answers: dict[str, Callable[[Request], Any]] = {}
+        self.closing = threading.Event()
         self._lock = threading.Lock()
         self._server = _Server(self)
         self.address = f"http://127.0.0.1:{self._server.server_port}"
@@ -66,6 +79,7 @@ class Loopback:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.closing.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -98,6 +112,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # otherwise each answer waits 40 ms for an acknowledgment
     server: _Server
 
     def do_GET(self) -> None:
@@ -106,11 +121,13 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(length)) if length else None
         parts = urlsplit(self.path)
         path = unquote(parts.path).lstrip("/")
-        request = Request(self.command, path, parts.query, body, time.monotonic())
+        request = Request(self.command, path, parts.query, body, time.monotonic(), dict(self.headers))
         fault = loopback.take(request)
         time.sleep(loopback.delay)
-        if fault and not fault.cut:
-            self._send(fault.status, b"no", fault.retry_after)
+        if fault and fault.drip is not None:
+            self._drip(fault.drip)
+        elif fault and not fault.cut:
+            self._send(fault.status, b"no", fault.retry_after, location=fault.location)
         elif path in loopback.answers:
             self._send(200, json.dumps(loopback.answers[path](request)).encode(), cut=bool(fault))
         elif (loopback.folder / path).is_file():
@@ -119,6 +136,19 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, b"no such file")
 
     do_POST = do_HEAD = do_GET
+
+    def _drip(self, pause: float) -> None:
+        """Keep the connection open, byte by byte, until the client or the server ends."""
+        self.close_connection = True
+        if not pause:
+            self.server.loopback.closing.wait()
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", "1000000")
+        self.end_headers()
+        while not self.server.loopback.closing.wait(pause):
+            self.wfile.write(b" ")
+            self.wfile.flush()
 
     def _file(self, path: Path, *, cut: bool) -> None:
         size, asked = path.stat().st_size, re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range") or "")
@@ -142,6 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
         retry_after: int | None = None,
         *,
         content_range: str | None = None,
+        location: str | None = None,
         cut: bool = False,
     ) -> None:
         self.send_response(status)
@@ -149,6 +180,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         if retry_after is not None:
             self.send_header("Retry-After", str(retry_after))
+        if location:
+            self.send_header("Location", location)
         if content_range:
             self.send_header("Content-Range", content_range)
         self.end_headers()

@@ -3,14 +3,15 @@
 import h5py
 import numpy as np
 import pytest
+from farmland_series import DAYS, farmland
 
 from agrifm.config import parse
-from agrifm.data.check import Survey, evenly, look_at_bands, splits_overlap, survey
+from agrifm.data.check import Survey, evenly, look_at_bands, splits_overlap, survey, values
 from agrifm.data.folder import Chips
 from agrifm.errors import InputError
-from agrifm.sample import Sample
+from agrifm.sample import Sample, days_since_epoch
 from agrifm.sensors import LANDSAT, MODIS, S2
-from agrifm.training.fit import examine, open_sources
+from agrifm.training.fit import cautions, examine, open_sources
 
 
 @pytest.fixture
@@ -164,3 +165,154 @@ def test_water_snow_and_desert_are_not_called_swapped(sensor):
 def test_evenly():
     assert evenly(5, 0) == [0, 1, 2, 3, 4]
     assert evenly(100, 3) == [0, 49, 99]
+
+
+def test_a_survey_keeps_no_chip_in_memory():
+    """A strided view would keep all pixels of every chip."""
+    import torch
+
+    seen = Survey()
+    for i in range(4):
+        image = torch.randint(1, 4000, (6, 10, 64, 64), generator=torch.Generator().manual_seed(i))
+        seen.add(Sample({"S2": image}, name=str(i)), [S2])
+    assert all(part.base is None for part in seen.pixels["S2"])
+    assert sum(part.nbytes for part in seen.pixels["S2"]) < 4 * 4000 * 10 * 4
+
+
+def test_a_survey_of_many_chips_stays_small(monkeypatch):
+    import torch
+
+    monkeypatch.setattr("agrifm.data.survey.KEPT", 1000)
+    seen = Survey()
+    for i in range(20):
+        seen.add(Sample({"S2": torch.full((1, 10, 16, 16), i + 1)}, name=str(i)), [S2])
+    assert sum(map(len, seen.pixels["S2"])) <= 1000
+    assert seen.sums["S2"][0, 0] == 20 * 256
+
+
+def test_every_sample_counts_once(farm):
+    _, seen = problems_of(farm)
+    train = open_sources(parse({"data": {"root": str(farm), "sensors": ["S2"]}, "task": {"classes": ["a", "b"]}}))[
+        "train"
+    ]
+    assert seen["train"].chips == len(train) == len(seen["train"].spans)
+    expected = survey(train, (S2,), range(len(train)))
+    np.testing.assert_array_equal(seen["train"].sums["S2"], expected.sums["S2"])
+    assert seen["train"].labels == expected.labels
+
+
+def chips_of_one_ground(count=4):
+    """Samples of fields on six days, each another field pattern."""
+    import torch
+
+    for seed in range(count):
+        images = torch.tensor(farmland(S2, seed) * 1e4)
+        days = days_since_epoch([day.isoformat() for day in DAYS])
+        yield Sample({"S2": images}, {"S2": days}, label=torch.zeros(24, 24).long(), name=f"chip{seed}")
+
+
+class Listed(list):
+    def read(self, index, frames=None):
+        return self[index]
+
+
+@pytest.mark.parametrize("dated", [True, False])
+def test_a_date_with_an_offset_left_in_is_named(dated):
+    samples = Listed(chips_of_one_ground())
+    for sample in samples:
+        sample.images["S2"][2] += 1000
+        if not dated:
+            del sample.dates["S2"]
+    [problem, seen] = values(samples, [S2], range(4), [0], -1, bands=True)
+    name = str(DAYS[2]) if dated else "frame 3"
+    assert problem.where == f"all chips: S2, {name}"
+    assert "0.1 above" in problem.found
+    assert "4 of 4 chips" in problem.found
+    assert (f"offsets='{{{name}: -0.1}}'" in problem.repair) == dated
+    assert seen.chips == 4
+    assert len(list(values(samples, [S2], range(4), [0], -1, bands=False))) == 1
+
+
+def test_right_dates_pass():
+    [seen] = values(Listed(chips_of_one_ground()), [S2], range(4), [0], -1, bands=True)
+    assert seen.warnings == []
+
+
+def test_a_sensor_without_dates_beside_a_dated_one_is_refused(copy):
+    """Its frames would lie in 1970, and the season would be 19,000 days long."""
+    path = first_chip(copy)
+    with h5py.File(path, "r+") as file:
+        del file["Landsat_dates"]
+    problems, _ = problems_of(copy)
+    assert path.stem in problems[0].where
+    assert "no dates of Landsat, but dates of S2" in problems[0].found
+    assert "Landsat_dates" in problems[0].repair
+
+
+def unlabel(copy, split):
+    for name in (copy / "data_lists" / f"{split}.txt").read_text().split():
+        change(copy / "h5_samples" / f"{name}.h5", "label", lambda x: np.full_like(x, -1))
+
+
+def test_training_without_a_labeled_pixel_is_refused(copy):
+    unlabel(copy, "train")
+    problems, _ = problems_of(copy)
+    assert [problem.where for problem in problems] == ["train split"]
+    assert "no labeled pixel" in problems[0].found
+
+
+def test_validation_without_a_labeled_pixel_is_told(copy):
+    unlabel(copy, "val")
+    problems, seen = problems_of(copy)
+    assert problems == []
+    assert "no labeled pixel" in seen["val"].warnings[0]
+
+
+def test_a_labeled_pixel_beyond_the_sample_is_found(copy):
+    """Only some chips are read before training; one that is not read may hold the only labels."""
+    names = (copy / "data_lists" / "train.txt").read_text().split()
+    for name in names[:1] + names[2:]:
+        change(copy / "h5_samples" / f"{name}.h5", "label", lambda x: np.full_like(x, -1))
+    classes = ["other", "winter wheat", "maize", "rapeseed", "sugar beet", "grassland"]
+    experiment = parse({"data": {"root": str(copy), "sensors": ["S2"], "check": 1}, "task": {"classes": classes}})
+    assert examine(experiment, open_sources(experiment))[0] == []
+
+
+def test_names_of_one_crop_are_told(farm):
+    classes = ["maïs", "  MAÏS ", "wheat", "rice", "rye", "oats"]
+    experiment = parse({"data": {"root": str(farm), "sensors": ["S2"]}, "task": {"classes": classes}})
+    assert "'maïs' and '  MAÏS '" in cautions(experiment, {})[0]
+
+
+def pixels(*spectra, seed=0):
+    """A survey of stored numbers of Sentinel-2 around some spectra, given by wavelength."""
+    rng, waves = np.random.default_rng(seed), [band.wavelength for band in S2.bands]
+    parts = [np.interp(waves, *spectrum) * rng.normal(1, 0.1, (400, 10)) for spectrum in spectra]
+    return Survey(pixels={"S2": [np.concatenate(parts) * 1e4]})
+
+
+HAZY = ([0.45, 0.66, 0.86, 2.2], [0.24, 0.25, 0.22, 0.15])
+
+
+def test_weak_evidence_is_a_warning_where_no_file_names_its_bands():
+    [warning] = look_at_bands(S2, pixels(HAZY), "all chips", single=False, named=False)
+    assert "do not name their bands" in warning
+    with pytest.raises(InputError, match="darker or steadier") as error:
+        look_at_bands(S2, pixels(HAZY), "all chips", single=False, named=True)
+    assert "medians of 0.2" in error.value.found
+
+
+def test_strong_evidence_is_refused_with_both_numbers():
+    crop = ([0.45, 0.66, 0.70, 0.78, 2.2], [0.03, 0.04, 0.1, 0.4, 0.1])
+    seen = pixels(crop)
+    seen.pixels["S2"][0][:, [2, 3]] = seen.pixels["S2"][0][:, [3, 2]]
+    with pytest.raises(InputError, match=r"medians of 0\.04\d and 0\.38") as error:
+        look_at_bands(S2, seen, "all chips", single=True, named=False)
+    assert "check_bands: false" in error.value.repair
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_lakes_clouds_and_snow_do_not_decide(seed):
+    lake = ([0.45, 0.56, 0.7, 0.9, 2.2], [0.14, 0.12, 0.08, 0.05, 0.02])
+    snow = ([0.45, 0.9, 1.2, 1.6, 2.2], [0.9, 0.45, 0.3, 0.1, 0.08])
+    assert look_at_bands(S2, pixels(lake, snow, seed=seed), "all chips", single=False) == []

@@ -16,6 +16,7 @@ from agrifm.compat import commands
 from agrifm.compat.configs import Translation, translate
 from agrifm.compat.python_config import merge, parse_value, read
 from agrifm.config import parse
+from agrifm.data.bands import BandOrder
 from agrifm.errors import InputError
 from agrifm.nn.swin import SIZES
 
@@ -442,6 +443,23 @@ class TestCommands:
         training = recorded.calls["fit"][0][0].training
         assert (training.devices, training.batch_size) == (2, 8)
         assert capsys.readouterr().out == ""
+
+    def test_the_check_of_bands_is_left_out_with_a_key_of_theirs(self, monkeypatch: pytest.MonkeyPatch, capsys: Any):
+        recorded = Recorded(monkeypatch)
+        repair = "reorder the bands, or set 'check_bands: false' in the data section if they are right."
+
+        def refuse(*_: Any, **__: Any):
+            raise BandOrder("a: S2", found="x", expected="y", repair=repair)
+
+        monkeypatch.setattr("agrifm.training.fit", refuse)
+        assert commands.train(["c.py"]) == 2
+        told = capsys.readouterr().err
+        option = re.search(r"--cfg-options ([\w.=]+)", told)
+        assert "check_bands: false" not in told
+        assert option is not None
+        recorded = Recorded(monkeypatch)
+        assert commands.train(["c.py", "--cfg-options", option[1]]) == 0
+        assert recorded.calls["fit"][0][0].data.check_bands is False
 
     def test_errors_are_told_without_a_traceback(self, capsys: Any):
         assert commands.train(["missing.py"]) == 2

@@ -148,7 +148,7 @@ def test_output_that_is_not_finite_is_an_error_not_the_first_class(model, sample
         key: torch.full_like(value, torch.nan) if key == "head.bias" else value for key, value in model.weights.items()
     }
     assert any(not value.isfinite().all() for value in bias.values())
-    with pytest.raises(InputError, match="weights are damaged"):
+    with pytest.raises(InputError, match="finite weights"):
         predict(replace(model, weights=bias), chips(tmp_path / "b", x=samples[0]), tmp_path / "out")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import TINY
+from conftest import SENSORS, TINY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_training import assert_same_weights, history, weights_of
 from typer.testing import CliRunner
@@ -340,22 +340,52 @@ def test_fractions_are_scored_where_they_are_known():
     assert (weight, float(part.total), float(part.count)) == (1.0, pytest.approx(2.0), 2.0)
 
 
-def test_a_spike_of_the_gradient_is_left_out(plan, tmp_path, monkeypatch):
-    plan["training"] |= {"spike": 1.0001, "epochs": 1}
-    usual = module.Pretrainer.on_before_optimizer_step
-    before = {}
+def stepping(plan, limit):
+    """A student whose gradients are given, and its optimizer."""
+    plan["training"]["spike"] = limit
+    student = module.Pretrainer(parse(plan).with_sensors(SENSORS[:2]))
+    student.log = lambda *_, **__: None
+    return student, torch.optim.AdamW(student.model.parameters(), lr=0.1, weight_decay=0.1)
 
-    def watch(self, optimizer):
-        if self.global_step == 0:
-            usual(self, optimizer)
-            self.usual_norm.fill_(1e-6)  # from here on every gradient is a spike
-            return
-        usual(self, optimizer)
-        before.setdefault("gradients", [x.grad.abs().max() for x in self.model.parameters() if x.grad is not None])
 
-    monkeypatch.setattr(module.Pretrainer, "on_before_optimizer_step", watch)
-    fit(parse(plan), tmp_path)
-    assert max(before["gradients"]) == 0
+def step(student, optimizer, norm):
+    """One step with a gradient of this norm; returns whether any weight moved."""
+    before = [parameter.detach().clone() for parameter in student.model.parameters()]
+    count = sum(parameter.numel() for parameter in student.model.parameters())
+    for parameter in student.model.parameters():
+        parameter.grad = torch.full_like(parameter, norm / count**0.5)
+    student.on_before_optimizer_step(optimizer)
+    optimizer.step()
+    return any(not torch.equal(one, two) for one, two in zip(before, student.model.parameters(), strict=True))
+
+
+def test_a_step_with_a_spike_moves_no_weight(plan):
+    """Neither momentum nor weight decay of AdamW moves them."""
+    student, optimizer = stepping(plan, 5.0)
+    assert all(step(student, optimizer, 1.0) for _ in range(3))
+    for spike in (100.0, float("inf"), float("nan")):
+        assert not step(student, optimizer, spike)
+    assert step(student, optimizer, 1.0)
+
+
+def test_after_a_lasting_rise_of_the_gradient_training_goes_on(plan):
+    student, optimizer = stepping(plan, 5.0)
+    step(student, optimizer, 1.0)
+    moved = [step(student, optimizer, 100.0) for _ in range(40)]
+    assert not moved[0]
+    assert all(moved[-20:])
+    usual = float(student.usual_norm)
+    step(student, optimizer, 1e6)
+    assert float(student.usual_norm) < 1.3 * usual  # a single spike hardly changes what is usual
+
+
+def test_gradients_that_are_never_finite_stop_the_run(plan):
+    student, optimizer = stepping(plan, 5.0)
+    step(student, optimizer, 1.0)
+    moved = [step(student, optimizer, float("nan")) for _ in range(module.MOST_NOT_FINITE - 1)]
+    assert not any(moved)
+    with pytest.raises(InputError, match="in a row that are not finite"):
+        step(student, optimizer, float("nan"))
 
 
 def test_a_loss_that_is_not_finite_keeps_the_batch(plan, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Shards over HTTP and in the memory of fsspec: read alike, asked for again, and named when they stay bad."""
 
+import time
 from types import SimpleNamespace
 
 import fsspec
@@ -19,7 +20,7 @@ BAD = "S2-00001.tar"
 def waits(monkeypatch):
     """The pauses that were made; none of them lasts."""
     made = []
-    monkeypatch.setattr(remote, "time", SimpleNamespace(sleep=made.append))
+    monkeypatch.setattr(remote, "time", SimpleNamespace(sleep=made.append, monotonic=time.monotonic))
     return made
 
 

@@ -100,6 +100,30 @@ def test_resize():
     assert set(found.label.unique().tolist()) == set(ramp().label.unique().tolist())
 
 
+@pytest.mark.parametrize("hidden", [-9999.0, 1e30, float("nan")])
+@pytest.mark.parametrize("size", [(4, 4), (6, 6), (24, 24)])
+def test_what_was_not_seen_has_no_part_in_a_resized_image(hidden, size):
+    image, valid = torch.full((1, 2, 12, 12), 1500.0), torch.ones(1, 12, 12, dtype=torch.bool)
+    valid[:, :5], image[:, :, :5] = False, hidden
+    found = resize(Sample(images={"S2": image}, valid={"S2": valid}), {"S2": size})
+    seen = found.valid["S2"][0]
+    assert torch.allclose(found.images["S2"][0][:, seen], torch.tensor(1500.0))
+    assert torch.isfinite(found.images["S2"]).all()
+    assert seen.float().mean() == pytest.approx(7 / 12, abs=0.1)
+    assert not seen[: size[0] * 4 // 12].any()
+
+
+def test_resizing_far_from_unseen_pixels_keeps_every_bit():
+    sample, sizes = random_sample(0, size=(24, 24)), {"S2": (9, 9)}
+    whole = torch.ones(sample.images["S2"].shape[0], *sample.images["S2"].shape[-2:], dtype=torch.bool)
+    plain = resize(replace(sample, valid={}), sizes).images["S2"]
+    assert torch.equal(resize(replace(sample, valid={"S2": whole}), sizes).images["S2"], plain)
+    whole[:, :4, :4] = False
+    found = resize(replace(sample, valid={"S2": whole}), sizes)
+    assert torch.equal(found.images["S2"][..., 4:, :], plain[..., 4:, :])
+    assert found.valid["S2"][:, 4:].all()
+
+
 class One:
     """A source of one sample."""
 

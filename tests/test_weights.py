@@ -247,7 +247,7 @@ def test_unreadable_files(tmp_path, name):
     with pytest.raises(InputError, match="no such file"):
         read_state(path)
     path.write_bytes(b"PK\x03\x04 cut off")
-    with pytest.raises(InputError, match="does not open"):
+    with pytest.raises(InputError, match="cut off"):
         read_state(path)
     torch.save({"epoch": 3}, tmp_path / "empty.pth")
     with pytest.raises(InputError, match="no tensors"):

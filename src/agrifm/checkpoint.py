@@ -7,25 +7,37 @@ scores and the version. Opening it runs no code.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+import torch
+from pydantic import Field, TypeAdapter
 from torch import Tensor, nn
 
 from agrifm.config import Experiment, parse
-from agrifm.errors import InputError, nearest
+from agrifm.errors import InputError, nearest, refusing
+from agrifm.io import write_whole
 from agrifm.nn.looks import Looks
 from agrifm.nn.model import CropModel
 from agrifm.tasks.calibration import Calibration
+from agrifm.tensor_files import (
+    Match,
+    load_strict,
+    match_weights,
+    read_safetensors,
+    refuse_not_finite,
+    write_safetensors,
+)
+
+__all__ = ["Checkpoint", "Match", "build", "describe", "load_strict", "weights_file", "write_provenance"]
 
 FORMAT = "agrifm-checkpoint-1"
 WEIGHTS = Path(__file__).parent / "weights"  # pre-trained, come with the package, go by their name
+DAMAGED = "copy the file again from where it was trained; it was damaged or changed."
 OTHER = "/"  # between the number of another model in the same file and the name of its weight
 
 
@@ -54,8 +66,11 @@ class Checkpoint:
     others: tuple[Checkpoint, ...] = ()
 
     def save(self, path: Path) -> None:
-        """Write the file; it appears whole, by rename."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Write the file; it appears whole.
+
+        Raises:
+            InputError: the disk is full or read-only, or the folder cannot be made.
+        """
         header = {
             "format": FORMAT,
             "experiment": self.experiment.model_dump_json(),
@@ -68,9 +83,7 @@ class Checkpoint:
         if self.flips or self.others:
             header["flips"] = json.dumps(self.flips)
             header["others"] = json.dumps([other.experiment.model_dump_json() for other in self.others])
-        unfinished = path.with_suffix(".part")
-        save_file({key: value.contiguous() for key, value in self._all_weights().items()}, unfinished, header)
-        unfinished.replace(path)
+        write_safetensors(path, self._all_weights(), header)
 
     @classmethod
     def load(cls, path: Path) -> Checkpoint:
@@ -87,19 +100,45 @@ class Checkpoint:
                 expected=f"a checkpoint written by 'agrifm train' ({FORMAT})",
                 repair="give the file best.safetensors of a run; published weights go into 'start_from'.",
             )
+        refuse_not_finite(weights, path)
         # No file gives itself the right to lead to others.
-        others = [parse(json.loads(text), path).with_links(False) for text in json.loads(header.get("others", "[]"))]
-        own, *parts = _shares(weights, 1 + len(others))
-        return cls(
-            experiment=parse(json.loads(header["experiment"]), path).with_links(False),
+        experiment = _experiment(_required(header, "experiment", path), path).with_links(False)
+        others = [_experiment(text, path).with_links(False) for text in _part(header, "others", list[str], [], path)]
+        own, *parts = _shares(weights, 1 + len(others), path)
+        calibration = _part(header, "calibration", Calibration | None, None, path)
+        if calibration is not None:
+            _refuse_unfit(calibration, experiment, path)
+        loaded = cls(
+            experiment=experiment,
             weights=own,
-            scores=json.loads(header["scores"]),
-            epoch=int(header["epoch"]),
-            versions=json.loads(header["versions"]),
-            calibration=TypeAdapter(Calibration | None).validate_json(header.get("calibration", "null")),
-            flips=json.loads(header.get("flips", "false")),
+            scores=_part(header, "scores", dict[str, float], {}, path),
+            epoch=_part(header, "epoch", Annotated[int, Field(ge=0)], 0, path),
+            versions=_part(header, "versions", dict[str, str], {}, path),
+            calibration=calibration,
+            flips=_part(header, "flips", bool, False, path),
             others=tuple(cls(other, part) for other, part in zip(others, parts, strict=True)),
         )
+        for one in (loaded, *loaded.others):
+            one._refuse_mismatch(path)
+        return loaded
+
+    def _refuse_mismatch(self, path: Path) -> None:
+        """Compare the weights with the model that the experiment describes, before that model takes any memory."""
+        for sensor in self.experiment.data.sensors:
+            if sensor.statistics is None:
+                raise _damaged(f"{path}: sensor {sensor.name}", "no statistics", "those that it was trained with")
+        good = "a model that can be built"
+        with refusing(f"{path}: experiment", expected=good, repair=DAMAGED), torch.device("meta"):
+            expected = build(self.experiment)
+        match_weights(expected, self.weights, where=f"{path}: weights")
+        for key, value in self.weights.items():
+            if key.startswith("normalize.") and key.endswith(".std") and not bool((value > 0).all()):
+                raise InputError(
+                    f"{path}: {key}",
+                    found=f"{value.min().item()}",
+                    expected="standard deviations above 0",
+                    repair="take another checkpoint; this one was damaged or changed.",
+                )
 
     def _all_weights(self) -> dict[str, Tensor]:
         """Its own by their names, those of the others with a number before."""
@@ -157,15 +196,55 @@ class Checkpoint:
         return replace(self, flips=flips, others=(*self.others, *members))
 
 
-def _shares(weights: dict[str, Tensor], count: int) -> list[dict[str, Tensor]]:
+def _required(header: Mapping[str, str], key: str, path: Path) -> str:
+    if key not in header:
+        raise _damaged(f"{path}: {key}", "nothing", "a checkpoint written by 'agrifm train'")
+    return header[key]
+
+
+def _experiment(text: str, path: Path) -> Experiment:
+    """The experiment in a header."""
+    with refusing(f"{path}: experiment", expected="an experiment in JSON", repair=DAMAGED):
+        values = json.loads(text)
+    return parse(values, path)
+
+
+def _part(header: Mapping[str, str], key: str, kind: Any, default: Any, path: Path) -> Any:
+    """One entry of a header, which is JSON of this kind; the default where there is none."""
+    if key not in header:
+        return default
+    with refusing(f"{path}: {key}", expected="what 'agrifm train' writes there", repair=DAMAGED):
+        return TypeAdapter(kind).validate_json(header[key])
+
+
+def _refuse_unfit(calibration: Calibration, experiment: Experiment, path: Path) -> None:
+    """Refuse a calibration that gives no probabilities, or is of other classes."""
+    numbers = (calibration.temperature, calibration.coverage, *calibration.thresholds)
+    count = len(experiment.task.names)
+    if not all(map(isfinite, numbers)) or calibration.temperature <= 0:
+        raise _damaged(f"{path}: calibration", "numbers that are no calibration", "finite ones, temperature above 0")
+    if len(calibration.thresholds) != count:
+        found = f"thresholds of {len(calibration.thresholds)} classes"
+        raise _damaged(f"{path}: calibration", found, f"those of the {count} classes of the model")
+
+
+def _damaged(where: str, found: str, expected: str) -> InputError:
+    return InputError(where, found=found, expected=expected, repair=DAMAGED)
+
+
+def _shares(weights: dict[str, Tensor], count: int, path: Path) -> list[dict[str, Tensor]]:
     """The weights of each of several models in one file."""
     if count == 1:
         return [weights]
     parts: list[dict[str, Tensor]] = [{} for _ in range(count)]
     for key, value in weights.items():
-        number, _, name = key.partition(OTHER)
-        other = number.isdigit()
-        parts[int(number) if other else 0][name if other else key] = value
+        number, found, name = key.partition(OTHER)
+        if not found:
+            parts[0][key] = value
+        elif number.isdecimal() and len(number) < 4 and 0 < int(number) < count:
+            parts[int(number)][name] = value
+        else:
+            raise _damaged(f"{path}: {key}", "weights of a model that is not in the file", f"models 1 to {count - 1}")
     return parts
 
 
@@ -217,72 +296,6 @@ def build(experiment: Experiment) -> CropModel:
     return CropModel(experiment.data.sensors, experiment.task.outputs, experiment.model, frames=experiment.data.frames)
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and header of a safetensors file.
-
-    Raises:
-        InputError: it is missing or does not open.
-    """
-    if not path.is_file():
-        raise InputError(path, found="no such file", expected="a safetensors file", repair="check the path.")
-    try:
-        with safe_open(path, "pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            path,
-            found=f"a file of {path.stat().st_size} bytes that does not open: {error}",
-            expected="a complete safetensors file",
-            repair="copy it again; it was probably cut off, or it is of another kind.",
-        ) from error
-
-
-@dataclass(frozen=True)
-class Match:
-    """How weights met a model: keys that were loaded, that stayed new, that were left over."""
-
-    matched: tuple[str, ...]
-    new: tuple[str, ...] = ()
-    left_over: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{len(self.matched)} tensors matched, {len(self.new)} new, {len(self.left_over)} left over"
-
-
-def load_strict(module: nn.Module, weights: dict[str, Tensor], *, may_be_new: tuple[str, ...] = ()) -> Match:
-    """Load weights; nothing may be left over, and only keys with these prefixes may stay new.
-
-    Raises:
-        InputError: names the keys or shapes that do not fit.
-    """
-    own = module.state_dict()
-    new = tuple(key for key in own if key not in weights)
-    match = Match(tuple(key for key in weights if key in own), new, tuple(key for key in weights if key not in own))
-    missing = [key for key in new if not key.startswith(may_be_new)] if may_be_new else list(new)
-    wrong = [
-        f"{key}: {tuple(weights[key].shape)} in the file, {tuple(own[key].shape)} in the model"
-        for key in match.matched
-        if weights[key].shape != own[key].shape
-    ]
-    if missing or match.left_over or wrong or not match.matched:
-        details = [f"missing: {_some(missing)}"] if missing else []
-        details += [f"left over: {_some(match.left_over)}"] if match.left_over else []
-        details += [f"shapes: {_some(wrong)}"] if wrong else []
-        raise InputError(
-            "weights",
-            found=f"{match}; " + "; ".join(details or ["nothing matched"]),
-            expected="every tensor of the file in its place",
-            repair="build the model as it was trained: same size, patch, decoder, sensors and classes.",
-        )
-    module.load_state_dict(weights, strict=not new)
-    return match
-
-
-def _some(items: list[str] | tuple[str, ...], limit: int = 4) -> str:
-    rest = f" and {len(items) - limit} more" if len(items) > limit else ""
-    return ", ".join(items[:limit]) + rest
-
-
 def library_versions() -> dict[str, str]:
     """Versions of what decides a result."""
     return {name: version(name) for name in ("agrifm", "torch", "lightning", "numpy", "h5py")}
@@ -290,9 +303,8 @@ def library_versions() -> dict[str, str]:
 
 def write_provenance(experiment: Experiment, out: Path) -> None:
     """Write beside a result what it was made with: the resolved experiment, seed and versions."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "experiment.yaml").write_text(experiment.to_yaml())
-    (out / "environment.json").write_text(json.dumps({"seed": experiment.seed, **library_versions()}, indent=2))
+    write_whole(out / "experiment.yaml", experiment.to_yaml())
+    write_whole(out / "environment.json", json.dumps({"seed": experiment.seed, **library_versions()}, indent=2))
 
 
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:

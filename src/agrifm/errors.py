@@ -40,6 +40,12 @@ class InputError(ValueError):
         return _rebuild, (type(self), self.where, self.found, self.expected, self.repair)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as Slurm and Kubernetes send it, treated like Ctrl-C."""
+
+    received = False
+
+
 class Unreadable(InputError):
     """One file among many that cannot be read; ``where`` is its path or address."""
 

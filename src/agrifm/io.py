@@ -7,6 +7,7 @@ import glob
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -183,6 +184,17 @@ def _free(path: Path) -> str:
     if folder is None:
         return ""
     return f" ({shutil.disk_usage(folder).free / 1e6:.0f} MB free)"
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Make a folder for results and try to write into it, before the work whose results it should hold.
+
+    Raises:
+        InputError: it is a file, lies below one, or cannot be written.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
 
 
 @contextmanager

@@ -92,8 +92,30 @@ class Sample:
         return float(days.min()), float(days.max())
 
     def all_days(self) -> Tensor:
-        """Days of the frames of all sensors."""
+        """Days of the frames of all sensors.
+
+        Raises:
+            InputError: some sensors have dates and some have none.
+        """
+        self.refuse_undated()
         return torch.cat([self.days(sensor) for sensor in self.images])
+
+    def refuse_undated(self) -> None:
+        """Refuse a sensor without dates beside one with dates: evenly spread frames would lie decades away from it.
+
+        Raises:
+            InputError: names the sensor.
+        """
+        dated = [name for name in self.images if name in self.dates]
+        undated = [name for name in self.images if name not in self.dates]
+        if not dated or not undated:
+            return
+        raise InputError(
+            f"{self.name}: {undated[0]}",
+            found=f"no dates, though {dated[0]} has dates",
+            expected="dates of every sensor, or of none",
+            repair=f"write '{undated[0]}_dates' with one ISO date for each frame, or drop {undated[0]} from 'sensors'.",
+        )
 
     def without(self, sensor: str) -> Sample:
         """The same sample as if this sensor had not been there."""
@@ -232,8 +254,10 @@ def collate(samples: Sequence[Sample]) -> Batch:
     """Stack samples. Frame counts may differ; a sensor may be missing from some samples.
 
     Raises:
-        InputError: samples of one batch differ in rows, columns or bands, or only some have labels.
+        InputError: samples of one batch differ in rows, columns or bands, or only some have labels or dates.
     """
+    for sample in samples:
+        sample.refuse_undated()
     sensors = list(dict.fromkeys(key for sample in samples for key in sample.images))
     labels = [sample.label for sample in samples if sample.label is not None]
     if labels and (len(labels) != len(samples) or len({label.shape for label in labels}) > 1):

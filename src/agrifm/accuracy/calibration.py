@@ -49,6 +49,13 @@ def gather(
     parts: list[Pixels] = []
     for batch, output in outputs(checkpoint, source, console=console):
         chances = task.probabilities(output).cpu().numpy()
+        if not np.isfinite(chances).all():
+            raise InputError(
+                "checkpoint",
+                found="probabilities that are no numbers (NaN or infinity)",
+                expected="finite ones on every chip",
+                repair="check the chips with 'agrifm data check', and train again with a lower learning rate.",
+            )
         labels = np.full((len(batch), 0), task.ignore_index)
         if batch.label is not None:
             labels = task.classes_of(batch.label).cpu().numpy()
@@ -57,12 +64,11 @@ def gather(
             places = places if len(places) <= most else np.sort(rng.choice(places, most, replace=False))
             truth = label.ravel()[places]
             parts.append(Pixels(chance.reshape(len(chance), -1)[:, places], truth, np.full(len(truth), len(parts))))
-    found = Pixels(*(np.concatenate(arrays, -1) for arrays in zip(*parts, strict=True)))
-    if not len(found.truth):
+    if not any(len(part.truth) for part in parts):
         raise InputError(
             "chips to calibrate on", found="no labeled pixel", expected="labels", repair="name a list of labeled chips."
         )
-    return found
+    return Pixels(*(np.concatenate(arrays, -1) for arrays in zip(*parts, strict=True)))
 
 
 def calibrate_checkpoint(

@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from math import ceil, isclose
+from math import ceil, inf, isclose, isfinite
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pyproj import CRS
 
-from agrifm.errors import InputError, nearest
+from agrifm.errors import InputError, nearest, refusing
 
 FORMAT = "agrifm-area-design-1"
 METHOD = "stratified random sampling of pixels, without replacement within strata"
@@ -108,7 +109,7 @@ class Design(_Record):
             raise no_chance(sample, f"no design beside it ({path.name})")
         try:
             design = cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except (ValidationError, UnicodeError) as error:
+        except (ValidationError, OSError, ValueError) as error:
             problem = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
             where = ".".join(map(str, problem["loc"])) or "the file"
             raise no_chance(path, f"{where}: {problem['msg']}") from error
@@ -116,6 +117,9 @@ class Design(_Record):
         return design
 
     def _check(self, path: Path) -> None:
+        self._check_numbers(path)
+        with refusing(f"{path}: crs", expected="the CRS of the map", repair=AS_WRITTEN):
+            CRS.from_user_input(self.crs)
         drawn = Counter(unit.stratum for unit in self.units)
         for stratum in self.strata:
             where, count = f"{path}: stratum '{stratum.name}'", drawn.pop(stratum.code, 0)
@@ -127,6 +131,24 @@ class Design(_Record):
         unknown = [*drawn, *({unit.map_class for unit in self.units} - {entry.code for entry in self.classes})]
         if unknown:
             raise no_chance(path, f"units of a stratum or class {unknown[0]}, which has no size")
+
+    def _check_numbers(self, path: Path) -> None:
+        """Refuse codes, names and units that occur twice, and sizes that are none."""
+        for what, values in (
+            ("class", [entry.code for entry in self.classes]),
+            ("class", [entry.name.strip().casefold() for entry in self.classes]),
+            ("stratum", [entry.code for entry in self.strata]),
+            ("unit", [unit.id for unit in self.units]),
+        ):
+            twice = [value for value, count in Counter(values).items() if count > 1]
+            if twice:
+                raise no_chance(path, f"{what} {twice[0]!r} more than once")
+        for entry in (*self.classes, *self.strata):
+            if not (entry.pixels >= 0 and 0 <= entry.hectares < inf and (entry.hectares > 0) == (entry.pixels > 0)):
+                raise no_chance(path, f"{entry.pixels} pixels and {entry.hectares:g} hectares of '{entry.name}'")
+        for unit in self.units:
+            if not (isfinite(unit.x) and isfinite(unit.y) and 0 < unit.hectares < inf):
+                raise no_chance(path, f"unit {unit.id} at {unit.x:g}, {unit.y:g} with {unit.hectares:g} hectares")
 
 
 AS_WRITTEN = (

@@ -22,8 +22,9 @@ from agrifm.accuracy.design import (
     sample_size,
 )
 from agrifm.accuracy.population import Census, Population, Sizes, class_names
+from agrifm.accuracy.tables import cell
 from agrifm.errors import InputError
-from agrifm.io import sha256, write_whole
+from agrifm.io import sha256, whole, write_whole
 
 
 @dataclass(frozen=True)
@@ -171,15 +172,12 @@ def write_sample(out: Path, design: Design, *, open_book: bool = False, overwrit
     """
     check_target(out, overwrite)
     frame = _frame(design, open_book)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_name(f"{out.stem}.part{out.suffix}")
-    unfinished.unlink(missing_ok=True)
-    if out.suffix == ".csv":
-        frame.drop(columns="geometry").to_csv(unfinished, index=False)
-    else:
-        frame.to_file(unfinished, layer="sample", driver="GPKG")
-    write_whole(Design.beside(out), design.model_dump_json(indent=1))
-    unfinished.replace(out)
+    with whole(out) as unfinished:
+        if out.suffix == ".csv":
+            frame.drop(columns="geometry").map(cell).to_csv(unfinished, index=False)
+        else:
+            frame.to_file(unfinished, layer="sample", driver="GPKG")
+        write_whole(Design.beside(out), design.model_dump_json(indent=1))
     return [out, Design.beside(out)]
 
 

@@ -8,7 +8,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import NewType
 
+from agrifm.errors import printable
+
 Html = NewType("Html", str)  # made here, and safe to put into a page
+
+
+def shown(text: str) -> str:
+    """Text of unknown origin, to be put into a page: neither markup nor control characters."""
+    return "\n".join(escape("".join(map(printable, line))) for line in text.split("\n"))
+
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
@@ -31,7 +39,7 @@ def page(title: str, parts: Iterable[Html]) -> str:
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n"
+        f"<title>{shown(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{shown(title)}</h1>\n"
         + "\n".join(parts)
         + "\n</body>\n</html>\n"
     )
@@ -39,18 +47,18 @@ def page(title: str, parts: Iterable[Html]) -> str:
 
 def section(title: str, *parts: Html) -> Html:
     """A heading and what stands under it."""
-    return Html(f"<section>\n<h2>{escape(title)}</h2>\n" + "\n".join(parts) + "\n</section>")
+    return Html(f"<section>\n<h2>{shown(title)}</h2>\n" + "\n".join(parts) + "\n</section>")
 
 
 def note(text: str) -> Html:
     """A line of text."""
-    return Html(f'<p class="note">{escape(text)}</p>')
+    return Html(f'<p class="note">{shown(text)}</p>')
 
 
 def missing(what: str, *command: object) -> Html:
     """What is not there, and the command that makes it."""
     words = " ".join(word if word.isupper() else shlex.quote(word) for word in map(str, command))
-    return Html(f'<p class="missing">Missing: {escape(what)} Make it with <code>{escape(words)}</code></p>')
+    return Html(f'<p class="missing">Missing: {shown(what)} Make it with <code>{shown(words)}</code></p>')
 
 
 def table(
@@ -61,12 +69,12 @@ def table(
     colors: Sequence[str] = (),
 ) -> Html:
     """A table; for each row ``shades`` say how dark its cells are, 0 to 1, ``colors`` are of a square before it."""
-    lines = ["<table>", "<tr>" + "".join(f"<th>{escape(name)}</th>" for name in head) + "</tr>"]
+    lines = ["<table>", "<tr>" + "".join(f"<th>{shown(name)}</th>" for name in head) + "</tr>"]
     for i, row in enumerate(rows):
-        first, *rest = (escape(_number(value)) for value in row)
+        first, *rest = (shown(_number(value)) for value in row)
         dark = shades[i] if shades else [0.0] * len(rest)
         cells = "".join(f"<td{_shade(share)}>{value}</td>" for share, value in zip(dark, rest, strict=True))
-        square = f'<span class="swatch" style="background: {escape(colors[i])}"></span>' if colors else ""
+        square = f'<span class="swatch" style="background: {shown(colors[i])}"></span>' if colors else ""
         lines.append(f"<tr><td>{square}{first}</td>{cells}</tr>")
     return Html("\n".join([*lines, "</table>"]))
 
@@ -76,7 +84,7 @@ def facts(pairs: Iterable[tuple[str, object]]) -> Html:
     rows = []
     for name, value in pairs:
         text = ", ".join(f"{key} {part}" for key, part in value.items()) if isinstance(value, Mapping) else str(value)
-        rows.append(f"<tr><td>{escape(name)}</td><td>{escape(text)}</td></tr>")
+        rows.append(f"<tr><td>{shown(name)}</td><td>{shown(text)}</td></tr>")
     return Html('<table class="facts">\n' + "\n".join(rows) + "\n</table>")
 
 
@@ -90,9 +98,9 @@ def _shade(share: float) -> str:
 
 def image(png: bytes, text: str) -> Html:
     """A picture inside the page."""
-    return Html(f'<img alt="{escape(text)}" src="data:image/png;base64,{b64encode(png).decode()}">')
+    return Html(f'<img alt="{shown(text)}" src="data:image/png;base64,{b64encode(png).decode()}">')
 
 
 def folded(title: str, text: str) -> Html:
     """Long text that opens on a click."""
-    return Html(f"<details><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>")
+    return Html(f"<details><summary>{shown(title)}</summary><pre>{shown(text)}</pre></details>")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -12,14 +13,16 @@ from xml.etree import ElementTree
 import numpy as np
 import rasterio
 from pyproj import Transformer
-from rasterio.errors import RasterioError
 
-from agrifm.errors import InputError
+from agrifm.errors import InputError, printable, refusing
+from agrifm.scenes.codes import refuse_sources_elsewhere
 from agrifm.scenes.raster import located
 
 PIXELS = 2**22  # of a strip
 CHUNK = 512  # pixels of a row that are taken to have one area
 MOST_CODES = 254
+CLASS_TAG = re.compile(r"class_[0-9]{1,9}")
+LONGEST = 200  # characters of a name
 CACHE = 256 * 2**20  # bytes; GDAL would take a twentieth of the machine's memory
 EQUAL_AREA = "EPSG:6933"  # cylindrical, on the WGS 84 ellipsoid: meridians and parallels are straight
 WORLD = 34_735_060.89  # its width in meters
@@ -80,8 +83,8 @@ class Population:
         step = max(1, PIXELS // self.file.width)
         for top in range(0, self.file.height, step):
             window = (top, min(top + step, self.file.height)), (0, self.file.width)
-            mapped = self.file.read(1, window=window, masked=True)
-            stratum = mapped if self.other is None else self.other.read(1, window=window, masked=True)
+            mapped = _strip(self.file, window)
+            stratum = mapped if self.other is None else _strip(self.other, window)
             known = ~np.ma.getmaskarray(mapped)
             yield top, np.ma.getdata(mapped), np.ma.getdata(stratum), known, known & ~np.ma.getmaskarray(stratum)
 
@@ -123,6 +126,11 @@ class Population:
         return np.abs((x * np.roll(y, -1, -1) - y * np.roll(x, -1, -1)).sum(-1)) / 2e4
 
 
+def _strip(file: rasterio.DatasetReader, window: tuple[tuple[int, int], tuple[int, int]]) -> np.ma.MaskedArray:
+    with refusing(file.name, expected="a complete raster"):
+        return file.read(1, window=window, masked=True)
+
+
 @lru_cache(maxsize=8)
 def _to_equal_area(crs: str) -> Transformer:
     return Transformer.from_crs(crs, EQUAL_AREA, always_xy=True)
@@ -146,12 +154,9 @@ def _add(sizes: Sizes, codes: np.ndarray, inside: np.ndarray, starts: np.ndarray
 @contextmanager
 def _classified(path: Path) -> Generator[rasterio.DatasetReader]:
     """A raster of one band of whole numbers that knows its place."""
-    try:
+    refuse_sources_elsewhere(path)
+    with refusing(path, expected="a raster of classes, e.g. GeoTIFF", repair="check the path and the file."):
         file = rasterio.open(path)
-    except RasterioError as error:
-        raise InputError(
-            path, found=str(error), expected="a raster of classes, e.g. GeoTIFF", repair="check the path and the file."
-        ) from error
     with file:
         kind, bands = file.dtypes[0], file.count
         if bands != 1 or np.dtype(kind).kind not in "iu" or file.scales[0] != 1:
@@ -167,11 +172,10 @@ def _classified(path: Path) -> Generator[rasterio.DatasetReader]:
 
 def class_names(file: rasterio.DatasetReader) -> dict[int, str]:
     """Names by code, from the band's tags ``class_<code>`` or the category names in ``.aux.xml``; may be empty."""
-    tags = file.tags(1).items()
-    names = {int(key[6:]): name for key, name in tags if key.startswith("class_") and key[6:].isdigit()}
+    names = {int(key[6:]): name for key, name in file.tags(1).items() if CLASS_TAG.fullmatch(key)}
     table = Path(f"{file.name}.aux.xml")
     if not names and table.is_file():
-        with suppress(ElementTree.ParseError):
+        with suppress(ElementTree.ParseError, OSError, ValueError):
             entries = ElementTree.parse(table).findall("PAMRasterBand[@band='1']/CategoryNames/Category")
             names = {code: entry.text for code, entry in enumerate(entries) if entry.text}
-    return names
+    return {code: printable(" ".join(name.split()))[:LONGEST] or str(code) for code, name in names.items()}

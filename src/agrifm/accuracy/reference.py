@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import StringIO
+from math import sqrt
 from pathlib import Path
 
-import geopandas
 import numpy as np
 import pandas
 import shapely
-from pyogrio.errors import DataSourceError
+from pyproj import CRS
 
 from agrifm.accuracy.area import Estimate, Observed, estimate
 from agrifm.accuracy.design import Design, Unit, no_chance
-from agrifm.errors import InputError, nearest
+from agrifm.errors import InputError, nearest, refusing
+from agrifm.scenes.grid import METERS_PER_DEGREE
+from agrifm.scenes.vectors import read_table
 
 SHOWN = 5  # of many in a message
+PLACE = "\0place"  # column of coordinates; no file has one of that name
 
 
 @dataclass(frozen=True)
@@ -109,24 +113,59 @@ def _rows(path: Path, design: Design) -> pandas.DataFrame:
             f"rows that are not the sample drawn: {'; '.join(found)}",
             "restore the rows as they were drawn, with an empty reference where nothing could be told.",
         )
-    return frame.set_index(pandas.Index(ids)).loc[drawn].reset_index(drop=True)
+    rows = frame.set_index(pandas.Index(ids)).loc[drawn].reset_index(drop=True)
+    _must_be_in_place(path, design, rows)
+    return rows.drop(columns=PLACE, errors="ignore")
 
 
 def _table(path: Path) -> pandas.DataFrame:
-    """Any table as stripped text; a CSV may come back from a spreadsheet with semicolons."""
+    """Any table as stripped text; a CSV may come back from a spreadsheet with semicolons, or in UTF-16."""
+    if path.suffix.lower() == ".csv":
+        with refusing(
+            path,
+            expected="a sample as CSV in UTF-8",
+            repair="check the path; in a spreadsheet, save as 'CSV UTF-8'.",
+        ):
+            data = path.read_bytes()
+            text = data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+            header = text.partition("\n")[0]
+            separator = max(",;\t", key=header.count)
+            frame = pandas.read_csv(StringIO(text), sep=separator, dtype=str, keep_default_na=False)
+    else:
+        frame = pandas.DataFrame(read_table(path))
+        if "geometry" in frame:
+            frame[PLACE] = [shapely.get_coordinates(shape)[:1].ravel() for shape in frame.pop("geometry")]
+    return frame.map(lambda value: value if isinstance(value, np.ndarray) else _stripped(value))
+
+
+def _stripped(value: object) -> str:
+    missing = value is None or (not isinstance(value, list | dict) and bool(pandas.isna(value)))
+    return "" if missing else str(value).strip()
+
+
+def _must_be_in_place(path: Path, design: Design, rows: pandas.DataFrame) -> None:
+    """Refuse points that were moved: what was seen elsewhere says nothing of the pixels that were drawn."""
+    unit = CRS.from_user_input(design.crs)
+    meters = METERS_PER_DEGREE if unit.is_geographic else unit.axis_info[0].unit_conversion_factor
+    for i, drawn in enumerate(design.units):
+        reach = 100 * sqrt(drawn.hectares) / meters / 2  # half a pixel
+        place = _place(rows.iloc[i])
+        if place is not None and max(abs(place[0] - drawn.x), abs(place[1] - drawn.y)) > reach:
+            raise no_chance(
+                f"{path}: sample_id {drawn.id}",
+                f"a point at {place[0]:g}, {place[1]:g}, which was drawn at {drawn.x:g}, {drawn.y:g}",
+                "put it back; where a pixel cannot be interpreted, leave its reference empty.",
+            )
+
+
+def _place(row: pandas.Series) -> tuple[float, float] | None:
+    """Where a row says that its point lies; None where it does not."""
+    if PLACE in row:
+        return tuple(row[PLACE].tolist()) if len(row[PLACE]) == 2 and np.isfinite(row[PLACE]).all() else None
     try:
-        if path.suffix == ".csv":
-            with path.open(encoding="utf-8-sig") as file:
-                header = file.readline()
-            separator = ";" if header.count(";") > header.count(",") else ","
-            frame = pandas.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        else:
-            frame = pandas.DataFrame(geopandas.read_file(path).drop(columns="geometry", errors="ignore"))
-    except (OSError, ValueError, DataSourceError) as error:
-        raise InputError(
-            path, found=str(error), expected="a sample as CSV or GeoPackage", repair="check the path and the file."
-        ) from error
-    return frame.map(lambda cell: "" if pandas.isna(cell) else str(cell).strip())
+        return float(row["x"].replace(",", ".")), float(row["y"].replace(",", "."))
+    except (KeyError, ValueError):
+        return None
 
 
 def _unanswered(path: Path, design: Design, answered: np.ndarray, drop: bool) -> dict[str, int]:
@@ -222,16 +261,20 @@ def regions(answers: Answers, column: str, outlines: Path | None) -> np.ndarray:
                 repair="fill them in, or give the outlines with --regions.",
             )
         return names
-    try:
-        frame = geopandas.read_file(outlines)
-    except DataSourceError as error:
+    frame = read_table(outlines)
+    if "geometry" not in frame or frame.crs is None:
         raise InputError(
-            outlines, found=str(error), expected="a vector file of regions", repair="check the path and the file."
-        ) from error
-    names = _column(frame, column, str(outlines)).astype(str).to_numpy()
-    tree = shapely.STRtree(frame.geometry.to_crs(answers.design.crs).to_numpy())
+            outlines,
+            found="no outlines" if "geometry" not in frame else "no CRS",
+            expected="a vector file of regions that says where on Earth they lie",
+            repair="write the CRS, e.g. 'ogr2ogr -a_srs EPSG:2154 NEW OLD', or name another file.",
+        )
+    names = np.array([_stripped(name) for name in _column(frame, column, str(outlines))], object)
     points = shapely.points(answers.points)
-    unit, region = tree.query(points, predicate="within")
+    with refusing(outlines, expected=f"outlines that can be related to the map's CRS, {answers.design.crs}"):
+        shapes = shapely.make_valid(frame.geometry.to_crs(answers.design.crs).to_numpy())
+        tree = shapely.STRtree(shapes)
+        unit, region = tree.query(points, predicate="within")
     found = {i: {names[r] for r in region[unit == i]} for i in np.unique(unit)}
     twice = next((which for which in found.values() if len(which) > 1), None)
     if twice:

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from agrifm.errors import printable
+from agrifm.io import whole
 from agrifm.tasks.calibration import TINY, Calibration
 
 BINS = 15
@@ -116,13 +118,13 @@ def draw(found: Mapping[str, tuple[Reliability, Reliability]], path: Path) -> No
             axis.plot(confidence, accuracy, color=color, linewidth=1)
             label = f"{name}: ECE {one.ECE:.3f}"
             axis.scatter(confidence, accuracy, 6 + 300 * share, color=color, alpha=0.75, linewidths=0, label=label)
-        axis.set(title=Path(split).name, xlabel="probability of the chosen class", xlim=(0, 1.02), ylim=(0, 1.02))
+        axis.set_title(printable(Path(split).name)[:40], parse_math=False)
+        axis.set(xlabel="probability of the chosen class", xlim=(0, 1.02), ylim=(0, 1.02))
         legend = axis.legend(
             loc="upper left", fontsize=8, frameon=False, title="area: share of pixels", title_fontsize=8
         )
         for handle in legend.legend_handles:
             handle.set_sizes([30])
     panels[0].set_ylabel("share of pixels that are right")
-    unfinished = path.with_name(path.name + ".part")
-    figure.savefig(unfinished, format="png", dpi=140)
-    unfinished.replace(path)
+    with whole(path) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=140)

@@ -18,7 +18,7 @@ from rasterio.errors import RasterioIOError
 
 from agrifm.accuracy.page import Html, facts, folded, image, missing, note, page, section, table
 from agrifm.checkpoint import Checkpoint, describe
-from agrifm.errors import InputError
+from agrifm.errors import InputError, refusing
 from agrifm.io import sha256, write_whole
 from agrifm.maps.passport import Passport
 from agrifm.maps.style import NODATA, picture
@@ -87,7 +87,9 @@ def _model(loaded: Checkpoint, path: Path) -> Iterator[Html]:
     for scores in found:
         source = note(f"From {scores}: of the checkpoint of this folder that was evaluated last.")
         title = f"Scores: {scores.parent.name.removeprefix('scores_').replace('_', ', ')}"
-        yield section(title, *_scores(json.loads(scores.read_text())), source)
+        with refusing(scores, expected="scores as 'agrifm evaluate' writes them", repair="evaluate again."):
+            parts = list(_scores(json.loads(scores.read_text(encoding="utf-8"))))
+        yield section(title, *parts, source)
     if not found:
         lacks = missing("scores on ground the model never saw.", "agrifm", "evaluate", path, "--split", "test")
         yield section("Scores", lacks)
@@ -120,9 +122,10 @@ def _calibration(loaded: Checkpoint, path: Path) -> Iterator[Html]:
     numbers, diagram = path.with_suffix(".json"), path.with_suffix(".png")
     if numbers.is_file():
         rows = []
-        for split, values in json.loads(numbers.read_text())["splits"].items():
-            pair = [values[when][key] for key in ("ECE", "Brier", "NLL") for when in ("before", "after")]
-            rows.append((split, values["pixels"], *pair, values["sets"]["chips"], values["sets"]["size"]))
+        with refusing(numbers, expected="numbers as 'agrifm calibrate' writes them", repair="calibrate again."):
+            for split, values in json.loads(numbers.read_text(encoding="utf-8"))["splits"].items():
+                pair = [values[when][key] for key in ("ECE", "Brier", "NLL") for when in ("before", "after")]
+                rows.append((split, values["pixels"], *pair, values["sets"]["chips"], values["sets"]["size"]))
         head = ("ECE", "after", "Brier", "after", "NLL", "after", "covered", "classes in a set")
         yield table(("split", "pixels", *head), rows)
     if diagram.is_file():
@@ -134,18 +137,22 @@ def _curves(path: Path) -> Html:
         return missing(f"{path.name} beside the checkpoint.", "agrifm", "train", "EXPERIMENT.YAML")
     from matplotlib.figure import Figure
 
-    with path.open(newline="") as file:
+    with (
+        refusing(path, expected="losses and scores by epoch, as 'agrifm train' writes them", repair="delete it."),
+        path.open(newline="", encoding="utf-8") as file,
+    ):
         rows = list(csv.DictReader(file))
-    series = {key: [float(row[key] or "nan") for row in rows] for key in rows[0]}
+        series = {key: [float(row[key] or "nan") for row in rows] for key in rows[0]}
+        epochs, losses = [int(epoch) + 1 for epoch in series.pop("epoch")], series.pop("loss")
     figure = Figure(figsize=(9, 3), layout="constrained")
     left, right = figure.subplots(1, 2)
-    epochs = [int(epoch) + 1 for epoch in series.pop("epoch")]
-    left.plot(epochs, series.pop("loss"), color="#222222")
+    left.plot(epochs, losses, color="#222222")
     left.set(title="loss on train", xlabel="epoch")
     for name, values in series.items():
         right.plot(epochs, values, label=name)
     right.set(title="scores on val", xlabel="epoch")
-    right.legend(fontsize=7, frameon=False, ncols=2)
+    for text in right.legend(fontsize=7, frameon=False, ncols=2).get_texts():
+        text.set_parse_math(False)
     figure.savefig(buffer := BytesIO(), format="png", dpi=110)
     return image(buffer.getvalue(), "loss and scores by epoch")
 

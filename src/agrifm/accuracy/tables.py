@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from math import isnan
 from pathlib import Path
+from typing import Any
 
 import pandas
 from rich.box import SIMPLE_HEAD
@@ -16,9 +18,12 @@ from rich.table import Table
 from agrifm.accuracy.area import Estimate, Value
 from agrifm.accuracy.design import Design
 from agrifm.accuracy.reference import Answers
-from agrifm.io import write_whole
+from agrifm.errors import printable
+from agrifm.io import whole, write_whole
 
 MOST_SHOWN = 8  # classes of a confusion matrix on the screen
+LONGEST = 60  # characters of a name in the picture
+FORMULA = ("=", "+", "-", "@")
 SOURCES = {
     False: "Olofsson et al. 2014, Remote Sensing of Environment 148, 42-57: the strata are the classes of the map",
     True: "Stehman 2014, International Journal of Remote Sensing 35, 4923-4939: the strata are not the map's classes",
@@ -135,8 +140,8 @@ def write_estimates(out: Path, estimates: Sequence[Estimate], answers: Answers) 
     ]
     texts = {
         "estimate.json": json.dumps(plain, indent=1, ensure_ascii=False),
-        "areas.csv": pandas.json_normalize(areas, sep="_").to_csv(index=False),
-        "confusion.csv": pandas.DataFrame(shares).to_csv(index=False),
+        "areas.csv": pandas.json_normalize(areas, sep="_").map(cell).to_csv(index=False),
+        "confusion.csv": pandas.DataFrame(shares).map(cell).to_csv(index=False),
     }
     for name, text in texts.items():
         write_whole(out / name, text)
@@ -144,11 +149,19 @@ def write_estimates(out: Path, estimates: Sequence[Estimate], answers: Answers) 
     return [out / name for name in (*texts, "areas.png")]
 
 
+def cell(value: Any) -> Any:
+    """A value as a CSV file may hold it: spreadsheets run text as a formula that begins like one."""
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
 def draw_areas(path: Path, estimate: Estimate, design: Design) -> None:
     """Bars of estimated areas with their intervals, and what the map shows as marks."""
     from matplotlib.figure import Figure
 
-    names = [entry.name for entry in estimate.classes]
+    names = [printable(entry.name)[:LONGEST] for entry in estimate.classes]
     areas = [entry.hectares for entry in estimate.classes]
     values = [area.value for area in areas]
     errors = [[a.value - a.low for a in areas], [a.high - a.value for a in areas]]
@@ -163,6 +176,6 @@ def draw_areas(path: Path, estimate: Estimate, design: Design) -> None:
     axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    unfinished = path.with_name(path.name + ".part")
-    figure.savefig(unfinished, format="png")
-    unfinished.replace(path)
+    with whole(path) as unfinished, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a script that the font lacks is drawn as boxes
+        figure.savefig(unfinished, format="png")

@@ -22,11 +22,15 @@ def check(
 ) -> None:
     """Run all checks that come before training, on every chip, and list what is wrong."""
     from agrifm.config import load
-    from agrifm.tasks.fields import Fields
-    from agrifm.tasks.segmentation import Segmentation
-    from agrifm.training.fit import examine_watched, open_sources
+    from agrifm.training.fit import cautions, examine_watched, open_sources, survey_covers
 
     experiment = load(config, overrides or ())
+    if experiment.data.shards is not None:
+        with console.status("reading some samples"):
+            seen = {"train": survey_covers(experiment, open_sources(experiment))}
+        console.print(_table(experiment.task, seen))
+        console.print("no problems found in these samples; pre-training has no chips and no test split")
+        return
     splits = [name for name in ("train", "val", "test") if experiment.data.list_file(name).is_file() or name != "test"]
     with console.status("reading every chip"):
         problems, seen = examine_watched(experiment, open_sources(experiment, tuple(splits)), seconds)
@@ -35,18 +39,24 @@ def check(
     if problems:
         console.print(f"{len(problems)} problem(s) found")
         raise typer.Exit(2)
+    console.print(_table(experiment.task, seen))
+    for warning in cautions(experiment, seen):
+        console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
+    console.print("no problems found")
+
+
+def _table(task, seen) -> Table:
+    """What is in the splits."""
     table = Table("split", "chips", "sensor", "frames", "clear", "labels")
-    task = experiment.task
-    assert isinstance(task, Segmentation | Fields)
     for split, survey in seen.items():
         total = sum(survey.labels.values()) or 1
-        labels = ", ".join(f"{name} {n / total:.0%}" for name, n in task.counts(survey.labels) if n)
+        counts = task.counts(survey.labels) if survey.labels else ()
+        labels = ", ".join(f"{name} {n / total:.0%}" for name, n in counts if n)
         for row, (sensor, frames) in enumerate(survey.frames.items()):
             clear = sum(survey.clear[sensor]) / len(frames)
             first = (split, str(survey.chips)) if row == 0 else ("", "")
             table.add_row(*first, sensor, f"{min(frames)} to {max(frames)}", f"{clear:.0%}", "" if row else labels)
-    console.print(table)
-    console.print("no problems found")
+    return table
 
 
 @data.command("stats")
@@ -56,12 +66,15 @@ def stats(config: Config, overrides: Overrides = None) -> None:
 
     from agrifm.config import load
     from agrifm.data.check import survey
-    from agrifm.training.fit import open_sources
+    from agrifm.training.fit import open_sources, survey_covers
 
     experiment = load(config, overrides or ())
-    source = open_sources(experiment, ("train",))["train"]
     with console.status("reading the training split"):
-        seen = survey(source, experiment.data.sensors, range(len(source)))
+        if experiment.data.shards is not None:
+            seen = survey_covers(experiment, open_sources(experiment))
+        else:
+            source = open_sources(experiment, ("train",))["train"]
+            seen = survey(source, experiment.data.sensors, range(len(source)))
     found = {sensor.name: seen.statistics(sensor) for sensor in experiment.data.sensors}
     plain = {name: {"mean": list(s.mean), "std": list(s.std), "source": s.source} for name, s in found.items()}
     console.print(yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=100), highlight=False)

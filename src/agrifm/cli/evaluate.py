@@ -35,6 +35,7 @@ def evaluate(
 
     loaded = Checkpoint.load(checkpoint).at(root, allow_links=allow_links).looking(flips=flips, others=ensemble or ())
     looks = ("_flips" if flips else "") + ("_ensemble" if ensemble else "")
+    refuse_split(split, endless=loaded.experiment.data.shards is not None)
     experiment, out = loaded.experiment, out or checkpoint.parent / f"scores_{split}{looks}"
     source = open_sources(experiment, (split,))[split]
     several = as_of is not None and any(sign in as_of for sign in (",", ":", "monthly"))
@@ -47,6 +48,20 @@ def evaluate(
     else:
         show_scores(score(loaded, source, out, console=console))
     console.print(f"written to {out}", highlight=False)
+
+
+def refuse_split(split: str, *, endless: bool) -> None:
+    """Refuse names of no split, and the training split of pre-training, which never ends."""
+    from agrifm.errors import InputError, nearest
+
+    valid = ("val",) if endless else ("train", "val", "test")
+    if split not in valid:
+        raise InputError(
+            f"--split {split}",
+            found="no split of a pre-training experiment that has an end" if endless else "no split",
+            expected=" or ".join(valid),
+            repair="add '--split val'." if endless else nearest(split, valid),
+        )
 
 
 def _early_season(checkpoint, source, as_of: str, target: float, out: Path) -> None:

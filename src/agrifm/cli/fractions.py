@@ -59,9 +59,12 @@ def _sizes(texts: Sequence[str]) -> dict[str, int]:
     sizes = {}
     for text in (*DEFAULT_SIZES, *texts):
         sensor, _, number = text.rpartition("=")
-        if not number.isdigit():
+        if not (number.isdecimal() and len(number) < 6):
             raise InputError(
-                f"--size {text}", found="no number of pixels", expected="48, or Modis=16", repair="write it like that."
+                f"--size {text}",
+                found="no number of pixels",
+                expected="48, or Modis=16",
+                repair="write a whole number, and the name of a sensor before it.",
             )
         sizes[sensor] = int(number)
     return sizes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -32,7 +33,7 @@ def map_(
     workers: Annotated[int, typer.Option(help="Processes on this machine; one for each GPU.", min=1)] = 1,
     dask: Annotated[str | None, typer.Option(help="Address of a dask scheduler, e.g. tcp://10.0.0.1:8786.")] = None,
     window: Annotated[
-        int | None, typer.Option(help="Side of a window in pixels; the training chips' if left out.")
+        int | None, typer.Option(help="Side of a window in pixels; the training chips' if left out.", min=1)
     ] = None,
     memory: Annotated[float, typer.Option(help="Megabytes of images that a tile may take.", min=0.1)] = 128.0,
     seam_limit: Annotated[float, typer.Option(help="Largest rate of class changes on window borders.")] = 1.25,
@@ -47,12 +48,9 @@ def map_(
 
     Stopped at any moment, the same command goes on. Exit code 3: window borders show in the map.
     """
-    from agrifm.maps.mapping import MapOptions, map_scene
+    from agrifm.maps.mapping import map_scene
+    from agrifm.maps.options import MapOptions
 
-    if parcels is not None:
-        from agrifm.maps.fiboa import check_map
-
-        check_map(checkpoint, parcels, overwrite=overwrite)
     wanted = {
         "probabilities": probabilities or parcels is not None,
         "confidence": confidence,
@@ -68,6 +66,10 @@ def map_(
         flips=flips,
         ensemble=tuple(map(str, ensemble or ())),
     )
+    if parcels is not None:
+        from agrifm.maps.fiboa import check_map
+
+        check_map(checkpoint, parcels, overwrite=overwrite)
     with resumable():
         mapped = map_scene(
             checkpoint,
@@ -131,12 +133,18 @@ def reproduce(
     checkpoint: Annotated[Path | None, typer.Option(help="The model, if it is no longer where it was.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder in which the new map stays.")] = None,
     workers: Annotated[int, typer.Option(help="Processes on this machine.", min=1)] = 1,
+    allow_network: Annotated[
+        bool, typer.Option("--allow-network", help="Open images at the addresses that the passport names.")
+    ] = False,
 ) -> None:
-    """Make a map again from its passport and compare. Exit code 4: it differs."""
+    """Make a map again from its passport and compare. Exit code 4: it differs.
+
+    The passport says which checkpoint and images are opened; the command prints their places first.
+    """
     from agrifm.maps.reproduce import reproduce as again
 
-    with resumable():
-        result = again(passport, checkpoint, out, workers=workers, console=console)
+    with resumable() if out is not None else nullcontext():
+        result = again(passport, checkpoint, out, workers=workers, allow_network=allow_network, console=console)
     for line in result.notes:
         console.print(line, highlight=False)
     console.print(str(result), highlight=False)

@@ -38,7 +38,7 @@ def opened(path: Path, settings: list[str] | None, skip: bool, as_of: str | None
                 f"--as-of {as_of}", found="no date", expected="YYYY-MM-DD", repair="write e.g. 2024-06-30."
             ) from error
         found = found.until(day)
-    return check_units(found)
+    return check_units(found, skip_unreadable=skip)
 
 
 @scene.command("show")
@@ -68,8 +68,9 @@ def search(
     overwrite: Overwrite = False,
 ) -> None:
     """Search a STAC catalogue and save the items, so that every later run sees the same images."""
+    from agrifm.addresses import is_address
     from agrifm.errors import InputError
-    from agrifm.scenes.items import save
+    from agrifm.scenes.items import save, setting
     from agrifm.scenes.stac import search as find
 
     if out.exists() and not overwrite:
@@ -90,7 +91,10 @@ def search(
         ),
         out,
     )
-    console.print(f"saved to {out}\nnext: agrifm scene show {out}", highlight=False)
+    folder = None if is_address(stac) else Path(stac).resolve().parent
+    beside = folder is None or folder.is_relative_to(out.resolve().parent)
+    allowed = "" if folder is None or beside else f" --set {setting(folder)}"
+    console.print(f"saved to {out}\nnext: agrifm scene show {out}{allowed}", highlight=False)
 
 
 def _numbers(text: str | None) -> tuple[float, float, float, float] | None:

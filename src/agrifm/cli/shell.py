@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.text import Text
 
-from agrifm.errors import InputError, reason
+from agrifm.errors import InputError, Terminated, reason
 from agrifm.io import disk_refusal
 from agrifm.progress import Terminal
 
@@ -39,12 +39,6 @@ Flips = Annotated[bool, typer.Option("--flips", help="Average over the eight ori
 Ensemble = Annotated[list[Path] | None, typer.Option(help="Another checkpoint to average with, may be repeated.")]
 Links = Annotated[bool, typer.Option("--allow-links", help="Follow links in chips to other files.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, as Slurm and Kubernetes send it, treated like Ctrl-C."""
-
-    received = False
 
 
 def main() -> None:

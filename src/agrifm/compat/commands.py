@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
 from rich.table import Table
 
@@ -17,7 +19,8 @@ from agrifm.compat.configs import Translation, translate
 from agrifm.compat.keys import Note
 from agrifm.compat.python_config import read
 from agrifm.config import Experiment, load
-from agrifm.errors import InputError
+from agrifm.data.bands import BandOrder
+from agrifm.errors import InputError, Terminated
 from agrifm.io import write_whole
 from agrifm.progress import Terminal
 
@@ -67,15 +70,22 @@ def _parser(description: str, *positional: str) -> ArgumentParser:
 
 
 def _told(run: Callable[[Namespace], None], arguments: Namespace) -> int:
+    usual = signal.signal(signal.SIGTERM, _terminate)
     try:
         run(arguments)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        Terminal(stderr=True).print(f"error: {error}", highlight=False, soft_wrap=True)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as signaled:
         print("stopped; the same command goes on from the last finished epoch", file=sys.stderr)
-        return 130
+        return 143 if isinstance(signaled, Terminated) else 130
+    finally:
+        signal.signal(signal.SIGTERM, usual)
     return 0
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated
 
 
 def _train(arguments: Namespace) -> None:
@@ -92,9 +102,20 @@ def _train(arguments: Namespace) -> None:
     from agrifm.compat.weights import start_weights
     from agrifm.training import fit
 
-    best = fit(experiment, out, resume=bool(resume), weights=start_weights(experiment))
+    try:
+        best = fit(experiment, out, resume=bool(resume), weights=start_weights(experiment))
+    except BandOrder as error:
+        raise _in_their_words(error) if _is_python(arguments.config) else error from error
     if first:
         print(f"best checkpoint: {best}")
+
+
+def _in_their_words(error: BandOrder) -> InputError:
+    """The error with the key of a configuration in Python instead of that of our YAML."""
+    key = "train_dataloader.dataset"
+    theirs = f"write check_bands=False into {key} (or add '--cfg-options {key}.check_bands=False')"
+    repair = error.repair.replace("set 'check_bands: false' in the data section", theirs)
+    return InputError(error.where, found=error.found, expected=error.expected, repair=repair)
 
 
 def _test(arguments: Namespace) -> None:

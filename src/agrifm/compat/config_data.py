@@ -44,6 +44,7 @@ class _Split:
     names: Path
     label_key: str
     steps: _Steps
+    check_bands: bool = True
 
 
 def read_data(config: Keys, network: Network) -> Loading:
@@ -110,7 +111,10 @@ def _dataset(dataset: Keys, network: Network) -> _Split:
             expected=f"mean and std of {', '.join(network.channels)}",
             repair="add dict(type='MapNormalize', mean=..., std=...); mean 0 and std 1 leave numbers as they are.",
         )
-    return _Split(folder, names, label_key, steps)
+    check_bands = dataset.take("check_bands", True)
+    if not isinstance(check_bands, bool):
+        raise dataset.wrong("check_bands", expected="True or False", repair="write False to leave the check out.")
+    return _Split(folder, names, label_key, steps, check_bands)
 
 
 def _step(step: Keys, steps: _Steps, network: Network) -> _Steps:
@@ -278,7 +282,7 @@ def _data(config: Keys, network: Network, splits: dict[str, _Split]) -> DataConf
         frames=network.frames,
         resize=train.steps.size,
         label_key=train.label_key,
-        check_bands=not generic,
+        check_bands=train.check_bands and not generic,
     )
 
 

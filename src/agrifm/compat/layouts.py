@@ -7,16 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from agrifm.checkpoint import read_safetensors
 from agrifm.errors import InputError
 from agrifm.nn.swin import SIZES, SwinSize
 from agrifm.nn.windows import Triple
+from agrifm.tensor_files import read_safetensors, read_torch, refuse_expanded
 
 EMBEDDINGS = {"S2": "S2_patch_emd", "Landsat": "HLSL30_patch_emd", "Modis": "Modis_patch_emd"}
 INDEX = "relative_position_index"
@@ -34,63 +32,18 @@ def read_state(path: Path) -> State:
     """
     if path.suffix == ".safetensors":
         return read_safetensors(path)[0]
-    if not path.is_file():
-        raise InputError(path, found="no such file", expected="a weights file", repair="check the path.")
-    content = _unpickle(path)
+    content = read_torch(path)
     for key in ("state_dict", "model", "module"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     state = {str(key): value for key, value in content.items()} if isinstance(content, Mapping) else {}
     state = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
+    refuse_expanded(state.values(), path)
     if not state:
         raise InputError(
             path, found="no tensors", expected="a state dict", repair="give a file that holds weights by name."
         )
     return state
-
-
-def _unpickle(path: Path) -> Any:
-    """Load plain values and tensors; unknown classes become empty stand-ins, and are never called."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as first:
-        named = torch.serialization.get_unsafe_globals_in_checkpoint(path) if _is_zip(path) else []
-        stand_ins = [(type(name.rsplit(".", 1)[-1], (_Ignored,), {}), name) for name in named]
-        try:
-            with torch.serialization.safe_globals(stand_ins):  # ty: ignore[invalid-argument-type]
-                return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise _unreadable(path, error) from first
-    except Exception as error:
-        raise _unreadable(path, error) from error
-
-
-class _Ignored:
-    """Stands in for a class named in a pickle: takes anything, does nothing."""
-
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-
-    def __setstate__(self, state: Any) -> None: ...
-
-    def __setitem__(self, key: Any, value: Any) -> None: ...
-
-    def append(self, value: Any) -> None: ...
-
-    def extend(self, values: Any) -> None: ...
-
-
-def _is_zip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(2) == b"PK"
-
-
-def _unreadable(path: Path, error: Exception) -> InputError:
-    return InputError(
-        path,
-        found=f"a file of {path.stat().st_size} bytes that does not open: {str(error).splitlines()[0][:160]}",
-        expected="a PyTorch state dict or safetensors",
-        repair="download it again if it was cut off; a file with other content is not opened, since it could run code.",
-    )
 
 
 @dataclass(frozen=True)

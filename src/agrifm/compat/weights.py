@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from agrifm.checkpoint import FORMAT, Checkpoint, build, load_strict, read_safetensors, weights_file
+from agrifm.checkpoint import FORMAT, Checkpoint, build, load_strict, weights_file
 from agrifm.compat.layouts import (
     EMBEDDINGS,
     INDEX,
@@ -25,9 +24,11 @@ from agrifm.compat.layouts import (
 )
 from agrifm.config import Experiment
 from agrifm.errors import InputError
+from agrifm.io import whole
 from agrifm.nn.model import SHARED, ModelConfig
 from agrifm.nn.swin import SwinSize
 from agrifm.sensors import names
+from agrifm.tensor_files import read_safetensors, refuse_not_finite, write_safetensors
 
 ENCODER = ("embeddings.", "backbones.")
 RENAMED = (
@@ -47,6 +48,12 @@ def start_weights(experiment: Experiment) -> State | None:
     if experiment.start_from is None:
         return None
     path = weights_file(experiment.start_from)
+    weights = _encoder(path, experiment)
+    refuse_not_finite(weights, path)
+    return weights
+
+
+def _encoder(path: Path, experiment: Experiment) -> State:
     if _is_ours(path):
         return _ours(Checkpoint.load(path), experiment, path)
     state = read_state(path)
@@ -202,13 +209,11 @@ def convert(source: Path, target: Path, layout: Literal["same", "released"] = "s
         )
     found = read_state(source) if layout == "same" else released_layout(Checkpoint.load(source), source)
     state = {key: value.contiguous() for key, value in found.items() if not key.endswith(INDEX)}
-    unfinished = target.with_suffix(".part")
-    target.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix == ".pth":
-        torch.save(state, unfinished)
+        with whole(target) as unfinished:
+            torch.save(state, unfinished)
     else:
-        save_file(state, unfinished, {"format": "pt", "source": source.name})
-    unfinished.replace(target)
+        write_safetensors(target, state, {"format": "pt", "source": source.name})
     return state
 
 

@@ -3,79 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
+from agrifm.data.bands import BandOrder, look_at_bands, swapped
+from agrifm.data.chip_dates import odd_days, vote
 from agrifm.data.folder import Chips, Source
-from agrifm.data.h5 import check_header
+from agrifm.data.h5 import check_header, open_chip
+from agrifm.data.survey import Survey
 from agrifm.errors import InputError
 from agrifm.sample import Sample
-from agrifm.sensors import Sensor, Statistics
+from agrifm.sensors import Sensor
 
-PIXELS = 2000  # per chip and sensor: enough for a median
-
-
-@dataclass
-class Survey:
-    """What was seen in a split: counts for a report, pixels for statistics and for the look at bands."""
-
-    chips: int = 0
-    labels: dict[int, int] = field(default_factory=dict)
-    frames: dict[str, list[int]] = field(default_factory=dict)
-    clear: dict[str, list[float]] = field(default_factory=dict)
-    sums: dict[str, np.ndarray] = field(default_factory=dict)
-    pixels: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    spans: list[tuple[float, float]] = field(default_factory=list)
-    footprints: list[float] = field(default_factory=list)
-    sides: list[int] = field(default_factory=list)
-
-    def add(self, sample: Sample, sensors: Sequence[Sensor]) -> None:
-        """Count one sample."""
-        self.chips += 1
-        self.spans.append(sample.span())
-        finest = min((sensor for sensor in sensors if sensor.name in sample.images), key=lambda s: s.gsd, default=None)
-        if finest is not None:
-            self.footprints.append(min(sample.images[finest.name].shape[-2:]) * finest.gsd)
-        if sample.label is not None:
-            self.sides.append(min(sample.label.shape[-2:]))
-            values, counts = sample.label.unique(return_counts=True)
-            for value, count in zip(values.tolist(), counts.tolist(), strict=True):
-                self.labels[value] = self.labels.get(value, 0) + count
-        for sensor in sensors:
-            if sensor.name in sample.images:
-                self._add_sensor(sample, sensor.name)
-
-    def _add_sensor(self, sample: Sample, name: str) -> None:
-        mask = sample.mask(name)
-        values = sample.images[name].movedim(1, -1)[mask].double()
-        self.frames.setdefault(name, []).append(len(mask))
-        self.clear.setdefault(name, []).append(float(mask.double().mean()))
-        moments = torch.stack([torch.full((values.shape[1],), len(values)), values.sum(0), values.square().sum(0)])
-        self.sums[name] = self.sums.get(name, 0) + moments.numpy()
-        self.pixels.setdefault(name, []).append(values[:: max(1, len(values) // PIXELS)].numpy())
-
-    def statistics(self, sensor: Sensor) -> Statistics:
-        """Mean and deviation of each band over all valid pixels.
-
-        Raises:
-            InputError: no valid pixel was seen.
-        """
-        count, total, square = self.sums.get(sensor.name, np.zeros((3, 1)))
-        if not count[0]:
-            raise InputError(
-                f"sensor {sensor.name}",
-                found="no valid pixel in the training split",
-                expected="pixels to compute statistics from",
-                repair="mend the masks, or drop the sensor from 'sensors'.",
-            )
-        mean = total / count
-        std = np.sqrt(np.maximum(square / count - mean**2, 0))
-        std = np.where(std > 0, std, 1.0)
-        rounded = [tuple(float(f"{x:.6g}") for x in figures) for figures in (mean, std)]
-        return Statistics(*rounded, source=f"{self.chips} chips, {int(count[0])} valid pixels")
+__all__ = [
+    "BandOrder",
+    "Survey",
+    "evenly",
+    "labeled",
+    "look_at_bands",
+    "splits_overlap",
+    "structure",
+    "survey",
+    "swapped",
+    "unknown_labels",
+    "unlabeled",
+    "values",
+]
 
 
 def survey(source: Source, sensors: Sequence[Sensor], indices: Sequence[int]) -> Survey:
@@ -148,18 +103,68 @@ def values(
             one.add(sample, sensors)
             if bands:
                 for sensor in sensors:
-                    look_at_bands(sensor, one, f"{sample.name}: {sensor.name}", single=True)
+                    named = partial(_names_bands, source, [index], sensor)
+                    one.warnings += look_at_bands(
+                        sensor, one, f"{sample.name}: {sensor.name}", single=True, named=named
+                    )
+                    vote(one, sample, sensor)
         except InputError as error:
             yield error
         else:
-            seen.add(sample, sensors)
-    if bands:
-        for sensor in sensors:
-            try:
-                look_at_bands(sensor, seen, f"all chips: {sensor.name}", single=False)
-            except InputError as error:
-                yield error
+            seen.merge(one)
+    for sensor in sensors if bands else ():
+        try:
+            named = partial(_names_bands, source, indices, sensor)
+            seen.warnings += look_at_bands(sensor, seen, f"all chips: {sensor.name}", single=False, named=named)
+        except InputError as error:
+            yield error
+        yield from odd_days(seen, sensor)
     yield seen
+
+
+def _names_bands(source: Source, indices: Sequence[int], sensor: Sensor) -> bool:
+    """Whether the files themselves name their bands, so that their order is known."""
+    source = getattr(source, "source", source)
+    if not isinstance(source, Chips):
+        return False
+    for index in indices:
+        with open_chip(source.path(index), allow_links=source.allow_links) as file:
+            if sensor.name in file and "bands" not in file[sensor.name].attrs:
+                return False
+    return True
+
+
+def unlabeled(
+    split: str, source: Source, seen: Survey, known: Mapping[int, int] | Collection[int], ignore_index: int
+) -> InputError | None:
+    """The error of a split in which no pixel has a class; samples are read until one has.
+
+    Args:
+        split: its name.
+        source: its samples.
+        seen: a survey of some of them.
+        known: numbers in labels, or what they mean.
+        ignore_index: number, or meaning, of pixels to ignore.
+    """
+    if labeled(seen.labels, known, ignore_index):
+        return None
+    if seen.chips < len(source):
+        for index in range(len(source)):
+            label = source.read(index).label
+            if label is not None and labeled(dict.fromkeys(label.unique().tolist(), 1), known, ignore_index):
+                return None
+    return InputError(
+        f"{split} split",
+        found=f"no labeled pixel in any of {len(source)} samples: all labels are {ignore_index} or unlabeled codes",
+        expected="pixels with a class",
+        repair="check the labels and task.ignore_index, or list samples that have labels.",
+    )
+
+
+def labeled(labels: Mapping[int, int], known: Mapping[int, int] | Collection[int], ignore_index: int) -> int:
+    """Pixels, by number in the label, that have a class."""
+    meaning = known if isinstance(known, Mapping) else {code: code for code in known}
+    return sum(count for code, count in labels.items() if meaning.get(code, ignore_index) != ignore_index)
 
 
 def _label(sample: Sample, known: Collection[int], ignore_index: int) -> None:
@@ -181,56 +186,3 @@ def unknown_labels(where: str, odd: Sequence[int], known: Collection[int], ignor
         expected=f"{some}, or {ignore_index} for pixels to ignore",
         repair=f"{hint}recode the labels, add the missing classes to task.classes, or set task.ignore_index.",
     )
-
-
-def look_at_bands(sensor: Sensor, seen: Survey, where: str, *, single: bool) -> None:
-    """Refuse values in the wrong unit and bands in the wrong order.
-
-    On land the near infrared is brighter than red and blue, the red edge rises towards it, and through a season
-    red varies more than blue. One chip may be water or snow, so on a single one only gross cases count.
-
-    Raises:
-        InputError: with the bands that look swapped.
-    """
-    parts = [part for part in seen.pixels.get(sensor.name, []) if len(part)]
-    if not parts:
-        return
-    reflectance = np.concatenate(parts) * sensor.scale + sensor.offset
-    low, middle, high = np.percentile(reflectance, (25, 50, 75), axis=0)
-    top = float(middle.max())
-    if not 0.005 < top < 3.0:
-        raise InputError(
-            where,
-            found=f"a median reflectance of {top:.4g} with scale {sensor.scale:g} and offset {sensor.offset:g}",
-            expected="values whose reflectance lies between 0 and 1",
-            repair="store digital numbers (reflectance = number * scale + offset), or define a sensor with your scale.",
-        )
-    swapped = _swapped(sensor, middle, high - low, slack=0.6 if single else 1.0)
-    if swapped:
-        raise InputError(
-            where,
-            found=f"{swapped[0]} darker or steadier than {swapped[1]}, which land never shows",
-            expected=f"bands in the order {', '.join(sensor.band_ids)}",
-            repair="reorder the bands, or set 'check_bands: false' in the data section if they are right.",
-        )
-
-
-def _swapped(sensor: Sensor, middle: np.ndarray, spread: np.ndarray, slack: float) -> tuple[str, str] | None:
-    """The first pair of bands (brighter, darker) that stands the wrong way round."""
-    index = {band.common_name: i for i, band in enumerate(sensor.bands)}
-    near = index.get("nir", index.get("nir08"))
-    if near is None or middle.max() < 0.08:
-        return None
-    darker = [index[name] for name in ("red", "blue", "green", "rededge071") if name in index]
-    pairs = [(near, other) for other in darker]
-    pairs += [
-        (index[a], index[b])
-        for a, b in (("rededge078", "rededge071"), ("nir08", "rededge071"))
-        if a in index and b in index
-    ]
-    for brighter, other in pairs:
-        if middle[brighter] < slack * middle[other]:
-            return sensor.bands[brighter].id, sensor.bands[other].id
-    if slack == 1.0 and {"red", "blue"} <= set(index) and spread[index["blue"]] > 1.3 * spread[index["red"]]:
-        return sensor.bands[index["red"]].id, sensor.bands[index["blue"]].id
-    return None

@@ -74,7 +74,7 @@ class Series:
     @cached_property
     def there(self) -> np.ndarray:
         """Where there are data ``(t, n)``."""
-        return np.isfinite(self.reflectance).all(1)
+        return np.logical_not(np.isnan(self.reflectance).any(1))
 
     @cached_property
     def infrared(self) -> list[int]:
@@ -231,11 +231,12 @@ def _offset_faults(series: Series, judged: Sequence[int]) -> list[Fault]:
     rest = [step for step in judged if step not in below]
     # Dates with dark ground are right; of the others, the darker ones are asked first.
     right = [step for step in rest if series.dark[step] < 0.8 * size]
-    high: list[Fault] = []
+    surely, high = sorted(right), []
     for step in sorted((step for step in rest if step not in right), key=lambda step: series.dark[step]):
-        fault = _offset_fault(series, step, series.near(step, sorted(right)), size)
-        if fault:
-            high.append(fault)
+        found = [_offset_fault(series, step, series.near(step, among), size) for among in (surely, sorted(right))]
+        faulty = sorted((fault for fault in found if fault), key=lambda fault: not fault.sure)
+        if faulty:
+            high.append(faulty[0])
         else:
             right.append(step)
     for step in right:
@@ -293,14 +294,23 @@ def _offset_fault(series: Series, step: int, near: Sequence[int], size: float) -
     usual = _median(series.dark, near)
     change = (series.low[step] - np.median([series.low[one] for one in near], axis=0)) / size
     rise, spread = (series.dark[step] - usual) / size, float(np.ptp(change))
-    # Where few clouds were seen, and a quality layer took them out, haze is unlikely: bands may have changed, too.
-    free = bool(series.masked[step]) and series.share[step] >= 0.7
+    # Where few clouds were seen, and a quality layer took them out, bands may have changed as fields do.
+    free = bool(series.masked[step]) and series.share[step] >= 0.7 and not _hazy(series.sensor, change)
     lowest, highest, widest = (-0.2, 2.0, 2.0) if free else (0.2, 1.7, 1.2)
     if not (0.7 < rise < 1.5 and change.min() > lowest and change.max() < highest and spread < widest):
         return None
-    tight = change.min() > 0.65 and change.max() < 1.4 and spread < 0.6 and rise < 1.3
+    tight = change.min() > 0.7 and change.max() < 1.4 and spread < 0.6 and rise < 1.3
     sure = free or (tight and _same_pattern(series, step, near))
     return Fault(step, "offset", size, series.dark[step], usual, sure=sure)
+
+
+def _hazy(sensor: Sensor, change: np.ndarray) -> bool:
+    """Whether short waves have changed more than long ones, as they do in haze; an offset changes all alike."""
+    short = [i for i, band in enumerate(sensor.bands) if band.wavelength < 0.7]
+    long = [i for i, band in enumerate(sensor.bands) if band.wavelength > 1.5]
+    if not short or not long:
+        return bool(change.min() < 0.65)
+    return float(np.median(change[long])) < 0.7 * float(np.median(change[short]))
 
 
 def _same_pattern(series: Series, step: int, near: Sequence[int]) -> bool:

@@ -179,7 +179,7 @@ class Shards:
             Unreadable: it is missing, truncated or corrupt.
         """
         try:
-            return read_whole(self._at(shard), shard.flaw)
+            return read_whole(self._at(shard), shard.flaw, shard.bytes)
         except NotRead as error:
             raise self._bad(shard, str(error)) from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
+import signal
 import time
 import warnings
 from collections.abc import Generator, Iterator, Sequence
@@ -12,6 +13,8 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
+from queue import Empty, Queue
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from agrifm.errors import InputError, reason
@@ -165,6 +168,12 @@ def _without_package(address: str | None, error: ImportError) -> InputError:
     )
 
 
+def dask_setup(worker: object) -> None:
+    """Leave Ctrl-C to the main process, which ends its workers; dask calls this in each of them."""
+    with suppress(ValueError):  # outside of the main thread
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 @contextmanager
 def _client(workers: int, address: str | None) -> Generator[Client]:
     import dask
@@ -176,8 +185,15 @@ def _client(workers: int, address: str | None) -> Generator[Client]:
     }
     with dask.config.set(settings), _quiet():
         if address is None:
-            options = {"threads_per_worker": 1, "memory_limit": None, "dashboard_address": None}
-            with LocalCluster(n_workers=workers, **options) as cluster, Client(cluster) as client:
+            local = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                memory_limit=None,
+                dashboard_address=None,
+                silence_logs=logging.CRITICAL,
+                preload=[__name__],
+            )
+            with local as cluster, Client(cluster) as client:
                 yield client
             return
         client = _connected(address)
@@ -192,6 +208,7 @@ def _connected(address: str) -> Client:
     from distributed import Client
 
     try:
+        _greet(address)
         return Client(address, timeout=CONNECTING)
     except Exception as error:  # of an address without sense or a port that speaks otherwise, dask raises anything
         raise InputError(
@@ -200,6 +217,37 @@ def _connected(address: str) -> Client:
             expected="a running dask scheduler, e.g. tcp://10.0.0.1:8786",
             repair="start one with 'dask scheduler' and workers with 'dask worker tcp://...'.",
         ) from error
+
+
+def _greet(address: str) -> None:
+    """Ask who is there before a client is made: at a port that says nothing, a client waits without an end.
+
+    Raises:
+        TimeoutError: there was no answer.
+        Exception: whatever dask raises where there is no scheduler.
+    """
+    answers: Queue[Exception | None] = Queue()
+
+    async def ask() -> None:
+        from distributed.core import rpc
+
+        async with rpc(address) as scheduler:
+            await scheduler.identity(n_workers=0)
+
+    def run() -> None:
+        try:
+            asyncio.run(asyncio.wait_for(ask(), CONNECTING))
+            answers.put(None)
+        except Exception as error:
+            answers.put(error)
+
+    Thread(target=run, daemon=True).start()  # which may wait for ever
+    try:
+        error = answers.get(timeout=CONNECTING + 1)
+    except Empty:
+        error = TimeoutError(f"nothing was said within {CONNECTING:g} seconds")
+    if error is not None:
+        raise error
 
 
 @contextmanager

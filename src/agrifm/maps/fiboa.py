@@ -7,6 +7,8 @@ meters, ``metrics:perimeter`` in meters, ``determination:datetime`` the last ima
 from __future__ import annotations
 
 import json
+from collections.abc import Generator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,8 @@ import numpy as np
 import shapely
 
 from agrifm.checkpoint import Checkpoint
-from agrifm.errors import InputError
+from agrifm.errors import InputError, reason
+from agrifm.io import whole
 from agrifm.maps.parcels import Parcels
 from agrifm.maps.raster import refuse_existing
 from agrifm.tasks.fields import Fields
@@ -78,16 +81,29 @@ def write_parcels(parcels: Parcels, path: Path) -> None:
         InputError: as ``check_target``.
     """
     check_target(path, overwrite=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.stem}.part{path.suffix}")
-    unfinished.unlink(missing_ok=True)
     frame, collection = table(parcels), {"collection": path.stem, "schemas": {path.stem: list(SCHEMAS)}}
-    if path.suffix.lower() == ".parquet":
-        _write_parquet(frame, unfinished, collection)
-    else:
-        metadata = {"collection": json.dumps(collection)}
-        frame.to_file(unfinished, layer=path.stem, driver="GPKG", engine="pyogrio", layer_metadata=metadata)
-    unfinished.replace(path)
+    with whole(path) as unfinished, _writing(path):
+        if path.suffix.lower() == ".parquet":
+            _write_parquet(frame, unfinished, collection)
+        else:
+            metadata = {"collection": json.dumps(collection)}
+            frame.to_file(unfinished, layer=path.stem, driver="GPKG", engine="pyogrio", layer_metadata=metadata)
+
+
+@contextmanager
+def _writing(path: Path) -> Generator[None]:
+    """GDAL says that a disk is full, or a file cannot be written, with an error of its own."""
+    from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError
+
+    try:
+        yield
+    except (DataSourceError, DataLayerError, FeatureError, FieldError) as error:
+        raise InputError(
+            path,
+            found=f"a file that could not be written: {reason(error)}",
+            expected="enough space on the disk, and a folder in which you may create files",
+            repair="free some space, or choose another output folder.",
+        ) from error
 
 
 def table(parcels: Parcels) -> geopandas.GeoDataFrame:

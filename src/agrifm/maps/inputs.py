@@ -11,6 +11,7 @@ from pathlib import Path
 import rasterio
 from rasterio.errors import RasterioError
 
+from agrifm.addresses import is_address
 from agrifm.scenes.scene import Scene
 
 ENDS = 1 << 20  # bytes at either end of an input file that its checksum covers
@@ -38,7 +39,7 @@ def stamps(scene: Scene) -> dict[str, Stamp | None]:
     """
     found: dict[str, Stamp | None] = {}
     for href in (*hrefs_of(scene), *scene.skipped):
-        if is_address(href):
+        if elsewhere(href):
             continue
         path = Path(href)
         found[href] = _stamp(path)
@@ -49,13 +50,23 @@ def stamps(scene: Scene) -> dict[str, Stamp | None]:
     return found
 
 
-def is_address(href: str) -> bool:
-    """Whether GDAL would look for a file elsewhere than on this machine."""
-    return "://" in href or href.startswith("/vsi")
+def elsewhere(href: str) -> bool:
+    """Whether GDAL would look for a file elsewhere than in the folders of this machine."""
+    return is_address(href) or href.startswith("/vsi")
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file or folder is there; a name that no file can have is none."""
+    try:
+        return path.is_file() or path.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def _stamp(path: Path) -> Stamp | None:
     """Size and time of change of a file; of a folder, such as a Zarr store, of everything below it."""
+    if not is_there(path):
+        return None
     try:
         if not path.is_dir():
             state = path.stat()
@@ -77,6 +88,8 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 def _sidecars(path: Path) -> Iterator[Path]:
     """Files that may lie beside a raster and decide how it is read."""
+    if not path.name:
+        return
     for ending in SIDECARS:
         yield path.with_name(path.name + ending)
     for suffix in SIDECAR_SUFFIXES:
@@ -89,7 +102,7 @@ def _sidecars(path: Path) -> Iterator[Path]:
 def markup(path: Path) -> str | None:
     """The text of a raster that is described in XML, such as a VRT; None where it is none."""
     try:
-        if not path.is_file() or path.stat().st_size > MARKUP_BYTES:
+        if not is_there(path) or path.is_dir() or path.stat().st_size > MARKUP_BYTES:
             return None
         with path.open("rb") as file:
             if not file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
@@ -107,7 +120,7 @@ def _named_by(path: Path) -> Iterator[Path]:
     except RasterioError:  # told when its pixels are read
         return
     for name in names:
-        if not is_address(name):
+        if not elsewhere(name):
             yield Path(name)
 
 
@@ -125,7 +138,7 @@ def checksums(scene: Scene) -> dict[str, str | None]:
 
 def _quick_sum(href: str) -> str | None:
     path = Path(href)
-    if not path.is_file():
+    if not is_there(path) or path.is_dir():
         return None
     size, digest = path.stat().st_size, hashlib.sha256()
     with path.open("rb") as file:

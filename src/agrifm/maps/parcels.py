@@ -5,7 +5,10 @@ Memory: some 12 bytes for each pixel of the map, and 100 MB for a block while se
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import re
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -17,12 +20,14 @@ from rasterio.features import shapes
 from rasterio.transform import Affine
 from shapely.geometry import shape
 
-from agrifm.errors import InputError
+from agrifm.errors import InputError, refusing
 from agrifm.maps.passport import Passport
-from agrifm.maps.style import NODATA
+from agrifm.maps.style import MOST_CLASSES, NODATA
+from agrifm.tasks.fields import LAYERS
 from agrifm.tasks.instances import Watershed
 
 STRAIGHT = 0.01  # pixels: a tolerance that takes points off straight lines and nothing else
+CLASS_TAG = re.compile(r"class_(0|[1-9]\d{0,3})")  # of a band, by number
 Slices = tuple[slice, ...]
 
 BLOCK = 1024  # pixels along the side of a block
@@ -40,7 +45,7 @@ class ParcelRule:
         watershed: how layers become fields; as the model's task says if left out.
 
     Raises:
-        InputError: a number is negative.
+        InputError: a number is negative or not finite.
     """
 
     min_area: float = 0.05
@@ -49,7 +54,7 @@ class ParcelRule:
 
     def __post_init__(self) -> None:
         for name, value in (("--min-area", self.min_area), ("--tolerance", self.tolerance or 0.0)):
-            if value < 0:
+            if not (math.isfinite(value) and value >= 0):
                 raise InputError(name, found=f"{value:g}", expected="0 or more", repair="give another number.")
 
 
@@ -93,7 +98,7 @@ def parcels_of(target: Path, rule: ParcelRule = ParcelRule(), crops: Path | None
         crops: another map on the same grid that says what grows; if left out, the map itself where its model knows.
 
     Raises:
-        InputError: layers or passport are missing, or grids differ.
+        InputError: layers or passport are missing, a raster is of another kind, or grids differ.
     """
     passport, layers = Passport.load(Passport.beside(target)), _beside(target, "fields")
     if not layers.is_file():
@@ -103,18 +108,18 @@ def parcels_of(target: Path, rule: ParcelRule = ParcelRule(), crops: Path | None
             expected="the layers of fields beside the map",
             repair="map the scene with a checkpoint of task 'fields'.",
         )
-    with rasterio.open(layers) as file:
+    with _opened(layers, len(LAYERS), "the layers of fields that 'agrifm map' writes") as file:
         crs, transform = file.crs, file.transform
-    pixel, task = _in_meters(layers, crs, transform), passport.values["experiment"]["task"]
-    watershed = rule.watershed or Watershed(**task.get("watershed", {}))
+    pixel, task = _in_meters(layers, crs, transform), passport.document.experiment.task
+    watershed = rule.watershed or task.watershed
     fields, joined, dropped = join_small(find_fields(layers, watershed), rule.min_area * 1e4 / pixel**2)
     tolerance = pixel if rule.tolerance is None else rule.tolerance
     polygons = outlines(fields, transform, tolerance)
     columns = {"area_ha": shapely.area(polygons) / 1e4} | _measured(fields, target)
-    if crops is not None or task.get("classes"):
+    if crops is not None or task.classes:
         columns |= _crops(fields, crops or target, layers)
     rule_text = ", ".join(f"{key} {value}" for key, value in asdict(watershed).items())
-    details = f"model {passport.values['model']['name']}; watershed by topographic distance, {rule_text}"
+    details = f"model {passport.document.model.name}; watershed by topographic distance, {rule_text}"
     details += f"; at least {rule.min_area:g} ha; simplified within {tolerance:g} m"
     return Parcels(polygons, columns, str(crs), passport, details, joined, dropped)
 
@@ -144,7 +149,8 @@ def _blocks(shape: tuple[int, int], step: int, reach: int) -> Iterator[tuple[Sli
 
 
 def _read(file: rasterio.DatasetReader, part: Slices) -> np.ndarray:
-    return file.read(window=tuple((side.start, side.stop) for side in part))
+    with refusing(file.name, expected="a complete raster file"):
+        return file.read(window=tuple((side.start, side.stop) for side in part))
 
 
 def _strips(size: int, step: int) -> Iterator[slice]:
@@ -197,6 +203,7 @@ def _measured(fields: np.ndarray, target: Path) -> dict[str, np.ndarray]:
     path = _beside(target, "observations")
     if not path.is_file():
         return {}
+    _check_grid(path, _beside(target, "fields"))
     total = np.zeros(int(fields.max(initial=0)) + 1)
     for rows, part in _bands(path):
         total += np.bincount(fields[rows].ravel(), part.sum(0, dtype=np.int64).ravel(), len(total))
@@ -209,6 +216,7 @@ def _crops(fields: np.ndarray, crops: Path, layers: Path) -> dict[str, np.ndarra
     count, n = len(names), int(fields.max(initial=0)) + 1
     votes, chances = np.zeros((n, count)), np.zeros((n, count))
     for rows, part in _bands(crops):
+        _check_codes(part[0], count, crops)
         known = (fields[rows] > 0) & (part[0] < count)
         place = fields[rows][known].astype(np.int64) * count + part[0][known]
         votes += np.bincount(place, minlength=n * count).reshape(n, count)
@@ -227,6 +235,9 @@ def _crops(fields: np.ndarray, crops: Path, layers: Path) -> dict[str, np.ndarra
     }
     path = _beside(crops, "probabilities")
     if path.is_file():
+        _check_grid(path, layers)
+        with _opened(path, count, f"one band for each of the {count} classes of {crops.name}"):
+            pass
         for strip, part in _bands(path):
             seen = part[0] != NODATA
             for k in range(count):
@@ -237,28 +248,69 @@ def _crops(fields: np.ndarray, crops: Path, layers: Path) -> dict[str, np.ndarra
 
 
 def _class_names(crops: Path, layers: Path) -> list[str]:
-    with rasterio.open(crops) as file, rasterio.open(layers) as other:
+    """Names of the classes of a map, which its band carries as tags; their positions are the pixels' values."""
+    _check_grid(crops, layers)
+    with _opened(crops, 1, "a map of classes written by 'agrifm map'") as file:
+        tags = file.tags(1)
+    numbers = [int(found[1]) for found in map(CLASS_TAG.fullmatch, tags) if found]
+    if sorted(numbers) != list(range(len(numbers))) or not 0 < len(numbers) <= MOST_CLASSES:
+        raise InputError(
+            crops,
+            found=f"names of the classes {', '.join(map(str, sorted(numbers)))}" if numbers else "no class names",
+            expected="a map written by 'agrifm map', with a name for each class from 0 on",
+            repair="name OUT.tif of a map.",
+        )
+    return [tags[f"class_{number}"] for number in range(len(numbers))]
+
+
+def _check_codes(part: np.ndarray, count: int, crops: Path) -> None:
+    """Refuse pixels of a class that has no name."""
+    strange = part[(part >= count) & (part != NODATA)]
+    if strange.size:
+        raise InputError(
+            crops,
+            found=f"pixels of class {strange[0]}",
+            expected=f"classes 0 to {count - 1}, which have names, and {NODATA} for no data",
+            repair="name OUT.tif of a map as 'agrifm map' wrote it.",
+        )
+
+
+def _check_grid(path: Path, layers: Path) -> None:
+    """Refuse a raster on another grid than the layers."""
+    with _opened(path, None, "a raster on the map's grid") as file, rasterio.open(layers) as other:
         if (file.shape, file.transform, file.crs) != (other.shape, other.transform, other.crs):
             raise InputError(
-                crops,
+                path,
                 found=f"{file.height} x {file.width} pixels of {file.crs} from {file.bounds[:2]}",
                 expected=f"the grid of {layers.name}: {other.height} x {other.width} of {other.crs}",
                 repair="map both from the same scene.",
             )
-        tags = file.tags(1)
-        names = [tags[f"class_{i}"] for i in range(NODATA) if f"class_{i}" in tags]
-    if not names:
-        raise InputError(
-            crops, found="no class names", expected="a map written by 'agrifm map'", repair="name OUT.tif of a map."
-        )
-    return names
+
+
+@contextmanager
+def _opened(path: Path, bands: int | None, expected: str) -> Generator[rasterio.DatasetReader]:
+    """A raster of bytes, as all files of a map are.
+
+    Raises:
+        InputError: it does not open, or has other bands or numbers.
+    """
+    repair = "name OUT.tif of a map, and keep the files that 'agrifm map' wrote beside it."
+    with refusing(path, expected=expected, repair=repair):
+        file = rasterio.open(path)
+    with file:
+        if set(file.dtypes) != {"uint8"} or bands not in (None, file.count):
+            kinds = ", ".join(sorted(set(file.dtypes)))
+            raise InputError(path, found=f"{file.count} band(s) of {kinds}", expected=expected, repair=repair)
+        yield file
 
 
 def _bands(path: Path) -> Iterator[tuple[slice, np.ndarray]]:
     """Rows and the bands ``(n, h, w)`` there, strip after strip."""
     with rasterio.open(path) as file:
         for rows in _strips(file.height, BLOCK):
-            yield rows, file.read(window=((rows.start, rows.stop), (0, file.width)))
+            with refusing(path, expected="a complete raster file"):
+                part = file.read(window=((rows.start, rows.stop), (0, file.width)))
+            yield rows, part
 
 
 def _beside(target: Path, key: str) -> Path:

@@ -16,7 +16,7 @@ import rasterio
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from agrifm.checkpoint import library_versions
-from agrifm.errors import InputError, refusing
+from agrifm.errors import LONGEST, InputError, printable, refusing
 from agrifm.io import plain_name, sha256
 from agrifm.maps.inputs import checksums, stamps
 from agrifm.maps.options import MapOptions
@@ -32,6 +32,7 @@ LARGEST_FILE = 1 << 29  # bytes of a passport; one of 10,000 images has some 30 
 MOST_PIXELS = 10_000_000  # along one side of a grid; the equator has 4 million at 10 m
 FARTHEST = 1e9  # of coordinates and pixel sizes, in units of the CRS
 MOST_TEXT = 100_000  # characters of a CRS
+MOST_HREF = 8192  # characters of a path or address
 
 
 def _plain(name: str) -> str:
@@ -47,9 +48,18 @@ def _lies(values: tuple[float, ...]) -> tuple[float, ...]:
     return values
 
 
+def _printed(text: str) -> str:
+    for start in range(0, len(text), LONGEST):  # signed addresses are long
+        part = text[start : start + LONGEST]
+        if printable(part) != part:
+            raise ValueError("control characters in a path")
+    return text
+
+
 Sum = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[str, AfterValidator(_plain)]
 Text = Annotated[str, Field(min_length=1, max_length=MOST_TEXT)]
+Href = Annotated[str, Field(min_length=1, max_length=MOST_HREF), AfterValidator(_printed)]
 Side = Annotated[int, Field(strict=True, ge=1, le=MOST_PIXELS)]
 
 
@@ -62,7 +72,7 @@ class _Part(BaseModel):
 class Model(_Part):
     """A checkpoint and its checksum."""
 
-    path: Text
+    path: Href
     sha256: Sum
     name: str = ""
 
@@ -75,11 +85,32 @@ class Grid(_Part):
     transform: Annotated[tuple[FiniteFloat, ...], Field(min_length=6, max_length=6), AfterValidator(_lies)]
 
 
+class Raster(_Part):
+    """Where a band or quality layer lies."""
+
+    href: Href
+
+
+class QualityLayer(_Part):
+    """What tells clear ground from cloud."""
+
+    raster: Raster
+
+
+class StoredUnits(_Part):
+    """What stored numbers mean."""
+
+    scale: Annotated[FiniteFloat, Field(gt=0)] = 1e-4
+    offset: FiniteFloat = 0.0
+
+
 class Image(_Part):
     """One date of one sensor; its parts are those of a scene."""
 
     day: Text
-    bands: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    bands: Annotated[dict[str, Raster], Field(min_length=1)]
+    quality: QualityLayer | None = None
+    units: StoredUnits = StoredUnits()
 
 
 class Sensor(_Part):
@@ -100,6 +131,7 @@ class SceneDocument(_Part):
     """The images; the rest is checked when the scene is opened."""
 
     grid: Grid
+    skipped: list[Href] = []
     layers: Annotated[list[Layer], Field(min_length=1)]
 
 

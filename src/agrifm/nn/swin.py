@@ -176,7 +176,7 @@ class Stage(nn.Module):
     def __init__(self, size: SwinSize, index: int, checkpointing: bool) -> None:
         super().__init__()
         self.checkpointing = checkpointing
-        rates = torch.linspace(0, size.drop_path, sum(size.depths)).tolist()
+        rates = torch.linspace(0, size.drop_path, sum(size.depths), device="cpu").tolist()
         first = sum(size.depths[:index])
         drops = rates[first : first + size.depths[index]]
         self.blocks = nn.ModuleList(Block(size, index, shifted=i % 2 == 1, drop=drop) for i, drop in enumerate(drops))

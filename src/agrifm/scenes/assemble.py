@@ -13,16 +13,17 @@ from functools import cache
 from affine import Affine
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
-from odc.geo.geom import BoundingBox, Geometry
+from odc.geo.geom import BoundingBox, Geometry, point
 from pyproj import Transformer
 
 from agrifm.errors import InputError, refusing
-from agrifm.scenes.grid import METERS_PER_DEGREE, check_grid, meters_per_unit, pixel_size, sides
+from agrifm.scenes.grid import METERS_PER_DEGREE, meters_per_unit, pixel_size, sides
 from agrifm.scenes.scene import READERS, Frame, Layer, Raster, Scene
 
 DEGREES = CRS("EPSG:4326")
 EDGE = 1e-3  # share of a pixel by which borders may differ and still count as the same
 SQUARE = 0.01  # share of a side by which a pixel may be longer than wide and still count as square
+NEAR = 5e6  # meters; wider images may really span half of the Earth
 PIECES = 32  # into which each side of an area is cut when it is moved to another CRS
 
 
@@ -172,7 +173,7 @@ def _target(grids: Mapping[str, Sequence[GeoBox]], asked: str | None, name: str)
             f"{name}: crs",
             found=f"images in degrees ({_crs(some)})",
             expected="a CRS in meters, as sensors have square pixels on the ground",
-            repair=f"choose one with --set crs={CRS.utm(some.extent)}, or --set crs={_crs(some)} for a map in degrees.",
+            repair=f"choose one with --set crs={_utm(some.extent)}, or --set crs={_crs(some)} for a map in degrees.",
         )
     return _crs(some)
 
@@ -200,11 +201,10 @@ def _grid(boxes: Sequence[GeoBox], crs: CRS, resolution: float | None, name: str
             f"{name}: crs",
             found=f"{crs}, in which {_shown(boxes[0].boundingbox)} in {boxes[0].crs} has no place",
             expected="a CRS for that part of the Earth",
-            repair=f"choose another, e.g. --set crs={CRS.utm(boxes[0].extent)}.",
+            repair=f"choose another, e.g. --set crs={_utm(boxes[0].extent)}.",
         )
-    grid = lattice.over(union)
-    check_grid(grid, name)
-    return grid
+    _refuse_torn(areas, boxes[0], crs, name)
+    return lattice.over(union)
 
 
 def _size(box: GeoBox, crs: CRS) -> float:
@@ -218,10 +218,63 @@ def _size(box: GeoBox, crs: CRS) -> float:
 
 
 def _moved(box: GeoBox, crs: CRS) -> BoundingBox:
-    if box.crs == crs:
+    own = _crs(box)
+    if own == crs:
         return box.boundingbox
-    _relate(_crs(box), crs)
-    return _bounds(box.extent, crs)
+    beyond = max(abs(box.boundingbox.left), abs(box.boundingbox.right)) > 180 + abs(box.affine.a)
+    if own.geographic and beyond:
+        # GDAL and PROJ give longitudes from -180 to 180, so that pixels beyond would be lost.
+        raise InputError(
+            f"{own} to {crs}",
+            found=f"images that reach beyond 180 degrees of longitude: {_shown(box.boundingbox)}",
+            expected="longitudes from -180 to 180",
+            repair=f"transform the images themselves, e.g. with 'gdalwarp -t_srs {_utm(box.extent)}', or keep their "
+            f"CRS with --set crs={own}.",
+        )
+    _relate(own, crs)
+    moved = _bounds(box.extent, crs)
+    if moved.span_x > _half_of_the_earth(crs) and pixel_size(box)[0] * box.shape[1] < NEAR:
+        raise _torn(f"{own} to {crs}", box, crs)
+    return moved
+
+
+def _utm(area: Geometry) -> str:
+    """The zone of UTM in which the middle of an area lies; for suggestions."""
+    middle = area.boundingbox
+    try:
+        place = point((middle.left + middle.right) / 2, (middle.bottom + middle.top) / 2, area.crs).to_crs(DEGREES)
+    except Exception:  # whatever PROJ raises for CRSs that it cannot relate
+        return "EPSG:3857"
+    ((longitude, latitude),) = place.coords
+    if not (math.isfinite(longitude) and math.isfinite(latitude)):
+        return "EPSG:3857"
+    zone = int((longitude + 180) // 6) % 60 + 1
+    return f"EPSG:{(32600 if latitude >= 0 else 32700) + zone}"
+
+
+def _half_of_the_earth(crs: CRS) -> float:
+    return 180.0 if crs.geographic else 180 * METERS_PER_DEGREE / meters_per_unit(crs)
+
+
+def _torn(where: str, box: GeoBox, crs: CRS) -> InputError:
+    return InputError(
+        where,
+        found=f"images on both sides of 180 degrees of longitude, which are the two ends of {crs}",
+        expected="a CRS in which they lie side by side",
+        repair=f"choose one, e.g. --set crs={_utm(box.extent)}.",
+    )
+
+
+def _refuse_torn(areas: Sequence[BoundingBox], box: GeoBox, crs: CRS, name: str) -> None:
+    """Refuse a grid whose images lie at its two ends with most of the Earth between them."""
+    ordered = sorted(areas, key=lambda area: area.left)
+    reached = ordered[0].right
+    half = _half_of_the_earth(crs)
+    for area in ordered[1:]:
+        # A gap larger than the Earth is no matter of its two ends: the grid is then refused for its size.
+        if half < area.left - reached < 2 * half:
+            raise _torn(f"{name}: crs", box, crs)
+        reached = max(reached, area.right)
 
 
 @cache
@@ -244,7 +297,19 @@ def _bounds(area: Geometry, crs: CRS) -> BoundingBox:
 
 
 def _cut(grid: GeoBox, bounds: Geometry, name: str) -> GeoBox:
-    wanted, there = _bounds(bounds, _crs(grid)), grid.boundingbox
+    with refusing(
+        f"{name}: bbox or aoi",
+        expected=f"an area that has a place in {grid.crs}",
+        repair="correct the area: west,south,east,north in degrees.",
+    ):
+        wanted, there = _bounds(bounds, _crs(grid)), grid.boundingbox
+    if wanted.right > 180 >= there.right and _crs(grid).geographic:
+        raise InputError(
+            f"{name}: bbox or aoi",
+            found="an area across 180 degrees of longitude, which is an end of the scene's grid",
+            expected="a grid on which both sides lie side by side",
+            repair=f"choose another CRS, e.g. --set crs={_utm(bounds)}.",
+        )
     if not _touch(wanted, there):
         raise InputError(
             f"{name}: bbox or aoi",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from math import isqrt
 from pathlib import Path
@@ -13,22 +14,23 @@ import torch
 from rich.console import Console
 
 from agrifm.data.h5 import write_chip
-from agrifm.errors import InputError
-from agrifm.io import write_whole
+from agrifm.errors import InputError, reason
+from agrifm.io import locked, write_whole, writing
 from agrifm.progress import counting
 from agrifm.scenes.blocks import SPLITS
 from agrifm.scenes.burning import hectares
-from agrifm.scenes.classes import IGNORE, ClassTable
+from agrifm.scenes.classes import IGNORE, ClassTable, alike
 from agrifm.scenes.experiment import class_list, experiment
 from agrifm.scenes.labels import Labels, read_labels
 from agrifm.scenes.leaks import find_leaks
 from agrifm.scenes.plan import Chip, ChipPlan, Division
-from agrifm.scenes.report import Report
-from agrifm.scenes.scene import Area, Scene
+from agrifm.scenes.report import Impossible, Report
+from agrifm.scenes.scene import Area, Scene, Stack
 from agrifm.scenes.split_picture import draw_splits
 
 TILE_BYTES = 1 << 28  # of images that are read at once; reading takes some three times as much memory
-OURS = re.compile(r".+_r\d{3,}_c\d{3,}(\.\d+\.part)?\.h5(\.part)?")
+OURS = re.compile(r".+_r\d{3,}_c\d{3,}(\.\d+\.part)?\.h5(\.part)?")  # with what a killed run left unfinished
+LONGEST = 100  # characters of a scene's name in the names of its chips
 UNFINISHED = "chips.unfinished"
 
 
@@ -59,19 +61,13 @@ def write_chips(
     """
     console = console or Console(quiet=True)
     _check_grid(scene)
-    _refuse_existing(out, overwrite)
-    with console.status("burning labels and sharing out the ground"):
-        found = _labels(scene, labels, plan)
-        division = Division.of(found, plan, scene.resolution)
-    try:
+    _refuse_file(out)
+    with locked(out):
+        _refuse_existing(out, overwrite)
+        with console.status("burning labels and sharing out the ground"):
+            found = _labels(scene, labels, plan)
+            division = Division.of(found, plan, scene.resolution)
         return _write(scene, str(labels), plan, found, division, out, console)
-    except OSError as error:
-        raise InputError(
-            out,
-            found=f"a folder that cannot be written: {error}",
-            expected="space and permission to write",
-            repair="make room, then give the same command again.",
-        ) from error
 
 
 def _labels(scene: Scene, path: Path, plan: ChipPlan) -> Labels:
@@ -84,14 +80,14 @@ def _labels(scene: Scene, path: Path, plan: ChipPlan) -> Labels:
 def _write(
     scene: Scene, source: str, plan: ChipPlan, labels: Labels, division: Division, out: Path, console: Console
 ) -> Report:
-    chips = division.chips(re.sub(r"[^\w-]+", "_", scene.name) or "scene")
+    chips = division.chips(re.sub(r"[^\w-]+", "_", scene.name)[:LONGEST] or "scene")
     names = {
         split: [chip.name for chip in chips if chip.split == split]
         for split, share in zip(SPLITS, plan.shares, strict=True)
         if share
     }
     _begin(out)
-    _write_images(scene, chips, division.label, fields_of(labels, division.label), out, console)
+    impossible = _write_images(scene, chips, division.label, fields_of(labels, division.label), out, console)
     with console.status("looking for leaks"):
         leaks = find_leaks(out / "h5_samples", names, labels.parcel, scene.grid, len(labels.classes), plan.distance)
     leaks.refuse(out)
@@ -109,6 +105,7 @@ def _write(
         lost={reason: hectares(n, scene.grid) for reason, n in division.lost.items()},
         leaks=leaks,
         notes=_notes(scene, plan, leaks.pixels, labels),
+        impossible=impossible,
     )
     _finish(scene, report, labels, division, names, out)
     return report
@@ -139,6 +136,13 @@ def _check_grid(scene: Scene) -> None:
         )
 
 
+def _refuse_file(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise InputError(
+            out, found="a file", expected="a folder, or a new name", repair="name another folder, or move the file."
+        )
+
+
 def _refuse_existing(out: Path, overwrite: bool) -> None:
     there = sorted([*out.glob("h5_samples/*.h5"), *out.glob("data_lists/*.txt"), *out.glob("crops.yaml")])
     if there and not overwrite and not (out / UNFINISHED).is_file():
@@ -152,14 +156,17 @@ def _refuse_existing(out: Path, overwrite: bool) -> None:
 
 def _begin(out: Path) -> None:
     """Clear the folder of what an earlier run wrote; the lists go first, so that no half data set looks whole."""
-    for folder in ("data_lists", "h5_samples"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
-    (out / UNFINISHED).write_text("These chips are not complete. The command that writes them may be given again.\n")
-    for split in SPLITS:
-        (out / "data_lists" / f"{split}.txt").unlink(missing_ok=True)
-    for path in (out / "h5_samples").iterdir():
-        if OURS.fullmatch(path.name):
-            path.unlink()
+    with writing(out):
+        for folder in ("data_lists", "h5_samples"):
+            (out / folder).mkdir(parents=True, exist_ok=True)
+        (out / UNFINISHED).write_text(
+            "These chips are not complete. The command that writes them may be given again.\n"
+        )
+        for split in SPLITS:
+            (out / "data_lists" / f"{split}.txt").unlink(missing_ok=True)
+        for path in (out / "h5_samples").iterdir():
+            if OURS.fullmatch(path.name):
+                path.unlink()
 
 
 def fields_of(labels: Labels, left: np.ndarray) -> np.ndarray | None:
@@ -174,19 +181,45 @@ def fields_of(labels: Labels, left: np.ndarray) -> np.ndarray | None:
 
 def _write_images(
     scene: Scene, chips: Sequence[Chip], label: np.ndarray, fields: np.ndarray | None, out: Path, console: Console
-) -> None:
+) -> Impossible:
+    """Write the chips; by sensor and day, how many of the clear pixels have a reflectance that no land has."""
+    found: Impossible = {sensor.name: {} for sensor in scene.sensors}
     with counting(console, "writing chips") as step:
         done = 0
         for area, several in tiles(scene, chips):
             tile = scene.read(area)
+            for sensor, stack in tile.stacks.items():
+                _add(found[sensor], stack)
             for chip in several:
                 sample = tile.cut(chip.cell.area, chip.name)
                 sample = replace(sample, label=torch.from_numpy(chip.label(label)))
                 path = out / "h5_samples" / f"{chip.name}.h5"
                 numbers = None if fields is None else chip.label(fields)
-                write_chip(path, sample, scene.sensors, scene.place(chip.cell.area), numbers)
+                with _writing(path):
+                    write_chip(path, sample, scene.sensors, scene.place(chip.cell.area), numbers)
                 done += 1
                 step(done, len(chips))
+    return found
+
+
+@contextmanager
+def _writing(path: Path) -> Generator[None]:
+    """Any failure of the disk as one sentence; the same command may be given again."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            path,
+            found=f"a chip that cannot be written: {reason(error)}",
+            expected="space and permission to write",
+            repair="make room, then give the same command again.",
+        ) from error
+
+
+def _add(counts: dict[str, tuple[int, int]], stack: Stack) -> None:
+    for day, (odd, clear) in stack.impossible_pixels().items():
+        before = counts.get(day.isoformat(), (0, 0))
+        counts[day.isoformat()] = before[0] + odd, before[1] + clear
 
 
 def tiles(scene: Scene, chips: Sequence[Chip]) -> Iterator[tuple[Area, list[Chip]]]:
@@ -217,6 +250,7 @@ def _notes(scene: Scene, plan: ChipPlan, pixels: dict[str, list[int]], labels: L
             notes.append(f"class {entry.name} does not occur in the scene")
         elif lacking:
             notes.append(f"class {entry.name} does not occur in {' and '.join(lacking)}")
+    notes += alike((entry.name for entry in labels.classes), plan.classes)
     if not labels.parcel.any():
         notes.append("a raster knows no parcels: only blocks and the distance keep splits apart")
     for sensor in scene.sensors:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from agrifm.errors import InputError, nearest
+from agrifm.tasks.names import same_names
 from agrifm.tasks.segmentation import PALETTE, CropClass
 from agrifm.tasks.tables import SHIPPED, Row, agree, read_rows
 
@@ -109,7 +111,7 @@ def _class(source: str, row: Row, number: int) -> CropClass:
         color = row.color or PALETTE[number % len(PALETTE)]
         return CropClass(row.name, color, parent=row.parent or None, hcat=row.hcat or None)
     except ValueError as error:
-        raise InputError(source, found=str(error), expected="#rrggbb", repair="mend it, or leave it out.") from error
+        raise InputError(source, found=str(error), expected="#rrggbb", repair="correct it, or leave it out.") from error
 
 
 def _check_count(classes: Sequence[Any], source: str) -> None:
@@ -130,3 +132,27 @@ def by_size(code: str) -> tuple[float, str]:
     except ValueError:
         number = math.inf
     return number if math.isfinite(number) else math.inf, code
+
+
+def alike(names: Iterable[str], table: Path | None = None) -> list[str]:
+    """A sentence for every group of classes whose names differ in case, accents or spaces only.
+
+    Args:
+        names: of the classes.
+        table: that named them; without one, codes are the names.
+    """
+    sentences = []
+    for group in same_names(names):
+        line = f"- {in_line({'name': group[0], 'codes': list(group)})}"
+        repair = f"copy classes.yaml, replace their lines with '{line}', and give it as --classes"
+        if table is not None:
+            repair = f"write '{group[0]}' for all of them in {table}"
+        differing = ", ".join(map(repr, group))
+        sentences.append(f"classes {differing} differ in case, accents or spaces only; if they are one, {repair}")
+    return sentences
+
+
+def in_line(value: Any) -> str:
+    """A value as YAML in one line, whatever characters it holds."""
+    text = yaml.safe_dump([value], default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True)
+    return text.strip()[1:-1]

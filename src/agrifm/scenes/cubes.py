@@ -40,6 +40,7 @@ ACROSS = ("x", "lon", "longitude", "easting")
 DOWN = ("y", "lat", "latitude", "northing")
 DEGREES = ("lon", "longitude")
 MARKERS = ("_FillValue", "missing_value", "nodata", "NoData")  # attributes whose values mark missing pixels
+METADATA = ("zarr.json", ".zmetadata")  # of a Zarr store; a folder does not change with the files in it
 CHUNKS = 64 * 2**20  # bytes of decompressed chunks kept for each variable: chunks often span many dates
 
 _LOCK = Lock()
@@ -171,13 +172,14 @@ def _stored(path: str, changed: int, variable: str) -> tuple[str, float | None]:
 
 def _open(path: Path) -> xr.Dataset:
     changed = _changed(path)
-    with _LOCK:
+    with _locked(path):
         return _opened(str(path), changed, os.getpid())
 
 
 def _changed(path: Path) -> int:
+    files = [path, *(path / name for name in METADATA if (path / name).is_file())]
     try:
-        return path.stat().st_mtime_ns
+        return max(file.stat().st_mtime_ns for file in files)
     except OSError as error:
         raise unreadable(path, error) from error
 
@@ -215,27 +217,30 @@ def _check_zarr(path: str) -> None:
     import zarr
 
     for name, array in zarr.open_group(path, mode="r").arrays():
-        _check_size(path, name, array.shape, array.shards or array.chunks, array.dtype.itemsize)
+        problem = _too_large(path, name, array.shape, array.shards or array.chunks, array.dtype.itemsize)
+        if problem:
+            raise problem
 
 
 def _check_hdf5(path: str) -> None:
     """Refuse links to other files, and data sets whose axes or chunks would fill the memory."""
     import h5py
 
-    def check_link(name: str, link: object) -> None:
-        if isinstance(link, h5py.ExternalLink):
-            raise _elsewhere(path, name)
+    # What a visitor returns ends the visit; an exception would lose its kind on the way through the library.
+    def check_link(name: str, link: object) -> Unreadable | None:
+        return _elsewhere(path, name) if isinstance(link, h5py.ExternalLink) else None
 
-    def check_object(name: str, found: object) -> None:
+    def check_object(name: str, found: object) -> Unreadable | None:
         if not isinstance(found, h5py.Dataset):
-            return
+            return None
         if found.external or found.is_virtual:
-            raise _elsewhere(path, name)
-        _check_size(path, name, found.shape or (), found.chunks or (), found.dtype.itemsize)
+            return _elsewhere(path, name)
+        return _too_large(path, name, found.shape or (), found.chunks or (), found.dtype.itemsize)
 
     with h5py.File(path, "r") as file:
-        file.visititems_links(check_link)
-        file.visititems(check_object)
+        problem = file.visititems_links(check_link) or file.visititems(check_object)
+    if problem:
+        raise problem
 
 
 def _elsewhere(path: str, name: str) -> Unreadable:
@@ -247,14 +252,17 @@ def _elsewhere(path: str, name: str) -> Unreadable:
     )
 
 
-def _check_size(path: str, name: str, shape: tuple[int, ...], chunk: tuple[int, ...], itemsize: int) -> None:
-    if max(shape, default=0) > LONGEST_SIDE or math.prod(chunk) * itemsize > MOST_BLOCK:
-        raise Unreadable(
-            path,
-            found=f"{name} of shape {shape} in chunks of {chunk}",
-            expected=f"axes of at most {LONGEST_SIDE:,} entries and chunks of at most {MOST_BLOCK:,} bytes",
-            repair="write the cube again with smaller chunks, or get it again if it is damaged.",
-        )
+def _too_large(
+    path: str, name: str, shape: tuple[int, ...], chunk: tuple[int, ...], itemsize: int
+) -> Unreadable | None:
+    if max(shape, default=0) <= LONGEST_SIDE and math.prod(chunk) * itemsize <= MOST_BLOCK:
+        return None
+    return Unreadable(
+        path,
+        found=f"{name} of shape {shape} in chunks of {chunk}",
+        expected=f"axes of at most {LONGEST_SIDE:,} entries and chunks of at most {MOST_BLOCK:,} bytes",
+        repair="write the cube again with smaller chunks, or get it again if it is damaged.",
+    )
 
 
 def _consolidated(store: Path) -> bool:
@@ -449,7 +457,8 @@ def _line(path: str, array: xr.DataArray, axis: str) -> tuple[float, float]:
 
 
 def _crs(cube: xr.Dataset, array: xr.DataArray, axes: Axes) -> CRS | None:
-    mapping = array.attrs.get("grid_mapping") or array.encoding.get("grid_mapping") or cube.attrs.get("grid_mapping")
+    stated = (holder.get("grid_mapping") for holder in (array.attrs, array.encoding, cube.attrs))
+    mapping = next((name for name in stated if isinstance(name, str) and name), None)
     holders = [cube[name].attrs for name in (mapping, "spatial_ref", "crs") if name in cube.variables]
     found = (_crs_in(attributes) for attributes in (*holders, array.attrs, cube.attrs))
     return next((crs for crs in found if crs), CRS("EPSG:4326") if axes.x.lower() in DEGREES else None)

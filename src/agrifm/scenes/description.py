@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import re
 import stat
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,11 +22,13 @@ from agrifm.scenes.dates import parse_day
 from agrifm.scenes.patterns import normalized
 from agrifm.scenes.quality import RULES
 from agrifm.scenes.scene import Possible
+from agrifm.scenes.vectors import read_table
 from agrifm.scenes.walk import kind_of
 from agrifm.sensors import SENSORS
 from agrifm.yaml_text import read_yaml
 
 Box = tuple[float, float, float, float]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 def _keyed(value: Any) -> Any:
@@ -64,6 +67,24 @@ def _day(value: Any) -> Any:
     return value if day is None else day
 
 
+def _dated(value: Any) -> Any:
+    """Dates as keys or entries, which YAML turns into dates, are text."""
+    if isinstance(value, Mapping):
+        return {_date_text(key): entry for key, entry in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_date_text(entry) for entry in value]
+    return value
+
+
+def _date_text(value: Any) -> str:
+    day = parse_day(str(value))
+    return str(value if day is None else day)
+
+
+def _several(value: Any) -> Any:
+    return [value] if isinstance(value, str | Path) else value
+
+
 def _split(value: Any) -> Any:
     return value.split(",") if isinstance(value, str) else value
 
@@ -92,6 +113,7 @@ class Source(Section):
         rule: how to read it: SCL, Fmask, QA_PIXEL, pixel_qa, sur_refl_state_500m or mask.
         scale, offset: ``reflectance = stored * scale + offset``.
         nodata: stored number that marks a missing pixel; NaN does anyway.
+        folders: one or several in which the files of an item list may lie, beside the folder of the list.
     """
 
     path: Path
@@ -103,6 +125,15 @@ class Source(Section):
     scale: Annotated[Finite, Field(gt=0)] | None = None
     offset: Finite | None = None
     nodata: Finite | None = None
+    folders: Annotated[tuple[Path, ...] | None, BeforeValidator(_several)] = None
+
+    @field_validator("path")
+    @classmethod
+    def _local(cls, value: Path) -> Path:
+        # Addresses lose a slash as paths. A single letter is a drive of Windows.
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", value.as_posix()):
+            raise ValueError("a path of this machine, or an item list that 'agrifm scene search' writes for addresses")
+        return value
 
     @field_validator("sensor")
     @classmethod
@@ -126,6 +157,9 @@ class Description(Section):
             area across that meridian.
         aoi: vector file of the area; what lies outside its bounds is left out.
         start, end: first and last day.
+        offsets, scales: of single dates, by date (``2023-05-01``), sensor and date (``S2 2023-05-01``) or product.
+        skip_dates: dates, or products, to leave out.
+        check_units: hold the numbers against their units.
         reflectance: lowest and highest that land can have; pixels outside do not count as seen.
         impossible: largest share of such pixels on a date that is used at all.
     """
@@ -135,6 +169,10 @@ class Description(Section):
     resolution: Annotated[Finite, Field(gt=0)] | None = None
     bbox: Annotated[Box | None, BeforeValidator(_split)] = None
     aoi: Path | None = None
+    offsets: Annotated[dict[str, Finite], BeforeValidator(_dated)] = Field({})
+    scales: Annotated[dict[str, Annotated[Finite, Field(gt=0)]], BeforeValidator(_dated)] = Field({})
+    skip_dates: Annotated[tuple[str, ...], BeforeValidator(_dated)] = ()
+    check_units: bool = True
     start: Day | None = None
     end: Day | None = None
     reflectance: Annotated[tuple[Finite, Finite], BeforeValidator(_split)] = (Possible.low, Possible.high)
@@ -203,7 +241,7 @@ def read_area(path: Path) -> Geometry:
     if kind_of(path) not in (stat.S_IFREG, stat.S_IFDIR):
         raise InputError(f"{path} (aoi)", found="no such file", expected=expected, repair=repair)
     with refusing(f"{path} (aoi)", expected=expected, repair=repair):
-        table = geopandas.read_file(path)
+        table = read_table(path)
         # A table without geometry opens as one without areas.
         areas = table.geometry if isinstance(table, geopandas.GeoDataFrame) else geopandas.GeoSeries()
         area = areas[~(areas.is_empty | areas.isna())].union_all()
@@ -257,8 +295,17 @@ def load_description(path: Path, overrides: Sequence[str]) -> Description:
         )
     found, folder = describe(values, overrides, path), path.absolute().parent
     sources = tuple(source.model_copy(update={"path": folder / source.path}) for source in found.sources)
+    if "folders" not in _overrides(overrides):
+        sources = tuple(_at(source, folder) for source in sources)
     aoi = folder / found.aoi if found.aoi and "aoi" not in _overrides(overrides) else found.aoi
     return found.model_copy(update={"sources": sources, "aoi": aoi})
+
+
+def _at(source: Source, folder: Path) -> Source:
+    """The source whose other folders start at that of its description."""
+    if source.folders is None:
+        return source
+    return source.model_copy(update={"folders": tuple(folder / one for one in source.folders)})
 
 
 def _overrides(texts: Sequence[str]) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from math import gcd, lcm
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import TypeAdapter
 
+from agrifm.errors import printable
+from agrifm.scenes.classes import in_line
 from agrifm.scenes.scene import Area, Scene
 from agrifm.sensors import SENSORS, Sensor
 from agrifm.tasks.segmentation import CropClass
@@ -21,11 +22,7 @@ CACHE_BYTES = 1 << 30  # chips that need less than this may stay in memory while
 def class_list(classes: Sequence[CropClass]) -> str:
     """Classes as YAML, as the section ``task.classes`` of an experiment wants them."""
     rows = ({key: value for key, value in asdict(entry).items() if value is not None} for entry in classes)
-    return "".join(f"- {_in_line(row)}\n" for row in rows)
-
-
-def _in_line(value: Any) -> str:
-    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True).strip()
+    return "".join(f"- {in_line(row)}\n" for row in rows)
 
 
 def experiment(scene: Scene, classes: Sequence[CropClass], out: Path, chip: Area, chips: dict[str, int]) -> str:
@@ -35,15 +32,17 @@ def experiment(scene: Scene, classes: Sequence[CropClass], out: Path, chip: Area
     small = 4 * values * chip.height * chip.width * sum(chips.values()) < CACHE_BYTES
     listed = "".join(f"    {line}\n" for line in class_list(classes).splitlines())
     if any(entry.parent or entry.hcat for entry in classes):
-        listed = f"    table: {(out / 'classes.yaml').as_posix()}    # 'only: NAME' maps one class against the rest\n"
-    sensors = _in_line([_sensor(sensor) for sensor in scene.sensors])
+        place = in_line((out / "classes.yaml").as_posix())
+        listed = f"    table: {place}    # 'only: NAME' maps one class against the rest\n"
+    sensors = in_line([_sensor(sensor) for sensor in scene.sensors])
     crop = f"  crop: {side}\n" if side else ""
     known = all(SENSORS.get(sensor.name) == sensor for sensor in scene.sensors)
     start = "start_from: agrifm-tiny    # weights that come along; without this line, random ones\n" if known else ""
     return (
-        f"# Crop types on the chips in {out.as_posix()}. Train with 'agrifm train'; paths start where it is run.\n"
-        f"name: {_in_line({'name': out.name})[len('{name: ') : -1]}\nseed: 0\n{start}"
-        f"data:\n  root: {_in_line({'root': out.as_posix()})[len('{root: ') : -1]}\n  sensors: {sensors}\n"
+        f"# Crop types on the chips in {printable(out.as_posix())}. "
+        "Train with 'agrifm train'; paths start where it is run.\n"
+        f"name: {in_line(out.absolute().name or 'crops')}\nseed: 0\n{start}"
+        f"data:\n  root: {in_line(out.as_posix())}\n  sensors: {sensors}\n"
         f"  statistics: data    # mean and deviation of the training chips, clouds left out\n"
         f"  cache: {'true' if small else 'false'}\n"
         f"task:\n  kind: segmentation\n  classes:\n{listed}"

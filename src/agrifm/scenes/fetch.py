@@ -1,44 +1,80 @@
-"""JSON over the network, with patience: asked again after passing failures, no faster than a server allows."""
+"""JSON over the network or from disk, within limits: of size, of time, of depth and of places.
+
+A request is repeated after passing failures, and no faster than a server allows.
+"""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, TypeVar
 
-from pystac import STACError, STACTypeError
+from pystac import Link
 from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
-from urllib3 import Retry
+from requests import PreparedRequest, Request, Response
+from requests.exceptions import ChunkedEncodingError, ConnectionError, InvalidSchema, RequestException, Timeout
 
-from agrifm.errors import InputError
+from agrifm.addresses import is_address, normalized
+from agrifm.errors import InputError, printable
 
 ATTEMPTS = 5
-TIMEOUT = 60.0
+PATIENCE = 30.0  # seconds that all attempts of one request may take together, beyond the pauses between them
+PAUSE = 0.5  # seconds before the second attempt; the next pauses are twice as long each
 LONGEST = 120.0  # seconds to wait at most, whatever a server asks for
+PASSING = (429, 500, 502, 503, 504)
+GRACE = 1.0  # seconds after which a request that ignores its own limit is left behind
+REDIRECTS = 5
+MOST_ANSWER = 64 * 2**20  # bytes of one answer
+MOST_FILE = 256 * 2**20  # bytes of one file
+
+Found = TypeVar("Found")
 
 
-class Patience(Retry):
-    """Asks again after passing failures and waits as long as the server asks for, within limits."""
+class _Passing(Exception):
+    """A failure that may go away; ``after`` are the seconds that the server asks for."""
 
-    def get_retry_after(self, response: Any) -> float | None:
-        """Seconds that the server asks for."""
-        after = super().get_retry_after(response)
-        return None if after is None else min(after, LONGEST)
-
-
-RETRY = Patience(ATTEMPTS, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), allowed_methods=None)
+    def __init__(self, text: str, after: float | None = None) -> None:
+        super().__init__(text)
+        self.after = after
 
 
 class Reader(StacApiIO):
-    """Reads text at no more than ``rate`` requests per second."""
+    """Reads text at no more than ``rate`` requests per second.
 
-    def __init__(self, rate: float) -> None:
-        super().__init__(timeout=TIMEOUT, max_retries=RETRY)
+    Args:
+        rate: requests per second.
+        local: whether documents may also be files of this machine; never those that a server names.
+    """
+
+    def __init__(self, rate: float, *, local: bool = False) -> None:
+        super().__init__(timeout=PATIENCE, max_retries=None)
+        self.session.max_redirects = REDIRECTS
+        self.local = local
         self._gap, self._next, self._lock = 1 / rate, 0.0, threading.Lock()
+
+    def read_text(self, source: Any, *args: Any, **kwargs: Any) -> str:
+        """Text at an address, a link of a STAC document, or a path if local files are allowed."""
+        place = source.href if isinstance(source, Link) else str(source)
+        if is_address(place):
+            return super().read_text(source, *args, **kwargs)
+        if not self.local:
+            raise InputError(
+                place,
+                found="a local path in an answer of a server",
+                expected="an address",
+                repair="ask the operator of the catalog to correct the link.",
+            )
+        return text_of(read_file(Path(place)))
+
+    def json_loads(self, txt: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """A JSON object."""
+        return json_object(txt)
 
     def request(
         self,
@@ -47,16 +83,47 @@ class Reader(StacApiIO):
         headers: dict[str, str] | None = None,
         parameters: dict[str, Any] | None = None,
     ) -> str:
-        """One request, asked again if the connection is cut in the middle of the answer."""
-        for left in reversed(range(ATTEMPTS)):
+        """One request, repeated after passing failures until ``PATIENCE`` is used up."""
+        address, method = normalized(href, href, ("http", "https")), (method or "GET").upper()
+        if method == "POST":
+            asked = Request(method, address, headers=headers, json=parameters)
+        else:
+            asked = Request(method, address, headers=headers, params=parameters or {})
+        request = self.session.prepare_request(asked)
+        left, pause = PATIENCE, PAUSE
+        for attempt in range(1, ATTEMPTS + 1):
             self._pace()
+            began = time.monotonic()
             try:
-                return super().request(href, method, headers, parameters)
-            except APIError as error:
-                final = getattr(error, "status_code", None) is not None or "Max retries exceeded" in str(error)
-                if final or not left:
-                    raise
+                return text_of(within(lambda left=left: self._answer(request, left), left))
+            except _Passing as failure:
+                left -= time.monotonic() - began
+                if attempt == ATTEMPTS or left <= 0:
+                    raise APIError(f"after several attempts: {failure}") from failure
+                time.sleep(pause if failure.after is None else failure.after)
+                pause *= 2
         raise AssertionError
+
+    def _answer(self, request: PreparedRequest, seconds: float) -> bytes:
+        """The bytes of one answer."""
+        end = time.monotonic() + seconds
+        asked = self.session.merge_environment_settings(str(request.url), {}, True, True, None)
+        try:
+            with self.session.send(request, timeout=seconds, **asked) as response:
+                if not 200 <= response.status_code < 300:
+                    raise _failure(response)
+                content = bytearray()
+                for part in response.iter_content(2**16):
+                    content += part
+                    if len(content) > MOST_ANSWER or time.monotonic() > end:
+                        raise APIError(f"an answer of more than {MOST_ANSWER:,} bytes or {seconds:.0f} seconds")
+                return bytes(content)
+        except InvalidSchema as error:
+            raise APIError(f"a redirect to a place that is not opened: {error}") from error
+        except (ConnectionError, Timeout, ChunkedEncodingError) as error:
+            raise _Passing(str(error)) from error
+        except RequestException as error:
+            raise APIError(str(error)) from error
 
     def document(self, address: str, what: str) -> dict[str, Any]:
         """A JSON object at an address or path.
@@ -65,10 +132,7 @@ class Reader(StacApiIO):
             InputError: there is none.
         """
         with asking(address, what):
-            found = json.loads(self.read_text(address))
-            if not isinstance(found, Mapping):
-                raise ValueError(f"JSON that is no object: {str(found)[:80]}")
-            return dict(found)
+            return json_object(self.read_text(address))
 
     def _pace(self) -> None:
         with self._lock:
@@ -76,20 +140,104 @@ class Reader(StacApiIO):
             self._next = time.monotonic() + self._gap
 
 
+def _failure(response: Response) -> Exception:
+    """What an answer with an error status means; the text of the answer is cut."""
+    text = response.raw.read(1000, decode_content=True).decode("utf-8", "replace")
+    told = f"status {response.status_code}, {printable(text)}"
+    if response.status_code not in PASSING:
+        return APIError(told)
+    return _Passing(told, _asked_pause(response.headers.get("Retry-After")))
+
+
+def _asked_pause(text: str | None) -> float | None:
+    """Seconds that a server asks to wait, as a number or a date."""
+    try:
+        seconds = float(text or "")
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(text or "").timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+    return min(max(seconds, 0.0), LONGEST) if seconds == seconds else None
+
+
+def within(work: Callable[[], Found], seconds: float) -> Found:
+    """What ``work`` returns, if it does so in time.
+
+    No time limit of a socket bounds the whole: it begins again with each byte. The thread is left behind if it is
+    late; it ends with its connection, or with the process.
+
+    Raises:
+        APIError: it takes longer.
+    """
+    results: list[Found] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds + GRACE)
+    if errors:
+        raise errors[0]
+    if results:
+        return results[0]
+    raise APIError(f"no complete answer within {seconds:.0f} seconds")
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a JSON file, if it is a plain file of a sensible size.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is larger than ``MOST_FILE``, or a device.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("no plain file")
+    if path.stat().st_size > MOST_FILE:
+        raise ValueError(f"{path.stat().st_size:,} bytes; JSON files of up to {MOST_FILE:,} are read")
+    return path.read_bytes()
+
+
+def text_of(data: bytes) -> str:
+    """Text of JSON: UTF-8, with or without a byte order mark, or UTF-16 or 32 with one.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    return data.decode(json.detect_encoding(data))
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """The JSON object in a text.
+
+    Raises:
+        ValueError: there is none, it is nested too deeply, or a number is too long.
+    """
+    try:
+        found = json.loads(text.removeprefix("\ufeff"))
+    except RecursionError as error:
+        raise ValueError("JSON that is nested too deeply") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"JSON that is no object: {str(found)[:80]}")
+    return found
+
+
 @contextmanager
 def asking(address: str, what: str) -> Generator[None]:
-    """Turn failures of network and files into the one kind of error."""
+    """Turn failures of network and files, and of libraries that read odd answers, into the one kind of error."""
     try:
         yield
     except InputError:
         raise
-    except (APIError, STACError, STACTypeError, OSError, ValueError) as error:
-        status = getattr(error, "status_code", None)
-        tried = " after several attempts" if isinstance(error, APIError) and status is None else ""
-        told = " ".join(str(error).split())[:300] or type(error).__name__
+    except (Exception, RecursionError) as error:
         raise InputError(
             address,
-            found=f"no usable answer{tried}: {f'status {status}, ' if status else ''}{told}",
+            found=f"no usable answer: {printable(' '.join(str(error).split()))[:300] or type(error).__name__}",
             expected=what,
             repair="check the address and the network and try again; an item list saved earlier works without.",
         ) from error

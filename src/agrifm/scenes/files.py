@@ -90,7 +90,6 @@ def look(source: Source, start: dt.date | None = None, end: dt.date | None = Non
         InputError: nothing is there, nothing is recognized, or it is no surface reflectance.
     """
     root, pattern = split_path(source.path, source.pattern)
-    _is_local(source.path)
     paths = list(files_below(root))
     if not paths:
         raise InputError(
@@ -104,6 +103,7 @@ def look(source: Source, start: dt.date | None = None, end: dt.date | None = Non
     if not pieces and not broken:
         raise _nothing(root, paths, pattern)
     pieces = [piece for piece in pieces if (start or piece.day) <= piece.day <= (end or piece.day)]
+    _no_special_sidecars(paths, pieces)
     broken |= _top_of_atmosphere(root, paths, pieces, start, end)
     headers, unread = _headers(pieces)
     pieces = [part for piece in pieces for part in _stacked(piece, headers, source)]
@@ -121,17 +121,6 @@ def split_path(path: Path, pattern: str | None) -> tuple[Path, str | None]:
     )
     rest = "/".join(parts[first:])
     return Path(*parts[:first]), f"{rest}/{pattern}" if rest and pattern else rest or pattern
-
-
-def _is_local(path: Path) -> None:
-    address = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", path.as_posix())
-    if address is not None and kind_of(path) is None:
-        raise InputError(
-            path,
-            found=f"an address ({address[1]})",
-            expected="a folder or file of this machine",
-            repair="search for the images with 'agrifm scene search', and open the item list that it writes.",
-        )
 
 
 def _recognize(
@@ -264,6 +253,16 @@ def _top_of_atmosphere(
     }
 
 
+def _no_special_sidecars(paths: Sequence[Path], pieces: Sequence[Piece]) -> None:
+    """Refuse pipes and devices beside an image whose name they share: GDAL would open them with it."""
+    stems = {str(Path(piece.raster.href).with_suffix("")) for piece in pieces if isinstance(piece.raster, FileBand)}
+    images = {piece.raster.href for piece in pieces}
+    for path in paths:
+        stem = str(path.with_name(path.name.partition(".")[0]))
+        if str(path) not in images and (stem in stems or str(path.with_suffix("")) in images):
+            refuse_special(path)
+
+
 def _no_hdf4(paths: Sequence[Path], pieces: Sequence[Piece]) -> None:
     """Refuse HDF4 files whose bands do not lie beside them."""
     there = {piece.day for piece in pieces if piece.layout.sensor == MODIS.name}
@@ -307,6 +306,9 @@ def _headers(pieces: Sequence[Piece]) -> tuple[dict[str, Header], dict[str, Inpu
 def _header(href: str) -> Header | InputError:
     try:
         refuse_special(Path(href))
+    except Unreadable as error:
+        return error
+    try:
         with open_raster(href) as file:
             located(file, href)
             factors = tuple(zip(map(float, file.scales), map(float, file.offsets), strict=True))

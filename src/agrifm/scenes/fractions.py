@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from agrifm.data.records import Record
 from agrifm.data.shard_writer import ShardWriter
 from agrifm.errors import InputError
+from agrifm.io import locked
 from agrifm.scenes.crosswalk import Crosswalk
 from agrifm.scenes.landcover import LandCover
 from agrifm.scenes.outcomes import Outcomes
@@ -26,6 +27,7 @@ from agrifm.scenes.views import DARK, FEW, FEWEST, Chip, FractionPlan, View
 from agrifm.tasks.fractions import COVERS
 
 SPARE = "not needed"
+REPORT = "report.json"
 
 
 class Group(NamedTuple):
@@ -60,31 +62,45 @@ def build(
     Raises:
         InputError: land cover or scenes cannot be used, nothing is left after the filters, or the folder is there.
     """
+    _refuse_existing(out, overwrite)
+    for scene in scenes:
+        for layer in scene.layers:
+            plan.size(layer.sensor.name)
+    outcomes = Outcomes()
+    with locked(_lock(out)):
+        _refuse_existing(out, overwrite)
+        found = records(scenes, landcover, crosswalk, plan, outcomes, console)
+        first = next(found, None)
+        if first is None:
+            raise InputError(
+                out,
+                found=f"no sample is left; the filters took {outcomes.left_out()}",
+                expected="at least one",
+                repair="check the filter that took most: --max-unknown, --min-clear, --year; or use a smaller --size.",
+            )
+        origin = {
+            "scenes": [scene.name for scene in scenes],
+            "landcover": Path(landcover).name,
+            "crosswalk": {"name": Path(crosswalk.name).name, "source": crosswalk.source},
+            "plan": asdict(plan),
+        }
+        with ShardWriter(out, overwrite=overwrite, made_from=origin) as writer:
+            for record in chain((first,), found):
+                writer.add(record)
+            report = {**outcomes.to_dict(), "plan": asdict(plan)}
+            writer.attach(REPORT, json.dumps(report, indent=1))
+    return outcomes
+
+
+def _refuse_existing(out: Path, overwrite: bool) -> None:
     if out.exists() and not overwrite:
         repair = "name another folder, or replace it with --overwrite."
         raise InputError(out, found="something of that name", expected="a new folder", repair=repair)
-    outcomes = Outcomes()
-    found = records(scenes, landcover, crosswalk, plan, outcomes, console)
-    first = next(found, None)
-    if first is None:
-        raise InputError(
-            out,
-            found=f"no sample is left; the filters took {outcomes.left_out()}",
-            expected="at least one",
-            repair="check the filter that took most: --max-unknown, --min-clear, --year; or use a smaller --size.",
-        )
-    origin = {
-        "scenes": [scene.name for scene in scenes],
-        "landcover": Path(landcover).name,
-        "crosswalk": {"name": Path(crosswalk.name).name, "source": crosswalk.source},
-        "plan": asdict(plan),
-    }
-    with ShardWriter(out, overwrite=overwrite, made_from=origin) as writer:
-        for record in chain((first,), found):
-            writer.add(record)
-        # Within the block: whoever finds the folder finds the report in it.
-        writer.attach("report.json", json.dumps({**outcomes.to_dict(), "plan": asdict(plan)}, indent=1))
-    return outcomes
+
+
+def _lock(out: Path) -> Path:
+    """What is locked while land cover is measured, which takes long; the shards have a lock of their own."""
+    return out.with_name(f"{out.name}.build")
 
 
 def records(

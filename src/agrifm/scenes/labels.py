@@ -7,20 +7,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import rasterio
 from odc.geo.geobox import GeoBox
-from rasterio.errors import RasterioError
+from pyproj import CRS
 
 from agrifm.errors import InputError, nearest
 from agrifm.scenes.burning import burn, hectares, strips
 from agrifm.scenes.classes import IGNORE, ClassTable
+from agrifm.scenes.codes import check_codes, grid_of, picked
 from agrifm.scenes.parcels import Account, Tally, no_overlap, read_parcels
-from agrifm.scenes.raster import FileBand
-from agrifm.scenes.shapes import extent_in
+from agrifm.scenes.shapes import boxes_in
 from agrifm.scenes.vectors import vector_layers
 from agrifm.tasks.segmentation import CropClass
 
-NOTHING = int(np.iinfo(np.int32).min)  # where a label raster has no pixel
+NOTHING = int(np.iinfo(np.int64).min)  # where a label raster has no pixel
+LARGEST = 2**53  # from here on floating-point numbers leave out some of the whole ones
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,14 @@ def read_labels(
     if layers:
         labels = _of_polygons(path, _layer(path, layers, layer), grid, class_column, table, buffer)
     else:
-        _must_be_raster(path, needs_polygons=class_column is not None or buffer > 0)
+        check_codes(path)
+        if class_column is not None or buffer > 0:
+            raise InputError(
+                path,
+                found="a raster of labels",
+                expected="polygons: only these have columns and can be shrunk",
+                repair="leave out --class-column and --buffer, or name a vector file.",
+            )
         labels = _of_raster(path, grid, table)
     if not (labels.label != IGNORE).any():
         raise InputError(
@@ -108,33 +115,6 @@ def _of_polygons(
     return Labels(burned.label, burned.parcel, parcels.table.classes, account)
 
 
-def _must_be_raster(path: Path, *, needs_polygons: bool) -> None:
-    try:
-        with rasterio.open(path) as file:
-            bands = file.count
-    except RasterioError as error:
-        raise InputError(
-            path,
-            found=f"neither a layer of polygons nor a raster ({error})",
-            expected="e.g. GeoPackage, Shapefile, GeoJSON, FlatGeobuf or GeoTIFF",
-            repair="copy it again with the files that belong to it, or convert it with ogr2ogr.",
-        ) from error
-    if needs_polygons:
-        raise InputError(
-            path,
-            found="a raster of labels",
-            expected="polygons: only these have columns and can be shrunk",
-            repair="leave out --class-column and --buffer, or name a vector file.",
-        )
-    if bands != 1:
-        raise InputError(
-            path,
-            found=f"{bands} bands",
-            expected="one band of class numbers",
-            repair="write that band alone, e.g. 'gdal_translate -b 1 OLD NEW'.",
-        )
-
-
 def _of_raster(path: Path, grid: GeoBox, table: ClassTable | None) -> Labels:
     values = _class_numbers(path, grid)
     numbers, where, counts = np.unique(values, return_inverse=True, return_counts=True)
@@ -150,27 +130,46 @@ def _of_raster(path: Path, grid: GeoBox, table: ClassTable | None) -> Labels:
 
 
 def _class_numbers(path: Path, grid: GeoBox) -> np.ndarray:
-    """Numbers of a raster on a grid, picked at pixel centers."""
-    band = FileBand(str(path))
-    extent, own = extent_in(grid, str(band.grid().crs)), band.grid().boundingbox
-    if (
-        extent is None
-        or extent[0] >= own.right
-        or extent[2] <= own.left
-        or extent[1] >= own.top
-        or extent[3] <= own.bottom
-    ):
-        raise _elsewhere(path, grid)
+    """Numbers of a raster on a grid, picked at pixel centers; ``NOTHING`` where it has none."""
+    _must_overlap(path, grid, grid_of(str(path)))
     values = np.full(grid.shape, NOTHING, np.int64)
     for rows, box in strips(grid):
-        part = band.read(box, average=False).filled(NOTHING)
-        whole = np.where(np.isfinite(part), part, NOTHING)
-        if (whole != np.round(whole)).any():
-            raise InputError(path, found="fractions", expected="class numbers", repair="write whole numbers.")
-        values[rows] = whole
+        pixels = picked(str(path), box)
+        known = pixels.values[~pixels.missing]
+        numbers = known.astype(np.int64) if (np.abs(known) < LARGEST).all() else None
+        if numbers is None or (numbers != known).any():
+            raise InputError(
+                path,
+                found="fractions" if numbers is not None else "numbers beyond 2^53",
+                expected="class numbers",
+                repair="write whole numbers.",
+            )
+        values[rows][~pixels.missing] = numbers
     return values
 
 
+def _must_overlap(path: Path, grid: GeoBox, own: GeoBox) -> None:
+    """Refuse a raster that does not reach the grid, or of which GDAL would read only the part on one side of 180.
+
+    Raises:
+        InputError: says which of the two.
+    """
+    crs = CRS.from_user_input(str(own.crs))
+    west, south, east, north = own.boundingbox.bbox
+    near = [box for box in boxes_in(grid, crs) if box[0] < east and box[2] > west and box[1] < north and box[3] > south]
+    if not near:
+        raise _elsewhere(path, grid)
+    beyond = [box for box in near if max(west, box[0]) < -180 or min(east, box[2]) > 180]
+    if crs.is_geographic and beyond:
+        raise InputError(
+            path,
+            found=f"longitudes from {west:g} to {east:g}, on a scene beyond the 180th meridian",
+            expected="a raster in the CRS of the scene, or in degrees from -180 to 180",
+            repair=f"warp it, e.g. 'gdalwarp -r near -s_srs \"+proj=longlat +datum=WGS84 "
+            f"+lon_wrap={(west + east) / 2:g}\" -t_srs {grid.crs} OLD NEW'.",
+        )
+
+
 def _elsewhere(path: Path, grid: GeoBox) -> InputError:
-    own = FileBand(str(path)).grid()
+    own = grid_of(str(path))
     return no_overlap(path, grid, own.boundingbox.bbox, str(own.crs))

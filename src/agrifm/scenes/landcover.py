@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 import rasterio
@@ -14,11 +14,11 @@ from exactextract import exact_extract
 from exactextract.raster import RasterSource
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
-from rasterio.errors import RasterioError
 
-from agrifm.errors import InputError
+from agrifm.errors import InputError, Unreadable, refusing
+from agrifm.scenes.codes import open_codes
 from agrifm.scenes.crosswalk import UNKNOWN, Crosswalk
-from agrifm.scenes.raster import READING, located
+from agrifm.scenes.raster import located
 
 POINTS = 8  # along each side of a cell, so that sides stay true where another projection bends them
 MOST_PIXELS = 1 << 24  # of land cover in memory at the same time
@@ -47,25 +47,17 @@ class LandCover:
         Raises:
             InputError: it does not open, has no place on the ground or several bands.
         """
-        with rasterio.Env(**READING):
+        with ExitStack() as stack:
             try:
-                file = rasterio.open(href)
-            except RasterioError as error:
+                file = stack.enter_context(open_codes(href))
+            except Unreadable as error:
                 raise InputError(
                     href,
-                    found=f"a raster that does not open: {error}",
+                    found=f"a land-cover raster that does not open: {error.found}",
                     expected="a land-cover raster",
                     repair="check the path; several tiles become one with 'gdalbuildvrt all.vrt TILES'.",
                 ) from error
-            with file:
-                if file.count > 1:
-                    raise InputError(
-                        href,
-                        found=f"{file.count} bands",
-                        expected="one band of codes",
-                        repair="take out the band of the year with 'gdal_translate -b N FILE one.tif'.",
-                    )
-                yield cls(file, located(file, href), crosswalk)
+            yield cls(file, located(file, href), crosswalk)
 
     def check(self, grid: GeoBox, name: str) -> None:
         """Refuse land cover that does not lie under a grid, or holds codes there that the crosswalk does not list.
@@ -74,8 +66,12 @@ class LandCover:
             InputError: with both extents in degrees, or with the codes.
         """
         columns, rows = self._pixels(grid, 1)
-        (left, right), (top, bottom) = self._within(columns, self.file.width), self._within(rows, self.file.height)
-        if left >= right or top >= bottom:
+        if not np.isfinite(columns).all():  # the grid holds a pole, or reaches beyond what the projection can show
+            columns, rows = self._pixels(grid, 8)
+        top, bottom = self._within(rows, self.file.height)
+        sides = [self._within(columns + shift, self.file.width) for shift in self._turns]
+        sides = [(left, right) for left, right in sides if left < right and top < bottom]
+        if not sides:
             raise InputError(
                 self.file.name,
                 found=f"land cover of {_degrees(self.grid)}",
@@ -83,11 +79,12 @@ class LandCover:
                 repair="give the land cover of the scene's place.",
             )
         counts: Counter[float] = Counter()
-        step = max(1, MOST_PIXELS // (right - left))
-        for row in range(top, bottom, step):
-            codes, known = self._read((row, min(row + step, bottom)), (left, right))
-            values, pixels = np.unique(codes[known], return_counts=True)
-            counts.update(dict(zip(values.tolist(), pixels.tolist(), strict=True)))
+        for left, right in sides:
+            step = max(1, MOST_PIXELS // (right - left))
+            for row in range(top, bottom, step):
+                codes, known = self._read((row, min(row + step, bottom)), (left, right))
+                values, pixels = np.unique(codes[known], return_counts=True)
+                counts.update(dict(zip(values.tolist(), pixels.tolist(), strict=True)))
         self.crosswalk.must_know(np.array(list(counts)), np.array(list(counts.values())), self.file.name)
 
     def shares(self, box: GeoBox, cells: int, most_pixels: int = MOST_PIXELS) -> np.ndarray:
@@ -101,9 +98,11 @@ class LandCover:
         """
         columns, rows = self._pixels(box, cells)
         result = np.zeros((cells * cells, UNKNOWN + 1))
-        if not (np.isfinite(columns).all() and np.isfinite(rows).all()):  # beyond what the projection can show
-            result[:, UNKNOWN] = 1
+        placed = np.isfinite(columns).all(1) & np.isfinite(rows).all(1)  # others hold a pole, or have no place there
+        result[~placed, UNKNOWN] = 1
+        if not placed.any():
             return result.T.reshape(-1, cells, cells)
+        columns, rows = columns[placed], rows[placed]
         codes, weights = (kind(self, columns, rows) for kind in (_Covers, _Weights))
         rings = np.stack([columns, -rows], -1)
         rings = np.concatenate([rings, rings[:, :1]], 1).tolist()
@@ -116,8 +115,8 @@ class LandCover:
             strategy="raster-sequential",
             max_cells_in_memory=most_pixels,
         )
-        for row, entry in zip(result, found, strict=True):
-            row[entry["properties"]["unique"]] = entry["properties"]["weighted_frac"]
+        for i, entry in zip(np.flatnonzero(placed), found, strict=True):
+            result[i, entry["properties"]["unique"]] = entry["properties"]["weighted_frac"]
         return result.T.reshape(-1, cells, cells)
 
     def _pixels(self, box: GeoBox, cells: int) -> tuple[np.ndarray, np.ndarray]:
@@ -128,7 +127,18 @@ class LandCover:
         row, column = np.divmod(np.arange(cells * cells)[:, None], cells)
         x, y = box.affine @ ((column + across) * box.shape[1] / cells, (row + down) * box.shape[0] / cells)
         x, y = between(str(box.crs), str(self.grid.crs)).transform(x, y)
+        if self.grid.crs is not None and self.grid.crs.geographic:
+            x = _in_one_piece(x)
         return tuple(np.round(part, SNAP) for part in ~self.grid.affine @ (x, y))
+
+    @cached_property
+    def _turns(self) -> tuple[int, ...]:
+        """Columns by which the same place may lie further to the east or west: a turn around the Earth, in degrees."""
+        affine = self.grid.affine
+        if self.grid.crs is None or not self.grid.crs.geographic or affine.b or affine.d:
+            return (0,)
+        turn = round(360 / abs(affine.a))
+        return 0, -turn, turn
 
     def _within(self, positions: np.ndarray, length: int) -> tuple[int, int]:
         """First position and the one after the last of the file's, along one axis."""
@@ -139,17 +149,20 @@ class LandCover:
     def covers(self, left: int, top: int, width: int, height: int) -> np.ndarray:
         """Positions in ``COVERS`` ``(height, width)`` uint8 of a window, which may reach beyond the raster."""
         result = np.full((height, width), UNKNOWN, np.uint8)
-        right, bottom = min(left + width, self.file.width), min(top + height, self.file.height)
-        first, start = max(left, 0), max(top, 0)
-        if first < right and start < bottom:
-            codes, known = self._read((start, bottom), (first, right))
-            part = result[start - top : bottom - top, first - left : right - left]
-            part[known] = self.crosswalk.positions(codes[known], self.file.name)
+        start, bottom = max(top, 0), min(top + height, self.file.height)
+        for shift in self._turns:
+            west = left + shift
+            first, right = max(west, 0), min(west + width, self.file.width)
+            if first < right and start < bottom:
+                codes, known = self._read((start, bottom), (first, right))
+                part = result[start - top : bottom - top, first - west : right - west]
+                part[known] = self.crosswalk.positions(codes[known], self.file.name)
         return result
 
     def _read(self, rows: tuple[int, int], columns: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """Codes of a window of the file, and where there are any."""
-        found = self.file.read(1, window=(rows, columns), masked=True)
+        with refusing(self.file.name, expected="a complete land-cover raster"):
+            found = self.file.read(1, window=(rows, columns), masked=True)
         return found.data, ~np.ma.getmaskarray(np.ma.masked_invalid(found))
 
 
@@ -191,6 +204,15 @@ class _Weights(_Window):
         columns, rows = self.left + x0 + np.arange(nx) + 0.5, self.top + y0 + np.arange(ny)[:, None] + 0.5
         _, latitudes = self.ground.grid.affine @ np.broadcast_arrays(columns, rows)
         return np.cos(np.radians(latitudes))
+
+
+def _in_one_piece(longitudes: np.ndarray) -> np.ndarray:
+    """Longitudes ``(n, m)`` of outlines ``(n)`` that do not jump at the 180th meridian; NaN around a pole."""
+    steps = np.diff(longitudes, axis=1, append=longitudes[:, :1])
+    jumps = np.where(np.abs(steps) > 180, -360 * np.sign(steps), 0)
+    turned = np.concatenate([np.zeros((len(jumps), 1)), np.cumsum(jumps, 1)[:, :-1]], 1)
+    around = jumps.sum(1, keepdims=True) != 0
+    return np.where(around, np.nan, longitudes + turned)
 
 
 def _degrees(grid: GeoBox) -> str:

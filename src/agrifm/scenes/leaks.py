@@ -14,6 +14,7 @@ from agrifm.data.h5 import open_chip, read_place
 from agrifm.errors import InputError
 from agrifm.scenes.blocks import gaps
 from agrifm.scenes.classes import IGNORE
+from agrifm.scenes.grid import pixel_area
 from agrifm.scenes.scene import Area
 
 
@@ -98,14 +99,20 @@ def find_leaks(
         pixels={split: [int(n) for n in count] for split, count in counts.items()},
         parcels=tuple(sorted(set().union(*(owners[a] & owners[b] for a, b in pairs)))),
         shared=sum(_shared(chips[a], chips[b]) for a, b in pairs),
-        distance=float(nearest) * abs(grid.affine.determinant) ** 0.5 if np.isfinite(nearest) else None,
+        distance=float(nearest) * pixel_area(grid) ** 0.5 if np.isfinite(nearest) else None,
         asked=asked,
     )
 
 
 def _read(path: Path, grid: GeoBox) -> _Written:
     place = read_place(path)
-    assert place is not None
+    if place is None:
+        raise InputError(
+            path,
+            found="no CRS and transform",
+            expected="a chip as it was written",
+            repair="write the chips again with --overwrite.",
+        )
     with open_chip(path) as file:
         label = file["label"][()]
     column, row = ~grid.affine @ (place.transform[2], place.transform[5])

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from agrifm.scenes.dates import CLOCK, DATE, TIME, acquisition, days_in, parse_day
+from agrifm.scenes.dates import CLOCK, DATE, TIME, acquisition, days_in, parse_day, product_of
 from agrifm.scenes.patterns import NamePattern
 from agrifm.scenes.quality import RULES
 from agrifm.scenes.safe import safe_units
@@ -62,7 +62,7 @@ class Layout:
         found = self._matches(shown)
         if not found:
             return None
-        days = _days(found) if "date" in found[0] else days_in(parts[0])
+        days = _days(found) if "date" in found[0] else _days_of_file(parts[0])
         if not days:
             return None
         day = acquisition(days, parts, where)
@@ -80,6 +80,12 @@ def _days(found: Sequence[Mapping[str, str]]) -> tuple[dt.date, ...]:
     texts = [one[part] for one in found for part in ("date", "last") if part in one]
     days = [day for day in map(parse_day, texts) if day is not None]
     return tuple(dict.fromkeys(days))
+
+
+def _days_of_file(name: str) -> tuple[dt.date, ...]:
+    # Some products write the acquisition without a gap to other digits.
+    product = product_of([name])
+    return days_in(name) if product is None else (product.day,)
 
 
 @dataclass(frozen=True)

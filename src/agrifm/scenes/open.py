@@ -12,14 +12,16 @@ from pydantic import ValidationError
 
 from agrifm.errors import InputError, Unreadable, printable
 from agrifm.scenes.assemble import assemble
+from agrifm.scenes.corrections import corrected
 from agrifm.scenes.description import OF_SOURCE, Description, Source, describe, load_description
 from agrifm.scenes.files import look, split_path
 from agrifm.scenes.frames import Reading, given_units
 from agrifm.scenes.items import frames_of
 from agrifm.scenes.scene import Layer, Possible, Scene
+from agrifm.scenes.units import refuse_unknown_offset
 from agrifm.scenes.walk import kind_of
 
-OF_ITEMS = ("scale", "offset")  # what may be said of item lists, which say the rest themselves
+OF_ITEMS = ("scale", "offset", "folders")  # what may be said of item lists, which say the rest themselves
 SEARCHED = ("bbox", "start", "end", "crs", "resolution")
 
 
@@ -48,9 +50,13 @@ def open_scene(path: Path, overrides: Sequence[str] = (), *, skip_unreadable: bo
         layers, skipped = [*layers, *found], [*skipped, *left_out]
         if len(description.sources) == 1:
             description = _as_searched(description, searched)
+    layers, left_out = corrected(layers, description, path)
+    for layer in layers:
+        for frame in layer.frames:
+            refuse_unknown_offset(frame.units, f"{path}: {frame.name}")
     possible = Possible(*description.reflectance, description.impossible)
     layers = [layer.within(possible) for layer in layers]
-    return _assembled(layers, description, _name(path), skipped, skip_unreadable)
+    return _assembled(layers, description, _name(path), [*skipped, *left_out], skip_unreadable)
 
 
 def _read(source: Source, description: Description, skip: bool) -> tuple[list[Layer], list[str], Mapping[str, Any]]:
@@ -66,7 +72,7 @@ def _read(source: Source, description: Description, skip: bool) -> tuple[list[La
             expected=f"none: of an item list only {' and '.join(OF_ITEMS)} may be given",
             repair="leave it out; sensor, bands and quality layers stand in the items.",
         )
-    layers, record = frames_of(source.path, skip_incomplete=skip)
+    layers, record = frames_of(source.path, skip_incomplete=skip, folders=source.folders or ())
     return [_with_units(layer, source) for layer in layers], list(record.get("skipped", ())), record
 
 

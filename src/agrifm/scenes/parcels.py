@@ -13,6 +13,7 @@ from pyproj import CRS
 
 from agrifm.errors import InputError
 from agrifm.scenes.classes import ClassTable, by_size
+from agrifm.scenes.grid import meters_per_unit
 from agrifm.scenes.shapes import boxes_in, decode, extent_in
 from agrifm.scenes.vectors import Layer
 from agrifm.tasks.tables import as_code, clean_name
@@ -99,9 +100,10 @@ def read_parcels(
     present = found.codes[listed].tolist()
     table = table.among(present, where) if table else ClassTable.of_codes(present, where)
     number = table.numbers(found.codes.tolist())
-    shrunk = shapely.buffer(found.shapes, -buffer) if buffer else found.shapes
+    unit = meters_per_unit(grid.crs)
+    shrunk = shapely.buffer(found.shapes, -buffer / unit) if buffer else found.shapes
     gone = listed & shapely.is_empty(shrunk)
-    area = shapely.area(shapely.clip_by_rect(found.shapes, *grid.boundingbox.bbox)) / 1e4
+    area = shapely.area(shapely.clip_by_rect(found.shapes, *grid.boundingbox.bbox)) * unit**2 / 1e4
     unknown = listed & (number == len(table.classes))
     unlisted = sorted(set(found.codes[unknown]), key=by_size)
     account = Account(

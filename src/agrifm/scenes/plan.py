@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from agrifm.scenes.blocks import (
 from agrifm.scenes.classes import IGNORE
 from agrifm.scenes.labels import Labels
 from agrifm.scenes.scene import Area
+
+LARGEST = 4096  # rows and columns of a chip
 
 
 @dataclass(frozen=True)
@@ -58,17 +61,24 @@ class ChipPlan:
 
     def __post_init__(self) -> None:
         for name, good, expected in (
-            ("size", self.size >= 8, "at least 8 pixels"),
-            ("buffer", self.buffer >= 0, "meters, 0 or more"),
-            ("distance", self.distance >= 0, "meters, 0 or more"),
+            ("size", 8 <= self.size <= LARGEST, f"8 to {LARGEST} pixels"),
+            ("buffer", 0 <= self.buffer < math.inf, "meters, 0 or more"),
+            ("distance", 0 <= self.distance < math.inf, "meters, 0 or more"),
             ("val", 0 < self.val < 1, "a share between 0 and 1"),
             ("test", 0 <= self.test < 1 and self.val + self.test < 1, "a share that leaves some ground for training"),
             ("block", self.block is None or self.block >= 1, "at least 1 chip"),
             ("seed", self.seed >= 0, "0 or more"),
+            ("class_column", self.class_column != "", "the name of a column"),
+            ("layer", self.layer != "", "the name of a layer"),
         ):
             if not good:
                 value = getattr(self, name)
-                raise InputError(f"--{name}", found=str(value), expected=expected, repair="give another number.")
+                raise InputError(
+                    f"--{name.replace('_', '-')}",
+                    found=str(value),
+                    expected=expected,
+                    repair="give another value, or leave it out.",
+                )
 
     @property
     def shares(self) -> tuple[float, float, float]:

@@ -6,6 +6,8 @@ numbers no longer carry it is told in its issues 66 and 71 (github.com/Element84
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -84,7 +86,7 @@ def _named_bands(asset: Mapping) -> Iterator[tuple[str, tuple[Mapping, int]]]:
         return
     for index, band in enumerate(asset.get("eo:bands") or asset.get("bands") or (), start=1):
         for key in ("name", "common_name", "eo:common_name"):
-            if band.get(key):
+            if isinstance(band.get(key), str):
                 yield band[key], (asset, index)
 
 
@@ -96,7 +98,9 @@ def scaling(asset: Mapping, index: int) -> tuple[float | None, float | None, flo
     def number(name: str) -> float | None:
         places = ((band, name), (band, f"raster:{name}"), (asset, f"raster:{name}"), (asset, name))
         value = next((place[key] for place, key in places if place.get(key) is not None), None)
-        return float(value) if isinstance(value, int | float) else None
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return None
+        return float(value) if abs(value) < 1e300 or not isinstance(value, int) else math.inf
 
     return number("scale"), number("offset"), number("nodata")
 
@@ -141,7 +145,12 @@ class Provider:
         if taken_out or (scale is None and offset is None):
             return Units(usual.scale, usual.offset, f"{usual.source} ({self.name})")
         given = usual.scale if scale is None else scale, usual.offset if offset is None else offset
-        return Units(*given, f"scale and offset in the item ({self.name})")
+        return Units(*given, f"scale and offset in the item{self._statement(properties)} ({self.name})")
+
+    def _statement(self, properties: Mapping) -> str:
+        """What the item says of the offset, so that a check of the pixels can contradict it."""
+        name = next((name for name in self.applied if properties.get(name) is not None), None)
+        return "" if name is None else f", which says {name}: {json.dumps(properties[name])[:20]}"
 
     def _baseline(self, item: Mapping) -> str | None:
         properties = item.get("properties", {})
@@ -249,7 +258,10 @@ def _hosts(item: Mapping) -> Iterator[str]:
 
 
 def _names(href: str) -> Iterator[str]:
-    host = urlsplit(href).hostname or ""
+    try:
+        host = urlsplit(href).hostname or ""
+    except ValueError:  # what is wrong with it is said where it is opened
+        return
     yield host
     yield host.split(".s3.")[0]  # the bucket
 

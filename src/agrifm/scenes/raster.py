@@ -20,7 +20,9 @@ from rasterio.errors import CRSError, RasterioError
 from rasterio.io import MemoryFile
 from rasterio.vrt import WarpedVRT
 
+from agrifm.addresses import is_address
 from agrifm.errors import InputError, Unreadable
+from agrifm.scenes.gdal import opened
 from agrifm.scenes.grid import check_grid, meters_per_unit
 
 EXACT = 0.001  # largest error of re-projection in pixels, so that neighboring reads agree
@@ -44,8 +46,8 @@ READING = CACHE | {
 }
 # GDAL asks again after bad answers only: of a cut connection it keeps what came, as if the file ended there.
 AFRESH = {"CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/"}
-REMOTE = ("GTiff", "JP2OpenJPEG")  # formats opened over the network: a VRT could name files of this machine
 WAITS = (0.5, 2.0)  # seconds before a file is read afresh
+PATIENCE = 30.0  # seconds after which a file that failed is not read afresh
 
 # What rasterio raises on damaged files; the second kind escapes from GDAL without rasterio's own name.
 DAMAGED = (RasterioError, CPLE_BaseError, CRSError, UnicodeError, MemoryError)
@@ -86,12 +88,13 @@ class FileBand:
         href: path or address.
         index: number of the band, from 1.
         nodata: overrides what the file says, or says it where the file does not.
+        kind: ``listed`` for a local file that an item list names, which must hold its own pixels.
     """
 
     href: str
     index: int = 1
     nodata: float | None = None
-    kind: Literal["file"] = "file"
+    kind: Literal["file", "listed"] = "file"
 
     def read(self, box: GeoBox, *, average: bool = True, limits: tuple[float, float] | None = None) -> Pixels:
         """The band on another grid.
@@ -136,17 +139,20 @@ class FileBand:
 
     def _opened(self, look: Callable[[rasterio.DatasetReader], Seen]) -> Seen:
         """What ``look`` finds in the open file; over the network it looks again after a cut connection."""
-        afresh, waits = False, iter(WAITS if is_remote(self.href) else ())
+        afresh, waits = False, iter(WAITS if is_address(self.href) else ())
+        end = time.monotonic() + PATIENCE
         while True:
             try:
-                with open_raster(self.href, afresh=afresh) as file:
+                with open_raster(self.href, afresh=afresh, listed=self.kind == "listed") as file:
                     return look(file)
             except IndexError as error:  # the file has fewer bands than before
                 raise unreadable(self.href, error) from error
             except Unreadable as error:
                 wait = next(waits, None)
-                cut_off = isinstance(error.__cause__, RasterioError) and "HTTP response code" not in str(error)
-                if wait is None or not cut_off:
+                # GDAL has asked again itself after bad answers; a file of another kind stays one.
+                final = any(text in str(error) for text in ("HTTP response code", "not recognized as being"))
+                cut_off = isinstance(error.__cause__, RasterioError) and not final
+                if wait is None or not cut_off or time.monotonic() > end:
                     raise
                 time.sleep(wait)
                 afresh = True
@@ -192,13 +198,8 @@ class CubeBand:
         return grid_of(Path(self.href), self.variable)
 
 
-def is_remote(href: str) -> bool:
-    """Whether a file is read over the network."""
-    return "://" in href
-
-
 @contextmanager
-def open_raster(href: str, *, afresh: bool = False) -> Generator[rasterio.DatasetReader]:
+def open_raster(href: str, *, afresh: bool = False, listed: bool = False) -> Generator[rasterio.DatasetReader]:
     """Open a raster, header or pixels, under the settings that fit its place.
 
     Beside local files, sidecars such as ``.aux.xml`` and ``.msk`` are read with them.
@@ -206,6 +207,7 @@ def open_raster(href: str, *, afresh: bool = False) -> Generator[rasterio.Datase
     Args:
         href: path or address.
         afresh: forget what the network gave before.
+        listed: an item list names the file, so that it must hold its own pixels.
 
     Yields:
         The open file.
@@ -215,11 +217,9 @@ def open_raster(href: str, *, afresh: bool = False) -> Generator[rasterio.Datase
     """
     from agrifm.scenes.providers import signed
 
-    settings = (READING if is_remote(href) else LOCAL) | (AFRESH if afresh else {})
+    settings = (READING if is_address(href) else LOCAL) | (AFRESH if afresh else {})
     try:
-        with rasterio.Env(**settings), rasterio.open(signed(href)) as file:
-            if is_remote(href) and file.driver not in REMOTE:
-                raise unreadable(href, ValueError(f"{file.driver} is not read over the network"))
+        with opened(signed(href), settings, listed=listed) as file:
             _refuse_odd_layouts(file, href)
             yield file
     except DAMAGED as error:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from agrifm.errors import printable
 from agrifm.io import write_whole
 from agrifm.scenes.leaks import Leaks
 from agrifm.scenes.parcels import Account
 from agrifm.tasks.segmentation import CropClass
+
+MARKUP = re.compile(r"[\\|`*\[\]]|(?<!\w)_|_(?!\w)|[&!#$](?=[\w(\[])")
+Impossible = dict[str, dict[str, tuple[int, int]]]  # by sensor and day: impossible pixels, and all that seemed clear
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Report:
         lost: hectares that lost their label, by reason.
         leaks: what the chips on disk say.
         notes: what the reader should know.
+        impossible: by sensor and day, how many of the clear pixels have a reflectance that no land has.
     """
 
     scene: str
@@ -48,6 +54,7 @@ class Report:
     lost: dict[str, float]
     leaks: Leaks
     notes: tuple[str, ...] = ()
+    impossible: Impossible = field(default_factory=dict)
 
     def rows(self) -> list[tuple[str, ...]]:
         """Classes along rows: name, hectares by split, all of them; chips in the last row."""
@@ -83,7 +90,20 @@ class Report:
             lines.append(f"{account.overlap:.2f} ha lie in polygons of different classes")
         if self.crossing:
             lines.append(f"{self.crossing:,} parcels lay in several splits and kept their labels in one of them only")
-        return lines + [f"{area:.2f} ha {text}" for text, area in self.lost.items() if area]
+        lines += [f"{area:.2f} ha {text}" for text, area in self.lost.items() if area]
+        return lines + self._impossible_dates()
+
+    def _impossible_dates(self) -> list[str]:
+        """A sentence for every date with pixels that no land reflects like."""
+        lines = []
+        for sensor, days in self.impossible.items():
+            for day, (odd, clear) in days.items():
+                if odd:
+                    share = f"{odd / clear:.2%} of the clear pixels"
+                    lines.append(
+                        f"{sensor} of {day}: {share} have a reflectance that no land has; they count as not seen"
+                    )
+        return lines
 
     def check(self) -> str:
         """The result of the leak check, in a sentence."""
@@ -100,11 +120,12 @@ class Report:
     def write(self, out: Path) -> None:
         """Write ``report.md`` and ``report.json``."""
         heading = ("class", *(f"{split} (ha)" for split in self.areas), "sum")
-        table = "\n".join(f"| {' | '.join(row)} |" for row in (heading, ("---",) * len(heading), *self.rows()))
+        rows = (tuple(map(_markdown, row)) for row in self.rows())
+        table = "\n".join(f"| {' | '.join(row)} |" for row in (heading, ("---",) * len(heading), *rows))
         settings = ", ".join(f"{key} {value}" for key, value in self.plan.items() if value is not None)
-        bullets = "\n".join(f"- {line}" for line in (*self.left_out(), *self.notes)) or "- nothing"
+        bullets = "\n".join(f"- {_markdown(line)}" for line in (*self.left_out(), *self.notes)) or "- nothing"
         text = (
-            f"# Chips of {self.scene}\n\nLabels: {self.labels}. Settings: {settings}. "
+            f"# Chips of {_markdown(self.scene)}\n\nLabels: {_markdown(self.labels)}. Settings: {_markdown(settings)}. "
             f"{self.blocks} blocks with labels, about {self.block} chips a side.\n\n{table}\n\n"
             f"Leak check: {self.check()}.\n\nLeft out, and worth knowing:\n\n{bullets}\n\n![splits](split.png)\n"
         )
@@ -119,3 +140,8 @@ class Report:
         console.print(table)
         for line in (self.check(), *self.left_out(), *self.notes):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _markdown(text: str) -> str:
+    """Text as it is, in one line: no table, link or HTML begins in it."""
+    return MARKUP.sub(r"\\\g<0>", printable(text)).replace("<", "&lt;")

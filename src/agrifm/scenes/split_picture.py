@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from agrifm.errors import printable
+from agrifm.io import whole
 from agrifm.maps.raster import rgb
 from agrifm.scenes.blocks import NOWHERE, SPLITS, Cell
 from agrifm.scenes.classes import IGNORE
@@ -19,6 +22,7 @@ WIDEST = 1600  # pixels of the picture's longer side
 TINTS = ("#dfe5ea", "#cfe3f7", "#ffe2c4")  # train, val, test
 EDGES = ("#6b7782", "#1f6fb5", "#d9730d")
 LEFT_OUT = "#9d9d9d"
+LONGEST, LONGEST_TITLE = 40, 120  # characters
 TALL, WIDE = 9.0, 11.0  # inches the map may have
 
 
@@ -43,12 +47,24 @@ def draw_splits(path: Path, label: np.ndarray, division: Division, classes: Sequ
         axis.plot(*_outline(cells), color=color, linewidth=1.6, solid_capstyle="butt")
     axis.add_patch(Rectangle((0, 0), width, height, fill=False, edgecolor="#444444", linewidth=0.8))
     axis.set_axis_off()
-    axis.set_title(title, fontsize=11, loc="left")
-    handles = _legend(classes, division.label, lost=bool((division.label != label).any()))
-    axis.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0, frameon=False, fontsize=9)
-    unfinished = path.with_suffix(".part.png")
-    figure.savefig(unfinished, dpi=130, bbox_inches="tight", pad_inches=0.15)
-    unfinished.replace(path)
+    axis.set_title(shortened(title, LONGEST_TITLE), fontsize=11, loc="left", parse_math=False)
+    handles, names = _legend(classes, division.label, lost=bool((division.label != label).any()))
+    # Names are set afterwards: matplotlib leaves out labels that begin with "_", and reads "$" as mathematics.
+    legend = axis.legend(
+        handles,
+        ["x"] * len(names),
+        loc="upper left",
+        bbox_to_anchor=(1.02, 1),
+        borderaxespad=0,
+        frameon=False,
+        fontsize=9,
+    )
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_parse_math(False)
+        text.set_text(shortened(name))
+    with whole(path) as unfinished, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a script that the font lacks is drawn as boxes
+        figure.savefig(unfinished, dpi=130, bbox_inches="tight", pad_inches=0.15)
 
 
 def _holds_labels(cell: Cell, division: Division) -> bool:
@@ -92,10 +108,18 @@ def _outline(cells: Iterable[Cell]) -> tuple[list[float], list[float]]:
     return x, y
 
 
-def _legend(classes: Sequence[CropClass], left: np.ndarray, *, lost: bool) -> list[Patch]:
+def _legend(classes: Sequence[CropClass], left: np.ndarray, *, lost: bool) -> tuple[list[Patch], list[str]]:
+    """Colors and names: classes that occur, labels that were left out, splits."""
     used = set(np.unique(left).tolist())
-    handles = [Patch(facecolor=entry.color, label=entry.name) for i, entry in enumerate(classes) if i in used]
-    handles += [Patch(facecolor=LEFT_OUT, label="label left out")] if lost else []
+    found = [(Patch(facecolor=entry.color), entry.name) for i, entry in enumerate(classes) if i in used]
+    if lost:
+        found.append((Patch(facecolor=LEFT_OUT), "label left out"))
     for split, tint, edge in zip(SPLITS, TINTS, EDGES, strict=True):
-        handles.append(Patch(facecolor=tint, edgecolor=edge, linewidth=1.6, label=f"{split} chips"))
-    return handles
+        found.append((Patch(facecolor=tint, edgecolor=edge, linewidth=1.6), f"{split} chips"))
+    return [patch for patch, _ in found], [name for _, name in found]
+
+
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """Text for a picture: one line, and not wider than a picture may be."""
+    shown = printable(text)
+    return shown if len(shown) <= longest else f"{shown[: longest - 3]}..."

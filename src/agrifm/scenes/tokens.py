@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from datetime import datetime
@@ -11,6 +12,7 @@ from agrifm.errors import InputError
 from agrifm.scenes.fetch import Reader
 
 ENDPOINT = "https://planetarycomputer.microsoft.com/api/sas/v1/token/{account}/{container}"
+STORED = re.compile(r"https://([a-z0-9]+)\.blob\.core\.windows\.net/([a-z0-9$-]+)/.*")  # account and container
 EARLY = 300  # seconds before its end at which a token is renewed
 
 
@@ -26,13 +28,19 @@ class Tokens:
         """The address with a token, unless it carries one.
 
         Raises:
-            InputError: the token cannot be fetched.
+            InputError: the token cannot be fetched, or the address is no file of an Azure container.
         """
-        parts = urlsplit(href)
+        parts, stored = urlsplit(href), STORED.fullmatch(href)
         if "sig=" in parts.query:
             return href
-        account, container = (parts.hostname or "").split(".")[0], parts.path.lstrip("/").split("/")[0]
-        address = self.endpoint.format(account=account, container=container)
+        if stored is None:
+            raise InputError(
+                href,
+                found="no file of an Azure container",
+                expected="https://ACCOUNT.blob.core.windows.net/CONTAINER/FILE",
+                repair="search for the items again.",
+            )
+        address = self.endpoint.format(account=stored[1], container=stored[2])
         with self._lock:
             end, token = self._kept.get(address, (0.0, ""))
             if time.time() > end - EARLY:

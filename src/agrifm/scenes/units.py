@@ -9,16 +9,19 @@ from __future__ import annotations
 import datetime as dt
 import math
 import re
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
+from agrifm.data.bands import unequal_infrared
 from agrifm.data.check import Survey, evenly, look_at_bands
 from agrifm.errors import InputError
-from agrifm.scenes.look import FEW, Look, coarse, look_at, middle
-from agrifm.scenes.scene import READERS, Frame, Layer, Scene, Units
+from agrifm.scenes.corrections import UNCHECKED
+from agrifm.scenes.look import FEW, Look, refuse_impossible
+from agrifm.scenes.radiometry import LEAST, Views, refuse_odd_dates, settings
+from agrifm.scenes.scene import Frame, Layer, Scene, Units
 from agrifm.sensors import S2, Sensor
 
 HLS = Units(1e-4, 0.0, "HLS v2.0")
@@ -29,8 +32,9 @@ SHIFT = 0.1  # what Sentinel-2 adds to reflectance from processing baseline 04.0
 SHIFTED_BASELINE = 4  # major number
 SHIFTED_FROM = dt.date(2022, 1, 25)  # the first day on which products were made with that baseline
 
-FRAMES = 6  # per sensor
-LEAST = 100  # pixels; below, offsets are not judged
+FRAMES = 6  # per sensor, judged together
+
+Option = Callable[..., str]  # the words that set scale and offset of the images that are judged
 
 
 def sentinel2(baseline: object, *, applied: bool = False) -> Units:
@@ -84,24 +88,37 @@ def refuse_unknown_offset(units: Units, where: object) -> None:
     )
 
 
-def check_units(scene: Scene) -> Scene:
-    """Hold units against a few frames of each sensor; the source of the units then says what came of it.
+def check_units(scene: Scene, *, skip_unreadable: bool = False) -> Scene:
+    """Hold the units of every image against its numbers; the source of the units then says what came of it.
+
+    Every date is compared with the dates around it, then all images with the same units are judged together.
+
+    Args:
+        scene: as it was opened.
+        skip_unreadable: do not judge images that cannot be read.
 
     Raises:
         InputError: the numbers contradict their units, or bands look swapped, doubled or empty of content.
     """
-    return replace(scene, layers=tuple(_checked(layer, scene) for layer in scene.layers))
+    return replace(scene, layers=tuple(_checked(layer, scene, skip_unreadable) for layer in scene.layers))
 
 
-def _checked(layer: Layer, scene: Scene) -> Layer:
-    groups: dict[tuple, list[Frame]] = {}
-    for frame in layer.frames:
-        groups.setdefault(_shared(frame, layer.sensor), []).append(frame)
-    notes = {}
-    for key, frames in groups.items():
-        looks = _looks(frames, layer.sensor, scene, max(1, FRAMES // len(groups)))
-        notes[key] = _judge(looks, scene, len(groups) > 1)
-    return replace(layer, frames=tuple(_noted(frame, notes[_shared(frame, layer.sensor)]) for frame in layer.frames))
+def _checked(layer: Layer, scene: Scene, skip: bool) -> Layer:
+    wanted = [step for step, frame in enumerate(layer.frames) if UNCHECKED not in frame.units.source]
+    views = Views.of(layer, scene, wanted, skip=skip)
+    odd = refuse_odd_dates(layer, scene, views)
+    groups: dict[tuple, list[int]] = {}
+    for step in wanted:
+        groups.setdefault(_shared(layer.frames[step], layer.sensor), []).append(step)
+    notes: dict[int, str] = {}
+    for steps in groups.values():
+        looks = views.looks(steps, layer.sensor)
+        looks = [looks[i] for i in evenly(len(looks), max(1, FRAMES // len(groups)))]
+        own = [layer.frames[step] for step in steps]
+        notes |= dict.fromkeys(steps, _judge(looks, scene, partial(settings, own, layer, scene)))
+    refuse_impossible(scene, layer.sensor, views.impossible(layer.sensor))
+    frames = [_noted(frame, (notes | odd).get(step, "")) for step, frame in enumerate(layer.frames)]
+    return replace(layer, frames=tuple(frames))
 
 
 def _shared(frame: Frame, sensor: Sensor) -> tuple:
@@ -115,24 +132,7 @@ def _noted(frame: Frame, note: str) -> Frame:
     return replace(frame, units=replace(frame.units, source=f"{frame.units.source}; {note}"))
 
 
-def _looks(frames: Sequence[Frame], sensor: Sensor, scene: Scene, limit: int) -> list[Look]:
-    """Frames spread over time with clear pixels in the middle; failing that, a coarse look at all of the footprint."""
-    spread = evenly(len(frames), limit)
-    order = [frames[i] for i in (*spread, *(i for i in range(len(frames)) if i not in spread))][: 4 * limit]
-    with ThreadPoolExecutor(READERS) as pool:
-        for box in (middle(scene, sensor), coarse(scene, sensor)):
-            found: list[Look] = []
-            for frame in order:
-                look = look_at(frame, sensor, box, pool)
-                found += [look] if look else []
-                if len(found) == limit:
-                    break
-            if found:
-                return found
-    return []
-
-
-def _judge(looks: Sequence[Look], scene: Scene, mixed: bool) -> str:
+def _judge(looks: Sequence[Look], scene: Scene, option: Option) -> str:
     """What the values say of the units of frames that share them."""
     if sum(look.size for look in looks) < FEW:
         return "too few clear pixels to check it"
@@ -140,9 +140,9 @@ def _judge(looks: Sequence[Look], scene: Scene, mixed: bool) -> str:
     where += f" and {len(looks) - 1} more" if len(looks) > 1 else ""
     for problem in (
         _content(looks, where),
-        _factor(looks, where),
-        _landsat(looks, where),
-        _offset(looks, where, mixed),
+        _factor(looks, where, option),
+        _landsat(looks, where, option),
+        _offset(looks, where, option),
     ):
         if problem:
             raise problem
@@ -169,7 +169,7 @@ def _content(looks: Sequence[Look], where: str) -> InputError | None:
     return InputError(where, found=found, expected="images whose bands and pixels differ", repair=repair)
 
 
-def _factor(looks: Sequence[Look], where: str) -> InputError | None:
+def _factor(looks: Sequence[Look], where: str, option: Option) -> InputError | None:
     """Numbers 10,000 times too small or too large."""
     top = float(np.median(np.concatenate([look.reflectance for look in looks], axis=1), axis=1).max())
     units = looks[0].frame.units
@@ -179,7 +179,7 @@ def _factor(looks: Sequence[Look], where: str) -> InputError | None:
     fitting = next((scale for scale in (1.0, 1e-4) if 0.01 < stored * scale < 2), None)
     if fitting is None and top < 3:
         return None
-    hint = f"'--set scale={fitting:g} --set offset=0'" if fitting else "'--set scale=...' with the product's factor"
+    hint = option(scale=fitting, offset=0.0) if fitting else "'--set scale=...' with the product's factor"
     return InputError(
         where,
         found=f"a median reflectance of {top:.4g} in the brightest band (stored {stored:.4g}, {_told(units)})",
@@ -188,7 +188,7 @@ def _factor(looks: Sequence[Look], where: str) -> InputError | None:
     )
 
 
-def _landsat(looks: Sequence[Look], where: str) -> InputError | None:
+def _landsat(looks: Sequence[Look], where: str, option: Option) -> InputError | None:
     """Landsat Collection 2 numbers, where 0 is stored as 7273, read with the factor of HLS."""
     judged, units = [look for look in looks if look.size >= LEAST], looks[0].frame.units
     if looks[0].sensor.name == S2.name or units.scale != HLS.scale or not _most(x.darkest() > 0.65 for x in judged):
@@ -197,11 +197,11 @@ def _landsat(looks: Sequence[Look], where: str) -> InputError | None:
         where,
         found=f"no clear pixel darker than {min(look.darkest() for look in judged):.2f} in any band ({_told(units)})",
         expected=f"reflectance of ground; the numbers look like {LANDSAT_C2.source}",
-        repair=f"add '--set scale={LANDSAT_C2.scale:g} --set offset={LANDSAT_C2.offset:g}'.",
+        repair=f"add {option(scale=LANDSAT_C2.scale, offset=LANDSAT_C2.offset)}.",
     )
 
 
-def _offset(looks: Sequence[Look], where: str, mixed: bool) -> InputError | None:
+def _offset(looks: Sequence[Look], where: str, option: Option) -> InputError | None:
     """The offset of Sentinel-2 left in, or taken out twice; judged where there is ground that is surely dark."""
     if looks[0].sensor.name != S2.name:
         return None
@@ -217,16 +217,12 @@ def _offset(looks: Sequence[Look], where: str, mixed: bool) -> InputError | None
         right = round(units.offset - SHIFT, 6)
     else:
         return None
-    repair = f"add '--set offset={right:g}'."
-    if mixed:
-        days = sorted(look.frame.day for look in looks)
-        repair = f"open these dates ({days[0]} to {days[-1]}) as a scene of their own with '--set offset={right:g}'."
     return InputError(
         where,
         found=found,
         expected="dark ground near 0: from processing baseline 04.00 (January 2022) on Sentinel-2 stores "
         "reflectance + 0.1, unless the provider has taken that out",
-        repair=repair,
+        repair=f"add {option(offset=right)}.",
     )
 
 
@@ -254,15 +250,12 @@ def _order(looks: Sequence[Look], where: str) -> None:
 
 
 def _same_infrared(sensor: Sensor, middle: np.ndarray, where: str) -> None:
-    """Two bands of the same stretch of the near infrared are equally bright; sorting bands by name breaks that."""
-    wide, narrow = sensor.index("nir"), sensor.index("nir08")
-    if wide is None or narrow is None or middle[[wide, narrow]].max() < 0.1:
-        return
-    if not 0.7 < middle[wide] / middle[narrow] < 1.4:
+    pair = unequal_infrared(sensor, middle)
+    if pair:
+        one, other = (middle[sensor.band_ids.index(band)] for band in pair)
         raise InputError(
             where,
-            found=f"{sensor.bands[wide].id} at {middle[wide]:.2f} and {sensor.bands[narrow].id} at "
-            f"{middle[narrow]:.2f}, which see the same near infrared",
+            found=f"{pair[0]} at {one:.2f} and {pair[1]} at {other:.2f}, which see the same near infrared",
             expected=f"bands in the order {', '.join(sensor.band_ids)}",
             repair="reorder the bands.",
         )

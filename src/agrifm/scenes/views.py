@@ -13,13 +13,15 @@ from typing import NamedTuple
 import numpy as np
 
 from agrifm.data.records import Record
-from agrifm.errors import InputError
+from agrifm.errors import InputError, printable
 from agrifm.scenes.landcover import LandCover, between
 from agrifm.scenes.scene import Area, Scene, Stack, sub_box
+from agrifm.tasks.tables import LONGEST_NAME
 
 TILE_BYTES = 1 << 28  # of images that are read at once
 SEEN = 0.05  # a date on which less of the chip is clear is dropped
 FEWEST = 4  # dates
+LARGEST = 1 << 14  # pixels along a chip
 BELTS = ((23.5, "tropical"), (50.0, "temperate"), (66.5, "boreal"), (90.0, "polar"))
 
 DARK = "land cover unknown"
@@ -53,6 +55,20 @@ class FractionPlan:
     year: int | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name, good, expected in (
+            ("cells", 1 <= self.cells <= LARGEST, f"1 to {LARGEST}"),
+            ("min-clear", 0 <= self.min_clear <= 1, "a share from 0 to 1"),
+            ("max-unknown", 0 <= self.max_unknown <= 1, "a share from 0 to 1"),
+            ("samples", self.samples is None or self.samples >= 1, "1 or more"),
+            ("balance", 0 <= self.balance <= 1, "a number from 0 to 1"),
+            ("biome", self.biome is None or _is_label(self.biome), "a short label"),
+            ("seed", self.seed >= 0, "0 or more"),
+        ):
+            if not good:
+                value = getattr(self, name.replace("-", "_"))
+                raise InputError(f"--{name}", found=repr(value), expected=expected, repair="give another value.")
+
     def size(self, sensor: str) -> int:
         """Pixels along a chip of a sensor.
 
@@ -60,14 +76,20 @@ class FractionPlan:
             InputError: they are no whole number of cells.
         """
         size = self.sizes.get(sensor, self.sizes.get("", 48))
-        if size % self.cells or size <= 0:
+        if size % self.cells or not 0 < size <= LARGEST:
+            fitting = max(1, round(min(size, 96) / self.cells)) * self.cells
             raise InputError(
                 f"--size, for {sensor}",
                 found=f"{size} pixels for {self.cells} cells",
                 expected="a whole number of pixels in each cell",
-                repair=f"give --size {sensor}={max(1, round(size / self.cells)) * self.cells}, or another --cells.",
+                repair=f"give --size {sensor}={fitting}, or another --cells.",
             )
         return size
+
+
+def _is_label(text: str) -> bool:
+    """Whether a text may stand in tables and file names."""
+    return bool(text.strip()) and len(text) <= LONGEST_NAME and printable(text) == text
 
 
 class Chip(NamedTuple):

@@ -95,6 +95,8 @@ def refuse_special(path: Path) -> None:
 
 def stand_in(path: Path) -> Unreadable | None:
     """The error for a file that does not open because it is empty or a pointer of Git LFS; None if it is neither."""
+    if kind_of(path) != stat.S_IFREG:
+        return None
     try:
         with path.open("rb") as file:
             start = file.read(len(POINTER))

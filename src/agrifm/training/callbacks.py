@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -10,18 +11,19 @@ from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
-from agrifm.checkpoint import Checkpoint
+from agrifm.checkpoint import Checkpoint, write_provenance
 from agrifm.errors import InputError
+from agrifm.io import whole
 from agrifm.nn.model import CropModel
+from agrifm.tensor_files import refuse_not_finite
 from agrifm.training.module import Mapper
 from agrifm.training.parallel import whole_state
 from agrifm.training.probe import Probe
 
-RESUME = "resume.ckpt"
 BEST, LAST, HISTORY = "best.safetensors", "last.safetensors", "history.csv"
 
 
@@ -38,6 +40,12 @@ class Judge(pl.Callback):
     def __init__(self, out: Path, probe: Probe | None = None) -> None:
         self.out, self.probe = out, probe
         self.best, self.losses = -1.0, torch.zeros(2)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say what the results are made with; only now it is certain that the run goes on, or begins."""
+        assert isinstance(pl_module, Mapper)
+        if trainer.is_global_zero:
+            write_provenance(pl_module.experiment, self.out)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -60,6 +68,7 @@ class Judge(pl.Callback):
         better = not summary[task.best_score] <= self.best
         self.best = max(self.best, summary[task.best_score])
         weights = whole_state(pl_module.judged)
+        _refuse_useless(loss, weights, trainer.current_epoch)
         if trainer.is_global_zero:
             checkpoint = Checkpoint(pl_module.experiment, weights, summary, trainer.current_epoch)
             checkpoint.save(self.out / LAST)
@@ -76,18 +85,44 @@ class Judge(pl.Callback):
         self.best = state_dict["best"]
 
 
+def _refuse_useless(loss: float, weights: dict[str, Tensor], epoch: int) -> None:
+    """Refuse to save a model that gives every pixel the same class; the files of the epoch before stay.
+
+    Raises:
+        InputError: the loss or a weight is not finite.
+    """
+    where = f"epoch {epoch + 1}"
+    refuse_not_finite(weights, where, "lower training.learning_rate, or set training.clip; the epoch before is kept.")
+    if not math.isfinite(loss):
+        raise InputError(
+            where,
+            found=f"a loss of {loss}",
+            expected="a finite loss",
+            repair="lower training.learning_rate, set training.clip, or use training.precision 32-true.",
+        )
+
+
 def write_history(path: Path, epoch: int, values: dict[str, float]) -> None:
     """Append an epoch to the history; epochs from this one on, left by a run that was killed, are replaced."""
-    rows = []
-    if path.is_file() and epoch > 0:
-        with path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if int(row["epoch"]) < epoch]
-    unfinished = path.with_suffix(".part")
-    with unfinished.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["epoch", *values])
+    rows = read_history(path, epoch)
+    with whole(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["epoch", *values], restval="nan", extrasaction="ignore")
         writer.writeheader()
         writer.writerows([*rows, {"epoch": epoch, **values}])
-    unfinished.replace(path)
+
+
+def read_history(path: Path, epoch: int) -> list[dict[str, str]]:
+    """Rows of a history before an epoch. What is damaged is left out: it is shown to people and decides nothing."""
+    if not path.is_file():
+        return []
+    lines = path.read_bytes().decode("utf-8", "replace").replace("\0", "").splitlines()
+    rows = {}
+    for row in csv.DictReader(lines):
+        number = row.get("epoch") or ""
+        whole_row = None not in row and None not in row.values()
+        if whole_row and number.isascii() and number.isdecimal() and int(number[:9]) < epoch:
+            rows[int(number[:9])] = row
+    return [rows[number] for number in sorted(rows)]
 
 
 class Pace(pl.Callback):
@@ -151,59 +186,3 @@ class Pace(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Take the bar away, also on Ctrl-C."""
         self.on_train_end(trainer, pl_module)
-
-
-class WholeFiles(TorchCheckpointIO):
-    """Writes the state for resuming by rename, and reads it without running code from it."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write beside the target, then rename."""
-        unfinished = f"{path}.part"
-        super().save_checkpoint(checkpoint, unfinished, storage_options)
-        Path(unfinished).replace(path)
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
-        """Read tensors and plain values only.
-
-        Raises:
-            InputError: the file does not open.
-        """
-        try:
-            return super().load_checkpoint(path, map_location, weights_only=True)
-        except Exception as error:
-            raise InputError(
-                path,
-                found=f"a state that does not open: {str(error).splitlines()[0]}",
-                expected="the state of an interrupted run",
-                repair="start again with --no-resume.",
-            ) from error
-
-
-class SameExperiment(pl.Callback):
-    """Refuse to resume a run whose experiment has changed in what decides the result."""
-
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
-        """Keep the experiment beside the state."""
-        assert isinstance(pl_module, Mapper)
-        checkpoint["experiment"] = pl_module.experiment.model_dump_json()
-        checkpoint["data"] = pl_module.fingerprint
-
-    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
-        """Compare.
-
-        Raises:
-            InputError: names the sections that differ.
-        """
-        assert isinstance(pl_module, Mapper)
-        before = type(pl_module.experiment).model_validate_json(checkpoint["experiment"])
-        names = ("seed", "data", "augment", "model", "task", "teacher")
-        ours, theirs = (one.model_dump(mode="json") for one in (pl_module.experiment, before))
-        changed = [name for name in names if repr(ours[name]) != repr(theirs[name])]  # NaN differs from itself
-        changed += ["the shards"] if checkpoint.get("data", "") != pl_module.fingerprint else []
-        if changed:
-            raise InputError(
-                "resume",
-                found=f"a run with other values in {', '.join(changed)}",
-                expected="the same experiment; only 'training' and 'name' may change",
-                repair="restore the configuration, choose another --out, or start again with --no-resume.",
-            )

@@ -16,6 +16,7 @@ from agrifm.checkpoint import Checkpoint, write_provenance
 from agrifm.config import Experiment
 from agrifm.data.folder import Source
 from agrifm.data.loading import EpochBatches, Split, alike, load
+from agrifm.io import whole, write_whole
 from agrifm.memory import keep_freed_memory
 from agrifm.sample import Batch
 from agrifm.tasks.field_scores import FieldScores
@@ -74,8 +75,7 @@ def evaluate(
 
 def write_scores(result: Scores | FractionScores | FieldScores, out: Path) -> None:
     """Write JSON; of a map of classes also two tables and a picture of the confusion matrix."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "scores.json").write_text(json.dumps(result.to_dict(), indent=2))
+    write_whole(out / "scores.json", json.dumps(result.to_dict(), indent=2))
     crops = result.crops if isinstance(result, FieldScores) else result
     if isinstance(crops, Scores):
         _write_classes(crops, out)
@@ -84,15 +84,16 @@ def write_scores(result: Scores | FractionScores | FieldScores, out: Path) -> No
 def _write_classes(result: Scores, out: Path) -> None:
     names = [entry.name for entry in result.classes]
     keys = ("IoU", "Acc", "Fscore", "Precision", "Recall", "pixels")
-    with (out / "classes.csv").open("w", newline="") as file:
+    with whole(out / "classes.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["class", *keys])
         writer.writerows([[entry.name, *(getattr(entry, key) for key in keys)] for entry in result.classes])
-    with (out / "confusion.csv").open("w", newline="") as file:
+    with whole(out / "confusion.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["truth \\ prediction", *names])
         writer.writerows([[name, *row] for name, row in zip(names, result.confusion, strict=True)])
-    draw_confusion(result, out / "confusion.png")
+    with whole(out / "confusion.png") as path:
+        draw_confusion(result, path)
 
 
 def draw_confusion(result: Scores, path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,34 +20,45 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from agrifm.checkpoint import Match, load_strict, write_provenance
+from agrifm.checkpoint import Match, load_strict
 from agrifm.config import DataConfig, Experiment
 from agrifm.config import load as read_experiment
 from agrifm.data.blend import Blend
-from agrifm.data.check import Survey, evenly, look_at_bands, splits_overlap, structure, survey, values
+from agrifm.data.check import Survey, evenly, look_at_bands, splits_overlap, structure, survey, unlabeled, values
 from agrifm.data.folder import Cached, Chips, Custom, Source, import_dataset
 from agrifm.data.loading import EpochBatches, Split, load
 from agrifm.data.shards import Shards
 from agrifm.data.stream import Stream
 from agrifm.data.watch import Stuck, watched
-from agrifm.errors import InputError
+from agrifm.errors import InputError, Terminated
+from agrifm.io import locked, refuse_unwritable
 from agrifm.memory import keep_freed_memory
 from agrifm.sample import Batch, Season
 from agrifm.tasks.fields import AsMap, Fields
+from agrifm.tasks.names import same_names
 from agrifm.tasks.segmentation import Segmentation
-from agrifm.training.callbacks import BEST, HISTORY, LAST, RESUME, Judge, Pace, SameExperiment, WholeFiles
+from agrifm.training.callbacks import BEST, HISTORY, LAST, Judge, Pace
 from agrifm.training.module import Mapper
-from agrifm.training.parallel import on_gpu, strategy
+from agrifm.training.parallel import is_first, on_gpu, strategy
 from agrifm.training.pretrain import (
     Pretrainer,
     Unlabeled,
-    fingerprint,
     in_order,
     open_covers,
     stored,
     train_loader,
 )
 from agrifm.training.probe import Probe
+from agrifm.training.state import (
+    RESUME,
+    SameExperiment,
+    WholeFiles,
+    checksums_of,
+    inputs_of,
+    read_checksums,
+    refuse_changed_chips,
+    write_checksums,
+)
 from agrifm.training.throughput import Throughput
 
 # Warnings of Lightning that say nothing new here: values are equal in all processes, and so on.
@@ -81,21 +93,40 @@ def fit(
     """
     console = console or Console()
     _refuse_unstarted(experiment, weights)
-    sources = sources or open_sources(experiment)
-    experiment = settle(experiment, sources, console)
-    if not resume:
-        for name in (RESUME, HISTORY, BEST, LAST):
-            (out / name).unlink(missing_ok=True)
+    refuse_unwritable(out)
+    # Processes that train together share their folder, and the first of them keeps others out.
+    with locked(out / "training") if is_first() else nullcontext():
+        return _fit(experiment, out, resume, weights, sources or open_sources(experiment), console)
+
+
+def _fit(
+    experiment: Experiment,
+    out: Path,
+    resume: bool,
+    weights: dict[str, Tensor] | None,
+    sources: Mapping[str, Source],
+    console: Console,
+) -> Path:
     state = out / RESUME
-    write_provenance(experiment, out)
+    goes_on = resume and state.is_file()
+    with console.status("comparing the data with those of the run" if goes_on else "computing checksums"):
+        before, now = read_checksums(out), checksums_of(sources, out)
+    if goes_on:
+        refuse_changed_chips(before, now, state)
+    experiment = settle(experiment, sources, console)
     module = Pretrainer(experiment) if experiment.data.shards else Mapper(experiment)
-    module.fingerprint = fingerprint(sources)
+    module.inputs = inputs_of(now, sources, weights)
     if weights is not None:
         console.print(f"start weights: {start(module, weights)}", highlight=False)
-    if state.is_file():
+    if not resume and is_first():
+        for name in (RESUME, HISTORY, BEST, LAST):
+            (out / name).unlink(missing_ok=True)
+    if goes_on:
         console.print(f"resuming from {state}", highlight=False)
+    if is_first():
+        write_checksums(now, out)
     trainer = make_trainer(experiment, out, console, open_probe(experiment))
-    _run(trainer, module, Loaders(experiment, sources), state)
+    _run(trainer, module, Loaders(experiment, sources), state if goes_on else None)
     return out / BEST
 
 
@@ -109,15 +140,19 @@ def _refuse_unstarted(experiment: Experiment, weights: dict[str, Tensor] | None)
         )
 
 
-def _run(trainer: pl.Trainer, module: Mapper, loaders: Loaders, state: Path) -> None:
+def _run(trainer: pl.Trainer, module: Mapper, loaders: Loaders, state: Path | None) -> None:
     keep_freed_memory()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=f".*({'|'.join(KNOWN)}).*")
         try:
-            trainer.fit(module, datamodule=loaders, ckpt_path=state if state.is_file() else None, weights_only=True)
+            trainer.fit(module, datamodule=loaders, ckpt_path=state, weights_only=True)
         except SystemExit as end:
-            if trainer.interrupted:  # so Lightning ends on Ctrl-C
-                raise KeyboardInterrupt from end
+            if trainer.interrupted and isinstance(end.__context__, KeyboardInterrupt):  # so Lightning ends on Ctrl-C
+                raise end.__context__ from None
+            raise
+        except RuntimeError as error:
+            if trainer.received_sigterm:  # a signal to all processes also ends the loader's, and PyTorch reports them
+                raise Terminated from error
             raise
 
 
@@ -135,6 +170,14 @@ def open_sources(experiment: Experiment, splits: tuple[str, ...] = ("train", "va
     data = experiment.data
     if data.shards is not None:
         found = open_covers(experiment, data.shards)
+        for split in splits:
+            if split not in found:
+                raise InputError(
+                    f"{split} split",
+                    found="a pre-training experiment, which has the splits train and val",
+                    expected="val, which is what its scores are made on",
+                    repair="add '--split val'.",
+                )
         return {split: found[split] for split in splits}
     if data.dataset is not None:
         make = import_dataset(data.dataset)
@@ -155,7 +198,10 @@ def settle(experiment: Experiment, sources: Mapping[str, Source], console: Conso
     if problems:
         more = f" ({len(problems) - 1} more; 'agrifm data check' lists them)" if len(problems) > 1 else ""
         first = problems[0]
-        raise InputError(first.where, found=first.found, expected=first.expected, repair=first.repair + more)
+        kind = type(first)
+        raise kind(first.where, found=first.found, expected=first.expected, repair=first.repair + more)
+    for warning in cautions(experiment, seen):
+        console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
     checked, task = seen["train"], experiment.task
     counted = isinstance(task, Segmentation) and not task.is_settled
     needs_all = experiment.data.statistics == "data" or experiment.model.calendar or counted
@@ -181,18 +227,28 @@ def _settle_covers(experiment: Experiment, sources: Mapping[str, Source], consol
     if lost:
         gone = ", ".join(f"{shard.name} ({shard.samples} samples: {shard.why})" for shard in lost)
         console.print(f"lost: {gone}", highlight=False, markup=False)
+    if experiment.data.statistics == "given":
+        survey_covers(experiment, sources, 0)
+        return experiment
+    with console.status("computing statistics"):
+        seen = survey_covers(experiment, sources)
+    sensors = experiment.data.sensors
+    return experiment.with_sensors([sensor.with_statistics(seen.statistics(sensor)) for sensor in sensors])
+
+
+def survey_covers(experiment: Experiment, sources: Mapping[str, Source], count: int = SAMPLES) -> Survey:
+    """Some of the endless samples of pre-training, those that training reads first; bands of shards are looked at.
+
+    Raises:
+        InputError: bands of shards look swapped or scaled wrongly.
+    """
     train = sources["train"]
     assert isinstance(train, Blend)
     train, order = in_order(experiment, train)
     if experiment.data.check_bands:
         for part in stored({"train": train}):
             _look_at_shards(experiment, part)
-    if experiment.data.statistics == "given":
-        return experiment
-    with console.status("computing statistics"):
-        seen = survey(Unlabeled(train), experiment.data.sensors, [index for _, index in order.order(0, SAMPLES)])
-    sensors = experiment.data.sensors
-    return experiment.with_sensors([sensor.with_statistics(seen.statistics(sensor)) for sensor in sensors])
+    return survey(Unlabeled(train), experiment.data.sensors, [index for _, index in order.order(0, count)])
 
 
 def _look_at_shards(experiment: Experiment, shards: Shards) -> None:
@@ -232,7 +288,25 @@ def examine(
                 seen[split] = found
             else:
                 problems.append(found)
+        if problems or (isinstance(task, Fields) and task.classes):
+            continue  # samples that cannot be read have no labels; fields are learned without crops, too
+        empty = unlabeled(split, source, seen[split], task.known, task.ignore_index)
+        if empty and split == "train":
+            problems.append(empty)
+        elif empty:
+            seen[split].warnings.append(f"{empty.where}: {empty.found}; its scores say nothing")
     return problems, seen
+
+
+def cautions(experiment: Experiment, seen: Mapping[str, Survey]) -> list[str]:
+    """What is odd, but does not keep from training."""
+    names = [entry.name for entry in getattr(experiment.task, "classes", ())]
+    found = [
+        f"task.classes: {' and '.join(map(repr, group))} differ in case, accents or spaces only; "
+        "if they are one crop, give one class the codes of both"
+        for group in same_names(names)
+    ]
+    return found + [warning for survey_of in seen.values() for warning in survey_of.warnings]
 
 
 def examine_watched(

@@ -12,7 +12,6 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
@@ -22,6 +21,7 @@ from agrifm.checkpoint import build
 from agrifm.config import Experiment, TrainingConfig
 from agrifm.errors import InputError
 from agrifm.sample import Batch
+from agrifm.tensor_files import write_safetensors
 from agrifm.training.parallel import shard
 
 BAD = "bad_batch.safetensors"
@@ -35,11 +35,11 @@ class Mapper(pl.LightningModule):
     """
 
     metric: Metric
-    fingerprint = ""  # of the data, where a resumed run must find the same
 
     def __init__(self, experiment: Experiment) -> None:
         super().__init__()
         self.experiment, self.task = experiment, experiment.task
+        self.inputs: dict[str, str] = {}  # fingerprints of what it learns from, which a resumed run must find again
         torch.manual_seed(experiment.seed)
         self.model = build(experiment)
         self.metric = experiment.task.metric()
@@ -95,7 +95,7 @@ class Mapper(pl.LightningModule):
         path = Path(self.trainer.default_root_dir) / BAD
         images = {f"images.{name}": image for name, image in batch.images.items()}
         valid = {f"valid.{name}": mask.to(torch.uint8) for name, mask in batch.valid.items()}
-        save_file({key: value.contiguous().cpu() for key, value in (images | valid).items()}, path)
+        write_safetensors(path, {key: value.contiguous().cpu() for key, value in (images | valid).items()}, {})
 
     def _everywhere(self, count: Tensor) -> Tensor:
         """Mean count per process: dividing by it makes the averaged gradient that of the whole batch."""
@@ -107,7 +107,9 @@ class Mapper(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the scores."""
-        self.task.update(self.metric, self.judged(batch), _labels(batch))
+        output = self.judged(batch)
+        refuse_not_finite_output(output, batch)
+        self.task.update(self.metric, output, _labels(batch))
 
     def configure_optimizers(self) -> Any:
         """AdamW with linear warm-up and cosine decay, per step."""
@@ -116,6 +118,24 @@ class Mapper(pl.LightningModule):
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = LambdaLR(optimizer, lambda step: rate(step, steps, config))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def refuse_not_finite_output(output: Tensor, batch: Batch) -> None:
+    """Refuse output of a model that is not finite: taken for a class, it would be class 0.
+
+    Raises:
+        InputError: names the samples.
+    """
+    if not bool(torch.isfinite(output).all()):
+        finite = torch.isfinite(output).flatten(1).all(1).tolist()
+        wrong = [name for name, good in zip(batch.names, finite, strict=True) if not good]
+        raise InputError(
+            f"samples {', '.join(wrong[:4])}",
+            found="output of the model that is not finite",
+            expected="finite output",
+            repair="look for numbers in these samples that no sensor measures; in training, lower "
+            "training.learning_rate or use training.precision 32-true.",
+        )
 
 
 def _labels(batch: Batch) -> Tensor:

@@ -23,6 +23,11 @@ def on_gpu(accelerator: str) -> bool:
     return accelerator != "cpu" and torch.cuda.is_available()
 
 
+def is_first() -> bool:
+    """Whether this is the first, or only, of the processes that train together; known before they are joined."""
+    return all(os.environ.get(key, "0") == "0" for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
 def strategy(config: TrainingConfig) -> Strategy | str:
     """How processes work together; ``auto`` where there is one.
 

@@ -27,12 +27,14 @@ from agrifm.data.loading import Key
 from agrifm.data.shards import Shards
 from agrifm.data.stream import Order, Stream, StreamBatches
 from agrifm.data.transforms import Augment, perturb, pick_frames
+from agrifm.errors import InputError
 from agrifm.sample import Batch, Sample, collate
 from agrifm.sensors import Sensor
 from agrifm.training.module import Mapper
 from agrifm.training.parallel import shard, whole_norm
 
 SYNTHETIC = "synthetic"
+MOST_NOT_FINITE = 20  # gradients in a row, which are left out, until training stops
 HELD_OUT = 1 << 30  # seed of the synthetic samples that scores are computed on, beside the experiment's own
 
 
@@ -169,6 +171,7 @@ class Pretrainer(Mapper):
         super().__init__(experiment)
         self.teacher = copy.deepcopy(self.model).requires_grad_(False) if experiment.teacher else None
         self.register_buffer("usual_norm", torch.zeros(()))
+        self.not_finite = 0  # gradients in a row
 
     @property
     def judged(self) -> nn.Module:
@@ -220,16 +223,35 @@ class Pretrainer(Mapper):
         return 1.0 if self.global_step >= steps else math.exp(-5 * (1 - self.global_step / steps) ** 2)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Leave out a step whose gradient is many times larger than usual."""
-        gradients = [x.grad for x in self.model.parameters() if x.grad is not None]
-        norm = whole_norm(gradients)
+        """Leave out a step whose gradient is many times larger than usual.
+
+        The usual norm follows also those that are left out, each as if it were at the limit: after a lasting rise it
+        takes some dozen steps to be the new usual, while one gradient of any size moves it little.
+        """
+        parameters = [x for x in self.model.parameters() if x.grad is not None]
+        norm = whole_norm([x.grad for x in parameters if x.grad is not None])
         self.log("gradient_norm", norm)
         limit, usual = self.experiment.training.spike, self.usual_norm
         if limit is not None and float(usual) > 0 and not bool(norm <= limit * usual):
-            torch._foreach_zero_(gradients)
+            for parameter in parameters:
+                parameter.grad = None  # optimizers pass over parameters without one; with zeros, momentum moves them
             self.log("steps_left_out", 1.0, reduce_fx="sum")
-            return
+            self._refuse_endless(norm)
+            norm = limit * usual if bool(norm.isfinite()) else usual
+        else:
+            self.not_finite = 0
         usual.copy_(norm if float(usual) == 0 else 0.95 * usual + 0.05 * norm)
+
+    def _refuse_endless(self, norm: Tensor) -> None:
+        """Stop where no gradient is finite any more: nothing would be learned, without a word."""
+        self.not_finite = 0 if bool(norm.isfinite()) else self.not_finite + 1
+        if self.not_finite == MOST_NOT_FINITE:
+            raise InputError(
+                f"step {self.global_step}",
+                found=f"{MOST_NOT_FINITE} gradients in a row that are not finite",
+                expected="finite gradients",
+                repair="lower training.learning_rate, or use training.precision 32-true.",
+            )
 
     def on_train_batch_end(self, outputs: object, batch: Views, batch_idx: int) -> None:
         """Let the teacher follow after each optimizer step."""

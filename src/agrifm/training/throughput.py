@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
@@ -25,11 +26,16 @@ def _linear_flops(x: torch.Size, weight: torch.Size, *_: object, **__: object) -
     return 2 * x.numel() * weight[0]
 
 
-# PyTorch counts neither its attention kernel for CPUs nor oneDNN's linear layer.
-UNCOUNTED = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-    torch.ops.mkldnn._linear_pointwise: _linear_flops,
-}
+def uncounted() -> dict[Any, Callable[..., int]]:
+    """Operations that PyTorch does not count: its attention kernel for CPUs, and oneDNN's linear layer.
+
+    Builds of PyTorch without oneDNN lack the second.
+    """
+    kinds = (
+        (torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", _attention_flops),
+        (torch.ops.mkldnn, "_linear_pointwise", _linear_flops),
+    )
+    return {getattr(group, name): count for group, name, count in kinds if hasattr(group, name)}
 
 
 def tokens(model: CropModel, batch: Batch) -> int:
@@ -49,7 +55,7 @@ def forward_flops(model: CropModel, batch: Batch) -> int:
     """Floating-point operations of one pass forward, counted as it runs."""
     training = model.training
     model.eval()
-    with FlopCounterMode(display=False, custom_mapping=UNCOUNTED) as counter:
+    with FlopCounterMode(display=False, custom_mapping=uncounted()) as counter:
         model(batch)
     model.train(training)
     return counter.get_total_flops()
