@@ -414,7 +414,7 @@ class TestCommands:
         assert parse(yaml.safe_load(Path("out/c.yaml").read_text())) == experiment
         printed = capsys.readouterr().out
         assert "agrifm train out/c.yaml --out out --no-resume" in printed
-        assert "c.py is a program and is run" in printed
+        assert "c.py is a program, and it is run with your rights" in printed
         assert "no GPU here" in printed
         assert "task.classes" in re.sub(r"[\s│]+", " ", printed)
 
@@ -496,3 +496,11 @@ class TestCommands:
         assert (source.label_key, out) == (None, Path("maps"))
         assert kwargs == {"suffix": "_pred", "force_png": True}
         assert "agrifm predict best.safetensors data/example/h5_samples maps" in capsys.readouterr().out
+
+
+def test_a_configuration_that_ends_itself_is_an_error(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text("a = 1\nraise SystemExit(0)\n")
+    with pytest.raises(InputError, match="SystemExit") as caught:
+        read(path)
+    assert caught.value.where == f"{path}:2"

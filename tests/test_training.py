@@ -15,6 +15,7 @@ import yaml
 
 from agrifm.checkpoint import Checkpoint
 from agrifm.config import parse
+from agrifm.data.folder import import_dataset
 from agrifm.errors import InputError
 from agrifm.training import evaluate, fit
 from agrifm.training.callbacks import write_history
@@ -252,6 +253,18 @@ def test_ones_own_dataset_by_name(settings, farm, tmp_path, monkeypatch):
     assert Checkpoint.load(best).experiment.data.dataset == "my_fields:make"
     with pytest.raises(InputError, match="PYTHONPATH"):
         fit(plan({**own, "data": {"dataset": "no_such:thing", "sensors": ["S2"]}}), tmp_path / "no")
+
+
+@pytest.mark.parametrize("name", ["os:system", "shutil:rmtree", "os.path:exists", "builtins:exec", "_my_own:rmtree"])
+def test_a_checkpoint_does_not_name_a_part_of_python_as_data(tmp_path, monkeypatch, name):
+    """It would be called with the name of the split."""
+    (tmp_path / "_my_own.py").write_text("from shutil import rmtree")
+    (tmp_path / "test").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="a part of Python"):
+        import_dataset(name)("test")
+    assert (tmp_path / "test").is_dir()
 
 
 def test_history_replaces_epochs_of_a_killed_run(tmp_path):

@@ -20,7 +20,7 @@ from agrifm.compat.keys import Note
 from agrifm.compat.python_config import read
 from agrifm.config import Experiment, load
 from agrifm.data.bands import BandOrder
-from agrifm.errors import InputError, Terminated
+from agrifm.errors import InputError, Terminated, printable
 from agrifm.io import write_whole
 from agrifm.progress import Terminal
 
@@ -152,7 +152,7 @@ def _open(path: Path, options: Sequence[str] = (), *, loud: bool = True) -> Tran
     if not _is_python(path):
         return Translation(load(path, options))
     if loud:
-        print(f"{path} is a program and is run")
+        print(printable(f"{path} is a program, and it is run with your rights"))
     translation = translate(read(path, options), path)
     for option in options:
         if option.partition("=")[0].split(".")[0] in translation.variables:

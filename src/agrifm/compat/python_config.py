@@ -34,7 +34,7 @@ def read(path: Path, options: Sequence[str] = ()) -> dict[str, Any]:
 
 def _run(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in above:
-        raise InputError(path, found="a file that is its own base", expected="no circle", repair="mend _base_.")
+        raise InputError(path, found="a file that is its own base", expected="no circle", repair="correct _base_.")
     own = _execute(path)
     bases = own.pop("_base_", ())
     whole: dict[str, Any] = {}
@@ -58,18 +58,18 @@ def _execute(path: Path) -> dict[str, Any]:
         raise InputError(path, found="no such file", expected="a configuration in Python", repair="check the path.")
     try:
         names = runpy.run_path(str(path))
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a program may also end itself, with code 0 at that
         raise InputError(
             f"{path}:{_line(error, path)}",
             found=f"{type(error).__name__}: {error}",
             expected="a Python file that runs",
-            repair="mend that line; imports of mmengine, mmseg and AgriFM are not needed and not there.",
+            repair="correct that line; imports of mmengine, mmseg and AgriFM are not needed and not there.",
         ) from error
     code = ModuleType | FunctionType | BuiltinFunctionType | type
     return {key: value for key, value in names.items() if not key.startswith("__") and not isinstance(value, code)}
 
 
-def _line(error: Exception, path: Path) -> int:
+def _line(error: BaseException, path: Path) -> int:
     if isinstance(error, SyntaxError):
         return error.lineno or 1
     lines = [frame.lineno or 1 for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]

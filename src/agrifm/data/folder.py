@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import BuiltinFunctionType, FunctionType
 from typing import Any, Protocol
 
 import torch
@@ -240,14 +242,21 @@ class Cached:
 def import_dataset(path: str) -> Callable[[str], Any]:
     """Import ``module:name``, a callable that takes a split and returns a dataset.
 
-    This runs the named module: it is the user's own program.
+    This runs the named module: it is the user's own program. A checkpoint keeps the name, and a checkpoint may come
+    from a stranger, so what Python brings along, such as ``os:system``, is not called.
 
     Raises:
-        InputError: it cannot be imported.
+        InputError: it cannot be imported, or is part of Python.
     """
     module, _, name = path.partition(":")
     try:
-        return getattr(importlib.import_module(module), name)
+        if module.partition(".")[0] in (*sys.stdlib_module_names, "builtins"):
+            raise ImportError(f"'{module}' is a part of Python")
+        make = getattr(importlib.import_module(module), name)
+        home = make.__module__ if isinstance(make, FunctionType | BuiltinFunctionType | type) else module
+        if (home or module).partition(".")[0] in sys.stdlib_module_names:
+            raise ImportError(f"'{name}' is a part of Python")
+        return make
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
             f"data.dataset: {path}",

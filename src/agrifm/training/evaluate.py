@@ -22,6 +22,7 @@ from agrifm.sample import Batch
 from agrifm.tasks.field_scores import FieldScores
 from agrifm.tasks.fractions import FractionScores
 from agrifm.tasks.scores import Scores
+from agrifm.training.module import refuse_not_finite_output
 
 
 def outputs(
@@ -38,8 +39,10 @@ def outputs(
     for several in track(loader, "predicting", console=shown, disable=quiet, transient=True):
         for batch in several:
             batch = batch.to(device)
-            with torch.inference_mode():
-                yield batch, model(batch)
+            with torch.inference_mode():  # left before the batch is handed out: else the caller would run in it
+                output = model(batch)
+            refuse_not_finite_output(output, batch)
+            yield batch, output
 
 
 def _in_order(experiment: Experiment, source: Source) -> tuple[Split, EpochBatches]:

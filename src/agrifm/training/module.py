@@ -126,16 +126,17 @@ def refuse_not_finite_output(output: Tensor, batch: Batch) -> None:
     Raises:
         InputError: names the samples.
     """
-    if not bool(torch.isfinite(output).all()):
-        finite = torch.isfinite(output).flatten(1).all(1).tolist()
-        wrong = [name for name, good in zip(batch.names, finite, strict=True) if not good]
-        raise InputError(
-            f"samples {', '.join(wrong[:4])}",
-            found="output of the model that is not finite",
-            expected="finite output",
-            repair="look for numbers in these samples that no sensor measures; in training, lower "
-            "training.learning_rate or use training.precision 32-true.",
-        )
+    if bool(torch.isfinite(output).all()):
+        return
+    for name, one in zip(batch.names, torch.isfinite(output), strict=True):
+        if count := int((~one.all(0)).sum()):
+            raise InputError(
+                f"sample {name}",
+                found=f"output of the model that is not finite on {count} pixels",
+                expected="finite numbers: any others would count as the first class",
+                repair="look for impossible values with 'agrifm data check'; if all samples fail, the weights are "
+                "damaged, or training needs a lower training.learning_rate or training.precision 32-true.",
+            )
 
 
 def _labels(batch: Batch) -> Tensor:
