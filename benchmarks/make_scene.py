@@ -21,9 +21,10 @@ from pathlib import Path
 import numpy as np
 import rasterio
 
-from agrifm.data.farmland import Part, new_folder
+from agrifm.data.farmland import Part, refuse_folder
 from agrifm.data.products import Raster
 from agrifm.data.synthetic import GRID, Landscape
+from agrifm.io import whole_folder
 from agrifm.sensors import LANDSAT, S2
 
 CELL, CELLS = 240, 4  # pixels of a rendered cell, and cells along a side of the block
@@ -66,14 +67,16 @@ def make(out: Path, size: int, dates: int, seed: int = 0) -> Path:
     """Write a scene of ``size`` x ``size`` pixels of 10 m with ``dates`` dates of each sensor; it appears whole."""
     frames = (("S2", dates), ("Landsat", dates))
     landscape = Landscape(seed=seed, rows=CELLS, columns=CELLS, size=CELL, frames=frames)
-    block, unfinished = Part(landscape, range(CELLS), range(CELLS)), new_folder(out)
-    for sensor in (S2, LANDSAT):
-        picture = block.picture(sensor, ticker(f"{sensor.name}, rendered cells", CELLS**2))
-        tick = ticker(f"{sensor.name}, written files", dates * (len(sensor.bands) + 1))
-        for raster in picture.rasters():
-            write_repeated(raster, unfinished, size * GRID)
-            tick()
-    return unfinished.replace(out)
+    block = Part(landscape, range(CELLS), range(CELLS))
+    refuse_folder(out)
+    with whole_folder(out) as unfinished:
+        for sensor in (S2, LANDSAT):
+            picture = block.picture(sensor, ticker(f"{sensor.name}, rendered cells", CELLS**2))
+            tick = ticker(f"{sensor.name}, written files", dates * (len(sensor.bands) + 1))
+            for raster in picture.rasters():
+                write_repeated(raster, unfinished, size * GRID)
+                tick()
+    return out
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import random
 import socket
 import time
@@ -201,14 +202,18 @@ def test_no_request_follows_from_a_file_that_is_not_opened(server, tmp_path):
     assert server.count("internal.tif") == 0
 
 
-@pytest.mark.parametrize("where", ["remote", "listed"])
+@pytest.mark.parametrize("where", ["remote", "listed", "local"])
 def test_overviews_elsewhere_are_refused(server, tmp_path, where):
     """A GeoTIFF can name any file of any driver as its overviews."""
     write_raster(tmp_path / "served" / "internal.tif")
     named = {"OVERVIEW_FILE": f"/vsicurl/{server.url('internal.tif')}"}
     write_raster(tmp_path / "served" / "asset.tif", OVERVIEWS=named)
     path = tmp_path / "served" / "asset.tif"
-    band = FileBand(server.url("asset.tif")) if where == "remote" else FileBand(str(path), kind="listed")
+    band = (
+        FileBand(server.url("asset.tif"))
+        if where == "remote"
+        else FileBand(str(path), kind="file" if where == "local" else where)
+    )
     with pytest.raises(Unreadable, match="overviews lie in another file"):
         band.grid()
     assert server.count("internal.tif") == 0
@@ -223,6 +228,18 @@ def test_a_local_vrt_does_not_reach_the_network(server, tmp_path, form, nested):
     with pytest.raises(Unreadable, match="that you did not name"):
         FileBand(str(tmp_path / ("outer.vrt" if nested else "inner.vrt"))).grid()
     assert not server.requests
+
+
+@pytest.mark.parametrize("suffix", [".ovr", ".msk"])
+@pytest.mark.parametrize(
+    "text", ["<GDAL_WMS></GDAL_WMS>", vrt("http://127.0.0.1:1/a.tif"), '{"type": "FeatureCollection"}']
+)
+def test_a_sidecar_does_not_reach_the_network(tmp_path, suffix, text):
+    path = write_raster(tmp_path / "a.tif")
+    Path(f"{path}{suffix}").write_text(text)
+    with pytest.raises(Unreadable, match="that you did not name"):
+        FileBand(str(path)).grid()
+    assert FileBand(str(path), kind="listed").grid()
 
 
 def test_what_a_vrt_hides_is_found(tmp_path):
@@ -288,6 +305,16 @@ def test_redirects_lead_to_no_other_kind_of_place(server, target):
     with pytest.raises(InputError, match="no usable answer"):
         find(server.url("catalog.json"))
     assert len(server.requests) <= fetch.REDIRECTS + 1
+
+
+def test_redirects_of_pixels_stay_on_the_network(server, tmp_path):
+    write_raster(tmp_path / "secret.tif")
+    write_raster(server.folder / "there.tif")
+    server.faults["here.tif"] = [Fault(302, location=f"file://{tmp_path}/secret.tif")] * 99
+    with pytest.raises(Unreadable):
+        FileBand(server.url("here.tif")).grid()
+    server.faults["moved.tif"] = [Fault(302, location=server.url("there.tif"))] * 99
+    assert FileBand(server.url("moved.tif")).grid().shape == (64, 64)
 
 
 def test_redirects_to_another_host_carry_no_credentials(server, tmp_path):
@@ -386,6 +413,14 @@ def test_an_exchanged_west_and_east_is_no_search_around_the_globe(server):
         find(server.url("api"), bbox=(3.1, 43.3, 2.9, 43.4))
 
 
+def test_a_geometry_without_numbers_is_refused(server):
+    odd = item("odd", "2018-04-18")
+    odd["geometry"]["coordinates"][0][1] = [float("nan"), 43.0]
+    api(server, [odd])
+    with pytest.raises(InputError, match="coordinates that are no numbers"):
+        find(server.url("api"))
+
+
 def test_json_in_odd_clothes(tmp_path):
     entry = item("a", "2018-04-18")
     document = {"type": "FeatureCollection", "features": [entry]}
@@ -396,6 +431,21 @@ def test_json_in_odd_clothes(tmp_path):
         (tmp_path / "list.json").write_bytes(data)
         with pytest.raises(InputError, match="cannot be read"):
             frames_of(tmp_path / "list.json")
+
+
+def test_what_is_no_plain_file_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "list.json")
+    with pytest.raises(InputError):
+        frames_of(tmp_path / "list.json")
+    with pytest.raises(remote.NotRead, match="no plain file"):
+        remote.read_whole(str(tmp_path / "list.json"))
+
+
+def test_a_shard_of_another_size_is_not_read(tmp_path):
+    with (tmp_path / "a.tar").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(remote.NotRead, match="truncated or overlong: 1099511627776 of 1024 bytes"):
+        remote.read_whole(str(tmp_path / "a.tar"), size=1024)
 
 
 def test_a_file_of_absurd_size_is_not_read(tmp_path):

@@ -3,12 +3,13 @@
 import h5py
 import numpy as np
 import pytest
+from farmland_series import DAYS, farmland
 
 from agrifm.config import parse
-from agrifm.data.check import Survey, evenly, look_at_bands, splits_overlap, survey
+from agrifm.data.check import Survey, evenly, look_at_bands, splits_overlap, survey, values
 from agrifm.data.folder import Chips
 from agrifm.errors import InputError
-from agrifm.sample import Sample
+from agrifm.sample import Sample, days_since_epoch
 from agrifm.sensors import LANDSAT, MODIS, S2
 from agrifm.training.fit import cautions, examine, open_sources
 
@@ -200,27 +201,41 @@ def test_every_sample_counts_once(farm):
     assert seen["train"].labels == expected.labels
 
 
-def days_of(path, sensor):
-    with h5py.File(path) as file:
-        return [day.decode() for day in file[f"{sensor}_dates"][:]]
+def chips_of_one_ground(count=4):
+    """Samples of fields on six days, each another field pattern."""
+    import torch
+
+    for seed in range(count):
+        images = torch.tensor(farmland(S2, seed) * 1e4)
+        days = days_since_epoch([day.isoformat() for day in DAYS])
+        yield Sample({"S2": images}, {"S2": days}, label=torch.zeros(24, 24).long(), name=f"chip{seed}")
 
 
-def test_a_date_with_an_offset_left_in_is_named(copy):
-    """All chips of the farm show the same days; on one of them every number is 1000 too large."""
-    paths = sorted((copy / "h5_samples").glob("*.h5"))
-    wrong = days_of(paths[0], "S2")[2]
+class Listed(list):
+    def read(self, index, frames=None):
+        return self[index]
 
-    def shifted(images):
-        images[2] = np.where(images[2] > 0, images[2] + 1000, 0)
-        return images
 
-    for path in paths:
-        change(path, "S2", shifted)
-    problems, _ = problems_of(copy)
-    [found] = {problem.where: problem for problem in problems if wrong in problem.where}.values()
-    assert "0.1 above" in found.found
-    assert f"offsets='{{{wrong}: -0.1}}'" in found.repair
-    assert problems_of(copy, check_bands=False)[0] == []
+@pytest.mark.parametrize("dated", [True, False])
+def test_a_date_with_an_offset_left_in_is_named(dated):
+    samples = Listed(chips_of_one_ground())
+    for sample in samples:
+        sample.images["S2"][2] += 1000
+        if not dated:
+            del sample.dates["S2"]
+    [problem, seen] = values(samples, [S2], range(4), [0], -1, bands=True)
+    name = str(DAYS[2]) if dated else "frame 3"
+    assert problem.where == f"all chips: S2, {name}"
+    assert "0.1 above" in problem.found
+    assert "4 of 4 chips" in problem.found
+    assert (f"offsets='{{{name}: -0.1}}'" in problem.repair) == dated
+    assert seen.chips == 4
+    assert len(list(values(samples, [S2], range(4), [0], -1, bands=False))) == 1
+
+
+def test_right_dates_pass():
+    [seen] = values(Listed(chips_of_one_ground()), [S2], range(4), [0], -1, bands=True)
+    assert seen.warnings == []
 
 
 def test_a_sensor_without_dates_beside_a_dated_one_is_refused(copy):
@@ -230,7 +245,7 @@ def test_a_sensor_without_dates_beside_a_dated_one_is_refused(copy):
         del file["Landsat_dates"]
     problems, _ = problems_of(copy)
     assert path.stem in problems[0].where
-    assert "no dates, though S2 has dates" in problems[0].found
+    assert "no dates of Landsat, but dates of S2" in problems[0].found
     assert "Landsat_dates" in problems[0].repair
 
 

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from conftest import FARM
 
 from agrifm.checkpoint import Checkpoint, build
 from agrifm.config import parse
@@ -130,7 +131,7 @@ def test_no_checkpoint_gives_itself_the_right_to_follow_links(settings, tmp_path
     header["__metadata__"]["experiment"] = json.dumps(values)
     text = json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
-    loaded = Checkpoint.load(path)
+    loaded = Checkpoint.load(path)  # a file that was changed to grant itself the right
     assert not loaded.experiment.data.allow_links
     assert loaded.at(None, allow_links=True).experiment.data.split("train").allow_links
 
@@ -489,6 +490,48 @@ def test_data_check_goes_on_after_a_chip_that_takes_for_ever(farm, settings, mon
     assert [problem.where for problem in problems] == [str(stuck)]
     assert "--seconds" in problems[0].repair
     assert seen["train"].chips == len(sources["train"]) - 1
+
+
+# Random damage
+
+
+def damaged(data, number):
+    """Bytes with damage that the number decides: flipped bits, another piece, an end that is cut off."""
+    rng, data = np.random.default_rng(number), bytearray(data)
+    place = int(rng.integers(min(len(data), 8192 if number % 2 else len(data))))
+    if number % 5 == 0:
+        return data[:place]
+    if number % 5 == 1:
+        other = int(rng.integers(len(data)))
+        data[place : place + 64] = data[other : other + 64]
+        return data
+    for _ in range(2 ** (number % 5)):
+        data[int(rng.integers(min(len(data), 8192)))] ^= 1 << int(rng.integers(8))
+    return data
+
+
+def test_damaged_chips_are_read_or_refused(tmp_path):
+    """Nothing else: no other exception, no crash, no chip that takes for ever."""
+    sample, paths = FARM.sample(0, 1, (S2, LANDSAT)), []
+    write_chip(tmp_path / "good.h5", sample, (S2, LANDSAT), FARM.place(0, 1))
+    good = (tmp_path / "good.h5").read_bytes()
+    for number in range(150):
+        paths.append(tmp_path / f"{number}.h5")
+        paths[-1].write_bytes(damaged(good, number))
+
+    def outcomes():
+        refused = {}
+        for path in paths:
+            try:
+                read_chip(path, (S2, LANDSAT), allow_missing=True)
+                read_grid(path)
+            except InputError as error:
+                refused[path] = error.where
+        return refused
+
+    refused = watched(outcomes, 20)
+    assert all(where.startswith(str(path)) for path, where in refused.items())
+    assert len(paths) > len(refused) > 50
 
 
 # Checksums

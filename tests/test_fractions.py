@@ -18,6 +18,7 @@ from agrifm.data.farmland import write_scene
 from agrifm.data.shards import Shards
 from agrifm.data.synthetic import Landscape
 from agrifm.errors import InputError
+from agrifm.io import locked
 from agrifm.scenes.crosswalk import SHIPPED, UNKNOWN, Crosswalk
 from agrifm.scenes.fractions import apportioned, build, records
 from agrifm.scenes.landcover import LandCover
@@ -182,7 +183,11 @@ def test_shipped_crosswalks(name, codes, count):
         ("covers: {cropland: [1]}", "source"),
         ("source: x\ncovers: {cropland: [1.5]}", "whole number"),
         ("source: x\ncovers: {}", "covers"),
-        ("source: [x", "no crosswalk"),
+        ("source: [x", "a crosswalk"),
+        ("source: x\ncovers: {cropland: [36893488147419103232]}", "no crosswalk"),
+        ("source: x\ncovers: {cropland: [" + "9" * 5000 + "]}", "5000 characters"),
+        ("[" * 100_000, "a crosswalk"),
+        ("", "no crosswalk"),
     ],
 )
 def test_bad_crosswalks(tmp_path, text, message):
@@ -380,3 +385,15 @@ def test_the_command(scene, cover, tmp_path):
     assert CliRunner().invoke(app, [*words, "--overwrite"], catch_exceptions=False).exit_code == 0
     with pytest.raises(InputError, match="no number of pixels"):
         CliRunner().invoke(app, [*words, "--size", "big"], catch_exceptions=False)
+
+
+def test_a_second_builder_is_refused_and_a_killed_one_replaced(scene, cover, tmp_path):
+    out = tmp_path / "out"
+    with locked(out.with_name("out.build")):
+        assert "another process" in refusal(scene, cover, out)
+    (tmp_path / ".out.part").mkdir()
+    (tmp_path / ".out.part" / "S2-00000.tar").write_text("cut off")
+    build([scene], cover, out, WORLDCOVER, FractionPlan({"": 12}, cells=4, samples=4))
+    assert Shards.open(out).shards
+    assert sum(json.loads((out / "report.json").read_text())["biomes"].values()) == 4
+    assert [path.name for path in tmp_path.iterdir() if "part" in path.name] == []

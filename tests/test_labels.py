@@ -81,6 +81,7 @@ def test_what_is_left_out_is_counted(tmp_path):
 TABLES = {
     "t.csv": "code,name,color\n110,wheat,#e0b83e\n111,wheat,\n7,maize,#00ff00\n",
     "semicolons.csv": "\ufeffcode;name;color\n110;wheat;#e0b83e\n111;wheat;\n7;maize;#00ff00\n",
+    "mac.csv": "code,name,color\r110,wheat ,#e0b83e\r111,  wheat,\r7,maize,#00ff00\r",
     "t.yaml": "- {name: wheat, color: '#e0b83e', codes: [110, 111]}\n- {name: maize, color: '#00ff00', codes: 7}\n",
 }
 
@@ -105,6 +106,14 @@ def test_class_table_maps_codes_to_names_and_colors(tmp_path, name):
         ("a.yaml", "- [1, wheat]\n", "entry 1"),
         ("a.yaml", "- {name: [\n", "YAML"),
         ("b.yaml", None, "No such file"),
+        ("a.yaml", "[" * 100_000, "a class table"),
+        ("a.yaml", "- {name: wheat, codes: [yes, 2]}", "truth value.*quotes"),
+        ("a.yaml", "- {name: [wheat, maize], codes: 1}", "a list"),
+        ("a.yaml", "- {name: wheat, codes: [{a: 1}]}", "a dict"),
+        ("a.yaml", "- {name: wheat, codes: " + "9" * 5000 + "}", "5000 characters"),
+        ("a.csv", "code,name\n1,wh\x1b[31meat\n2,maize\n", "line 2.*control characters"),
+        ("a.csv", "code,name\n1," + "x" * 300 + "\n2,maize\n", "line 2.*300 characters"),
+        ("a.csv", 'code,name\n1,"' + "x" * 200_000 + '"\n', "field limit"),
     ],
 )
 def test_class_tables_that_cannot_be_used_say_why(tmp_path, name, text, words):
@@ -124,6 +133,16 @@ def test_codes_of_a_vector_file_may_be_numbers(tmp_path, kind):
     assert np.array_equal(labels.label == 0, holds(square(0, 0)))
     assert np.array_equal(labels.label == 1, holds(square(30, 0)))
     assert labels.account.unlisted["9"].parcels == 1
+
+
+def test_tables_from_spreadsheets_may_be_utf_16(tmp_path):
+    (tmp_path / "a.csv").write_text("code;name\n1;blé\n2;maïs\n", encoding="utf-16")
+    assert [entry.name for entry in ClassTable.read(tmp_path / "a.csv").classes] == ["blé", "maïs"]
+    (tmp_path / "a.csv").write_text("code;name\n1;blé\n2;maïs\n", encoding="latin-1")
+    with pytest.raises(InputError, match=r"(?s)a\.csv.*CSV UTF-8"):
+        ClassTable.read(tmp_path / "a.csv")
+    with pytest.raises(InputError, match="null"):
+        ClassTable.read("/dev/null")
 
 
 def test_label_raster_is_picked_at_pixel_centers(tmp_path):

@@ -381,6 +381,22 @@ def test_the_passport_makes_the_map_again(whole, model, scene, tmp_path):
     assert (result.exit_code, "identical, byte for byte" in result.output) == (0, True)
 
 
+def test_the_passport_counts_pixels_that_no_land_reflects_by_date(folder, scene, model, tmp_path):
+    """However the map is cut into tiles; they are no data on that date."""
+    shutil.copytree(folder, tmp_path / "scene")
+    frame = scene.layers[0].frames[0]
+    clear = frame.read(S2, scene.grid).clear
+    with rasterio.open(tmp_path / "scene" / Path(frame.bands["B04"].href).relative_to(folder), "r+") as file:
+        values = file.read(1)
+        values[60:80, 60:80] = 60_000
+        file.write(values, 1)
+    expected = {"S2": {str(frame.day): [int(clear[60:80, 60:80].sum()), int(clear.sum())]}}
+    assert expected["S2"][str(frame.day)][0] > 0
+    for memory in (0.1, 100.0):
+        mapped = map_scene(model, open_scene(tmp_path / "scene"), tmp_path / f"{memory}.tif", MapOptions(memory=memory))
+        assert Passport.load(mapped.files[-1]).values["impossible"] == expected
+
+
 def test_a_map_that_comes_out_different_is_told(whole, folder, model, tmp_path):
     """One pixel of the map was changed by hand, an input file touched, and the model moved."""
     shutil.copytree(folder, tmp_path / "scene")

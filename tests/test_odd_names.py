@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -129,3 +130,12 @@ def test_folders_that_cannot_be_are_refused(scene, tmp_path):  # noqa: F811
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(InputError, match="file"):
             write_chips(scene, labels, out)
+
+
+def test_impossible_reflectance_is_reported_by_date(odd):
+    report = replace(odd[1], impossible={"S2": {"2020-04-01": (0, 100), "2020-07-01": (5, 100)}})
+    lines = [line for line in report.left_out() if "no land has" in line]
+    assert lines == [
+        "S2 of 2020-07-01: 5.00% of the clear pixels have a reflectance that no land has; they count as not seen"
+    ]
+    assert odd[1].impossible["S2"].keys() == {"2020-04-01", "2020-07-01"}

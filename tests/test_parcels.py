@@ -186,6 +186,45 @@ def test_crops_of_another_map_and_grids_that_differ(drawn, tmp_path):
         parcels_of(drawn, crops=other)
 
 
+def _rewrite(path, values, dtype="uint8", crs="same", tags=None):
+    with rasterio.open(path) as file:
+        profile, before = file.profile | {"driver": "GTiff", "dtype": dtype, "nodata": None}, file.tags(1)
+    profile |= {"count": len(values)} | ({} if crs == "same" else {"crs": crs})
+    with rasterio.open(path, "w", **profile) as file:
+        file.write(values.astype(dtype))
+        file.update_tags(1, **(before if tags is None else tags))
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "more", "said"),
+    [
+        ("map_fields", np.ones((2, 96, 96)), {}, r"2 band\(s\) of uint8"),
+        ("map_fields", np.ones((3, 96, 96)), {"dtype": "float32"}, r"3 band\(s\) of float32"),
+        ("map_fields", np.ones((3, 96, 96)), {"crs": None}, "a map in None"),
+        ("map_fields", np.ones((3, 96, 96)), {"crs": "EPSG:4326"}, "a CRS in meters"),
+        ("map", np.full((1, 96, 96), -1), {"dtype": "int16"}, r"1 band\(s\) of int16"),
+        ("map", np.full((1, 96, 96), 77), {}, "pixels of class 77"),
+        ("map", np.ones((1, 96, 96)), {"crs": "EPSG:32632"}, "the grid of map_fields.tif"),
+        ("map", np.ones((1, 96, 96)), {"tags": {}}, "no class names"),
+        ("map", np.ones((1, 96, 96)), {"tags": {"class_0": "a", "class_2": "b"}}, "classes 0, 2"),
+        ("map_probabilities", np.ones((2, 96, 96)), {}, "one band for each of the 6 classes"),
+    ],
+)
+def test_rasters_of_another_kind_are_refused_by_name(name, values, more, said, drawn):
+    path = drawn.with_name(f"{name}.tif")
+    _rewrite(path, values, **more)
+    with pytest.raises(InputError, match=said) as caught:
+        parcels_of(drawn)
+    assert path.name in caught.value.where
+
+
+@pytest.mark.parametrize("name", ["map_fields.tif", "map.tif", "map_observations.tif", "map.passport.json"])
+def test_files_that_do_not_open_are_refused_by_name(name, drawn):
+    drawn.with_name(name).write_bytes(b"II*\0 no more")
+    with pytest.raises(InputError, match=name):
+        parcels_of(drawn)
+
+
 def test_a_map_without_fields_is_refused(drawn):
     drawn.with_name("map_fields.tif").unlink()
     with pytest.raises(InputError, match="checkpoint of task 'fields'"):

@@ -186,7 +186,7 @@ def test_nothing_is_fetched_unless_the_user_allows_it(made, changed, server, tmp
     ):
         moved = copy.deepcopy(bands)
         moved["B02"]["href"] = href
-        with pytest.raises(InputError, match=r"network|no file on this machine"):
+        with pytest.raises(InputError, match=r"network|a path of a file"):
             reproduce(changed(where, moved), out=tmp_path / "again")
     assert Requests.seen == 0
     moved["B02"]["href"] = f"http://{server}/x.tif"

@@ -9,9 +9,12 @@ import rasterio
 import torch
 from conftest import FARM, TINY, unit
 from PIL import Image
+from typer.testing import CliRunner
 
 from agrifm.checkpoint import Checkpoint, build
+from agrifm.cli import app
 from agrifm.config import parse
+from agrifm.config.reading import override
 from agrifm.data.folder import Chips, Custom
 from agrifm.data.h5 import write_chip
 from agrifm.errors import InputError
@@ -145,3 +148,20 @@ def test_output_that_is_not_finite_is_an_error_not_the_first_class(model, sample
     large = {**model.weights, "head.weight": torch.full_like(model.weights["head.weight"], 3e38)}
     with pytest.raises(InputError, match="weights are damaged"):
         predict(replace(model, weights=large), chips(tmp_path / "b", x=samples[0]), tmp_path / "out")
+
+
+def test_the_printed_repair_of_a_link_works_as_it_is_written(model, samples, tmp_path, settings):
+    chips(tmp_path / "private", x=samples[0])
+    (tmp_path / "chips").mkdir()
+    with h5py.File(tmp_path / "chips" / "x.h5", "w") as file:
+        for name in ("S2", "Landsat"):
+            file[name] = h5py.ExternalLink(str(tmp_path / "private" / "x.h5"), name)
+    path = tmp_path / "best.safetensors"
+    model.save(path)
+    command = ["predict", str(path), str(tmp_path / "chips"), str(tmp_path / "out")]
+    refused = CliRunner().invoke(app, command).exception
+    assert isinstance(refused, InputError)
+    assert "--allow-links" in refused.repair
+    assert CliRunner().invoke(app, [*command, "--allow-links"]).exit_code == 0
+    assert (tmp_path / "out" / "x.png").is_file()
+    assert parse(override(settings, ["data.allow_links=true"])).data.allow_links

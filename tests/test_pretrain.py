@@ -1,5 +1,6 @@
 """Pre-training on fractions: exact resume, equal over processes, a teacher that follows, weights that carry on."""
 
+import importlib
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ from typer.testing import CliRunner
 
 from agrifm.checkpoint import Checkpoint
 from agrifm.cli import app
+from agrifm.cli.evaluate import refuse_split
 from agrifm.compat.weights import describe_weights, released_layout, start_weights
 from agrifm.config import load, parse
 from agrifm.data.covers import Covers
@@ -479,3 +481,24 @@ def test_what_does_not_fit_together_is_refused(plan, settings):
         parse({**plan, "training": {**plan["training"], "ema": 0.9}})
     with pytest.raises(InputError, match="did you mean 'decay'"):
         parse({**plan, "teacher": {"decai": 0.9}})
+
+
+def test_checks_and_statistics_of_pre_training_end(tmp_path, monkeypatch):
+    """Samples of pre-training have no end and no test split: some are read, and the rest is a sentence."""
+    fitting = importlib.import_module("agrifm.training.fit")  # the package's name for it is the function
+    monkeypatch.setattr(fitting.survey_covers, "__defaults__", (6,))
+    path = tmp_path / "pretrain.yaml"
+    path.write_text("data: {sensors: [S2, Modis], shards: {}}\ntask: {kind: fractions}\n")
+    checked = CliRunner().invoke(app, ["data", "check", str(path)])
+    assert checked.exit_code == 0, checked.output
+    assert "no problems found in these samples" in checked.output
+    counted = CliRunner().invoke(app, ["data", "stats", str(path)])
+    assert counted.exit_code == 0, counted.output
+    assert "6 chips" in counted.output
+    with pytest.raises(InputError, match="pre-training experiment"):
+        fitting.open_sources(load(path), ("test",))
+    with pytest.raises(InputError, match="has an end") as error:
+        refuse_split("test", endless=True)
+    assert error.value.repair == "add '--split val'."
+    with pytest.raises(InputError, match="no split"):
+        refuse_split("../../x", endless=False)

@@ -91,7 +91,9 @@ def test_what_lacks_is_named_with_its_command(run, tmp_path):
 
 def test_calibration_is_told_with_its_numbers(run, tmp_path):
     path = run.with_name("calibrated.safetensors")
-    replace(Checkpoint.load(run), calibration=CALIBRATED).save(path)
+    loaded = Checkpoint.load(run)
+    thresholds = (0.1,) * len(loaded.experiment.task.names)
+    replace(loaded, calibration=replace(CALIBRATED, thresholds=thresholds)).save(path)
     before, after = {"ECE": 0.2, "Brier": 0.3, "NLL": 0.4}, {"ECE": 0.125, "Brier": 0.25, "NLL": 0.375}
     split = {"before": before, "after": after, "sets": {"chips": 0.91, "size": 1.5}, "pixels": 77, "chips": 3}
     path.with_suffix(".json").write_text(json.dumps({"splits": {"test": split}}))

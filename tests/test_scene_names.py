@@ -500,7 +500,7 @@ def test_thousands_of_files_are_sorted_without_squares(tmp_path, monkeypatch):
     """Each name is looked at a few times, however many there are."""
     calls = 0
     source = write(tmp_path / "x.tif", size=20)
-    dates = [f"{2015 + i // 360}-{i % 12 + 1:02d}-{i % 28 + 1:02d}" for i in range(60)]
+    dates = [f"2015-{i % 12 + 1:02d}-{i + 1:02d}" for i in range(24)]
     for date in sorted(set(dates)):
         for band in S2.band_ids:
             (tmp_path / f"{date}_{band}.tif").symlink_to(source)
@@ -762,3 +762,112 @@ def test_landsat_of_two_dates_in_lower_case(tmp_path):
     scene = open_scene(tmp_path)
     assert (scene.sensors, scene.layers[0].days) == ((LANDSAT,), (MAY,))
     assert scene.layers[0].frames[0].bands["B02"].nodata == 0
+
+
+# Seeded nonsense
+
+WORDS = (
+    PRODUCT,
+    "20180508",
+    "2018-05-08",
+    "20230715",
+    "B04",
+    "b04",
+    "_",
+    ".",
+    "10m",
+    "SCL",
+    "L1C",
+    "é",
+    "\n",
+    "{date}",
+    "*",
+)
+ENDS = (".tif", ".jp2", ".nc", ".zarr", ".vrt", ".hdf", "")
+PATTERNS = (
+    None,
+    "{date}_{band}_{res}.tif",
+    "*{date}*.tif",
+    "{any}_{date}_{band}.tif",
+    "{date}.nc",
+    "*.nc",
+    "{",
+    "{date}" * 2,
+)
+
+
+def test_random_folders_are_right_or_refused(tmp_path):
+    image = write(tmp_path / "image.tif", size=20, names=S2.band_ids)
+    contents = (b"", b"version https://git-lfs.github.com/spec/v1\n", b"\x89HDF\r\n\x1a\n", image.read_bytes())
+    for seed in range(60):
+        rng = random.Random(seed)
+        root = tmp_path / f"{seed}"
+        root.mkdir()
+        for _ in range(rng.randrange(1, 6)):
+            name = "".join(rng.choice(WORDS) for _ in range(rng.randrange(1, 5)))
+            (root / f"x{name[:200]}{rng.choice(ENDS)}").write_bytes(rng.choice(contents))
+        (root / "again").symlink_to(root)
+        pattern = rng.choice(PATTERNS)
+        settings = [] if pattern is None else [f"pattern={pattern}"]
+        scene, text = opened(root, *settings)
+        assert scene is not None or "repair" in text
+
+
+def test_random_descriptions_are_right_or_refused(tmp_path):
+    band_files(tmp_path / "a", size=20)
+    values = (
+        None,
+        True,
+        -1,
+        10**40,
+        float("nan"),
+        "",
+        "\0",
+        "../..",
+        "/dev/zero",
+        [],
+        {},
+        {1: 2},
+        "S2",
+        [[1]],
+        20180105,
+    )
+    keys = ("sources", "crs", "resolution", "bbox", "aoi", "start", "end", "reflectance", "impossible", 1, None)
+    inner = ("path", "pattern", "sensor", "bands", "quality", "rule", "scale", "offset", "nodata", "other")
+    path = tmp_path / "scene.yaml"
+    for seed in range(60):
+        rng = random.Random(seed)
+        source = {"path": "a", rng.choice(inner): rng.choice(values)}
+        description = {"sources": [source]}
+        if rng.random() < 0.6:
+            description[rng.choice(keys)] = rng.choice(values)
+        path.write_text(yaml.safe_dump(description))
+        scene, text = opened(path)
+        assert scene is not None or "repair" in text
+
+
+def test_random_times_of_cubes_are_right_or_refused(tmp_path):
+    import h5py
+
+    units = (
+        "days since 2018-01-01",
+        "days since x",
+        "months since 2018",
+        "",
+        5,
+        b"\xff\xfe",
+        "hours since 9999999-01-01",
+    )
+    calendars = ("standard", "360_day", "noleap", "none", "", 0)
+    values = ([0, 31], [31, 0], [0, 0], [np.nan, 1], [2**62, 0], [-(10**9), 5])
+    for seed in range(12):
+        rng = random.Random(seed)
+        path = cube(tmp_path / f"S2_{seed}.nc", S2.band_ids, pixel=60)
+        with h5py.File(path, "r+") as file:
+            times = file["timestamp"]
+            times.attrs["units"] = rng.choice(units)
+            times.attrs["calendar"] = rng.choice(calendars)
+            times[:] = np.nan_to_num(rng.choice(values), nan=-(2**63) + 1).astype(times.dtype)
+        scene, text = opened(path)
+        assert scene is not None or "repair" in text
+        path.unlink()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from agrifm.data.blend import Endless
+from agrifm.data.blend import BlendOrder, Endless
 from agrifm.data.stream import Stream, StreamBatches
 from agrifm.errors import InputError
 
@@ -116,3 +116,15 @@ class Named(Dataset):
 
     def __getitem__(self, index):
         return index
+
+
+@pytest.mark.parametrize("weights", [(float("nan"), 1), (float("inf"), 1), (-1, 2), (0, 0)])
+def test_weights_that_are_none_are_refused(weights):
+    with pytest.raises(InputError, match="for each of S2, Modis a weight"):
+        Stream(GROUPS, dict(zip(GROUPS, weights, strict=True)))
+
+
+def test_shares_whose_period_has_no_end_are_refused():
+    order = BlendOrder((Endless(), Endless()), (1, 10**30))
+    with pytest.raises(InputError, match="in smaller numbers"):
+        order.order(0, 4)

@@ -110,7 +110,7 @@ def test_segmentation_knows_its_classes():
 @pytest.mark.parametrize(
     ("classes", "options", "message"),
     [
-        (("a",), {}, "at least two"),
+        (("a",), {}, "2 to 254"),
         (("a", "a"), {}, "repeat"),
         (("a", "b"), {"ignore_index": 1}, "also a class"),
         (("a", "b"), {"loss": (CrossEntropy(class_weights=(1.0,)),)}, "1 class_weights for 2"),

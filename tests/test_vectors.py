@@ -18,6 +18,7 @@ from pyproj import Transformer
 from rasterio.transform import Affine
 
 from agrifm.errors import InputError
+from agrifm.scenes.description import read_area
 from agrifm.scenes.labels import read_labels
 
 
@@ -74,6 +75,8 @@ def test_virtual_formats_are_refused_before_they_are_opened(tmp_path, fields, li
     (tmp_path / name).write_text(VIRTUAL[name].format(url=url))
     with pytest.raises(InputError, match=rf"(?s){name}.*(virtual|entities).*ogr2ogr"):
         read_labels(tmp_path / name, GRID)
+    with pytest.raises(InputError, match=name):
+        read_area(tmp_path / name)
     with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
         archive.write(tmp_path / name, name)
     with pytest.raises(InputError, match=r"(?s)packed\.zip.*(virtual|entities)"):

@@ -36,7 +36,7 @@ PERMISSIONS = _permissions()  # some libraries create files that only their owne
 
 
 @contextmanager
-def whole(path: Path) -> Generator[Path]:
+def whole(path: Path, *, tidy: bool = True) -> Generator[Path]:
     """Write a file under a temporary name and rename it once it is complete.
 
     The temporary name lies in the same folder and keeps the suffix, because several libraries choose the format by it.
@@ -45,6 +45,8 @@ def whole(path: Path) -> Generator[Path]:
 
     Args:
         path: final place of the file; its folder is made.
+        tidy: look for temporary files of killed writers, which lists the folder. Without it, the caller removes them
+            once before it writes thousands of files into one folder.
 
     Yields:
         Where to write.
@@ -55,7 +57,8 @@ def whole(path: Path) -> Generator[Path]:
     unfinished = path.with_name(f".{path.stem[:200]}.{os.getpid()}.part{path.suffix}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path)
+        if tidy:
+            _remove_leftovers(path)
         try:
             yield unfinished
             unfinished.chmod(PERMISSIONS)

@@ -39,6 +39,7 @@ from agrifm.errors import InputError
 OUTCOMES = ("right", "refused", "silent", "traceback", "hang", "crash", "outside")
 BAD = OUTCOMES[2:]
 TIME_LIMIT = 30.0  # seconds for one case
+PREPARING = 120.0  # more seconds where a process writes the valid input of a format first
 MEMORY_LIMIT = 3 << 30  # bytes beyond what the process holds before its first case
 FORBIDDEN_EVENTS = ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "socket.connect", "shutil.rmtree")
 
@@ -181,10 +182,13 @@ class Worker:
         self.process.start()
         theirs.close()
         self.case: tuple[str, int] | None = None
+        self.prepared: set[str] = set()
 
     def give(self, case: tuple[str, int]) -> None:
-        """Start a case; the first of a process may take longer, since it prepares its input."""
+        """Start a case; the first of a format may take longer, since its input is written first."""
         self.case, self.begun = case, time.monotonic()
+        self.limit = TIME_LIMIT + (0 if case[0] in self.prepared else PREPARING)
+        self.prepared.add(case[0])
         self.connection.send(case)
 
     def take(self) -> Result | None:
@@ -199,7 +203,7 @@ class Worker:
             return result
         if not self.process.is_alive():
             return self._lost("crash")
-        if time.monotonic() - self.begun > TIME_LIMIT:
+        if time.monotonic() - self.begun > self.limit:
             return self._lost("hang")
         return None
 

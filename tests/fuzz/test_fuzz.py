@@ -51,6 +51,7 @@ def test_the_harness_notices_what_must_not_happen(monkeypatch):
     outcomes = {"nothing": "right", "write": "outside", "run": "outside", "break": "silent"}
     outcomes |= {"die": "crash", "fail": "traceback", "hang": "hang"}
     monkeypatch.setattr(harness, "TIME_LIMIT", 2.0)
+    monkeypatch.setattr(harness, "PREPARING", 0.0)
     monkeypatch.setitem(formats.FORMATS, "deeds", formats.Format(prepare, mutate, read))
     results = harness.run([("deeds", seed) for seed in range(30)])
     assert {result.outcome for result in results} == set(outcomes.values())

@@ -119,3 +119,13 @@ def swapped(sensor: Sensor, middle: np.ndarray, spread: np.ndarray, slack: float
     if slack == 1.0 and {"red", "blue"} <= set(index) and spread[index["blue"]] > 1.3 * spread[index["red"]]:
         return sensor.bands[index["red"]].id, sensor.bands[index["blue"]].id
     return None
+
+
+def unequal_infrared(sensor: Sensor, middle: np.ndarray) -> tuple[str, str] | None:
+    """Two bands of the same stretch of the near infrared that are not equally bright; sorting by name breaks that."""
+    wide, narrow = sensor.index("nir"), sensor.index("nir08")
+    if wide is None or narrow is None or middle[[wide, narrow]].max() < 0.1:
+        return None
+    if 0.7 < middle[wide] / middle[narrow] < 1.4:
+        return None
+    return sensor.bands[wide].id, sensor.bands[narrow].id

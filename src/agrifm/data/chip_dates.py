@@ -30,9 +30,9 @@ def vote(seen: Survey, sample: Sample, sensor: Sensor) -> None:
         votes.setdefault(days[step], Counter())["judged"] += 1
     for fault in faults(series):
         counts = votes.setdefault(days[fault.step], Counter())
-        counts["judged"] += fault.step not in series.judged
+        counts["judged"] += int(fault.step not in series.judged)
         counts[_kind(fault)] += 1
-        counts["sure", *_kind(fault)] += fault.sure
+        counts["sure", *_kind(fault)] += int(fault.sure)
 
 
 def _kind(fault: Fault) -> tuple:
@@ -95,10 +95,11 @@ def _odd_days(kind: tuple, days: Sequence[tuple[int | str, int, int]], sensor: S
         "scale": f"--set scales='{{{', '.join(f'{name}: {1e-4 / (amount or 1):g}' for name in names)}}}'",
     }.get(what, "")
     again = f"--set skip_dates='[{', '.join(names)}]'" + (f", or with {option}" if option else "")
+    dated = not any(isinstance(day, str) for day, _, _ in days)
+    repair = f"cut the chips again, e.g. by 'agrifm chips' with {again}" if dated else "write these frames again"
     return BandOrder(
         f"all chips: {sensor.name}, {', '.join(names[:6])}{' and more' * (len(names) > 6)}",
         found=f"{found} ({days[0][1]} of {days[0][2]} chips that show {names[0]} without clouds)",
         expected="the same scale, offset and order of bands on every date",
-        repair=f"cut the chips again, e.g. by 'agrifm chips' with {again}; or set 'check_bands: false' in the data "
-        "section if the numbers are right.",
+        repair=f"{repair}; or set 'check_bands: false' in the data section if the numbers are right.",
     )

@@ -7,7 +7,6 @@ its chips meets the same world here.
 from __future__ import annotations
 
 import datetime as dt
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count, product
@@ -22,6 +21,7 @@ from agrifm.data.products import CLEAR, PRODUCTS, SHADOW, THICK, THIN, Picture, 
 from agrifm.data.randomness import uniform
 from agrifm.data.synthetic import GRID, ORBIT, Ground, Landscape
 from agrifm.errors import InputError, nearest
+from agrifm.io import whole_folder
 from agrifm.sensors import LANDSAT, S2, Sensor
 
 if TYPE_CHECKING:
@@ -173,24 +173,30 @@ def write_scene(
     frames = [len(landscape.days(sensor, part.columns[0])) for sensor in _with_product(sensors)]
     total = len(sensors) * len(part.cells)
     total += sum(n * (len(sensor.bands) + 1) for n, sensor in zip(frames, sensors, strict=True))
-    steps, unfinished = count(1), new_folder(root)
+    steps = count(1)
+    refuse_folder(root)
 
     def tick() -> None:
         if progress is not None:
             progress(next(steps), total)
 
-    for sensor in sensors:
-        picture = part.picture(sensor, tick)
-        for raster in picture.where(PRODUCTS[sensor.name].seen(picture.state.shape)).rasters():
-            raster.write(unfinished)
-            tick()
-    Raster("truth.tif", part.truth(), part.place, 255).write(unfinished, _colors(landscape))
-    part.parcels().to_crs("EPSG:4326").to_file(unfinished / "parcels.gpkg", layer="parcels", driver="GPKG")
-    return unfinished.replace(root)
+    with whole_folder(root) as unfinished:
+        for sensor in sensors:
+            picture = part.picture(sensor, tick)
+            for raster in picture.where(PRODUCTS[sensor.name].seen(picture.state.shape)).rasters():
+                raster.write(unfinished)
+                tick()
+        Raster("truth.tif", part.truth(), part.place, 255).write(unfinished, _colors(landscape))
+        part.parcels().to_crs("EPSG:4326").to_file(unfinished / "parcels.gpkg", layer="parcels", driver="GPKG")
+    return root
 
 
-def new_folder(root: Path) -> Path:
-    """An empty folder beside the one to make; what an interrupted run left there is removed."""
+def refuse_folder(root: Path) -> None:
+    """Refuse a folder that is there.
+
+    Raises:
+        InputError: it is.
+    """
     if root.exists():
         raise InputError(
             root,
@@ -198,11 +204,6 @@ def new_folder(root: Path) -> Path:
             expected="a folder that does not exist yet",
             repair="delete it, or name another folder.",
         )
-    unfinished = root.with_name(f"{root.name}.part")
-    if unfinished.exists():
-        shutil.rmtree(unfinished)
-    unfinished.mkdir(parents=True)
-    return unfinished
 
 
 def _block(name: str, asked: range | slice, available: int) -> range:

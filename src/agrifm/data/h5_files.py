@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class ChipFile:
     file: h5py.File
     path: Path
     allow_links: bool = False
+    _found: dict[str, h5py.Dataset | None] = field(default_factory=dict, repr=False)
 
     def __contains__(self, key: str) -> bool:
         return self.find(key) is not None
@@ -72,20 +73,25 @@ class ChipFile:
         Raises:
             InputError: the name stands for something else, leads nowhere or out of the file, or the object is damaged.
         """
-        with refusing(self.where(key), expected="a dataset"):
-            found = self._walk(key)
-            if found is None:
-                return None
-            if not isinstance(found, h5py.Dataset):
-                raise InputError(
-                    self.where(key),
-                    found=f"a {type(found).__name__.lower()}",
-                    expected="a dataset",
-                    repair="write the values as a dataset of this name.",
-                )
-            _ = found.shape, found.dtype  # damaged ones raise here
-            self._check_storage(key, found)
-            return found
+        if key not in self._found:
+            with refusing(self.where(key), expected="a dataset"):
+                self._found[key] = self._look_up(key)
+        return self._found[key]
+
+    def _look_up(self, key: str) -> h5py.Dataset | None:
+        found = self._walk(key)
+        if found is None:
+            return None
+        if not isinstance(found, h5py.Dataset):
+            raise InputError(
+                self.where(key),
+                found=f"a {type(found).__name__.lower()}",
+                expected="a dataset",
+                repair="write the values as a dataset of this name.",
+            )
+        _ = found.shape, found.dtype  # damaged ones raise here
+        self._check_storage(key, found)
+        return found
 
     def _walk(self, key: str) -> Any:
         """Follow the name from the root, link by link: h5py itself would open other files on the way."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import fsspec.core
@@ -47,7 +48,7 @@ def read_whole(place: str, flaw: Callable[[bytes], str | None] = lambda data: No
     for attempt, wait in enumerate(waits, 1):
         began = time.monotonic()
         try:
-            data = _fetch(place, left + arriving)
+            data = _fetch(place, left + arriving, size)
             why, final = flaw(data), False
         except Exception as error:  # every kind of storage has errors of its own
             why, final = f"it cannot be read: {_told(error)}", _final(error)
@@ -60,14 +61,23 @@ def read_whole(place: str, flaw: Callable[[bytes], str | None] = lambda data: No
     raise AssertionError
 
 
-def _fetch(place: str, seconds: float) -> bytes:
+def _fetch(place: str, seconds: float, size: int) -> bytes:
     """The bytes of a file; of a remote one within a time limit, which counts for the whole of it."""
     if not is_remote(place):
-        with open(place, "rb") as file:
-            return file.read()
+        return _read(Path(place), size)
     system, path = fsspec.core.url_to_fs(normalized(place, place, SCHEMES))
     limits: dict[str, Any] = {"timeout": seconds} if isinstance(system, AsyncFileSystem) else {}
     return system.cat_file(path, **limits)
+
+
+def _read(path: Path, size: int) -> bytes:
+    """The bytes of a local file, whose size is checked before it is read."""
+    if path.exists() and not path.is_file():
+        raise ValueError("no plain file")
+    held = path.stat().st_size
+    if size and held != size:
+        raise ValueError(f"truncated or overlong: {held} of {size} bytes")
+    return path.read_bytes()
 
 
 def _told(error: Exception) -> str:

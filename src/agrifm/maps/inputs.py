@@ -11,6 +11,7 @@ from pathlib import Path
 import rasterio
 from rasterio.errors import RasterioError
 
+from agrifm.addresses import is_address
 from agrifm.scenes.scene import Scene
 
 ENDS = 1 << 20  # bytes at either end of an input file that its checksum covers
@@ -38,7 +39,7 @@ def stamps(scene: Scene) -> dict[str, Stamp | None]:
     """
     found: dict[str, Stamp | None] = {}
     for href in (*hrefs_of(scene), *scene.skipped):
-        if is_address(href):
+        if elsewhere(href):
             continue
         path = Path(href)
         found[href] = _stamp(path)
@@ -49,9 +50,9 @@ def stamps(scene: Scene) -> dict[str, Stamp | None]:
     return found
 
 
-def is_address(href: str) -> bool:
-    """Whether GDAL would look for a file elsewhere than on this machine."""
-    return "://" in href or href.startswith("/vsi")
+def elsewhere(href: str) -> bool:
+    """Whether GDAL would look for a file elsewhere than in the folders of this machine."""
+    return is_address(href) or href.startswith("/vsi")
 
 
 def is_there(path: Path) -> bool:
@@ -119,7 +120,7 @@ def _named_by(path: Path) -> Iterator[Path]:
     except RasterioError:  # told when its pixels are read
         return
     for name in names:
-        if not is_address(name):
+        if not elsewhere(name):
             yield Path(name)
 
 

@@ -26,7 +26,7 @@ from agrifm.maps.passport import Passport, fingerprint, passport_of
 from agrifm.maps.raster import NODATA, Legend, build, map_files, refuse_existing
 from agrifm.maps.seams import Seams, audit
 from agrifm.maps.store import DamagedTile, Store
-from agrifm.maps.tiles import EXTRAS, Job, calibration_for
+from agrifm.maps.tiles import EXTRAS, Job, calibration_for, impossible_key
 from agrifm.maps.windows import lay_out
 from agrifm.sample import days_since_epoch
 from agrifm.scenes.grid import pixel_area
@@ -204,7 +204,7 @@ class _Run:
             seams = audit(folder / self.out.name, job)
         sums = {path.name: sha256(folder / path.name) for path in files}
         passport = Passport.beside(self.out)
-        values = passport_of(sums, job, self.models, seams, self.options)
+        values = passport_of(sums, job, self.models, seams, self.options) | {"impossible": _impossible(job, store)}
         write_whole(folder / passport.name, json.dumps(values, indent=1))
         _refuse_changes(request, job, self.models)
         hectares = _hectares(job, store.tiles("classes", tiles))
@@ -213,6 +213,22 @@ class _Run:
         if store.folder.is_dir():
             self.console.print(f"kept, as it holds files that are not of this map: {store.folder}", highlight=False)
         return Mapped((*files, passport), hectares, seams, seams.visible(self.options.seam_limit))
+
+
+def _impossible(job: Job, store: Store) -> dict[str, dict[str, list[int]]]:
+    """By sensor and day: pixels of the map that counted as not seen as no land reflects like that, of how many clear.
+
+    Days without such pixels are left out.
+    """
+    found: dict[str, dict[str, list[int]]] = {}
+    for layer in job.scene.layers:
+        counts = np.zeros((len(layer.days), 2), np.int64)
+        for *_, part in store.tiles(impossible_key(layer.sensor.name), job.windows.tiles()):
+            counts += part[0]
+        days = {str(day): count for day, count in zip(layer.days, counts.tolist(), strict=True) if count[0]}
+        if days:
+            found[layer.sensor.name] = days
+    return found
 
 
 def _hectares(job: Job, pieces: Iterable[Piece]) -> dict[str, float]:

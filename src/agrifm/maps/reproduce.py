@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
 import rasterio
 from rasterio.windows import Window
 from rich.console import Console
 
+from agrifm.addresses import SCHEMES, is_address, local, normalized
 from agrifm.errors import InputError, refusing
 from agrifm.io import sha256
 from agrifm.maps.inputs import checksums, hrefs_of, is_there, markup
@@ -24,8 +23,6 @@ from agrifm.maps.passport import Model, Passport, processor, versions
 from agrifm.maps.raster import map_files
 
 IDENTICAL = "identical"
-OPENED = ("http", "https", "s3", "gs")
-ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # also 'http:/host', 'WMS:...'; not the drive letter of Windows
 EXTENSIONS = "CPL_VSIL_CURL_ALLOWED_EXTENSIONS"  # of addresses that GDAL may open
 SHOWN = 8  # folders of images
 
@@ -128,14 +125,16 @@ def _check_model(noted: Model, path: Path) -> None:
 
 def _check_images(passport: Passport, hrefs: Sequence[str], *, allow_network: bool) -> None:
     """Refuse what is neither a file or folder of this machine nor, on request, an address."""
+    where = f"{passport.path}: scene"
     for href in hrefs:
-        if ADDRESS.match(href):
-            if allow_network and urlsplit(href).scheme in OPENED and "/vsi" not in href:
-                continue
-            raise _network(passport, href)
-        if href.startswith("/vsi") or not is_there(Path(href)):
+        if is_address(href):
+            if not allow_network or "/vsi" in href:
+                raise _network(passport, href)
+            normalized(href, where)
+            continue
+        if not is_there(Path(local(href, where))):
             raise InputError(
-                f"{passport.path}: scene",
+                where,
                 found=f"the image {href}, which is no file on this machine",
                 expected="every image where it was when the map was made",
                 repair="put it back, or map the scene anew with 'agrifm map'.",
@@ -149,7 +148,7 @@ def _network(passport: Passport, href: str) -> InputError:
     return InputError(
         f"{passport.path}: scene",
         found=f"an image that is read over the network: {href}",
-        expected=f"files of this machine; or addresses that begin with {', '.join(OPENED)}, if you allow them",
+        expected=f"files of this machine; or addresses that begin with {', '.join(SCHEMES)}, if you allow them",
         repair="look at the addresses in the passport, then give --allow-network.",
     )
 

@@ -20,7 +20,7 @@ from agrifm.errors import InputError
 from agrifm.maps.raster import NODATA
 from agrifm.maps.windows import Windows
 from agrifm.sample import collate
-from agrifm.scenes.scene import Area, Scene, Tile
+from agrifm.scenes.scene import Area, Scene, Stack, Tile
 from agrifm.tasks.calibration import Calibration
 from agrifm.tasks.fields import LAYERS, Fields
 
@@ -73,7 +73,7 @@ class Job:
         return self.scene.read(self.windows.reach(tile))
 
     def make(self, tile: Area, data: Tile, threads: Executor) -> dict[str, np.ndarray]:
-        """Compute a tile: ``classes (h, w)`` and the extras, all uint8.
+        """Compute a tile: ``classes (h, w)`` and the extras, all uint8, and what was left out as impossible, by date.
 
         Windows are computed in groups that follow from the tile alone and added up in a fixed order, each group on
         one thread, so that the numbers do not depend on how many threads or processes there are.
@@ -90,7 +90,7 @@ class Job:
         made = self._products(tile, total[:classes], counts)
         if "fields" in self.extras:
             made["fields"] = np.where(counts.any(0), _percent(total[classes:]), NODATA).astype(np.uint8)
-        return made
+        return made | _impossible(data, tile)
 
     def _predict(self, data: Tile, numbers: Sequence[tuple[int, int]]) -> np.ndarray:
         """Class probabilities ``(n, k, window, window)`` of some windows; of fields the layers come after them."""
@@ -179,12 +179,33 @@ def _percent(share: np.ndarray) -> np.ndarray:
     return np.rint(100 * share.clip(0, 1)).astype(np.uint8)
 
 
+def impossible_key(sensor: str) -> str:
+    """Name under which the counts of ``_impossible`` are kept with a tile."""
+    return f"impossible {sensor}"
+
+
+def _impossible(data: Tile, tile: Area) -> dict[str, np.ndarray]:
+    """By sensor and date ``(t, 2)``: pixels that no land reflects, and those with all clear ones, on the map's grid."""
+    counts = {}
+    for name, stack in data.stacks.items():
+        rows, columns = _under(stack, tile)
+        odd, clear = (mask[:, rows[:, None], columns].sum((1, 2)) for mask in (stack.impossible, stack.clear))
+        counts[impossible_key(name)] = np.stack([odd, odd + clear], 1)
+    return counts
+
+
+def _under(stack: Stack, tile: Area) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of a sensor's pixels under each of the map's pixels."""
+    rows = np.arange(tile.row, tile.row + tile.height) // stack.factor - stack.first[0]
+    columns = np.arange(tile.column, tile.column + tile.width) // stack.factor - stack.first[1]
+    return rows, columns
+
+
 def _observations(data: Tile, tile: Area) -> np.ndarray:
     """Number of clear dates per sensor ``(s, h, w)`` uint8, on the grid of the map."""
     counts = []
     for stack in data.stacks.values():
         total = stack.clear.sum(0).clip(0, NODATA - 1).astype(np.uint8)
-        rows = np.arange(tile.row, tile.row + tile.height) // stack.factor - stack.first[0]
-        columns = np.arange(tile.column, tile.column + tile.width) // stack.factor - stack.first[1]
+        rows, columns = _under(stack, tile)
         counts.append(total[rows[:, None], columns])
     return np.stack(counts)

@@ -269,8 +269,10 @@ def _refuse_torn(areas: Sequence[BoundingBox], box: GeoBox, crs: CRS, name: str)
     """Refuse a grid whose images lie at its two ends with most of the Earth between them."""
     ordered = sorted(areas, key=lambda area: area.left)
     reached = ordered[0].right
+    half = _half_of_the_earth(crs)
     for area in ordered[1:]:
-        if area.left - reached > _half_of_the_earth(crs):
+        # A gap larger than the Earth is no matter of its two ends: the grid is then refused for its size.
+        if half < area.left - reached < 2 * half:
             raise _torn(f"{name}: crs", box, crs)
         reached = max(reached, area.right)
 

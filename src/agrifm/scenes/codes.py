@@ -11,8 +11,9 @@ import rasterio
 from odc.geo.geobox import GeoBox
 from rasterio.enums import ColorInterp
 
+from agrifm.addresses import is_address
 from agrifm.errors import InputError, Unreadable, refusing
-from agrifm.scenes.raster import FileBand, Pixels, is_remote, located, open_raster
+from agrifm.scenes.raster import FileBand, Pixels, located, open_raster
 
 # A mosaic (VRT) names its sources. GDAL would follow these over the network, whoever wrote the file.
 SOURCES = re.compile(rb"<Source(?:Filename|Dataset|DataSource)[^>]*>\s*([^<]*)", re.IGNORECASE)
@@ -31,7 +32,7 @@ def picked(href: str, box: GeoBox) -> Pixels:
         InputError: as ``open_codes`` does.
     """
     _refuse_elsewhere(href)
-    with rasterio.Env(**{} if is_remote(href) else OFFLINE):
+    with rasterio.Env(**{} if is_address(href) else OFFLINE):
         return FileBand(href).read(box, average=False)
 
 
@@ -84,7 +85,7 @@ def check_codes(path: Path) -> None:
 
 
 def _refuse_elsewhere(href: str) -> None:
-    if not is_remote(href):
+    if not is_address(href):
         refuse_sources_elsewhere(Path(href))
 
 

@@ -6,25 +6,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from agrifm.errors import InputError, nearest
 from agrifm.tasks.fractions import COVERS
+from agrifm.yaml_text import load_yaml, read_yaml
 
 UNKNOWN = len(COVERS)  # stands where the land cover is not known
 SHIPPED = ("worldcover", "glc_fcs30d", "cdl", "mcd12q1")
+
+Code = Annotated[int, Field(ge=-(2**53), le=2**53)]  # rasters of 64-bit numbers hold these without rounding
+FORM = "a crosswalk, source: TEXT, covers: {cropland: [40], ...}, unknown: [0]"
 
 
 class _Table(BaseModel, extra="forbid"):
     """A crosswalk as its file states it."""
 
     source: str
-    covers: dict[str, Annotated[list[int], Field(min_length=1)]] = Field(min_length=1)
-    unknown: list[int] = []
+    covers: dict[str, Annotated[list[Code], Field(min_length=1)]] = Field(min_length=1)
+    unknown: list[Code] = []
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,12 @@ class Crosswalk:
             InputError: there is no such table, it has another form, or it lists a code twice.
         """
         try:
-            return cls._of(str(name), _Table.model_validate(yaml.safe_load(_text(str(name)))))
-        except (yaml.YAMLError, ValidationError) as error:
+            return cls._of(str(name), _Table.model_validate(_values(str(name))))
+        except ValidationError as error:
             raise InputError(
                 name,
                 found=f"no crosswalk: {error}",
-                expected="source: TEXT, covers: {cropland: [40], ...}, unknown: [0]",
+                expected=FORM,
                 repair="write it like that; 'covers' holds whole numbers by name of the cover.",
             ) from error
 
@@ -105,15 +108,15 @@ class Crosswalk:
             )
 
 
-def _text(name: str) -> str:
+def _values(name: str) -> Any:
     if name in SHIPPED:
-        return files("agrifm.scenes").joinpath("crosswalks", f"{name}.yaml").read_text(encoding="utf-8")
-    try:
-        return Path(name).read_text(encoding="utf-8")
-    except (OSError, UnicodeError) as error:
+        shipped = files("agrifm.scenes").joinpath("crosswalks", f"{name}.yaml")
+        return load_yaml(shipped.read_text(encoding="utf-8"), name)
+    if not Path(name).is_file():
         raise InputError(
             f"--classes {name}",
-            found=str(error),
+            found="no such file",
             expected=f"one of {', '.join(SHIPPED)}, or a YAML file",
             repair=nearest(name, SHIPPED),
-        ) from error
+        )
+    return read_yaml(Path(name), FORM)

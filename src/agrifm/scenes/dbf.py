@@ -35,7 +35,7 @@ def text_encoding(path: Path) -> str | None:
     stated, sidecar = _stated(path)
     try:
         texts = set(_texts(table))
-    except (OSError, ValueError, IndexError):
+    except (OSError, ValueError, IndexError, ZeroDivisionError):
         return None  # GDAL says what is wrong with it
     if not texts:
         return None

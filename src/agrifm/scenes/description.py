@@ -22,6 +22,7 @@ from agrifm.scenes.dates import parse_day
 from agrifm.scenes.patterns import normalized
 from agrifm.scenes.quality import RULES
 from agrifm.scenes.scene import Possible
+from agrifm.scenes.vectors import read_table
 from agrifm.scenes.walk import kind_of
 from agrifm.sensors import SENSORS
 from agrifm.yaml_text import read_yaml
@@ -240,7 +241,7 @@ def read_area(path: Path) -> Geometry:
     if kind_of(path) not in (stat.S_IFREG, stat.S_IFDIR):
         raise InputError(f"{path} (aoi)", found="no such file", expected=expected, repair=repair)
     with refusing(f"{path} (aoi)", expected=expected, repair=repair):
-        table = geopandas.read_file(path)
+        table = read_table(path)
         # A table without geometry opens as one without areas.
         areas = table.geometry if isinstance(table, geopandas.GeoDataFrame) else geopandas.GeoSeries()
         area = areas[~(areas.is_empty | areas.isna())].union_all()

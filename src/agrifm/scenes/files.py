@@ -21,7 +21,7 @@ from agrifm.scenes.dates import acquisition, days_in, is_top_of_atmosphere, no_s
 from agrifm.scenes.names import LAYOUTS, STACKED, Layout, Piece, hinted, infer, layout_of
 from agrifm.scenes.patterns import normalized
 from agrifm.scenes.raster import FileBand, located, open_raster
-from agrifm.scenes.safe import refuse_top_of_atmosphere
+from agrifm.scenes.safe import look_again, refuse_top_of_atmosphere
 from agrifm.scenes.scene import READERS
 from agrifm.scenes.walk import files_below, kind_of, refuse_special, stand_in
 from agrifm.sensors import MODIS, S2
@@ -89,6 +89,7 @@ def look(source: Source, start: dt.date | None = None, end: dt.date | None = Non
     Raises:
         InputError: nothing is there, nothing is recognized, or it is no surface reflectance.
     """
+    look_again()
     root, pattern = split_path(source.path, source.pattern)
     paths = list(files_below(root))
     if not paths:

@@ -27,12 +27,10 @@ FOLLOWING = (
     *("HTTP", "WMS", "WMTS", "WCS", "OGCAPI", "NGW", "EEDA", "EEDAI", "PLMOSAIC", "DAAS", "STACTA", "STACIT", "GTI"),
     *("MRF", "KMLSUPEROVERLAY", "DERIVED", "PostGISRaster", "GeoRaster"),
 )
-SILENT = {  # no request leaves GDAL: neither through its virtual file systems nor through its other clients
-    "CPL_VSIL_CURL_ALLOWED_FILENAME": "none",
-    "GDAL_HTTP_PROXY": "http://127.0.0.1:1",
-    "GDAL_HTTPS_PROXY": "http://127.0.0.1:1",
-    "GDAL_VRT_ENABLE_PYTHON": "NO",
-}
+# No file of another place is opened. rasterio gives settings of the main thread to all threads, so only those are
+# here that every opening sets for itself.
+SILENT = {"CPL_VSIL_CURL_ALLOWED_FILENAME": "none", "GDAL_VRT_ENABLE_PYTHON": "NO"}
+SIDECARS = (".ovr", ".OVR", ".msk", ".MSK")  # rasters beside a raster, which GDAL opens with any driver
 VSI = {"http": "/vsicurl/http:/", "https": "/vsicurl/https:/", "s3": "/vsis3", "gs": "/vsigs"}
 # A server that sends less is taken for dead; GDAL itself does not repeat a request that ends so.
 SLOWEST = {"GDAL_HTTP_LOW_SPEED_LIMIT": "1000", "GDAL_HTTP_LOW_SPEED_TIME": "10"}  # bytes per second, seconds
@@ -65,12 +63,14 @@ def opened(href: str, settings: Mapping[str, Any], *, listed: bool = False) -> G
         place, limits, drivers = str(Path(href).absolute()), SILENT, PIXELS if listed else _local_drivers()
         if place.startswith("/vsi"):
             local(place, href)
-        if listed:  # sidecars are files of any driver
+        if listed:  # without sidecars
             limits = SILENT | {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
         else:
             check_vrt(Path(place))
+            for suffix in SIDECARS:
+                check_vrt(Path(place + suffix), (Path(place),))
     with rasterio.Env(**{**settings, **limits}), _open(place, drivers) as file:
-        if drivers == PIXELS and "OVERVIEW_FILE" in file.tags(ns="OVERVIEWS"):
+        if _leads_away(file.tags(ns="OVERVIEWS").get("OVERVIEW_FILE"), drivers == PIXELS):
             raise Unreadable(
                 href.partition("?")[0],
                 found="a raster whose overviews lie in another file",
@@ -78,6 +78,14 @@ def opened(href: str, settings: Mapping[str, Any], *, listed: bool = False) -> G
                 repair="write it again with 'gdal_translate -of COG'.",
             )
         yield file
+
+
+def _leads_away(overviews: str | None, listed: bool) -> bool:
+    """Whether overviews lie where they must not: of a user's file, beyond its folder; of another, anywhere else."""
+    if overviews is None:
+        return False
+    beside = overviews.removeprefix(":::BASE:::")
+    return listed or beside == overviews or "/" in beside or "\\" in beside or is_address(beside)
 
 
 @ensure_env_with_credentials

@@ -94,17 +94,23 @@ class NamePattern:
         first = self.match(path)
         if first is None:
             return []
-        others = (_Trial(self, text, start).run() for start, *_ in date_spans(text))
-        found = {first["date"]: first}
-        for other in others:
+        found = {parse_day(first["date"]): first}
+        for start, _, day in date_spans(text):
+            other = None if day in found else _Trial(self, text, start).run()
             if other is not None:
-                found.setdefault(other["date"], other)
+                found[day] = other
         return list(found.values())
 
 
 def normalized(text: str) -> str:
     """Composed characters: some systems store names decomposed, so that equal names differ."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def _lower(text: str) -> str:
+    """Small letters, one for each letter, so that positions stay."""
+    small = text.lower()
+    return small if len(small) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
 
 
 def _stays_inside(pattern: str, text: str) -> None:
@@ -121,7 +127,7 @@ def _token(piece: str, pattern: str, before: list[Token]) -> Token | None:
     if piece in ("*", "?"):
         return Token(piece)
     if not piece.startswith("{"):
-        return Token("text", piece) if piece else None
+        return Token("text", _lower(piece)) if piece else None
     name = piece[1:-1]
     if name not in PARTS:
         raise InputError(
@@ -145,6 +151,7 @@ class _Trial:
 
     def __init__(self, pattern: NamePattern, path: str, date_at: int | None = None) -> None:
         self.pattern, self.path, self.date_at = pattern, path, date_at
+        self.lower = _lower(path)
         self.repeated = {token.text for token in pattern.tokens if token.kind == "again"}
         self.failed: set[tuple] = set()
         self.steps = 0
@@ -163,7 +170,7 @@ class _Trial:
         if index == len(self.pattern.tokens):
             return values if at == len(self.path) else None
         # Whether the rest fails depends on the place, and on parts that it repeats.
-        state = (index, at, tuple(value for value in values if value[0] in self.repeated))
+        state = (index, at, tuple(value for value in values if value[0] in self.repeated) if self.repeated else ())
         if state in self.failed:
             return None
         token = self.pattern.tokens[index]
@@ -187,13 +194,12 @@ class _Trial:
 
     def _ends(self, token: Token, at: int, values: Values) -> Iterator[tuple[int, Values]]:
         """Where a token that begins at a place may end, in the order of preference, and what it says."""
-        path = self.path
         if token.kind == "text":
-            if re.compile(re.escape(token.text), re.IGNORECASE).match(path, at):
+            if self.lower.startswith(token.text, at):
                 yield at + len(token.text), ()
         elif token.kind == "again":
-            value = dict(values)[token.text]
-            if path[at : at + len(value)].lower() == value.lower():
+            value = _lower(dict(values)[token.text])
+            if self.lower.startswith(value, at):
                 yield at + len(value), ()
         elif token.kind == "date":
             yield from self._dates(at)

@@ -108,6 +108,7 @@ def _outline(item: Mapping) -> Any:
     Raises:
         InputError: its geometry is none.
     """
+    from shapely import get_coordinates
     from shapely.geometry import shape
 
     geometry, bbox = item.get("geometry"), item.get("bbox")
@@ -117,7 +118,11 @@ def _outline(item: Mapping) -> Any:
             expected="a GeoJSON geometry in degrees",
             repair="ask the operator of the catalog to correct the item, or search in another collection.",
         ):
-            return shape(geometry)
+            with np.errstate(invalid="ignore"):
+                found = shape(geometry)
+            if not np.isfinite(get_coordinates(found)).all():
+                raise ValueError("coordinates that are no numbers")
+            return found
     return None if not bbox else _union(split_box(flat(bbox)))
 
 

@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 from odc.geo.geobox import GeoBox
 
-from agrifm.data.bands import swapped
+from agrifm.data.bands import swapped, unequal_infrared
 from agrifm.data.radiometry import Fault, Series, faults
 from agrifm.errors import InputError, Unreadable
 from agrifm.scenes.look import Look, coarse, middle
@@ -88,9 +88,14 @@ class Views:
         return [group[step].look(sensor) for step in steps if step in group]
 
     def impossible(self, sensor: Sensor) -> dict[dt.date, float]:
-        """Share of clear pixels that no land reflects, by day."""
+        """Share of clear pixels that no land reflects, by day.
+
+        Images without a quality layer are left out: clouds under a low sun reflect that much.
+        """
         counts: dict[dt.date, np.ndarray] = {}
         for view in (self.far | self.near).values():
+            if view.frame.quality is None:
+                continue
             look = view.look(sensor)
             seen = np.array([look.impossible * look.size, look.size]) if look.size else np.zeros(2)
             counts[view.frame.day] = counts.get(view.frame.day, np.zeros(2)) + seen
@@ -221,7 +226,7 @@ def _refuse_odd_order(group: Mapping[int, View], steps: Sequence[int], layer: La
             continue
         judged += 1
         middle_of, spread = np.median(land, axis=1), np.zeros(len(land))
-        pair = swapped(layer.sensor, middle_of, spread, slack=0.6)
+        pair = swapped(layer.sensor, middle_of, spread, slack=0.6) or unequal_infrared(layer.sensor, middle_of)
         if pair:
             odd[step] = pair, middle_of
     if not odd or len(odd) > judged / 2:

@@ -6,6 +6,7 @@ Source: Sentinel-2 Products Specification Document 14.9 (ESA).
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from agrifm.scenes.scene import Units
 from agrifm.scenes.units import sentinel2
 
 LARGEST = 32 * 2**20  # bytes; those of real products have some 60 kB
+LEVELS = 8  # folders above a file that are searched; images of a product lie four below its metadata
 METADATA = ("MTD_MSIL2A.xml", "mtd_msil2a.xml", "MTD_MSIL1C.xml", "mtd_msil1c.xml")
 BASELINE = re.compile(r"(?<![A-Z0-9])S2[A-D]_MSIL2A_\d{8}T\d{6}_N(\d{4})_|_N(\d{4})_R\d{3}_", re.IGNORECASE)
 # The metadata number the bands of the instrument from 0 on.
@@ -122,11 +124,18 @@ def safe_units(path: Path, band: str) -> Units:
     return product_units(path, band) or sentinel2(None)
 
 
+def look_again() -> None:
+    """Forget where metadata were found; files may have come since the last scene was opened."""
+    _metadata_of.cache_clear()
+
+
+@lru_cache(maxsize=65536)
 def _metadata_of(folder: Path) -> Path | None:
-    for above in (folder, *folder.parents):
+    for above in (folder, *folder.parents[: LEVELS - 1]):
         for name in METADATA:
-            if (above / name).is_file():
-                return above / name
+            path = os.path.join(above, name)
+            if os.path.isfile(path):  # faster than the method, and bands are many
+                return Path(path)
     return None
 
 

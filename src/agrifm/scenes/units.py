@@ -15,6 +15,7 @@ from functools import partial
 
 import numpy as np
 
+from agrifm.data.bands import unequal_infrared
 from agrifm.data.check import Survey, evenly, look_at_bands
 from agrifm.errors import InputError
 from agrifm.scenes.corrections import UNCHECKED
@@ -249,15 +250,12 @@ def _order(looks: Sequence[Look], where: str) -> None:
 
 
 def _same_infrared(sensor: Sensor, middle: np.ndarray, where: str) -> None:
-    """Two bands of the same stretch of the near infrared are equally bright; sorting bands by name breaks that."""
-    wide, narrow = sensor.index("nir"), sensor.index("nir08")
-    if wide is None or narrow is None or middle[[wide, narrow]].max() < 0.1:
-        return
-    if not 0.7 < middle[wide] / middle[narrow] < 1.4:
+    pair = unequal_infrared(sensor, middle)
+    if pair:
+        one, other = (middle[sensor.band_ids.index(band)] for band in pair)
         raise InputError(
             where,
-            found=f"{sensor.bands[wide].id} at {middle[wide]:.2f} and {sensor.bands[narrow].id} at "
-            f"{middle[narrow]:.2f}, which see the same near infrared",
+            found=f"{pair[0]} at {one:.2f} and {pair[1]} at {other:.2f}, which see the same near infrared",
             expected=f"bands in the order {', '.join(sensor.band_ids)}",
             repair="reorder the bands.",
         )

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 
-from agrifm.errors import InputError, nearest, printable, reason, refusing
+from agrifm.errors import InputError, nearest, printable, refusing
+from agrifm.yaml_text import load_yaml
 
 SHIPPED = ("hcat", "worldcereal", "cdl", "rpg", "example")
 COLUMNS = ("code", "name", "color", "parent", "hcat")
@@ -264,12 +264,7 @@ def _csv_rows(source: str, text: str) -> Iterator[Row]:
 
 
 def _yaml_rows(source: str, text: str) -> Iterator[Row]:
-    try:
-        entries = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(
-            source, found=reason(error), expected="YAML", repair="correct the syntax at that line."
-        ) from error
+    entries = load_yaml(text, source, "a class table in YAML")
     keys = ("name", "codes", *COLUMNS[2:])
     for position, entry in enumerate(entries if isinstance(entries, list) else [entries]):
         where = f"{source}: entry {position + 1}"
