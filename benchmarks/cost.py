@@ -30,7 +30,7 @@ from agrifm.nn.model import CropModel, ModelConfig
 from agrifm.nn.swin import SIZES, Swin
 from agrifm.sample import Batch, Sample, collate
 from agrifm.sensors import S2
-from agrifm.training.throughput import UNCOUNTED
+from agrifm.training.throughput import uncounted
 
 FRAMES, CLASSES = 32, 4
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
@@ -121,7 +121,7 @@ def measure_forward(case: Case, repeats: int, limit: float) -> Result:
     """Seconds and counted GFLOP of a forward pass without gradients."""
     model, given = build(case).eval(), inputs(case)
     with torch.no_grad(), _autocast(case):
-        with FlopCounterMode(display=False, custom_mapping=UNCOUNTED) as counter:
+        with FlopCounterMode(display=False, custom_mapping=uncounted()) as counter:
             model(given)
         best = seconds(lambda: model(given), repeats, limit)
     return {"forward": best, "gflop": counter.get_total_flops() / 1e9}

@@ -11,7 +11,7 @@ import shapely
 from odc.geo.geobox import GeoBox
 from pyproj import CRS
 
-from agrifm.errors import InputError
+from agrifm.errors import InputError, refusing
 from agrifm.scenes.classes import ClassTable, by_size
 from agrifm.scenes.grid import meters_per_unit
 from agrifm.scenes.shapes import boxes_in, decode, extent_in
@@ -103,7 +103,9 @@ def read_parcels(
     unit = meters_per_unit(grid.crs)
     shrunk = shapely.buffer(found.shapes, -buffer / unit) if buffer else found.shapes
     gone = listed & shapely.is_empty(shrunk)
-    area = shapely.area(shapely.clip_by_rect(found.shapes, *grid.boundingbox.bbox)) * unit**2 / 1e4
+    with refusing(path, expected="polygons with closed rings"):
+        clipped = shapely.clip_by_rect(found.shapes, *grid.boundingbox.bbox)
+    area = shapely.area(clipped) * unit**2 / 1e4
     unknown = listed & (number == len(table.classes))
     unlisted = sorted(set(found.codes[unknown]), key=by_size)
     account = Account(
