@@ -80,7 +80,7 @@ def refusing(
         yield
     except InputError:
         raise
-    except (Exception, RecursionError) as error:
+    except Exception as error:
         raise kind(where, found=f"it cannot be read: {reason(error)}", expected=expected, repair=repair) from error
 
 

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from agrifm.errors import InputError, printable
 
+LFS_POINTER = b"version https://git-lfs"  # what Git LFS leaves in the place of a file
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_PERMISSION = (errno.EROFS, errno.EACCES, errno.EPERM)
 NO_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
@@ -248,6 +249,23 @@ def plain_name(name: object, where: object) -> str:
             repair="restore the file that holds this name; it was damaged or changed.",
         )
     return text
+
+
+def size_of(path: Path, *, expected: str, repair: str) -> int:
+    """Bytes of a regular file; reading pipes and devices could block without end.
+
+    Raises:
+        InputError: there is no such file, or it is a folder, a pipe or a device.
+    """
+    found = "no such file"
+    try:
+        if path.is_file():
+            return path.stat().st_size
+        if path.exists():
+            found = f"no regular file, but {'a folder' if path.is_dir() else 'a pipe or device'}"
+    except OSError as error:
+        found = error.strerror or type(error).__name__
+    raise InputError(path, found=found, expected=expected, repair=repair)
 
 
 def sha256(path: Path) -> str:

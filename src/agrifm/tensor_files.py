@@ -21,12 +21,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from agrifm.errors import InputError, refusing
-from agrifm.io import whole
+from agrifm.io import LFS_POINTER, whole
 
 LARGEST_HEADER = 50_000_000  # bytes of a safetensors header; a tensor takes some 100
 LENGTH = 8  # bytes at the start of a safetensors file that give the length of its header
 COPY = "copy it again; it was probably cut off or damaged, or it is of another kind."
-POINTER = b"version https://git-lfs"
 SAME_TENSOR = 4  # so many times a tensor may stand in a PyTorch file: tied weights share their numbers
 
 
@@ -204,7 +203,7 @@ def _refuse_other(path: Path, expected: str) -> None:
         size = file.seek(0, os.SEEK_END)
     if not size:
         raise InputError(path, found="an empty file", expected=expected, repair="download or copy it again.")
-    if start.startswith(POINTER):
+    if start.startswith(LFS_POINTER):
         raise InputError(
             path,
             found="a Git-LFS pointer, which only names the file",

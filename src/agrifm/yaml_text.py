@@ -68,7 +68,7 @@ def load_yaml(text: str | bytes, where: object, expected: str = "YAML") -> Any:
         raise _refusal(where, _marked(error), expected, "correct the syntax at that line.") from error
     except yaml.YAMLError as error:
         raise _refusal(where, str(error), expected, "correct the syntax.") from error
-    except (Exception, RecursionError) as error:
+    except Exception as error:
         raise _refusal(where, f"a value that cannot be read: {reason(error)}", expected, REPAIR) from error
 
 

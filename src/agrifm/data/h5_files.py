@@ -20,6 +20,7 @@ from h5py import h5l  # ty: ignore[missing-module-member]
 
 from agrifm.data.h5_limits import check_heaps, check_memory, count
 from agrifm.errors import InputError, refusing
+from agrifm.io import size_of
 
 MOST_VALUES = 4096  # of an attribute
 MOST_HOPS = 16  # soft links that lead to soft links
@@ -218,7 +219,11 @@ def open_chip(path: Path, *, allow_links: bool = False, whole: bool = False) -> 
     Raises:
         InputError: the file is missing, truncated or no HDF5 file.
     """
-    size = _size(path)
+    size = size_of(
+        path,
+        expected="one HDF5 file for every name in the list",
+        repair="restore the file, or delete its line from the list.",
+    )
     check_heaps(path, None if whole else HEAD)
     if watcher is not None:
         watcher(path)
@@ -237,23 +242,6 @@ def open_chip(path: Path, *, allow_links: bool = False, whole: bool = False) -> 
     finally:
         if watcher is not None:
             watcher(None)
-
-
-def _size(path: Path) -> int:
-    """Bytes of a regular file; pipes and devices could block for ever."""
-    found = "no such file"
-    try:
-        if path.is_file():
-            return path.stat().st_size
-        found = "no regular file" if path.exists() else found
-    except OSError as error:
-        found = error.strerror or type(error).__name__
-    raise InputError(
-        path,
-        found=found,
-        expected="one HDF5 file for every name in the list",
-        repair="restore the file, or delete its line from the list.",
-    )
 
 
 def attribute(holder: h5py.File | h5py.Dataset, name: str, where: str) -> Any:

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from agrifm.errors import InputError, printable
+from agrifm.errors import InputError, printable, refusing
+from agrifm.io import size_of
 
 MOST_BYTES = 256 << 20  # of a list: some ten million names
 LONGEST = 255  # bytes of each part of a name that file systems take
@@ -55,24 +56,13 @@ def _text(list_file: Path) -> str:
 
 
 def _bytes(list_file: Path) -> bytes:
-    """Bytes of a regular file; pipes and devices could block for ever."""
-    found = "no such file"
-    try:
-        if list_file.is_file():
-            size = list_file.stat().st_size
-            if size <= MOST_BYTES:
-                return list_file.read_bytes()
-            found = f"a file of {size} bytes"
-        elif list_file.exists():
-            found = "a folder" if list_file.is_dir() else "a pipe or device"
-    except OSError as error:
-        found = error.strerror or type(error).__name__
-    raise InputError(
-        list_file,
-        found=found,
-        expected="a text file with one sample name a line",
-        repair="write it, or correct its path.",
-    )
+    """Bytes of a list of moderate size."""
+    expected, repair = "a text file with one sample name a line", "write it, or correct its path."
+    size = size_of(list_file, expected=expected, repair=repair)
+    if size > MOST_BYTES:
+        raise InputError(list_file, found=f"a file of {size} bytes", expected=expected, repair=repair)
+    with refusing(list_file, expected=expected, repair=repair):
+        return list_file.read_bytes()
 
 
 def _normal(name: str, list_file: Path, folder: Path) -> str:

@@ -26,11 +26,6 @@ class NotRead(OSError):
     """A file that cannot be read, or is not what it should be; the text says why and how often it was tried."""
 
 
-def is_remote(place: str) -> bool:
-    """Whether it is an address, no local path."""
-    return is_address(place)
-
-
 def read_whole(place: str, flaw: Callable[[bytes], str | None] = lambda data: None, size: int = 0) -> bytes:
     """All bytes of a file; a remote one is fetched again, after pauses, until it arrives without a flaw.
 
@@ -42,7 +37,7 @@ def read_whole(place: str, flaw: Callable[[bytes], str | None] = lambda data: No
     Raises:
         NotRead: it is missing, refused, too slow, or still flawed at the last attempt.
     """
-    remote = is_remote(place)
+    remote = is_address(place)
     waits = (*(WAITS if remote else ()), None)
     left, arriving = PATIENCE, min(size, MOST) / SLOWEST
     for attempt, wait in enumerate(waits, 1):
@@ -63,7 +58,7 @@ def read_whole(place: str, flaw: Callable[[bytes], str | None] = lambda data: No
 
 def _fetch(place: str, seconds: float, size: int) -> bytes:
     """The bytes of a file; of a remote one within a time limit, which counts for the whole of it."""
-    if not is_remote(place):
+    if not is_address(place):
         return _read(Path(place), size)
     system, path = fsspec.core.url_to_fs(normalized(place, place, SCHEMES))
     limits: dict[str, Any] = {"timeout": seconds} if isinstance(system, AsyncFileSystem) else {}

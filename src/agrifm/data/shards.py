@@ -23,9 +23,10 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
 
+from agrifm.addresses import is_address
 from agrifm.data.h5 import FrameChoice
 from agrifm.data.records import COVERS, Record
-from agrifm.data.remote import NotRead, is_remote, read_whole
+from agrifm.data.remote import NotRead, read_whole
 from agrifm.errors import InputError, Unreadable, reason, refusing
 from agrifm.sample import Sample
 
@@ -116,7 +117,7 @@ class Shards:
         found, good, bad = cls(root, tuple(listed), (), keep), [], []
         for shard in listed:
             try:
-                if not is_remote(root):
+                if not is_address(root):
                     found.fetch(shard) if lost == "count" else found._check_size(shard)
                 good.append(shard)
             except Unreadable as error:
@@ -218,7 +219,7 @@ class Shards:
         return found
 
     def _bad(self, shard: Shard, found: str) -> Unreadable:
-        without = f"delete its line in {MANIFEST}" if is_remote(self.root) else "set 'data.shards.lost: count'"
+        without = f"delete its line in {MANIFEST}" if is_address(self.root) else "set 'data.shards.lost: count'"
         return Unreadable(
             self._at(shard),
             found=found,

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from rich.console import Console
 
 from agrifm.checkpoint import Checkpoint, write_provenance
@@ -63,11 +62,9 @@ def predict(
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     for batch, output in outputs(checkpoint, source, console=console):
-        finite = torch.isfinite(output).flatten(2).all(1).view(len(output), *output.shape[-2:]).cpu().numpy()
         chances = task.probabilities(output).cpu().numpy()
         for i, name in enumerate(batch.names):
             seen = seen_anywhere(batch, i, chances.shape[-2:])
-            _refuse_overflow(name, int((seen & ~finite[i]).sum()))
             classes = chances[i].argmax(0).astype(np.uint8)
             classes[~seen] = NODATA
             extras = _extras(chances[i], calibration, wanted)
@@ -137,16 +134,6 @@ def _grids(chips: Chips, names: Names) -> dict[str, tuple[Place, tuple[int, int]
         names.claim(name)
         found[name] = read_grid(chips.path(i), allow_links=chips.allow_links)
     return found
-
-
-def _refuse_overflow(name: str, count: int) -> None:
-    if count:
-        raise InputError(
-            f"sample {name}",
-            found=f"output of the model that is not finite on {count} pixels",
-            expected="finite numbers: any others would count as the first class",
-            repair="look for impossible values with 'agrifm data check'; if all samples fail, the weights are damaged.",
-        )
 
 
 def _extras(chances: np.ndarray, calibration: Calibration | None, wanted: Sequence[str]) -> dict[str, np.ndarray]:

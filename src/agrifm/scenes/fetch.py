@@ -234,7 +234,7 @@ def asking(address: str, what: str) -> Generator[None]:
         yield
     except InputError:
         raise
-    except (Exception, RecursionError) as error:
+    except Exception as error:
         raise InputError(
             address,
             found=f"no usable answer: {printable(' '.join(str(error).split()))[:300] or type(error).__name__}",

@@ -16,6 +16,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from agrifm.io import whole
 from agrifm.scenes.grid import meters_per_unit, pixel_size, sides
 from agrifm.scenes.look import coarse
 from agrifm.scenes.quality import RULES
@@ -240,10 +241,8 @@ def draw(scene: Scene, shares: dict[str, list[float]], path: Path, console: Cons
             axis.set_title(f"{day}   {_percent(share)} clear", fontsize=9)
         for axis in axes:
             axis.set_axis_off()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    figure.savefig(unfinished, dpi=110, format="png")
-    unfinished.replace(path)
+    with whole(path) as unfinished:
+        figure.savefig(unfinished, dpi=110, format="png")
 
 
 def _picked(shares: list[float]) -> list[int]:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agrifm.errors import InputError, Unreadable
+from agrifm.io import LFS_POINTER
 from agrifm.scenes.cubes import is_cube
 
 MOST_FOLDERS = 100_000  # links between folders may multiply the ways through them without bounds
-POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def kind_of(path: Path) -> int | None:
@@ -99,7 +99,7 @@ def stand_in(path: Path) -> Unreadable | None:
         return None
     try:
         with path.open("rb") as file:
-            start = file.read(len(POINTER))
+            start = file.read(len(LFS_POINTER))
     except (OSError, ValueError):
         return None
     if not start:
@@ -109,7 +109,7 @@ def stand_in(path: Path) -> Unreadable | None:
             expected="a complete image",
             repair="copy or download it again, or leave it out with --skip-unreadable.",
         )
-    if start == POINTER:
+    if start == LFS_POINTER:
         return Unreadable(
             path,
             found="a pointer of Git LFS, not the image itself",
