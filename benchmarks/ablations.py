@@ -23,7 +23,7 @@ from rich.console import Console
 from agrifm.checkpoint import Checkpoint, build
 from agrifm.config import load
 from agrifm.training import fit
-from agrifm.training.probe import Probe
+from agrifm.training.linear_probe import Probe
 
 FOLDS = 4
 CONFIG = Path(__file__).parents[1] / "configs" / "pretrain.yaml"

@@ -18,10 +18,10 @@ import torch
 from real_data import SPLITS
 from rich.console import Console
 
-from agrifm.accuracy.calibration import Unit, calibrate, fit_temperature, gather
-from agrifm.accuracy.reliability import Pixels, Reliability, covered, draw, measure
 from agrifm.checkpoint import Checkpoint
 from agrifm.errors import InputError
+from agrifm.evaluation.calibration import Unit, calibrate, fit_temperature, gather
+from agrifm.evaluation.reliability import Pixels, Reliability, covered, draw, measure
 from agrifm.tasks.calibration import at_temperature
 from agrifm.training import fit
 

@@ -14,10 +14,10 @@ import rasterio
 from matplotlib.patches import Patch
 from rasterio.plot import plotting_extent
 
-from agrifm.data.synthetic import CLASSES
-from agrifm.maps.picture import false_color
-from agrifm.scenes.open import open_scene
+from agrifm.opening import open_scene
+from agrifm.products.picture import false_color
 from agrifm.scenes.scene import Area
+from agrifm.synthetic.chips import CLASSES
 
 COLORS = dict(CLASSES)
 

@@ -23,11 +23,11 @@ from scipy import ndimage
 
 from agrifm.checkpoint import Checkpoint
 from agrifm.config import parse
-from agrifm.data.h5 import write_chip
+from agrifm.data.chips import write_chip
 from agrifm.sample import Sample, days_since_epoch
 from agrifm.sensors import S2, Band, Sensor
 from agrifm.tasks.field_scores import compare, score
-from agrifm.tasks.instances import Watershed
+from agrifm.tasks.watershed import Watershed
 from agrifm.training import fit
 
 SMALL = {"width": 32, "depths": [1, 1, 2, 1], "heads": [2, 4, 8, 16], "drop_path": 0.1}
@@ -239,8 +239,8 @@ def main() -> None:
 
 def tested(best: Checkpoint, corners: list[tuple[int, int]], place: Place) -> dict[str, float]:
     """Sums of a model over the test blocks."""
+    from agrifm.evaluation.scoring import outputs
     from agrifm.tasks.fields import Fields, percent
-    from agrifm.training.evaluate import outputs
 
     task, parts = best.experiment.task, []
     assert isinstance(task, Fields)

@@ -19,17 +19,17 @@ from rasterio.windows import from_bounds
 from real_table import FOREST, MAJORITY, MODEL, MODELS, Confusions, markdown, pool, save, show
 from rich.console import Console
 
-from agrifm.accuracy.baselines import majority, random_forest
+from agrifm.chips.writer import ChipPlan, write_chips
 from agrifm.compat.weights import start_weights
 from agrifm.config import Experiment, load
-from agrifm.data.h5 import read_place
-from agrifm.maps.mapping import MapOptions, map_scene
-from agrifm.maps.style import picture
-from agrifm.scenes.chips import ChipPlan, write_chips
-from agrifm.scenes.open import open_scene
+from agrifm.data.chips import read_place
+from agrifm.evaluation.baselines import majority, random_forest
+from agrifm.maps.files.legend import picture
+from agrifm.maps.map_scene import MapOptions, map_scene
+from agrifm.opening import open_scene
+from agrifm.scenes.checks.units import check_units
+from agrifm.scenes.quicklook import show as quick_look
 from agrifm.scenes.scene import Scene
-from agrifm.scenes.show import show as quick_look
-from agrifm.scenes.units import check_units
 from agrifm.training import fit
 
 CLASSES = Path(__file__).parents[1] / "configs" / "france_classes.csv"

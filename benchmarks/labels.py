@@ -26,11 +26,12 @@ from real_data import SPLITS
 from rich.console import Console
 from rich.table import Table
 
-from agrifm.accuracy.baselines import random_forest
 from agrifm.checkpoint import Checkpoint
 from agrifm.compat.weights import start_weights
+from agrifm.evaluation import evaluate
+from agrifm.evaluation.baselines import random_forest
 from agrifm.tasks.scores import scores
-from agrifm.training import evaluate, fit
+from agrifm.training import fit
 
 SHARES = (0.05, 0.10, 0.25, 1.0)
 STARTS = ("random start", "pre-trained", "random forest")

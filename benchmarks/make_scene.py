@@ -1,7 +1,8 @@
 """Write a large made-up scene of two sensors, to measure memory and speed of mapping on.
 
-``python benchmarks/make_scene.py --out DIR --size 5000 --dates 12`` writes the files ``agrifm.data.farmland`` writes,
-in compressed blocks of 512: ten bands and SCL of Sentinel-2, six bands and Fmask of Landsat, for every date.
+``python benchmarks/make_scene.py --out DIR --size 5000 --dates 12`` writes the files that
+``agrifm.synthetic.scenes`` writes, in compressed blocks of 512: ten bands and SCL of Sentinel-2, six
+bands and Fmask of Landsat, for every date.
 
 A block of 960 x 960 pixels of the farmland is rendered once, with its clouds, and laid out again and again, every
 second time mirrored, so that fields and clouds meet at its borders. The numbers repeat every 1920 pixels; the work of
@@ -21,11 +22,11 @@ from pathlib import Path
 import numpy as np
 import rasterio
 
-from agrifm.data.farmland import Part, refuse_folder
-from agrifm.data.products import Raster
-from agrifm.data.synthetic import GRID, Landscape
 from agrifm.io import whole_folder
 from agrifm.sensors import LANDSAT, S2
+from agrifm.synthetic.chips import GRID, Landscape
+from agrifm.synthetic.products import Raster
+from agrifm.synthetic.scenes import Part, refuse_folder
 
 CELL, CELLS = 240, 4  # pixels of a rendered cell, and cells along a side of the block
 STRIP = 512  # rows written at a time; also the side of a compressed block

@@ -26,18 +26,19 @@ from real_data import SPLITS, Prepared
 from real_table import FOREST, MAJORITY, MODEL, MODELS, Confusions, Row, markdown, pool, save, show
 from rich.console import Console
 
-from agrifm.accuracy.baselines import majority, random_forest
 from agrifm.checkpoint import Checkpoint
 from agrifm.config import DataConfig, Experiment, TrainingConfig
+from agrifm.data.chips import FrameChoice
 from agrifm.data.folder import Source
-from agrifm.data.h5 import FrameChoice
 from agrifm.data.transforms import Augment, pick_frames
+from agrifm.evaluation import evaluate
+from agrifm.evaluation.baselines import majority, random_forest
 from agrifm.nn.model import ModelConfig
 from agrifm.sample import Sample
 from agrifm.tasks.losses import CrossEntropy
 from agrifm.tasks.scores import scores
 from agrifm.tasks.segmentation import CropClass, Segmentation
-from agrifm.training import evaluate, fit
+from agrifm.training import fit
 
 CALENDAR = 24  # dates that every series is interpolated to, for the model as for the forest
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from agrifm.data.h5 import Place, write_chip
+from agrifm.data.chips import Place, write_chip
 from agrifm.sample import Sample, days_since_epoch
 from agrifm.sensors import LANDSAT, S2, Band, Sensor
 

@@ -16,7 +16,7 @@ from pyproj import Transformer
 from real_data import SCL_CLEAR
 
 from agrifm.data.records import COVERS, Record
-from agrifm.data.shard_writer import ShardWriter
+from agrifm.pretraining.shard_writer import ShardWriter
 from agrifm.sensors import S2
 
 SIDE, CELLS = 48, 8

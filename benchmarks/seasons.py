@@ -34,16 +34,17 @@ from real import CASES, FEWER, Case, Job, Memory
 from real_table import Confusions, Row, pool
 from rich.console import Console
 
-from agrifm.accuracy.baselines import majority, random_forest
 from agrifm.checkpoint import Checkpoint
+from agrifm.chips.writer import ChipPlan, write_chips
 from agrifm.compat.weights import start_weights
 from agrifm.config import Experiment, load
+from agrifm.evaluation import evaluate
+from agrifm.evaluation.as_of import Timeline
+from agrifm.evaluation.baselines import majority, random_forest
+from agrifm.opening import open_scene
 from agrifm.sample import Sample
-from agrifm.scenes.chips import ChipPlan, write_chips
-from agrifm.scenes.open import open_scene
-from agrifm.scenes.units import check_units
-from agrifm.training import evaluate, fit
-from agrifm.training.timeline import Timeline
+from agrifm.scenes.checks.units import check_units
+from agrifm.training import fit
 
 ONE, WHOLE, FOREST, MAJORITY = "one model", "whole seasons", "forest", "majority"
 ALONE = "trained on what is left"

@@ -34,11 +34,11 @@ from zarr.storage import FsspecStore
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from loopback import Loopback
 
-from agrifm.data.covers import Covers
 from agrifm.data.records import COVERS, Record
-from agrifm.data.shard_writer import ShardWriter
-from agrifm.data.shards import FORMAT, MANIFEST, Shard, Shards
-from agrifm.data.stream import Stream, StreamBatches
+from agrifm.pretraining.shard_writer import ShardWriter
+from agrifm.pretraining.shards import FORMAT, MANIFEST, Shard, Shards
+from agrifm.pretraining.stream import Stream, StreamBatches
+from agrifm.synthetic.landcover import Covers
 
 COUNTS = {"Landsat": 13_444_211, "Modis": 1_500_000, "S2": 10_300_000}  # of the original: 25,244,211
 ARRAYS = ("image", "days", "clear", "fractions", "unknown")

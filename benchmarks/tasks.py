@@ -29,9 +29,10 @@ from rich.console import Console
 from agrifm.checkpoint import Checkpoint
 from agrifm.compat.weights import start_weights
 from agrifm.config import Experiment
-from agrifm.data.h5 import Place
+from agrifm.data.chips import Place
+from agrifm.evaluation import evaluate
 from agrifm.sample import Sample, days_since_epoch
-from agrifm.training import evaluate, fit
+from agrifm.training import fit
 
 FOLDS = 4
 LAND_USE = [

@@ -8,9 +8,9 @@ import pytest
 import torch
 import yaml
 
-from agrifm.data.synthetic import Landscape, write_example
 from agrifm.sample import Sample
 from agrifm.sensors import LANDSAT, MODIS, S2, Statistics
+from agrifm.synthetic.chips import Landscape, write_example
 
 torch.set_num_threads(1)
 FARM = Landscape(rows=2, columns=7, size=48, frames=(("S2", 6), ("Landsat", 4), ("Modis", 5)))

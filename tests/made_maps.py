@@ -7,7 +7,7 @@ import numpy as np
 from odc.geo.geobox import GeoBox
 from rasterio.transform import Affine
 
-from agrifm.maps.raster import NODATA, Legend, build, map_files
+from agrifm.maps.files.writer import NODATA, Legend, build, map_files
 from agrifm.maps.store import Store
 
 NAMES = ("other", "wheat & <rye>", "Zuckerrübe", "日本", "bell\x07\nhalf\ud800", '"quoted" 50 %')

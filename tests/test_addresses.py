@@ -17,13 +17,16 @@ from rasterio.transform import from_origin
 from test_stac import BOX, SEASON, api, assets_of, catalog, find, frames, group, item, names, scene_of, write
 
 from agrifm.addresses import is_address, local, normalized
-from agrifm.data import remote
 from agrifm.errors import InputError, Unreadable
-from agrifm.scenes import fetch, gdal, raster, stac
-from agrifm.scenes.items import frames_of, resolve, save
-from agrifm.scenes.open import open_scene
-from agrifm.scenes.providers import GENERIC
-from agrifm.scenes.raster import FileBand
+from agrifm.network import files as remote
+from agrifm.network import http as fetch
+from agrifm.opening import open_scene
+from agrifm.rasters import file_band as raster
+from agrifm.rasters import gdal
+from agrifm.rasters.file_band import FileBand
+from agrifm.stac import search as stac
+from agrifm.stac.items import frames_of, resolve, save
+from agrifm.stac.providers import GENERIC
 
 __all__ = ["catalog"]  # a fixture
 
@@ -395,7 +398,7 @@ def test_areas_of_interest_across_180_degrees(tmp_path, crs):
     import geopandas
     from shapely import LineString, Polygon
 
-    from agrifm.scenes.query import area
+    from agrifm.stac.query import area
 
     ring = [(179.5, -18), (180.5, -18), (180.5, -17), (179.5, -17)]
     shapes = [Polygon(ring), Polygon([(x + 2, y) for x, y in ring]), LineString([(170, -17), (171, -17)])]

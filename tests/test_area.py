@@ -14,12 +14,12 @@ from scipy.ndimage import uniform_filter
 from test_area_design import raster, zone
 from typer.testing import CliRunner
 
-from agrifm.accuracy.area import Observed, estimate
-from agrifm.accuracy.design import Design
-from agrifm.accuracy.drawing import Plan, draw, write_sample
-from agrifm.accuracy.reference import estimates, observe, read_answers
 from agrifm.cli import app
 from agrifm.errors import InputError
+from agrifm.statistics.area_sample import Plan, draw, write_sample
+from agrifm.statistics.design import Design
+from agrifm.statistics.estimates import Observed, estimate
+from agrifm.statistics.interpretation import estimates, observe, read_answers
 
 NAMES = ("other", "wheat", "maize", "Raps")
 

@@ -11,13 +11,13 @@ import rasterio
 from made_maps import COLORS, LABELS, NAMES, cut, grid_of, random_classes
 from scipy.stats import chi2
 
-from agrifm.accuracy import population
-from agrifm.accuracy.design import Design, allocate, expected_accuracies, sample_size
-from agrifm.accuracy.drawing import Plan, draw, write_sample
-from agrifm.accuracy.population import Population
 from agrifm.errors import InputError
-from agrifm.maps.cog import Product, class_map, write_cog
-from agrifm.maps.style import NODATA, Legend
+from agrifm.maps.files.cog import Product, class_map, write_cog
+from agrifm.maps.files.legend import NODATA, Legend
+from agrifm.statistics import population
+from agrifm.statistics.area_sample import Plan, draw, write_sample
+from agrifm.statistics.design import Design, allocate, expected_accuracies, sample_size
+from agrifm.statistics.population import Population
 
 FOREST = (200_000, 150_000, 3_200_000, 6_450_000)
 

@@ -9,14 +9,14 @@ import pytest
 import shapely
 from test_area_design import raster
 
-from agrifm.accuracy.calibration import gather
-from agrifm.accuracy.design import Design
-from agrifm.accuracy.drawing import Plan, draw, write_sample
-from agrifm.accuracy.page import facts, folded, table
-from agrifm.accuracy.population import class_names
-from agrifm.accuracy.reference import estimates, read_answers
-from agrifm.accuracy.tables import cell, write_estimates
 from agrifm.errors import InputError
+from agrifm.evaluation.calibration import gather
+from agrifm.products.page import facts, folded, table
+from agrifm.statistics.area_sample import Plan, draw, write_sample
+from agrifm.statistics.design import Design
+from agrifm.statistics.interpretation import estimates, read_answers
+from agrifm.statistics.population import class_names
+from agrifm.statistics.tables import cell, write_estimates
 
 NAMES = ("=HYPERLINK(1)", "$x_{", "maïs")
 
@@ -195,7 +195,7 @@ def test_outputs_that_are_no_numbers_are_not_calibrated(monkeypatch):
 
     import torch
 
-    from agrifm.accuracy import calibration
+    from agrifm.evaluation import calibration
 
     class Batch:
         label = torch.zeros(1, 2, 2, dtype=torch.int64)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from agrifm.accuracy.baselines import majority, random_forest
-from agrifm.accuracy.series import Steps
-from agrifm.data.synthetic import Landscape
 from agrifm.errors import InputError
+from agrifm.evaluation.baselines import majority, random_forest
+from agrifm.evaluation.series import Steps
 from agrifm.sample import Sample
 from agrifm.sensors import LANDSAT, S2
+from agrifm.synthetic.chips import Landscape
 
 
 def tiny(label: list[list[int]], image: torch.Tensor | None = None, **more) -> Sample:

@@ -10,8 +10,8 @@ import rasterio
 
 from agrifm.checkpoint import Checkpoint
 from agrifm.data.folder import Chips
-from agrifm.maps.chips import predict
-from agrifm.maps.reproduce import reproduce
+from agrifm.maps.predict_chips import predict
+from agrifm.products.reproduce import reproduce
 from agrifm.sensors import S2
 
 BEFORE = Path(__file__).parent / "data" / "before"

@@ -11,22 +11,22 @@ from conftest import SENSORS, TINY, random_sample, unit
 from PIL import Image
 from typer.testing import CliRunner
 
-from agrifm.accuracy.calibration import calibrate, calibrate_checkpoint, fit_temperature, gather, threshold
-from agrifm.accuracy.reliability import Pixels, covered, draw, measure
 from agrifm.checkpoint import Checkpoint, build
 from agrifm.cli import app
 from agrifm.config import parse
-from agrifm.data.farmland import write_scene
-from agrifm.data.synthetic import CLASSES, Landscape
 from agrifm.errors import InputError
-from agrifm.maps.mapping import MapOptions, map_scene
-from agrifm.maps.passport import Passport
-from agrifm.maps.raster import NODATA
-from agrifm.maps.reproduce import reproduce
-from agrifm.nn.looks import SYMMETRIES, turned
+from agrifm.evaluation.calibration import calibrate, calibrate_checkpoint, fit_temperature, gather, threshold
+from agrifm.evaluation.reliability import Pixels, covered, draw, measure
+from agrifm.maps.files.writer import NODATA
+from agrifm.maps.map_scene import MapOptions, map_scene
+from agrifm.maps.provenance import Passport
+from agrifm.nn.ensemble import SYMMETRIES, turned
+from agrifm.opening import open_scene
+from agrifm.products.reproduce import reproduce
 from agrifm.sample import collate
-from agrifm.scenes.open import open_scene
 from agrifm.sensors import LANDSAT, S2
+from agrifm.synthetic.chips import CLASSES, Landscape
+from agrifm.synthetic.scenes import write_scene
 from agrifm.tasks.calibration import Calibration, at_temperature
 
 NAMES = tuple(name for name, _ in CLASSES)

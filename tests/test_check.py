@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from farmland_series import DAYS, farmland
 
+from agrifm.checks.chips import Survey, evenly, look_at_bands, splits_overlap, survey, values
 from agrifm.config import parse
-from agrifm.data.check import Survey, evenly, look_at_bands, splits_overlap, survey, values
 from agrifm.data.folder import Chips
 from agrifm.errors import InputError
 from agrifm.sample import Sample, days_since_epoch
@@ -182,7 +182,7 @@ def test_a_survey_keeps_no_chip_in_memory():
 def test_a_survey_of_many_chips_stays_small(monkeypatch):
     import torch
 
-    monkeypatch.setattr("agrifm.data.survey.KEPT", 1000)
+    monkeypatch.setattr("agrifm.checks.survey.KEPT", 1000)
     seen = Survey()
     for i in range(20):
         seen.add(Sample({"S2": torch.full((1, 10, 16, 16), i + 1)}, name=str(i)), [S2])

@@ -17,12 +17,12 @@ import torch
 from conftest import FARM
 
 from agrifm.checkpoint import Checkpoint, build
+from agrifm.checks.child_process import Stuck, watched
 from agrifm.config import parse
 from agrifm.data.checksums import changed
+from agrifm.data.chips import check_header, read_chip, write_chip
 from agrifm.data.folder import Chips
-from agrifm.data.h5 import check_header, read_chip, write_chip
-from agrifm.data.h5_place import Place, read_grid, read_place
-from agrifm.data.watch import Stuck, watched
+from agrifm.data.georeference import Place, read_grid, read_place
 from agrifm.errors import InputError
 from agrifm.sample import Sample
 from agrifm.sensors import LANDSAT, S2
@@ -221,7 +221,7 @@ def test_sizes_are_checked_before_memory_is_asked_for(chip, case):
 
 
 def test_the_size_that_counts_is_that_of_the_frames_read(chip, monkeypatch):
-    monkeypatch.setattr("agrifm.data.h5_limits.MOST_BYTES", IMAGE.nbytes // 2)
+    monkeypatch.setattr("agrifm.data.hdf5_limits.MOST_BYTES", IMAGE.nbytes // 2)
     with pytest.raises(InputError, match="smaller chips"):
         read_chip(chip, [S2])
     assert read_chip(chip, [S2], frames=lambda total: np.array([1, 2])).images["S2"].shape[0] == 2
@@ -230,7 +230,7 @@ def test_the_size_that_counts_is_that_of_the_frames_read(chip, monkeypatch):
 def test_large_chunks_are_unpacked_piece_by_piece_before_libhdf5_does(chip, monkeypatch):
     good = np.random.default_rng(0).integers(1, 5000, (4, 10, 64, 64)).astype(np.uint16)
     put(chip, "S2", good, chunks=(1, 10, 64, 64), compression="gzip", shuffle=True, fletcher32=True)
-    monkeypatch.setattr("agrifm.data.h5_limits.MOST_BYTES", good.nbytes)
+    monkeypatch.setattr("agrifm.data.hdf5_limits.MOST_BYTES", good.nbytes)
     assert np.array_equal(read_chip(chip, [S2], label_key=None).images["S2"].numpy(), good)
     with h5py.File(chip, "r+") as file:
         file["S2"].id.write_direct_chunk((0, 0, 0, 0), zlib.compress(bytes(8 << 20), 1))
@@ -403,7 +403,7 @@ WRITE = """
 import resource, sys
 from pathlib import Path
 import numpy as np, torch
-from agrifm.data.h5 import write_chip
+from agrifm.data.chips import write_chip
 from agrifm.errors import InputError
 from agrifm.sample import Sample
 from agrifm.sensors import S2
@@ -469,7 +469,7 @@ def test_a_chip_that_takes_for_ever_or_crashes_is_named(chip, tmp_path, monkeypa
             time.sleep(60) if hang else os.kill(os.getpid(), signal.SIGKILL)
         return real(path, *args)
 
-    monkeypatch.setattr("agrifm.data.h5_files.h5py.File", damaged)
+    monkeypatch.setattr("agrifm.data.hdf5.h5py.File", damaged)
     for hang, found in ((True, "more than 0.3 seconds"), (False, "crashes")):
         with pytest.raises(Stuck, match=found) as caught:
             watched(lambda: read_all(chip, other), 0.3 if hang else 20)
@@ -484,7 +484,7 @@ def test_data_check_goes_on_after_a_chip_that_takes_for_ever(farm, settings, mon
     sources = {split: replace(source, names=source.names[:2]) for split, source in sources.items()}
     stuck, real = sources["train"].path(1), h5py.File
     monkeypatch.setattr(
-        "agrifm.data.h5_files.h5py.File", lambda path, *args: time.sleep(60) if path == stuck else real(path, *args)
+        "agrifm.data.hdf5.h5py.File", lambda path, *args: time.sleep(60) if path == stuck else real(path, *args)
     )
     problems, seen = examine_watched(experiment, sources, 0.5)
     assert [problem.where for problem in problems] == [str(stuck)]

@@ -9,10 +9,10 @@ import pytest
 import torch
 from conftest import FARM
 
-from agrifm.data.calendars import Calendar
-from agrifm.data.check import splits_overlap
+from agrifm.checks.chips import splits_overlap
+from agrifm.data.chips import Place, read_chip, read_place, write_chip
 from agrifm.data.folder import Chips, MappingDataset
-from agrifm.data.h5 import Place, read_chip, read_place, write_chip
+from agrifm.data.growing_season import Calendar
 from agrifm.data.lists import read_names
 from agrifm.errors import InputError
 from agrifm.sample import Sample

@@ -11,21 +11,22 @@ import yaml
 from test_labels import GRID, frame_of, save, square
 
 from agrifm.checkpoint import Checkpoint
+from agrifm.chips.classes import ClassTable
+from agrifm.chips.experiment import class_list
+from agrifm.chips.labels import read_labels
 from agrifm.cli.evaluate import show_scores
 from agrifm.config import parse
 from agrifm.data.folder import Cached
-from agrifm.data.synthetic import Landscape, write_example
 from agrifm.errors import InputError
-from agrifm.scenes.classes import ClassTable
-from agrifm.scenes.experiment import class_list
-from agrifm.scenes.labels import read_labels
+from agrifm.evaluation import evaluate
+from agrifm.evaluation.scoring import write_scores
 from agrifm.sensors import LANDSAT, MODIS
-from agrifm.tasks.choice import chosen
+from agrifm.synthetic.chips import Landscape, write_example
+from agrifm.tasks.class_choice import chosen
+from agrifm.tasks.class_table import SHIPPED, Table, read_rows
 from agrifm.tasks.losses import CrossEntropy, Dice, Focal, GeneralizedCrossEntropy, LogitAdjusted
 from agrifm.tasks.segmentation import Segmentation
-from agrifm.tasks.tables import SHIPPED, Table, read_rows
-from agrifm.training import evaluate, fit
-from agrifm.training.evaluate import write_scores
+from agrifm.training import fit
 from agrifm.training.fit import settle
 
 ROOT = Path(__file__).parents[1]

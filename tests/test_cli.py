@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from agrifm.cli import app
-from agrifm.data.h5 import read_chip, write_chip
+from agrifm.data.chips import read_chip, write_chip
 from agrifm.sensors import LANDSAT, S2
 
 runner = CliRunner()

@@ -11,11 +11,11 @@ from drawn_parcels import GRID, LEFT, SIDE, TOP, UTM, frame_of, save, write_tif
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
+from agrifm.chips.labels import read_labels
+from agrifm.chips.rasterize import hectares
 from agrifm.errors import InputError
-from agrifm.scenes.burning import hectares
-from agrifm.scenes.crosswalk import UNKNOWN, Crosswalk
-from agrifm.scenes.labels import read_labels
-from agrifm.scenes.landcover import LandCover
+from agrifm.pretraining.crosswalk import UNKNOWN, Crosswalk
+from agrifm.pretraining.landcover import LandCover
 
 VALUES = np.random.default_rng(1).integers(1, 4, (SIDE, SIDE)).astype(np.uint8)
 WORLDCOVER = Crosswalk.read("worldcover")

@@ -12,11 +12,11 @@ import pytest
 import yaml
 
 from agrifm.checkpoint import Checkpoint
+from agrifm.checks.band_order import BandOrder
 from agrifm.compat import commands
 from agrifm.compat.configs import Translation, translate
 from agrifm.compat.python_config import merge, parse_value, read
 from agrifm.config import parse
-from agrifm.data.bands import BandOrder
 from agrifm.errors import InputError
 from agrifm.nn.swin import SIZES
 
@@ -371,8 +371,8 @@ class Recorded:
         self.calls: dict[str, tuple[tuple, dict]] = {}
         answers = {
             "agrifm.training.fit": Path("best.safetensors"),
-            "agrifm.training.evaluate": SimpleNamespace(summary={"mFscore": 0.5}),
-            "agrifm.maps.chips.predict": [Path("a_pred.png")],
+            "agrifm.evaluation.evaluate": SimpleNamespace(summary={"mFscore": 0.5}),
+            "agrifm.maps.predict_chips.predict": [Path("a_pred.png")],
             "agrifm.compat.weights.start_weights": None,
         }
         for name, answer in answers.items():

@@ -12,7 +12,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from agrifm.nn.patches import token_validity
+from agrifm.nn.embedding import token_validity
 from agrifm.nn.swin import SIZES, Pyramid, Swin, SwinSize
 from agrifm.nn.windows import FrugalAttention, Piece, attend_pieces, clip_window, lay_out
 

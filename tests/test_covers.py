@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from agrifm.data.covers import Covers
-from agrifm.data.varieties import VARIETIES
 from agrifm.errors import InputError
 from agrifm.sensors import LANDSAT, MODIS, S2
+from agrifm.synthetic.landcover import Covers
+from agrifm.synthetic.varieties import VARIETIES
 from agrifm.tasks.fractions import COVERS
 
 LAND = Covers(seed=5)

@@ -9,10 +9,10 @@ import rasterio
 from farmland_series import CLOUD, DAYS, DESERT, FOREST, NODES, SEASON, SIZE, SNOW, SOIL, farmland
 from rasterio.transform import from_origin
 
-from agrifm.data.radiometry import Series, faults
+from agrifm.checks.series import Series, faults
 from agrifm.errors import InputError
-from agrifm.scenes.open import open_scene
-from agrifm.scenes.units import check_units
+from agrifm.opening import open_scene
+from agrifm.scenes.checks.units import check_units
 from agrifm.sensors import LANDSAT, S2
 
 

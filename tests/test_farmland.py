@@ -11,12 +11,12 @@ import pytest
 import rasterio
 from rasterio.features import rasterize
 
-from agrifm.data.farmland import Part, write_scene
-from agrifm.data.products import CLEAR, NOTHING, PRODUCTS, SHADOW, THICK, THIN
-from agrifm.data.synthetic import CLASSES, Landscape
 from agrifm.errors import InputError
 from agrifm.scenes.quality import RULES
 from agrifm.sensors import LANDSAT, MODIS, S2
+from agrifm.synthetic.chips import CLASSES, Landscape
+from agrifm.synthetic.products import CLEAR, NOTHING, PRODUCTS, SHADOW, THICK, THIN
+from agrifm.synthetic.scenes import Part, write_scene
 
 LAND = Landscape(rows=4, columns=4, size=48, frames=(("S2", 5), ("Landsat", 4), ("Modis", 3)))
 ROWS, COLUMNS = range(2, 4), range(1, 3)

@@ -11,9 +11,9 @@ from agrifm.data.transforms import crop
 from agrifm.sample import Sample
 from agrifm.tasks.field_scores import SUMS, borders, compare, score
 from agrifm.tasks.fields import Fields
-from agrifm.tasks.instances import Watershed, targets
 from agrifm.tasks.losses import CrossEntropy, Dice, LogCoshDice, Tversky
 from agrifm.tasks.segmentation import CropClass
+from agrifm.tasks.watershed import Watershed, targets
 
 CROPS = (CropClass("other"), CropClass("wheat"), CropClass("maize"))
 

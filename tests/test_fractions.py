@@ -14,19 +14,19 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from agrifm.cli import app
-from agrifm.data.farmland import write_scene
-from agrifm.data.shards import Shards
-from agrifm.data.synthetic import Landscape
 from agrifm.errors import InputError
 from agrifm.io import locked
-from agrifm.scenes.crosswalk import SHIPPED, UNKNOWN, Crosswalk
-from agrifm.scenes.fractions import apportioned, build, records
-from agrifm.scenes.landcover import LandCover
-from agrifm.scenes.open import open_scene
-from agrifm.scenes.outcomes import Outcomes
+from agrifm.opening import open_scene
+from agrifm.pretraining.crosswalk import SHIPPED, UNKNOWN, Crosswalk
+from agrifm.pretraining.fractions import apportioned, build, records
+from agrifm.pretraining.landcover import LandCover
+from agrifm.pretraining.outcomes import Outcomes
+from agrifm.pretraining.shards import Shards
+from agrifm.pretraining.views import FractionPlan
 from agrifm.scenes.scene import Area
-from agrifm.scenes.views import FractionPlan
 from agrifm.sensors import LANDSAT, S2
+from agrifm.synthetic.chips import Landscape
+from agrifm.synthetic.scenes import write_scene
 from agrifm.tasks.fractions import COVERS
 
 UTM = "EPSG:32631"

@@ -7,9 +7,9 @@ import shapely
 from drawn_parcels import GRID, LEFT, SIDE, TOP, UTM, frame_of, holds, parcels, save, square, write_tif
 from rasterio.transform import Affine
 
+from agrifm.chips.classes import ClassTable
+from agrifm.chips.labels import read_labels
 from agrifm.errors import InputError
-from agrifm.scenes.classes import ClassTable
-from agrifm.scenes.labels import read_labels
 
 
 @pytest.mark.parametrize(("crs", "suffix"), [("EPSG:2154", "shp"), ("EPSG:4326", "geojson"), (UTM, "gpkg")])

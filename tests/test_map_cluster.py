@@ -10,8 +10,9 @@ import pytest
 from test_mapping import SMALL, folder, model, scene, whole  # noqa: F401
 
 from agrifm.errors import InputError
-from agrifm.maps import cluster, tiles
-from agrifm.maps.mapping import map_scene
+from agrifm.maps import dask_cluster as cluster
+from agrifm.maps import tiles
+from agrifm.maps.map_scene import map_scene
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,8 @@ import rasterio
 from made_maps import LEGEND, a_map, contents, grid_of
 
 from agrifm.errors import InputError
-from agrifm.maps import cog
-from agrifm.maps.cog import class_map, write_cog
+from agrifm.maps.files import cog
+from agrifm.maps.files.cog import class_map, write_cog
 
 
 def test_a_new_map_leaves_nothing_of_the_old_one(tmp_path):

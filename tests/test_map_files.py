@@ -15,13 +15,13 @@ from made_maps import COLORS, EXTRAS, LABELS, LEGEND, NAMES, SEASON, a_map, cont
 from PIL import Image
 from rio_cogeo.cogeo import cog_validate
 
-from agrifm.data.h5 import Place
+from agrifm.data.chips import Place
 from agrifm.errors import InputError
-from agrifm.maps.cog import Product, class_map, write_cog
-from agrifm.maps.item import classes as class_entries
-from agrifm.maps.item import footprint
-from agrifm.maps.raster import NODATA, Legend, map_files, write_bands, write_classes
-from agrifm.maps.style import MOST_CLASSES, picture
+from agrifm.maps.files.cog import Product, class_map, write_cog
+from agrifm.maps.files.legend import MOST_CLASSES, picture
+from agrifm.maps.files.stac_item import classes as class_entries
+from agrifm.maps.files.stac_item import footprint
+from agrifm.maps.files.writer import NODATA, Legend, map_files, write_bands, write_classes
 from agrifm.tasks.segmentation import CropClass, Segmentation
 
 

@@ -16,11 +16,13 @@ from agrifm.cli import app
 from agrifm.config import parse
 from agrifm.errors import InputError
 from agrifm.io import writing
-from agrifm.maps import mapping, store, style, tiles
-from agrifm.maps.mapping import map_scene, plan
+from agrifm.maps import map_scene as mapping
+from agrifm.maps import store, tiles
+from agrifm.maps.files import legend as style
+from agrifm.maps.map_scene import map_scene, plan
 from agrifm.maps.options import MapOptions
-from agrifm.maps.parcels import ParcelRule
 from agrifm.maps.windows import lay_out
+from agrifm.products.parcels import ParcelRule
 from agrifm.sensors import LANDSAT, S2, Statistics
 
 

@@ -20,11 +20,12 @@ from test_mapping import EVERYTHING, SMALL, folder, model, scene, whole  # noqa:
 
 from agrifm.errors import InputError
 from agrifm.io import locked
-from agrifm.maps import mapping, tiles
-from agrifm.maps.mapping import map_scene
-from agrifm.maps.passport import Passport
+from agrifm.maps import map_scene as mapping
+from agrifm.maps import tiles
+from agrifm.maps.map_scene import map_scene
+from agrifm.maps.provenance import Passport
 from agrifm.maps.store import DamagedTile, Store
-from agrifm.scenes.open import open_scene
+from agrifm.opening import open_scene
 from agrifm.scenes.scene import Area
 
 TILE = Area(0, 48, 8, 8)

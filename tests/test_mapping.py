@@ -22,20 +22,21 @@ from typer.testing import CliRunner
 from agrifm.checkpoint import Checkpoint, build
 from agrifm.cli import app
 from agrifm.config import parse
-from agrifm.data.farmland import write_scene
-from agrifm.data.synthetic import CLASSES, Landscape
 from agrifm.errors import InputError, Unreadable
-from agrifm.maps import mapping, store, tiles
-from agrifm.maps.mapping import fit_sensors, map_scene, plan
+from agrifm.maps import map_scene as mapping
+from agrifm.maps import store, tiles
+from agrifm.maps.files.writer import NODATA
+from agrifm.maps.map_scene import fit_sensors, map_scene, plan
 from agrifm.maps.options import MapOptions
-from agrifm.maps.passport import Passport
-from agrifm.maps.raster import NODATA
-from agrifm.maps.reproduce import reproduce
-from agrifm.maps.seams import Seams, audit
+from agrifm.maps.provenance import Passport
+from agrifm.maps.seam_audit import Seams, audit
 from agrifm.maps.store import Store
 from agrifm.maps.tiles import own_device
-from agrifm.scenes.open import open_scene
+from agrifm.opening import open_scene
+from agrifm.products.reproduce import reproduce
 from agrifm.sensors import LANDSAT, MODIS, S2
+from agrifm.synthetic.chips import CLASSES, Landscape
+from agrifm.synthetic.scenes import write_scene
 
 LAND = Landscape(rows=3, columns=3, size=48, frames=(("S2", 4), ("Landsat", 3), ("Modis", 3)))
 NAMES = [name for name, _ in CLASSES]

@@ -7,9 +7,9 @@ import torch
 from conftest import SENSORS, random_sample
 
 from agrifm.errors import InputError
-from agrifm.nn.light import masked_softmax, resample, resample_matrix
+from agrifm.nn.decoder import masked_softmax, resample, resample_matrix
+from agrifm.nn.embedding import Context, Series, fill_gaps, on_calendar, token_validity
 from agrifm.nn.model import CropModel, ModelConfig, count_parameters
-from agrifm.nn.patches import Context, Series, fill_gaps, on_calendar, token_validity
 from agrifm.nn.swin import SIZES, SwinSize
 from agrifm.nn.windows import WindowAttention
 from agrifm.sample import Season, collate

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agrifm.tasks.names import same_names
+from agrifm.tasks.class_names import same_names
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,15 @@ from drawn_parcels import GRID, frame_of, save, square, write_tif
 from PIL import Image
 from test_scene_chips import scene  # noqa: F401 (a fixture)
 
+from agrifm.chips.classes import ClassTable, alike
+from agrifm.chips.labels import read_labels
+from agrifm.chips.picture import draw_splits
+from agrifm.chips.plan import Division
+from agrifm.chips.writer import ChipPlan, write_chips
 from agrifm.config import load
 from agrifm.errors import InputError
 from agrifm.io import locked
-from agrifm.scenes.chips import ChipPlan, write_chips
-from agrifm.scenes.classes import ClassTable, alike
-from agrifm.scenes.labels import read_labels
-from agrifm.scenes.plan import Division
-from agrifm.scenes.split_picture import draw_splits
-from agrifm.scenes.views import FractionPlan
+from agrifm.pretraining.views import FractionPlan
 
 NAMES = ("$x_{", "<script>a</script>", "=1+2|b", "_under", "[red]x[/red]", "no: {a, *b}", "maïs", "MAÏS", "小麦")
 

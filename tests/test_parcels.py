@@ -16,16 +16,16 @@ from test_cli import agrifm, runner
 from test_fields import layers_of, random_fields
 from test_scene_chips import scene  # noqa: F401
 
+from agrifm.chips.writer import ChipPlan, write_chips
 from agrifm.cli import app
 from agrifm.config import load, parse
-from agrifm.data.farmland import write_scene
-from agrifm.data.h5 import read_chip
+from agrifm.data.chips import read_chip
 from agrifm.errors import InputError
-from agrifm.maps import fiboa
-from agrifm.maps.parcels import ParcelRule, find_fields, join_small, outlines, parcels_of
-from agrifm.scenes.chips import ChipPlan, write_chips
+from agrifm.products import fiboa
+from agrifm.products.parcels import ParcelRule, find_fields, join_small, outlines, parcels_of
 from agrifm.sensors import S2
-from agrifm.tasks.instances import Watershed
+from agrifm.synthetic.scenes import write_scene
+from agrifm.tasks.watershed import Watershed
 
 FIELDS = Path(__file__).parents[1] / "configs/fields.yaml"
 

@@ -18,11 +18,11 @@ from agrifm.checkpoint import Checkpoint, build
 from agrifm.cli import app
 from agrifm.config import parse
 from agrifm.errors import InputError
-from agrifm.maps.mapping import map_scene
+from agrifm.maps.map_scene import map_scene
 from agrifm.maps.options import MapOptions
-from agrifm.maps.passport import Passport
-from agrifm.maps.reproduce import reproduce
-from agrifm.scenes.open import open_scene
+from agrifm.maps.provenance import Passport
+from agrifm.opening import open_scene
+from agrifm.products.reproduce import reproduce
 from agrifm.sensors import S2
 
 STRANGE = (None, "", "x", -1, 0, 1e9, 10**30, 1e308, float("inf"), float("nan"), [], {}, True, "\0", "x" * 9000, [[]])

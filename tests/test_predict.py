@@ -15,10 +15,10 @@ from agrifm.checkpoint import Checkpoint, build
 from agrifm.cli import app
 from agrifm.config import parse
 from agrifm.config.reading import override
+from agrifm.data.chips import write_chip
 from agrifm.data.folder import Chips, Custom
-from agrifm.data.h5 import write_chip
 from agrifm.errors import InputError
-from agrifm.maps.chips import predict
+from agrifm.maps.predict_chips import predict
 from agrifm.sensors import LANDSAT, S2
 
 SENSORS = (S2, LANDSAT)
@@ -120,7 +120,7 @@ def test_what_is_wrong_with_a_place_is_found_before_anything_is_computed(model, 
     source = chips(tmp_path, a=samples[0], b=samples[1])
     with h5py.File(tmp_path / "b.h5", "r+") as file:
         file.attrs["crs"] = "nonsense"
-    monkeypatch.setattr("agrifm.maps.chips.outputs", None)
+    monkeypatch.setattr("agrifm.maps.predict_chips.outputs", None)
     with pytest.raises(InputError, match="nonsense") as caught:
         predict(model, source, tmp_path / "out")
     assert "b.h5: attribute 'crs'" in caught.value.where
@@ -132,7 +132,7 @@ def test_more_classes_than_a_map_holds_are_refused_before_anything_is_computed(m
     task = replace(model.experiment.task)
     object.__setattr__(task, "classes", tuple(replace(task.classes[0], name=f"c{i}") for i in range(255)))
     many = replace(model, experiment=model.experiment.model_copy(update={"task": task}))
-    monkeypatch.setattr("agrifm.maps.chips.outputs", None)
+    monkeypatch.setattr("agrifm.maps.predict_chips.outputs", None)
     with pytest.raises(InputError, match="254"):
         predict(many, Chips(tmp_path, ("x",), SENSORS), tmp_path / "out", force_png=True)
 

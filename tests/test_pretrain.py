@@ -24,20 +24,20 @@ from agrifm.cli import app
 from agrifm.cli.evaluate import refuse_split
 from agrifm.compat.weights import describe_weights, released_layout, start_weights
 from agrifm.config import load, parse
-from agrifm.data.covers import Covers
-from agrifm.data.shard_writer import ShardWriter
 from agrifm.data.transforms import Augment
 from agrifm.errors import InputError
+from agrifm.evaluation import evaluate
 from agrifm.nn.model import CropModel, ModelConfig
 from agrifm.nn.swin import SwinSize
+from agrifm.pretraining.shard_writer import ShardWriter
 from agrifm.sensors import LANDSAT, S2
+from agrifm.synthetic.landcover import Covers
 from agrifm.tasks.fractions import COVERS, Fractions
-from agrifm.training import evaluate, fit
-from agrifm.training import pretrain as module
+from agrifm.training import fit, mean_teacher
 from agrifm.training.fit import open_sources
+from agrifm.training.linear_probe import Probe
+from agrifm.training.mean_teacher import Pairs, Views, follow, sureness
 from agrifm.training.module import BAD
-from agrifm.training.pretrain import Pairs, Views, follow, sureness
-from agrifm.training.probe import Probe
 from agrifm.training.throughput import forward_flops, tokens
 
 ROOT = Path(__file__).parents[1]
@@ -111,7 +111,7 @@ def test_the_shipped_experiment_trains_one_step(tmp_path):
 def test_killed_in_mid_epoch_it_goes_on_to_the_same_bits(plan, shards, place, tmp_path, monkeypatch):
     plan = plan if place == "synthetic" else of_shards(plan, shards)
     fit(parse(plan), tmp_path / "whole")
-    step, steps = module.Pretrainer.training_step, []
+    step, steps = mean_teacher.Pretrainer.training_step, []
 
     def killed(self, batch, number):
         steps.append(number)
@@ -119,7 +119,7 @@ def test_killed_in_mid_epoch_it_goes_on_to_the_same_bits(plan, shards, place, tm
             raise RuntimeError("killed")
         return step(self, batch, number)
 
-    monkeypatch.setattr(module.Pretrainer, "training_step", killed)
+    monkeypatch.setattr(mean_teacher.Pretrainer, "training_step", killed)
     with pytest.raises(RuntimeError, match="killed"):
         fit(parse(plan), tmp_path / "parts")
     fit(parse(plan), tmp_path / "parts")
@@ -202,7 +202,7 @@ def test_several_sources_are_drawn_in_their_shares(plan, shards, tmp_path):
     plan["data"]["shards"] |= places
     experiment = parse({**plan, "seed": 7})
     train = open_sources(experiment)["train"]
-    order = module.in_order(experiment, train)[1]
+    order = mean_teacher.in_order(experiment, train)[1]
     names = [train.read(index).name for _, index in order.order(0, 16)]
     made, stored = ([name for name in names if name.split("-")[1] == seed] for seed in ("7", "0"))
     assert (len(made), len(set(stored))) == (12, 4)
@@ -309,7 +309,7 @@ def test_the_teacher_counts_in_the_loss_unless_it_agrees(plan):
     plan["teacher"]["trust"] = False
     experiment = parse(plan)
     sensors = [s.with_statistics(S2.statistics) if s is S2 else replace(s, statistics=None) for s in (S2,)]
-    trained = module.Pretrainer(experiment.with_sensors(sensors))
+    trained = mean_teacher.Pretrainer(experiment.with_sensors(sensors))
     trained.log = lambda *args, **kwargs: None
     trained._ramp = lambda share: 1.0
     pairs = Pairs(Covers(sizes={"S2": 16}, frames=4, sensors=(S2,)), None, Augment(flips=False, turns=False), 0, 2)
@@ -345,7 +345,7 @@ def test_fractions_are_scored_where_they_are_known():
 def stepping(plan, limit):
     """A student whose gradients are given, and its optimizer."""
     plan["training"]["spike"] = limit
-    student = module.Pretrainer(parse(plan).with_sensors(SENSORS[:2]))
+    student = mean_teacher.Pretrainer(parse(plan).with_sensors(SENSORS[:2]))
     student.log = lambda *_, **__: None
     return student, torch.optim.AdamW(student.model.parameters(), lr=0.1, weight_decay=0.1)
 
@@ -384,14 +384,14 @@ def test_after_a_lasting_rise_of_the_gradient_training_goes_on(plan):
 def test_gradients_that_are_never_finite_stop_the_run(plan):
     student, optimizer = stepping(plan, 5.0)
     step(student, optimizer, 1.0)
-    moved = [step(student, optimizer, float("nan")) for _ in range(module.MOST_NOT_FINITE - 1)]
+    moved = [step(student, optimizer, float("nan")) for _ in range(mean_teacher.MOST_NOT_FINITE - 1)]
     assert not any(moved)
     with pytest.raises(InputError, match="in a row that are not finite"):
         step(student, optimizer, float("nan"))
 
 
 def test_a_loss_that_is_not_finite_keeps_the_batch(plan, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "sureness", lambda shares: shares[:, :1] * torch.nan)
+    monkeypatch.setattr(mean_teacher, "sureness", lambda shares: shares[:, :1] * torch.nan)
     with pytest.raises(InputError, match=BAD):
         fit(parse(plan), tmp_path)
     assert (tmp_path / BAD).is_file()

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agrifm.data.check import splits_overlap, structure
+from agrifm.checks.chips import splits_overlap, structure
+from agrifm.data.chips import read_place
 from agrifm.data.folder import Chips
-from agrifm.data.h5 import read_place
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"

@@ -9,13 +9,13 @@ import torch
 import xarray as xr
 from conftest import TINY
 
+from agrifm.chips.writer import ChipPlan, write_chips
 from agrifm.config import load
-from agrifm.data.h5 import read_chip
-from agrifm.maps.mapping import MapOptions, map_scene
-from agrifm.scenes.chips import ChipPlan, write_chips
-from agrifm.scenes.open import open_scene
+from agrifm.data.chips import read_chip
+from agrifm.maps.map_scene import MapOptions, map_scene
+from agrifm.opening import open_scene
+from agrifm.scenes.checks.units import check_units
 from agrifm.scenes.scene import Area
-from agrifm.scenes.units import check_units
 from agrifm.training import fit
 
 PATCH = Path(__file__).parents[2] / "shared" / "data" / "worldcereal_patches" / "netcdf_be_a"

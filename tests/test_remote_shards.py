@@ -9,9 +9,9 @@ from loopback import BUSY, CUT, MISSING, Fault, Loopback
 from test_shards import record, write
 from torch.utils.data import DataLoader, Dataset
 
-from agrifm.data import remote
-from agrifm.data.shards import MANIFEST, Shards
 from agrifm.errors import InputError, Unreadable
+from agrifm.network import files as remote
+from agrifm.pretraining.shards import MANIFEST, Shards
 
 BAD = "S2-00001.tar"
 

@@ -9,13 +9,13 @@ from made_maps import LABELS, a_map
 from test_calibration import CALIBRATED, network
 from typer.testing import CliRunner
 
-from agrifm.accuracy.report import report
 from agrifm.checkpoint import Checkpoint
 from agrifm.cli import app
 from agrifm.errors import InputError
+from agrifm.evaluation.scoring import write_scores
+from agrifm.products.report import report
 from agrifm.tasks.scores import scores
 from agrifm.training.callbacks import write_history
-from agrifm.training.evaluate import write_scores
 
 EVIL = '<script>alert("x")</script>'
 CLASSES = (EVIL, "maize & rye", "grass")

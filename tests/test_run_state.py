@@ -18,12 +18,13 @@ from agrifm.checkpoint import Checkpoint
 from agrifm.cli import shell
 from agrifm.compat.weights import start_weights
 from agrifm.config import parse
-from agrifm.data.synthetic import Landscape, write_example
 from agrifm.errors import InputError, Terminated
+from agrifm.evaluation import evaluate
+from agrifm.evaluation.scoring import outputs
 from agrifm.io import locked
-from agrifm.training import evaluate, fit, shared
+from agrifm.synthetic.chips import Landscape, write_example
+from agrifm.training import fit, shared
 from agrifm.training.callbacks import BEST, HISTORY, LAST, Judge, read_history, write_history
-from agrifm.training.evaluate import outputs
 from agrifm.training.module import Mapper
 from agrifm.training.state import INPUTS, RESUME
 

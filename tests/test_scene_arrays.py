@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from agrifm.data.farmland import write_scene
-from agrifm.data.synthetic import Landscape
-from agrifm.scenes.arrays import to_xarray
-from agrifm.scenes.open import open_scene
+from agrifm.opening import open_scene
+from agrifm.scenes.datasets import to_xarray
 from agrifm.scenes.scene import Area, Scene
 from agrifm.sensors import LANDSAT, S2
+from agrifm.synthetic.chips import Landscape
+from agrifm.synthetic.scenes import write_scene
 
 
 @pytest.fixture(scope="module")

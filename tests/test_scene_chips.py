@@ -17,20 +17,20 @@ from odc.geo.geobox import GeoBox
 from rasterio.transform import Affine
 from rich.console import Console
 
+from agrifm.chips.labels import read_labels
+from agrifm.chips.leakage import find_leaks
+from agrifm.chips.writer import ChipPlan, write_chips
 from agrifm.config import load
-from agrifm.data.farmland import write_scene
+from agrifm.data.chips import read_place
 from agrifm.data.folder import Chips
-from agrifm.data.h5 import read_place
-from agrifm.data.synthetic import CLASSES, Landscape
 from agrifm.errors import InputError
-from agrifm.scenes.chips import ChipPlan, write_chips
-from agrifm.scenes.labels import read_labels
-from agrifm.scenes.leaks import find_leaks
-from agrifm.scenes.open import open_scene
+from agrifm.opening import open_scene
+from agrifm.rasters.file_band import FileBand
 from agrifm.scenes.quality import Quality
-from agrifm.scenes.raster import FileBand
 from agrifm.scenes.scene import Frame, Layer, Scene
 from agrifm.sensors import S2
+from agrifm.synthetic.chips import CLASSES, Landscape
+from agrifm.synthetic.scenes import write_scene
 from agrifm.training import fit
 
 FRANCE = Path(__file__).parents[2] / "shared/data/france_parcels_2018"
@@ -267,7 +267,7 @@ def test_an_unfinished_run_may_be_given_again(scene, fields, tmp_path, monkeypat
             raise OSError("no space left on device")
         return write(*parts)
 
-    from agrifm.scenes import chips
+    from agrifm.chips import writer as chips
 
     write = chips.write_chip
     monkeypatch.setattr(chips, "write_chip", failing)

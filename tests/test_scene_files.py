@@ -13,12 +13,12 @@ import xarray as xr
 import yaml
 from rasterio.transform import from_origin
 
-from agrifm.data.farmland import write_scene
-from agrifm.data.synthetic import Landscape
 from agrifm.errors import InputError, Unreadable
-from agrifm.scenes.open import open_scene
+from agrifm.opening import open_scene
 from agrifm.scenes.scene import Area
 from agrifm.sensors import LANDSAT, MODIS, S2
+from agrifm.synthetic.chips import Landscape
+from agrifm.synthetic.scenes import write_scene
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 FRANCE, FLANDERS = REAL / "france_parcels_2018" / "jp2", REAL / "worldcereal_patches" / "netcdf_be_a"

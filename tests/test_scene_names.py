@@ -18,12 +18,12 @@ from rasterio.enums import ColorInterp
 from test_scene_files import DAYS, OLI, band_files, cube, refused, stored, write
 
 from agrifm.errors import InputError, Unreadable
-from agrifm.scenes.dates import days_in, product_of
+from agrifm.opening import open_scene
 from agrifm.scenes.document import scene_from_dict, scene_to_dict
 from agrifm.scenes.files import split_path
-from agrifm.scenes.names import layout_of
-from agrifm.scenes.open import open_scene
-from agrifm.scenes.patterns import STEPS, NamePattern, _Trial
+from agrifm.scenes.naming.dates import days_in, product_of
+from agrifm.scenes.naming.patterns import STEPS, NamePattern, _Trial
+from agrifm.scenes.naming.products import layout_of
 from agrifm.scenes.scene import Area
 from agrifm.sensors import LANDSAT, S2
 

@@ -16,13 +16,15 @@ from odc.geo.geobox import GeoBox
 from rich.console import Console
 
 from agrifm.errors import InputError, Unreadable
-from agrifm.scenes import cubes
-from agrifm.scenes.grid import METERS_PER_DEGREE, check_grid, pixel_area, pixel_size
-from agrifm.scenes.look import impossible_shares, refuse_impossible
-from agrifm.scenes.open import open_scene
-from agrifm.scenes.raster import CubeBand, FileBand, open_raster
-from agrifm.scenes.scene import Area, Frame, Layer, Scene, Units
-from agrifm.scenes.show import show
+from agrifm.opening import open_scene
+from agrifm.rasters import cube_file
+from agrifm.rasters.cube_band import CubeBand
+from agrifm.rasters.file_band import FileBand, open_raster
+from agrifm.rasters.grid import METERS_PER_DEGREE, check_grid, pixel_area, pixel_size
+from agrifm.scenes.checks.pixels import impossible_shares, refuse_impossible
+from agrifm.scenes.quicklook import show
+from agrifm.scenes.scene import Area, Frame, Layer, Scene
+from agrifm.scenes.units import Units
 from agrifm.sensors import LANDSAT, S2
 
 UTM, LEFT, TOP, SIDE = "EPSG:32631", 500_000.0, 4_800_000.0, 24
@@ -232,7 +234,7 @@ def test_zarr_is_read_without_the_lock_of_hdf5(tmp_path, monkeypatch):
             pass
 
     path = a_cube(tmp_path / "a.zarr", plain(), {})
-    monkeypatch.setattr(cubes, "_LOCK", Taken())
+    monkeypatch.setattr(cube_file, "_LOCK", Taken())
     assert seen(open_scene(path)).clear.all()
 
 

@@ -11,10 +11,11 @@ from rasterio.transform import from_origin
 from rich.console import Console
 
 from agrifm.errors import Unreadable
+from agrifm.rasters.file_band import FileBand
 from agrifm.scenes.quality import Quality
-from agrifm.scenes.raster import FileBand
-from agrifm.scenes.scene import Frame, Layer, Scene, Units
-from agrifm.scenes.show import clear_shares, show
+from agrifm.scenes.quicklook import clear_shares, show
+from agrifm.scenes.scene import Frame, Layer, Scene
+from agrifm.scenes.units import Units
 from agrifm.sensors import LANDSAT, S2
 
 ROWS, COLUMNS = 170, 131  # no multiple of what a coarse look averages
@@ -133,7 +134,7 @@ def test_of_many_dates_the_clearest_of_their_time_are_drawn(scene, tmp_path, mon
     whole, _, empty = scene.layers[0].frames[:3]
     days = [dt.date(2018, 1, 1) + dt.timedelta(10 * i) for i in range(24)]
     frames = tuple(replace(whole if i % 2 else empty, day=day, name=f"{i}") for i, day in enumerate(days))
-    monkeypatch.setattr("agrifm.scenes.show._stretched", lambda looks: drawn.extend(looks) or [])
+    monkeypatch.setattr("agrifm.scenes.quicklook._stretched", lambda looks: drawn.extend(looks) or [])
     told(replace(scene, layers=(Layer(S2, frames),)), tmp_path / "many.png")
     assert len(drawn) == 12
     assert all(look.share == 1 for look in drawn)

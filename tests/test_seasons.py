@@ -18,27 +18,28 @@ from typer.testing import CliRunner
 from agrifm.checkpoint import Checkpoint, build
 from agrifm.cli import app, shell
 from agrifm.config import load, parse
-from agrifm.data.calendars import Calendar, calendar_of, date_of, number_of
-from agrifm.data.farmland import write_scene
+from agrifm.data.chips import write_chip
 from agrifm.data.folder import Chips, View
-from agrifm.data.h5 import write_chip
-from agrifm.data.loading import Split
-from agrifm.data.synthetic import CLASSES, Landscape
+from agrifm.data.growing_season import Calendar, calendar_of, date_of, number_of
+from agrifm.data.loader import Split
 from agrifm.data.transforms import Augment, truncate
 from agrifm.errors import InputError
-from agrifm.maps.chips import predict
-from agrifm.maps.mapping import map_scene
-from agrifm.maps.raster import NODATA
+from agrifm.evaluation import evaluate
+from agrifm.evaluation.as_of import Timeline, known
+from agrifm.evaluation.missing_sensors import early_season, failures, first_days
+from agrifm.maps.files.writer import NODATA
+from agrifm.maps.map_scene import map_scene
+from agrifm.maps.predict_chips import predict
+from agrifm.nn.embedding import Series, on_calendar
 from agrifm.nn.model import CropModel, ModelConfig
-from agrifm.nn.patches import Series, on_calendar
 from agrifm.nn.swin import SwinSize
+from agrifm.opening import open_scene
 from agrifm.sample import Season, collate
-from agrifm.scenes.open import open_scene
 from agrifm.scenes.scene import Area
 from agrifm.sensors import LANDSAT, S2
-from agrifm.training import evaluate, fit
-from agrifm.training.robustness import early_season, failures, first_days
-from agrifm.training.timeline import Timeline, known
+from agrifm.synthetic.chips import CLASSES, Landscape
+from agrifm.synthetic.scenes import write_scene
+from agrifm.training import fit
 
 NAMES = [name for name, _ in CLASSES]
 CONFIG = Path(__file__).parents[1] / "configs" / "early_season.yaml"
@@ -339,7 +340,7 @@ def test_the_first_day_that_reaches_a_target():
         {"season": "s", "as of": at, "images": 1, "mFscore": a, "F x": b}
         for at, a, b in (("04-30", 0.2, float("nan")), ("05-31", 0.8, 0.1), ("06-30", 0.7, 0.9))
     ]
-    from agrifm.training.robustness import Rows
+    from agrifm.evaluation.missing_sensors import Rows
 
     assert first_days(Rows(("season", "as of", "images"), tuple(rows)), 0.8) == {
         "s": {"mFscore": "05-31", "F x": "06-30"}

@@ -15,9 +15,9 @@ import pytest
 import safetensors.numpy
 
 from agrifm.data.records import COVERS, Record
-from agrifm.data.shard_writer import ShardWriter
-from agrifm.data.shards import Shards
 from agrifm.errors import InputError, Unreadable
+from agrifm.pretraining.shard_writer import ShardWriter
+from agrifm.pretraining.shards import Shards
 from agrifm.tasks.fractions import COVERS as TASK_COVERS
 
 

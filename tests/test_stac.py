@@ -15,13 +15,16 @@ from typer.testing import CliRunner
 
 from agrifm.cli import app
 from agrifm.errors import InputError, Unreadable
-from agrifm.scenes import fetch, providers, raster, stac
-from agrifm.scenes.items import frames_of, resolve, save
-from agrifm.scenes.open import open_scene
-from agrifm.scenes.providers import GENERIC, MissingBand, provider_at, signed
+from agrifm.network import http as fetch
+from agrifm.network import tokens
+from agrifm.network.tokens import Tokens, signed
+from agrifm.opening import open_scene
+from agrifm.rasters import file_band as raster
 from agrifm.scenes.scene import Area, Scene
-from agrifm.scenes.tokens import Tokens
 from agrifm.sensors import S2
+from agrifm.stac import search as stac
+from agrifm.stac.items import frames_of, resolve, save
+from agrifm.stac.providers import GENERIC, MissingBand, provider_at
 
 BOX = (2.9, 43.3, 3.1, 43.4)
 SEASON = {"start": "2018-03-01", "end": "2018-06-30"}
@@ -430,7 +433,7 @@ def test_planetary_computer_files_are_signed_with_one_token(server, monkeypatch)
         "token": f"se=x&sig={len(server.requests)}",
         "msft:expiry": next(ends),
     }
-    monkeypatch.setattr(providers, "_TOKENS", Tokens(server.url("token/{account}/{container}")))
+    monkeypatch.setattr(tokens, "_TOKENS", Tokens(server.url("token/{account}/{container}")))
     assert signed(f"pc+{PC}/B02.tif") == f"{PC}/B02.tif?se=x&sig=1"
     assert signed(f"pc+{PC}/B03.tif") == f"{PC}/B03.tif?se=x&sig=2"  # the first token had ended
     assert signed(f"pc+{PC}/B04.tif") == f"{PC}/B04.tif?se=x&sig=2"

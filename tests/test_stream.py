@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from agrifm.data.blend import BlendOrder, Endless
-from agrifm.data.stream import Stream, StreamBatches
 from agrifm.errors import InputError
+from agrifm.pretraining.blend import BlendOrder, Endless
+from agrifm.pretraining.stream import Stream, StreamBatches
 
 GROUPS = {"S2": (0, (5, 7, 6, 4)), "Modis": (22, (3, 3, 2))}
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from agrifm.data.h5 import read_chip, read_place
-from agrifm.data.phenology import BY_COVER, COVERS, MEMBERS, mixture, spectra
-from agrifm.data.synthetic import CLASSES, Landscape, write_example
+from agrifm.data.chips import read_chip, read_place
 from agrifm.errors import InputError
 from agrifm.sensors import LANDSAT, MODIS, S2, Band, Sensor
+from agrifm.synthetic.chips import CLASSES, Landscape, write_example
+from agrifm.synthetic.phenology import BY_COVER, COVERS, MEMBERS, mixture, spectra
 
 ALL = (S2, LANDSAT, MODIS)
 SMALL = Landscape(rows=2, columns=3, size=48)

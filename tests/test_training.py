@@ -17,7 +17,8 @@ from agrifm.checkpoint import Checkpoint
 from agrifm.config import parse
 from agrifm.data.folder import import_dataset
 from agrifm.errors import InputError
-from agrifm.training import evaluate, fit
+from agrifm.evaluation import evaluate
+from agrifm.training import fit
 from agrifm.training.callbacks import write_history
 from agrifm.training.fit import settle
 from agrifm.training.module import Mapper, parameter_groups, rate

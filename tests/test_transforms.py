@@ -8,7 +8,7 @@ import torch
 from conftest import random_sample
 
 from agrifm.data.folder import Cached
-from agrifm.data.loading import EpochBatches, Split
+from agrifm.data.loader import EpochBatches, Split
 from agrifm.data.transforms import Augment, crop, drop_sensors, flip, pick_frames, resize, spread_frames, turn
 from agrifm.errors import InputError
 from agrifm.sample import Batch, Sample, collate, days_since_epoch

@@ -10,12 +10,13 @@ import rasterio
 from rasterio.transform import from_origin
 
 from agrifm.errors import InputError
+from agrifm.rasters.file_band import FileBand
+from agrifm.scenes.checks.units import check_units
 from agrifm.scenes.description import Source
 from agrifm.scenes.frames import given_units
 from agrifm.scenes.quality import Quality
-from agrifm.scenes.raster import FileBand
-from agrifm.scenes.scene import Frame, Layer, Scene, Units
-from agrifm.scenes.units import HLS, LANDSAT_C2, MODIS, check_units, refuse_unknown_offset, sentinel2
+from agrifm.scenes.scene import Frame, Layer, Scene
+from agrifm.scenes.units import HLS, LANDSAT_C2, MODIS, Units, refuse_unknown_offset, sentinel2
 from agrifm.sensors import LANDSAT, S2
 from agrifm.sensors import MODIS as MODIS_SENSOR
 

@@ -17,9 +17,9 @@ from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 from rasterio.transform import Affine
 
+from agrifm.chips.labels import read_labels
 from agrifm.errors import InputError
 from agrifm.scenes.description import read_area
-from agrifm.scenes.labels import read_labels
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from agrifm.compat.layouts import read_state
 from agrifm.compat.weights import convert, describe_weights, open_checkpoint, start_weights
 from agrifm.config import Experiment, parse
 from agrifm.errors import InputError
-from agrifm.nn.patches import Series
+from agrifm.nn.embedding import Series
 from agrifm.nn.swin import SIZES, Swin, SwinSize
 from agrifm.nn.windows import relative_index
 from agrifm.sample import collate

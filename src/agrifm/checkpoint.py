@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from agrifm.config import Experiment, parse
 from agrifm.errors import InputError, nearest, refusing
 from agrifm.io import write_whole
-from agrifm.nn.looks import Looks
+from agrifm.nn.ensemble import Looks
 from agrifm.nn.model import CropModel
 from agrifm.tasks.calibration import Calibration
 from agrifm.tensor_files import (

@@ -14,10 +14,10 @@ from rich.table import Table
 
 from agrifm.config import Experiment, load
 from agrifm.data.folder import Chips
-from agrifm.data.synthetic import ORBIT, Landscape, write_example
 from agrifm.progress import counting
 from agrifm.sample import Sample
 from agrifm.sensors import LANDSAT, MODIS, S2
+from agrifm.synthetic.chips import ORBIT, Landscape, write_example
 from agrifm.tasks.scores import Scores, scores
 from agrifm.tasks.segmentation import Segmentation
 
@@ -39,8 +39,9 @@ def run(config: Path, out: Path, console: Console) -> None:
     """Make the data, train, test, map, draw and print the table; then map a scene that the model never saw."""
     from agrifm.checkpoint import Checkpoint
     from agrifm.compat.weights import start_weights
-    from agrifm.maps.chips import predict
-    from agrifm.training import evaluate, fit
+    from agrifm.evaluation import evaluate
+    from agrifm.maps.predict_chips import predict
+    from agrifm.training import fit
 
     experiment = load(config)
     write_data(experiment.data.root, 0, console)
@@ -64,11 +65,11 @@ def run(config: Path, out: Path, console: Console) -> None:
 
 def _map_scene(checkpoint: Path, out: Path, console: Console) -> None:
     """Map held-out ground as a user would: from image files to a GeoTIFF and a picture of it."""
-    from agrifm.data.farmland import write_scene
-    from agrifm.maps.mapping import MapOptions, map_scene
-    from agrifm.maps.style import picture
-    from agrifm.scenes.open import open_scene
-    from agrifm.scenes.units import check_units
+    from agrifm.maps.files.legend import picture
+    from agrifm.maps.map_scene import MapOptions, map_scene
+    from agrifm.opening import open_scene
+    from agrifm.scenes.checks.units import check_units
+    from agrifm.synthetic.scenes import write_scene
 
     folder, target, land = out / "scene", out / "scene.tif", Landscape(seed=0)
     if not folder.is_dir():
@@ -90,7 +91,7 @@ def _held_out(land: Landscape) -> range:
 
 def baselines(experiment: Experiment, console: Console) -> dict[str, Scores]:
     """Scores of the most frequent class and of a random forest on the same pixels."""
-    from agrifm.accuracy.baselines import majority, random_forest
+    from agrifm.evaluation.baselines import majority, random_forest
 
     task, data = experiment.task, experiment.data
     assert isinstance(task, Segmentation)
@@ -131,7 +132,7 @@ def _picture(experiment: Experiment, test: Chips, out: Path, result: Scores) -> 
     """Draw the chips whose labels hold the most classes."""
     import rasterio
 
-    from agrifm.maps.picture import Panel, draw, false_color
+    from agrifm.products.picture import Panel, draw, false_color
 
     task = experiment.task
     assert isinstance(task, Segmentation)

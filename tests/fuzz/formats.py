@@ -21,29 +21,29 @@ from mutation import mutate_bytes, mutate_json, mutate_name, mutate_text
 from odc.geo.geobox import GeoBox
 from rasterio.transform import Affine
 
-from agrifm.accuracy.design import Design
-from agrifm.accuracy.drawing import Plan, draw, write_sample
-from agrifm.accuracy.reference import estimates, read_answers
 from agrifm.checkpoint import Checkpoint, build
+from agrifm.chips.classes import ClassTable
+from agrifm.chips.labels import read_labels
 from agrifm.compat.weights import describe_weights
 from agrifm.config import load, parse
+from agrifm.data.chips import Place, read_chip, read_place, write_chip
 from agrifm.data.folder import Chips
-from agrifm.data.h5 import Place, read_chip, read_place, write_chip
 from agrifm.data.records import COVERS, Record
-from agrifm.data.shard_writer import ShardWriter
-from agrifm.data.shards import Shards
-from agrifm.maps.cog import class_map, write_cog
-from agrifm.maps.mapping import MapOptions, map_scene
-from agrifm.maps.reproduce import reproduce
-from agrifm.maps.style import Legend
+from agrifm.maps.files.cog import class_map, write_cog
+from agrifm.maps.files.legend import Legend
+from agrifm.maps.map_scene import MapOptions, map_scene
+from agrifm.opening import open_scene
+from agrifm.pretraining.shard_writer import ShardWriter
+from agrifm.pretraining.shards import Shards
+from agrifm.products.reproduce import reproduce
 from agrifm.sample import Sample
-from agrifm.scenes import stac
-from agrifm.scenes.classes import ClassTable
-from agrifm.scenes.labels import read_labels
-from agrifm.scenes.open import open_scene
+from agrifm.scenes.checks.units import check_units
 from agrifm.scenes.scene import Area
-from agrifm.scenes.units import check_units
 from agrifm.sensors import LANDSAT, S2, Statistics
+from agrifm.stac import search as stac
+from agrifm.statistics.area_sample import Plan, draw, write_sample
+from agrifm.statistics.design import Design
+from agrifm.statistics.interpretation import estimates, read_answers
 
 CRS = "EPSG:32631"
 SIDE = 24

@@ -32,18 +32,18 @@ import torch
 import yaml
 from formats import TINY
 
+import agrifm.chips.writer
 import agrifm.cli
-import agrifm.maps.mapping
-import agrifm.scenes.chips
-import agrifm.scenes.fractions
+import agrifm.maps.map_scene
+import agrifm.pretraining.fractions
 import agrifm.training.fit
 from agrifm.checkpoint import Checkpoint, build
 from agrifm.config import parse
-from agrifm.data.covers import Covers
-from agrifm.data.farmland import write_scene
-from agrifm.data.shard_writer import ShardWriter
-from agrifm.data.synthetic import CLASSES, Landscape, write_example
+from agrifm.pretraining.shard_writer import ShardWriter
 from agrifm.sensors import LANDSAT, S2, Statistics
+from agrifm.synthetic.chips import CLASSES, Landscape, write_example
+from agrifm.synthetic.landcover import Covers
+from agrifm.synthetic.scenes import write_scene
 
 NAMES = [name for name, _ in CLASSES]
 LAND = Landscape(rows=2, columns=4, size=48, frames=(("S2", 8), ("Landsat", 6)), cloudiness=0.3)

@@ -31,8 +31,8 @@ def design(
     overwrite: Overwrite = False,
 ) -> None:
     """Draw a stratified random sample of a map's pixels, to be interpreted; its design lies beside it."""
-    from agrifm.accuracy.drawing import Plan, check_target, draw, write_sample
-    from agrifm.accuracy.tables import design_table
+    from agrifm.statistics.area_sample import Plan, check_target, draw, write_sample
+    from agrifm.statistics.tables import design_table
 
     check_target(out, overwrite)
     accuracies = tuple(user_accuracy or ())
@@ -66,8 +66,8 @@ def estimate(
     ] = False,
 ) -> None:
     """Estimate accuracies and class areas, with confidence intervals, from an interpreted sample."""
-    from agrifm.accuracy.reference import estimates, read_answers
-    from agrifm.accuracy.tables import show, write_estimates
+    from agrifm.statistics.interpretation import estimates, read_answers
+    from agrifm.statistics.tables import show, write_estimates
 
     if regions is not None and by is None:
         raise typer.BadParameter("name the column of the regions with --by COLUMN", param_hint="--regions")

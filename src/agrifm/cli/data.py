@@ -64,8 +64,8 @@ def stats(config: Config, overrides: Overrides = None) -> None:
     """Mean and deviation of each band over the valid pixels of the training split, as YAML."""
     import yaml
 
+    from agrifm.checks.chips import survey
     from agrifm.config import load
-    from agrifm.data.check import survey
     from agrifm.training.fit import open_sources, survey_covers
 
     experiment = load(config, overrides or ())

@@ -29,9 +29,9 @@ def evaluate(
 ) -> None:
     """Score a checkpoint on a split of its data, or of other data."""
     from agrifm.checkpoint import Checkpoint
-    from agrifm.training import evaluate as score
+    from agrifm.evaluation import evaluate as score
+    from agrifm.evaluation.as_of import known
     from agrifm.training.fit import open_sources
-    from agrifm.training.timeline import known
 
     loaded = Checkpoint.load(checkpoint).at(root, allow_links=allow_links).looking(flips=flips, others=ensemble or ())
     looks = ("_flips" if flips else "") + ("_ensemble" if ensemble else "")
@@ -66,7 +66,7 @@ def refuse_split(split: str, *, endless: bool) -> None:
 
 def _early_season(checkpoint, source, as_of: str, target: float, out: Path) -> None:
     """Print and write scores against dates."""
-    from agrifm.training.robustness import early_season, write_early
+    from agrifm.evaluation.missing_sensors import early_season, write_early
 
     table = early_season(checkpoint, source, as_of, console=console)
     console.print(table.show("scores with the images up to a day", console.width))
@@ -80,7 +80,7 @@ def _early_season(checkpoint, source, as_of: str, target: float, out: Path) -> N
 def _failures(checkpoint, source, sensors: bool, gaps: str | None, days: str | None, out: Path) -> None:
     """Print and write scores without some sensors and through gaps."""
     from agrifm.errors import InputError
-    from agrifm.training.robustness import failures, write_failures
+    from agrifm.evaluation.missing_sensors import failures, write_failures
 
     parts = [part.strip() for part in (gaps or "").split(",") if part.strip()]
     if days is not None or not all(part.isdigit() for part in parts):

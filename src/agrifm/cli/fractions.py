@@ -41,9 +41,9 @@ def build(
     overwrite: Overwrite = False,
 ) -> None:
     """Cut scenes into samples with shares of land cover, and write them as shards, with a report."""
-    from agrifm.scenes.crosswalk import Crosswalk
-    from agrifm.scenes.fractions import build as cut
-    from agrifm.scenes.views import FractionPlan
+    from agrifm.pretraining.crosswalk import Crosswalk
+    from agrifm.pretraining.fractions import build as cut
+    from agrifm.pretraining.views import FractionPlan
 
     plan = FractionPlan(_sizes(size or ()), cells, min_clear, max_unknown, samples, balance, biome, year, seed)
     crosswalk = Crosswalk.read(classes)

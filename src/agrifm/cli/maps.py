@@ -48,7 +48,7 @@ def map_(
 
     Stopped at any moment, the same command goes on. Exit code 3: window borders show in the map.
     """
-    from agrifm.maps.mapping import map_scene
+    from agrifm.maps.map_scene import map_scene
     from agrifm.maps.options import MapOptions
 
     wanted = {
@@ -67,7 +67,7 @@ def map_(
         ensemble=tuple(map(str, ensemble or ())),
     )
     if parcels is not None:
-        from agrifm.maps.fiboa import check_map
+        from agrifm.products.fiboa import check_map
 
         check_map(checkpoint, parcels, overwrite=overwrite)
     with resumable():
@@ -108,7 +108,7 @@ def parcels_(
     overwrite: Overwrite = False,
 ) -> None:
     """Outline the fields of a map, with what grows in each: GeoPackage or GeoParquet in the fiboa schema."""
-    from agrifm.maps.fiboa import check_target
+    from agrifm.products.fiboa import check_target
 
     check_target(out, overwrite=overwrite)
     _outline(target, out, crops, min_area, tolerance)
@@ -117,8 +117,8 @@ def parcels_(
 def _outline(
     target: Path, out: Path, crops: Path | None = None, min_area: float = 0.05, tolerance: float | None = None
 ) -> None:
-    from agrifm.maps.fiboa import write_parcels
-    from agrifm.maps.parcels import ParcelRule, parcels_of
+    from agrifm.products.fiboa import write_parcels
+    from agrifm.products.parcels import ParcelRule, parcels_of
 
     with console.status("outlining fields"):
         found = parcels_of(target, ParcelRule(min_area, tolerance), crops)
@@ -141,7 +141,7 @@ def reproduce(
 
     The passport says which checkpoint and images are opened; the command prints their places first.
     """
-    from agrifm.maps.reproduce import reproduce as again
+    from agrifm.products.reproduce import reproduce as again
 
     with resumable() if out is not None else nullcontext():
         result = again(passport, checkpoint, out, workers=workers, allow_network=allow_network, console=console)

@@ -47,7 +47,7 @@ def predict(
     """Map every chip of a folder: GeoTIFF where the chip knows its place, PNG otherwise."""
     from agrifm.checkpoint import Checkpoint
     from agrifm.data.folder import Chips
-    from agrifm.maps.chips import predict as write
+    from agrifm.maps.predict_chips import predict as write
 
     loaded = Checkpoint.load(checkpoint).looking(flips=flips, others=ensemble or ())
     folder = chips / "h5_samples" if (chips / "h5_samples").is_dir() else chips

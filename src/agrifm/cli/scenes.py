@@ -24,8 +24,8 @@ def opened(path: Path, settings: list[str] | None, skip: bool, as_of: str | None
     import datetime as dt
 
     from agrifm.errors import InputError
-    from agrifm.scenes.open import open_scene
-    from agrifm.scenes.units import check_units
+    from agrifm.opening import open_scene
+    from agrifm.scenes.checks.units import check_units
 
     found = open_scene(path, settings or (), skip_unreadable=skip)
     for href in found.skipped:
@@ -49,7 +49,7 @@ def show(
     skip_unreadable: Skip = False,
 ) -> None:
     """List sensors, dates, clear shares, grids, band order and units, and draw a quick look."""
-    from agrifm.scenes.show import show as tell
+    from agrifm.scenes.quicklook import show as tell
 
     tell(opened(path, settings, skip_unreadable), picture, console)
 
@@ -70,8 +70,8 @@ def search(
     """Search a STAC catalogue and save the items, so that every later run sees the same images."""
     from agrifm.addresses import is_address
     from agrifm.errors import InputError
-    from agrifm.scenes.items import save, setting
-    from agrifm.scenes.stac import search as find
+    from agrifm.stac.items import save, setting
+    from agrifm.stac.search import search as find
 
     if out.exists() and not overwrite:
         raise InputError(
@@ -137,7 +137,7 @@ def chips(
     overwrite: Overwrite = False,
 ) -> None:
     """Cut a scene into labeled chips for training, split by blocks of ground, with a report."""
-    from agrifm.scenes.chips import ChipPlan, write_chips
+    from agrifm.chips.writer import ChipPlan, write_chips
 
     plan = ChipPlan(class_column, classes, layer, size, buffer, distance, val, test, block, seed)
     found = opened(scene, settings, skip_unreadable)

@@ -26,9 +26,9 @@ def calibrate(
     allow_links: Links = False,
 ) -> None:
     """Make probabilities mean what they say: fit a temperature and class sets, and check both on every split."""
-    from agrifm.accuracy.calibration import calibrate_checkpoint
     from agrifm.checkpoint import Checkpoint
     from agrifm.errors import InputError
+    from agrifm.evaluation.calibration import calibrate_checkpoint
 
     out = out or checkpoint.with_name("calibrated.safetensors")
     if out.resolve() == checkpoint.resolve():
@@ -64,7 +64,7 @@ def report(
     out: Annotated[Path, typer.Argument(help="The report, an HTML file.")],
 ) -> None:
     """Write one HTML file: scores, curves, confusion matrix, class areas, pictures, provenance."""
-    from agrifm.accuracy.report import report as write
+    from agrifm.products.report import report as write
 
     write(source, out)
     console.print(f"written to {out}", highlight=False)

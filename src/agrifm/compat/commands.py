@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 from rich.table import Table
 
+from agrifm.checks.band_order import BandOrder
 from agrifm.compat.configs import Translation, translate
 from agrifm.compat.keys import Note
 from agrifm.compat.python_config import read
 from agrifm.config import Experiment, load
-from agrifm.data.bands import BandOrder
 from agrifm.errors import InputError, Terminated, printable
 from agrifm.io import write_whole
 from agrifm.progress import Terminal
@@ -121,7 +121,7 @@ def _in_their_words(error: BandOrder) -> InputError:
 def _test(arguments: Namespace) -> None:
     checkpoint, path, out = _checkpoint(arguments)
     _equivalent("", ["evaluate", path, "--split", "test", "--out", out / "test"])
-    from agrifm.training import evaluate
+    from agrifm.evaluation import evaluate
 
     scores = evaluate(checkpoint, _chips(checkpoint.experiment, label=True), out / "test")
     table = Table("score", "0 to 1")
@@ -136,7 +136,7 @@ def _inference(arguments: Namespace) -> None:
     folder = checkpoint.experiment.data.folder
     said = "maps every chip of the folder, as GeoTIFF where the chip knows its place"
     _equivalent(said, ["predict", path, folder, arguments.out_dir])
-    from agrifm.maps.chips import predict
+    from agrifm.maps.predict_chips import predict
 
     chips = _chips(checkpoint.experiment, label=False)
     paths = predict(checkpoint, chips, arguments.out_dir, suffix="_pred", force_png=True)

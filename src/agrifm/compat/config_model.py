@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agrifm.compat.keys import Keys
+from agrifm.nn.legacy_decoder import level_channels
 from agrifm.nn.model import ModelConfig
-from agrifm.nn.original import level_channels
 from agrifm.nn.swin import SwinSize
 from agrifm.nn.windows import Triple
 

@@ -16,14 +16,14 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from agrifm.config.limits import refuse_nonsense, refuse_size
-from agrifm.data.calendars import Calendar
 from agrifm.data.folder import Chips
+from agrifm.data.growing_season import Calendar
 from agrifm.data.transforms import Augment
 from agrifm.errors import nearest
 from agrifm.nn.model import ModelConfig
 from agrifm.sample import Sample, Season
 from agrifm.sensors import SENSORS, Sensor
-from agrifm.tasks.choice import chosen
+from agrifm.tasks.class_choice import chosen
 from agrifm.tasks.fields import Fields
 from agrifm.tasks.fractions import Fractions
 from agrifm.tasks.segmentation import Segmentation

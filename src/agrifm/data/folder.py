@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import Dataset
 
-from agrifm.data.calendars import Calendar, calendar_of
 from agrifm.data.checksums import Checksum, checksums, digest
-from agrifm.data.h5 import FrameChoice, read_chip
-from agrifm.data.h5_values import check_days
+from agrifm.data.chip_values import check_days
+from agrifm.data.chips import FrameChoice, read_chip
+from agrifm.data.growing_season import Calendar, calendar_of
 from agrifm.data.lists import read_names
 from agrifm.data.transforms import pick_frames
 from agrifm.errors import InputError

@@ -11,8 +11,8 @@ import numpy as np
 import safetensors.numpy
 import torch
 
-from agrifm.data.h5 import FrameChoice
-from agrifm.data.h5_values import check_days
+from agrifm.data.chip_values import check_days
+from agrifm.data.chips import FrameChoice
 from agrifm.errors import InputError, refusing
 from agrifm.sample import Sample, days_since_epoch
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
@@ -17,8 +18,9 @@ from torch import nn
 from agrifm.checkpoint import Checkpoint
 from agrifm.data.transforms import resize
 from agrifm.errors import InputError
-from agrifm.maps.raster import NODATA
+from agrifm.maps.files.writer import NODATA
 from agrifm.maps.windows import Windows
+from agrifm.memory import keep_freed_memory
 from agrifm.sample import collate
 from agrifm.scenes.scene import Area, Scene, Stack, Tile
 from agrifm.tasks.calibration import Calibration
@@ -26,6 +28,8 @@ from agrifm.tasks.fields import LAYERS, Fields
 
 BATCH = 4  # windows in one pass; part of the result, as rounding depends on it
 EXTRAS = ("probabilities", "confidence", "entropy", "observations", "sets")
+
+Made = tuple[Area, dict[str, np.ndarray]]  # a tile and its layers
 
 _BUILDING = Lock()  # threads that share a job share its model
 
@@ -209,3 +213,15 @@ def _observations(data: Tile, tile: Area) -> np.ndarray:
         rows, columns = _under(stack, tile)
         counts.append(total[rows[:, None], columns])
     return np.stack(counts)
+
+
+@contextmanager
+def one_thread() -> Generator[None]:
+    """Every operation of torch runs on the thread that calls it: sums then have one order, however many there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from agrifm.errors import InputError
-from agrifm.nn.light import LightDecoder, Reduced
-from agrifm.nn.original import OriginalDecoder, level_channels, original_head
-from agrifm.nn.patches import Context, Normalize, PatchEmbedding, Series, filled, on_calendar, token_validity
+from agrifm.nn.decoder import LightDecoder, Reduced
+from agrifm.nn.embedding import Context, Normalize, PatchEmbedding, Series, filled, on_calendar, token_validity
+from agrifm.nn.legacy_decoder import OriginalDecoder, level_channels, original_head
 from agrifm.nn.swin import SIZES, Pyramid, Swin, SwinSize
 from agrifm.nn.windows import Triple
 from agrifm.sample import Batch, Season

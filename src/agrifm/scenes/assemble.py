@@ -17,7 +17,7 @@ from odc.geo.geom import BoundingBox, Geometry, point
 from pyproj import Transformer
 
 from agrifm.errors import InputError, refusing
-from agrifm.scenes.grid import METERS_PER_DEGREE, meters_per_unit, pixel_size, sides
+from agrifm.rasters.grid import METERS_PER_DEGREE, meters_per_unit, pixel_size, sides
 from agrifm.scenes.scene import READERS, Frame, Layer, Raster, Scene
 
 DEGREES = CRS("EPSG:4326")

@@ -18,13 +18,13 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator, m
 from agrifm.config import Section, override
 from agrifm.config.problems import explain
 from agrifm.errors import InputError, nearest, reason, refusing
-from agrifm.scenes.dates import parse_day
-from agrifm.scenes.patterns import normalized
+from agrifm.scenes.folders import kind_of
+from agrifm.scenes.naming.dates import parse_day
+from agrifm.scenes.naming.patterns import normalized
 from agrifm.scenes.quality import RULES
 from agrifm.scenes.scene import Possible
-from agrifm.scenes.vectors import read_table
-from agrifm.scenes.walk import kind_of
 from agrifm.sensors import SENSORS
+from agrifm.vectors.reading import read_table
 from agrifm.yaml_text import read_yaml
 
 Box = tuple[float, float, float, float]

@@ -11,7 +11,7 @@ from odc.geo.geobox import GeoBox
 from pydantic import TypeAdapter
 
 from agrifm.errors import InputError, refusing
-from agrifm.scenes.grid import check_grid
+from agrifm.rasters.grid import check_grid
 from agrifm.scenes.quality import RULES
 from agrifm.scenes.scene import Frame, Layer, Scene
 from agrifm.sensors import Sensor

@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING
 from rasterio.enums import ColorInterp
 
 from agrifm.errors import InputError, Unreadable
-from agrifm.scenes.cubes import SUFFIXES, find_pieces, is_cube, stored_as
-from agrifm.scenes.dates import acquisition, days_in, is_top_of_atmosphere, no_surface, parse_day, product_of
-from agrifm.scenes.names import LAYOUTS, STACKED, Layout, Piece, hinted, infer, layout_of
-from agrifm.scenes.patterns import normalized
-from agrifm.scenes.raster import FileBand, located, open_raster
-from agrifm.scenes.safe import look_again, refuse_top_of_atmosphere
+from agrifm.rasters.cube_band import stored_as
+from agrifm.rasters.cube_file import SUFFIXES, is_cube
+from agrifm.rasters.file_band import FileBand, located, open_raster
+from agrifm.scenes.cubes import find_pieces
+from agrifm.scenes.folders import files_below, kind_of, refuse_special, stand_in
+from agrifm.scenes.naming.dates import acquisition, days_in, is_top_of_atmosphere, no_surface, parse_day, product_of
+from agrifm.scenes.naming.patterns import normalized
+from agrifm.scenes.naming.products import LAYOUTS, STACKED, Layout, Piece, hinted, infer, layout_of
+from agrifm.scenes.naming.safe import look_again, refuse_top_of_atmosphere
 from agrifm.scenes.scene import READERS
-from agrifm.scenes.walk import files_below, kind_of, refuse_special, stand_in
 from agrifm.sensors import MODIS, S2
 
 if TYPE_CHECKING:

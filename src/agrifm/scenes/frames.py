@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agrifm.errors import InputError, Unreadable, nearest
-from agrifm.scenes.names import Piece, hinted, infer, known_names, rule_of
+from agrifm.rasters.file_band import FileBand
+from agrifm.scenes.naming.products import Piece, hinted, infer, known_names, rule_of
+from agrifm.scenes.naming.safe import product_units
 from agrifm.scenes.quality import Quality
-from agrifm.scenes.raster import FileBand
-from agrifm.scenes.safe import product_units
-from agrifm.scenes.scene import Frame, Layer, Raster, Units
-from agrifm.scenes.units import refuse_unknown_offset
+from agrifm.scenes.scene import Frame, Layer, Raster
+from agrifm.scenes.units import Units, refuse_unknown_offset
 from agrifm.sensors import S2, SENSORS, Sensor
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import numpy as np
 from odc.geo.geobox import GeoBox
 from pydantic import Field
 
-from agrifm.scenes.raster import CubeBand, FileBand
+from agrifm.rasters.cube_band import CubeBand
+from agrifm.rasters.file_band import FileBand
 
 
 @dataclass(frozen=True)

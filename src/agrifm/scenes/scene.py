@@ -20,26 +20,20 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from pydantic import Field
 
-from agrifm.data.h5 import Place
+from agrifm.data.chips import Place
 from agrifm.errors import InputError
+from agrifm.rasters.cube_band import CubeBand
+from agrifm.rasters.file_band import FileBand
+from agrifm.rasters.grid import check_grid, pixel_size
+from agrifm.rasters.pixels import Pixels, whole_numbers
 from agrifm.sample import Sample, days_since_epoch
-from agrifm.scenes.grid import check_grid, pixel_size
 from agrifm.scenes.quality import Quality
-from agrifm.scenes.raster import CubeBand, FileBand, Pixels, whole_numbers
+from agrifm.scenes.units import OF_SENSOR, Units
 from agrifm.sensors import Sensor
 
 READERS = 8  # files read at the same time; they wait for disk and network, not for the processor
 
 Raster = Annotated[FileBand | CubeBand, Field(discriminator="kind")]
-
-
-@dataclass(frozen=True)
-class Units:
-    """What stored numbers mean: ``reflectance = stored * scale + offset``, and who says so."""
-
-    scale: float = 1e-4
-    offset: float = 0.0
-    source: str = "the sensor's own"
 
 
 @dataclass(frozen=True)
@@ -117,7 +111,7 @@ class Frame:
     day: dt.date
     bands: dict[str, Raster]
     quality: Quality | None = None
-    units: Units = Units()
+    units: Units = OF_SENSOR
     possible: Possible = Possible()
 
     def read(self, sensor: Sensor, box: GeoBox) -> Seen:

@@ -17,8 +17,8 @@ from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from agrifm.tasks.instances import UNKNOWN
 from agrifm.tasks.scores import ClassScores, Scores
+from agrifm.tasks.watershed import UNKNOWN
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 SUMS = (

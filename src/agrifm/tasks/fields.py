@@ -12,15 +12,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import Metric
 
+from agrifm.data.chips import FrameChoice
 from agrifm.data.folder import Source
-from agrifm.data.h5 import FrameChoice
 from agrifm.errors import InputError
 from agrifm.sample import Sample
 from agrifm.tasks.field_scores import SUMS, FieldScores, compare, score
-from agrifm.tasks.instances import UNKNOWN, Watershed, targets
 from agrifm.tasks.losses import CrossEntropy, LogCoshDice, LossSum
 from agrifm.tasks.scores import scores
 from agrifm.tasks.segmentation import PALETTE, AnyLoss, Classes, Losses
+from agrifm.tasks.watershed import UNKNOWN, Watershed, targets
 
 LAYERS = ("extent", "boundary", "distance")
 

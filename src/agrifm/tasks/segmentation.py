@@ -15,9 +15,9 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from agrifm.data.check import unknown_labels
+from agrifm.checks.chips import unknown_labels
 from agrifm.errors import InputError
-from agrifm.tasks.levels import Group, check, levels, lifted
+from agrifm.tasks.class_levels import Group, check, levels, lifted
 from agrifm.tasks.losses import CrossEntropy, Loss, LossSum, settled
 from agrifm.tasks.scores import Scores, scores
 
@@ -28,6 +28,11 @@ PALETTE = (
     "#cc6677", "#ddcc77", "#117733", "#88ccee", "#aa4499", "#999933",
     "#332288", "#44aa99", "#882255", "#ee8866", "#77aadd", "#bbcc33",
 )  # fmt: skip
+
+
+def rgb(color: str) -> tuple[int, int, int]:
+    """``#rrggbb`` as three numbers."""
+    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
-"""Training and evaluation."""
+"""Training of models, from the check of the data to the best checkpoint."""
 
-from agrifm.training.evaluate import evaluate
 from agrifm.training.fit import fit
 
-__all__ = ["evaluate", "fit"]
+__all__ = ["fit"]

@@ -20,9 +20,9 @@ from agrifm.errors import InputError
 from agrifm.io import whole
 from agrifm.nn.model import CropModel
 from agrifm.tensor_files import refuse_not_finite
+from agrifm.training.linear_probe import Probe
 from agrifm.training.module import Mapper
 from agrifm.training.parallel import whole_state
-from agrifm.training.probe import Probe
 
 BEST, LAST, HISTORY = "best.safetensors", "last.safetensors", "history.csv"
 

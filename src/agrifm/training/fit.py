@@ -22,26 +22,25 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from agrifm.checkpoint import Match, load_strict
+from agrifm.checks.child_process import Stuck, watched
+from agrifm.checks.chips import Survey, evenly, look_at_bands, splits_overlap, structure, survey, unlabeled, values
 from agrifm.config import DataConfig, Experiment, parse
 from agrifm.config import load as read_experiment
-from agrifm.data.blend import Blend
-from agrifm.data.check import Survey, evenly, look_at_bands, splits_overlap, structure, survey, unlabeled, values
 from agrifm.data.folder import Cached, Chips, Custom, Source, import_dataset
-from agrifm.data.loading import EpochBatches, Split, load
-from agrifm.data.shards import Shards
-from agrifm.data.stream import Stream
-from agrifm.data.watch import Stuck, watched
+from agrifm.data.loader import EpochBatches, Split, load
 from agrifm.errors import InputError, Terminated
 from agrifm.io import locked, refuse_unwritable
 from agrifm.memory import keep_freed_memory
+from agrifm.pretraining.blend import Blend
+from agrifm.pretraining.shards import Shards
+from agrifm.pretraining.stream import Stream
 from agrifm.sample import Batch, Season
+from agrifm.tasks.class_names import same_names
 from agrifm.tasks.fields import AsMap, Fields
-from agrifm.tasks.names import same_names
 from agrifm.tasks.segmentation import Segmentation
 from agrifm.training.callbacks import BEST, HISTORY, LAST, Judge, Pace
-from agrifm.training.module import Mapper
-from agrifm.training.parallel import is_first, on_gpu, strategy
-from agrifm.training.pretrain import (
+from agrifm.training.linear_probe import Probe
+from agrifm.training.mean_teacher import (
     Pretrainer,
     Unlabeled,
     in_order,
@@ -49,7 +48,8 @@ from agrifm.training.pretrain import (
     stored,
     train_loader,
 )
-from agrifm.training.probe import Probe
+from agrifm.training.module import Mapper
+from agrifm.training.parallel import is_first, on_gpu, strategy
 from agrifm.training.shared import from_first
 from agrifm.training.state import (
     RESUME,

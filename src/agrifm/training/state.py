@@ -19,8 +19,8 @@ from agrifm.data.checksums import Checksum, changed, digest
 from agrifm.data.folder import Chips, Source
 from agrifm.errors import InputError, reason
 from agrifm.io import whole, write_whole
+from agrifm.training.mean_teacher import fingerprint
 from agrifm.training.module import Mapper
-from agrifm.training.pretrain import fingerprint
 
 RESUME, INPUTS = "resume.ckpt", "inputs.json"
 SECTIONS = ("seed", "data", "augment", "model", "task", "teacher")  # of an experiment; they decide the result

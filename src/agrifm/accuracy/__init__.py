@@ -1,1 +1,0 @@
-"""From a map to statistics: yardsticks and accuracy."""

@@ -1,0 +1,89 @@
+"""Work on chips in a process that can be killed: a damaged file can keep libhdf5 busy for ever, or crash it."""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agrifm.data import hdf5 as h5_files
+from agrifm.errors import Unreadable
+
+# New processes begin without the state of this one on some systems; there the work must be picklable.
+METHOD = "fork" if "fork" in mp.get_all_start_methods() else "spawn"
+
+
+class Stuck(Unreadable):
+    """A chip that cannot be read because reading it does not end, or ends the process."""
+
+    path = Path()
+
+
+def watched(work: Callable[[], Any], seconds: float) -> Any:
+    """Do work in another process and return what it gives.
+
+    Args:
+        work: reads chips.
+        seconds: that one chip may take to read.
+
+    Raises:
+        Stuck: a chip took longer, or reading it ended the process.
+        Exception: what the work raises.
+    """
+    context: Any = mp.get_context(METHOD)
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(work, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        return _await(ours, seconds)
+    finally:
+        process.kill()
+        process.join()
+        ours.close()
+
+
+def _work(work: Callable[[], Any], answers: Connection) -> None:
+    torch.set_num_threads(1)  # threads of the first process are gone in this one
+    h5_files.watcher = lambda path: answers.send(("reading", path))
+    try:
+        answer = ("done", work())
+    except BaseException as error:
+        answer = ("failed", error)
+    try:
+        answers.send(answer)
+    except Exception as error:  # what cannot be pickled
+        answers.send(("failed", RuntimeError(f"{answer[1]!r}: {error!r}")))
+
+
+def _await(answers: Connection, seconds: float) -> Any:
+    reading: Path | None = None
+    while True:
+        if not answers.poll(None if reading is None else seconds):
+            raise _stuck(reading, f"a file that takes more than {seconds:g} seconds to read")
+        try:
+            kind, value = answers.recv()
+        except EOFError as end:
+            if reading is None:
+                raise RuntimeError("the process that reads chips has ended without an answer") from end
+            raise _stuck(reading, "a file on which the HDF5 library crashes") from end
+        if kind == "done":
+            return value
+        if kind == "failed":
+            raise value
+        reading = value
+
+
+def _stuck(path: Path | None, found: str) -> Stuck:
+    error = Stuck(
+        path,
+        found=found,
+        expected="a complete HDF5 file",
+        repair="restore the file, or delete its line from the list; on a slow disk, allow more with --seconds.",
+    )
+    error.path = path or Path()
+    return error

@@ -1,0 +1,226 @@
+"""Polygons of fields, read from a vector file onto the CRS of a scene, and an account of what was left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import shapely
+from odc.geo.geobox import GeoBox
+from pyproj import CRS
+
+from agrifm.chips.classes import ClassTable, by_size
+from agrifm.errors import InputError, refusing
+from agrifm.rasters.grid import meters_per_unit
+from agrifm.tasks.class_table import as_code, clean_name
+from agrifm.vectors.polygons import boxes_in, decode, extent_in
+from agrifm.vectors.reading import Layer
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many parcels (0 in label rasters), and their area within the scene in hectares."""
+
+    parcels: int = 0
+    hectares: float = 0.0
+
+
+@dataclass(frozen=True)
+class Account:
+    """What became of the labels that were read.
+
+    Args:
+        parcels: polygons that reach into the scene.
+        outside: features that do not reach into the scene.
+        no_polygon: points and lines in the scene.
+        repaired: invalid polygons that were repaired.
+        vanished: parcels that the inner buffer used up.
+        too_small: parcels that hold no pixel center of their own.
+        merged: parcels that lie on others of the same class; each such group counts as one parcel.
+        empty: parcels without a class.
+        unlisted: by code, what the class table does not list.
+        overlap: hectares on which polygons of different classes lie; nobody knows which is right.
+        damaged: features near the scene whose coordinates are no places, or whose polygon can be read in several ways.
+        mixed: collections of which lines or points were left out.
+    """
+
+    parcels: int = 0
+    outside: int = 0
+    no_polygon: int = 0
+    repaired: int = 0
+    vanished: int = 0
+    too_small: int = 0
+    merged: int = 0
+    empty: Tally = Tally()
+    unlisted: dict[str, Tally] = field(default_factory=dict)
+    overlap: float = 0.0
+    damaged: int = 0
+    mixed: int = 0
+
+
+@dataclass(frozen=True)
+class Parcels:
+    """Polygons on the scene's CRS.
+
+    Args:
+        polygons: ``(n)``.
+        number: ``(n)`` of the class of each; the count of classes where the table does not list its code.
+        table: of the classes.
+        account: what was read and left out.
+    """
+
+    polygons: np.ndarray
+    number: np.ndarray
+    table: ClassTable
+    account: Account
+
+
+def read_parcels(
+    path: Path, layer: str, grid: GeoBox, column: str | None, table: ClassTable | None, buffer: float
+) -> Parcels:
+    """Read the polygons that reach into a grid in meters, shrunk by ``buffer`` meters.
+
+    Raises:
+        InputError: the column or the CRS is missing, nothing lies on the grid, or the table lists nothing of it.
+    """
+    source = Layer.open(path, layer)
+    column = source.column(column)
+    found = _read(source, column, grid)
+    usable, where = shapely.get_dimensions(found.shapes) == 2, f"{path}: {column}"
+    if not usable.any():
+        raise InputError(
+            path,
+            found="points or lines",
+            expected="polygons of fields",
+            repair="draw outlines around them, e.g. with a buffer in QGIS.",
+        )
+    listed = usable & (found.codes != "")
+    present = found.codes[listed].tolist()
+    table = table.among(present, where) if table else ClassTable.of_codes(present, where)
+    number = table.numbers(found.codes.tolist())
+    unit = meters_per_unit(grid.crs)
+    shrunk = shapely.buffer(found.shapes, -buffer / unit) if buffer else found.shapes
+    gone = listed & shapely.is_empty(shrunk)
+    with refusing(path, expected="polygons with closed rings"):
+        clipped = shapely.clip_by_rect(found.shapes, *grid.boundingbox.bbox)
+    area = shapely.area(clipped) * unit**2 / 1e4
+    unknown = listed & (number == len(table.classes))
+    unlisted = sorted(set(found.codes[unknown]), key=by_size)
+    account = Account(
+        parcels=int(usable.sum()),
+        outside=source.features - len(usable) - found.damaged,
+        no_polygon=int((~usable).sum()),
+        repaired=int(found.repaired.sum()),
+        vanished=int(gone.sum()),
+        empty=_tally(area[usable & (found.codes == "")]),
+        unlisted={code: _tally(area[unknown & (found.codes == code)]) for code in unlisted},
+        damaged=found.damaged,
+        mixed=int(found.mixed.sum()),
+    )
+    kept = listed & ~gone
+    return Parcels(shrunk[kept], number[kept], table, account)
+
+
+@dataclass(frozen=True)
+class _Features:
+    """Features that reach into the scene: code of the class or '', shape, whether it was repaired or has other parts.
+
+    ``damaged`` counts those near the scene that have no place.
+    """
+
+    codes: np.ndarray
+    shapes: np.ndarray
+    repaired: np.ndarray
+    mixed: np.ndarray
+    damaged: int
+
+
+def _read(source: Layer, column: str, grid: GeoBox) -> _Features:
+    boxes = _within(boxes_in(grid, source.crs), source.bounds)
+    if not boxes:
+        raise no_overlap(source.path, grid, source.bounds, source.crs)
+    features, values, data = source.read(column, boxes)
+    decoded = decode(source.path, data, source.crs, grid)
+    inside = shapely.intersects(decoded.shapes, grid.extent.geom)
+    if not inside.any():
+        raise no_overlap(source.path, grid, source.bounds, source.crs, int(decoded.damaged.sum()))
+    return _Features(
+        _codes(f"{source.path}: {column}", values[inside], features[inside]),
+        decoded.shapes[inside],
+        decoded.repaired[inside],
+        decoded.mixed[inside],
+        int(decoded.damaged.sum()),
+    )
+
+
+def _within(boxes: Sequence[tuple[float, ...]], bounds: tuple[float, ...] | None) -> list[tuple[float, ...]]:
+    """The boxes that reach into the bounds of a file; the first of them where the file does not state any."""
+    if bounds is None:
+        return list(boxes[:1])
+    return [
+        box
+        for box in boxes
+        if box[0] <= bounds[2] and box[2] >= bounds[0] and box[1] <= bounds[3] and box[3] >= bounds[1]
+    ]
+
+
+def _codes(where: str, values: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """Codes of classes as text, '' where there is none.
+
+    Raises:
+        InputError: the column holds no codes or names.
+    """
+    kind = {"M": "dates", "m": "durations", "V": "records", "S": "bytes"}.get(values.dtype.kind)
+    if kind is not None:
+        raise _no_codes(where, f"a column of {kind}")
+    codes = []
+    for value, feature in zip(values, features.tolist(), strict=True):
+        if isinstance(value, np.ndarray | list | tuple | dict | bytes):
+            raise _no_codes(where, f"{'bytes' if isinstance(value, bytes) else 'a list'} at feature {feature}")
+        if isinstance(value, float | np.floating) and np.isinf(value):
+            raise _no_codes(where, f"infinity at feature {feature}")
+        missing = value is None or value != value
+        codes.append("" if missing else clean_name(as_code(value), f"{where}: feature {feature}"))
+    return np.array(codes, object)
+
+
+def _no_codes(where: str, found: str) -> InputError:
+    return InputError(
+        where,
+        found=found,
+        expected="one code or name of a class for each feature",
+        repair="name another column with --class-column, or write the codes into a column of text or whole numbers.",
+    )
+
+
+def _tally(areas: np.ndarray) -> Tally:
+    return Tally(len(areas), float(areas.sum()))
+
+
+def no_overlap(
+    path: Path, grid: GeoBox, labels: Sequence[float] | None, crs: CRS | str, damaged: int = 0
+) -> InputError:
+    """The error of labels that lie elsewhere."""
+
+    def text(bounds: Sequence[float] | None) -> str:
+        if bounds is None or not np.isfinite(bounds).all():
+            return "nothing"
+        return ", ".join(f"{x:.6g}" if abs(x) < 1000 or abs(x) > 1e9 else f"{x:.0f}" for x in bounds)
+
+    name = crs if isinstance(crs, str) else _named(crs)
+    extent = extent_in(grid, crs if isinstance(crs, str) else crs.to_wkt())
+    reach = "lies where that CRS is not defined" if extent is None else f"reaches over {text(extent)} in the same CRS"
+    near = f"; {damaged} features near the scene have coordinates that are no places" if damaged else ""
+    return InputError(
+        path,
+        found=f"no overlap: labels reach over {text(labels)} (left, bottom, right, top in {name}){near}",
+        expected=f"labels on the scene, which {reach}",
+        repair="check that both are of the same place and that the labels' CRS is the one they were drawn in.",
+    )
+
+
+def _named(crs: CRS) -> str:
+    code = crs.to_epsg()
+    return crs.name if code is None else f"EPSG:{code}"

@@ -1,0 +1,261 @@
+"""Tiles on dask workers, on this machine or behind a scheduler, and every way in which those can fail to answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import pickle
+import signal
+import time
+import warnings
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
+from queue import Empty, Queue
+from threading import Thread
+from typing import TYPE_CHECKING
+
+from agrifm.errors import InputError, reason
+from agrifm.maps.tiles import Job, Made, one_thread
+from agrifm.scenes.scene import Area
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+QUEUED = 2  # tiles waiting for each worker, so that none is idle
+DEATHS = 3  # workers that may die over one tile before the map stops
+CONNECTING = 10.0  # seconds until a scheduler must have answered for the first time
+ANSWERING = 10.0  # seconds that it may take to say how many workers there are
+LONELY = 15.0  # seconds without a worker
+LOOKING = 2.0  # seconds between looks whether scheduler and workers are still there
+
+STOPPED = "finished tiles are kept; the same command goes on from there."
+
+
+def spread(job: Job, tiles: Sequence[Area], workers: int, address: str | None) -> Iterator[Made]:
+    """Compute tiles on dask workers, one tile to a task; a tile whose worker dies is given to another.
+
+    Raises:
+        InputError: the scheduler does not answer, there are no workers, or tiles kill their workers.
+    """
+    from distributed import KilledWorker
+
+    with _client(workers, address) as client, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sending large graph")
+        watch = _Watch(client, address)
+        watch.wait_for_worker()
+        shared = client.submit(pickle.loads, pickle.dumps(job), pure=False)  # a task: made again where it is lost
+        rest = iter(tiles)
+        slots = QUEUED * max(1, watch.workers())
+        running = {client.submit(_task, shared, tile, pure=False) for tile in islice(rest, slots)}
+        while running:
+            for future in watch.finished(running):
+                running.remove(future)
+                try:
+                    made = future.result(timeout=CONNECTING + LONELY)
+                except KilledWorker as error:
+                    raise _deaths() from error
+                except ImportError as error:
+                    raise _without_package(address, error) from error
+                except (CancelledError, asyncio.CancelledError, TimeoutError, OSError) as error:
+                    raise watch.lost(reason(error)) from error
+                future.release()
+                for tile in islice(rest, 1):
+                    running.add(client.submit(_task, shared, tile, pure=False))
+                yield made
+
+
+def _task(job: Job, tile: Area) -> Made:
+    with one_thread(), ThreadPoolExecutor(1) as thread:
+        return tile, job.make(tile, job.read(tile), thread)
+
+
+@dataclass
+class _Watch:
+    """Looks whether scheduler and workers are still there, as dask itself waits for them without an end."""
+
+    client: Client
+    address: str | None
+
+    def workers(self) -> int:
+        """How many workers there are.
+
+        Raises:
+            InputError: the scheduler does not answer.
+        """
+        try:
+            scheduler = self.client.scheduler
+            assert scheduler is not None
+            found = self.client.sync(scheduler.identity, n_workers=-1, callback_timeout=ANSWERING)
+        except (OSError, TimeoutError, AssertionError) as error:
+            raise self.lost(reason(error)) from error
+        return len(found["workers"])
+
+    def wait_for_worker(self) -> None:
+        """Wait for the first worker.
+
+        Raises:
+            InputError: none comes.
+        """
+        begun = time.monotonic()
+        while not self.workers():
+            if time.monotonic() - begun > LONELY:
+                raise self._lonely()
+            time.sleep(min(0.2, LONELY))
+
+    def finished(self, running: set[Future]) -> set[Future]:
+        """Wait until some of the tasks have ended, in whatever way.
+
+        Raises:
+            InputError: scheduler or workers are gone.
+        """
+        from distributed import wait
+
+        seen = time.monotonic()  # when there was a worker
+        while True:
+            try:
+                return wait(running, timeout=LOOKING, return_when="FIRST_COMPLETED").done
+            except TimeoutError:
+                if self.client.status not in ("running", "connecting"):
+                    raise self.lost(f"the connection is {self.client.status}") from None
+            except (CancelledError, asyncio.CancelledError) as error:
+                raise self.lost("the connection was lost") from error
+            if self.workers():
+                seen = time.monotonic()
+            elif time.monotonic() - seen > LONELY:
+                raise self._lonely()
+
+    def lost(self, why: str) -> InputError:
+        """What to say when the scheduler no longer answers."""
+        return InputError(
+            self._where,
+            found=f"a dask scheduler that no longer answers: {why}",
+            expected="a scheduler that runs until the map is finished",
+            repair=f"start it again: {STOPPED}",
+        )
+
+    def _lonely(self) -> InputError:
+        return InputError(
+            self._where,
+            found=f"no workers for {LONELY:g} seconds",
+            expected="at least one dask worker",
+            repair=f"start some with 'dask worker {self.address or 'tcp://...'}': {STOPPED}",
+        )
+
+    @property
+    def _where(self) -> str:
+        return "--workers" if self.address is None else f"--dask {self.address}"
+
+
+def _deaths() -> InputError:
+    return InputError(
+        "workers",
+        found=f"{DEATHS} workers in a row died over one tile",
+        expected="workers that run until the map is finished",
+        repair="give them more memory or a smaller --memory; the same command goes on from here.",
+    )
+
+
+def _without_package(address: str | None, error: ImportError) -> InputError:
+    return InputError(
+        f"--dask {address}",
+        found=f"a worker that cannot load what it needs: {reason(error)}",
+        expected="workers with this version of agrifm",
+        repair="install the same environment for the workers.",
+    )
+
+
+def dask_setup(worker: object) -> None:
+    """Leave Ctrl-C to the main process, which ends its workers; dask calls this in each of them."""
+    with suppress(ValueError):  # outside of the main thread
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _client(workers: int, address: str | None) -> Generator[Client]:
+    import dask
+    from distributed import Client, LocalCluster
+
+    settings = {
+        "distributed.scheduler.allowed-failures": DEATHS,
+        "distributed.comm.timeouts.connect": f"{CONNECTING:g}s",
+    }
+    with dask.config.set(settings), _quiet():
+        if address is None:
+            local = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                memory_limit=None,
+                dashboard_address=None,
+                silence_logs=logging.CRITICAL,
+                preload=[__name__],
+            )
+            with local as cluster, Client(cluster) as client:
+                yield client
+            return
+        client = _connected(address)
+        try:
+            yield client
+        finally:
+            with suppress(Exception):  # it may be gone, which was told already
+                client.close(timeout=CONNECTING)
+
+
+def _connected(address: str) -> Client:
+    from distributed import Client
+
+    try:
+        _greet(address)
+        return Client(address, timeout=CONNECTING)
+    except Exception as error:  # of an address without sense or a port that speaks otherwise, dask raises anything
+        raise InputError(
+            f"--dask {address}",
+            found=f"no scheduler that answers: {reason(error)}",
+            expected="a running dask scheduler, e.g. tcp://10.0.0.1:8786",
+            repair="start one with 'dask scheduler' and workers with 'dask worker tcp://...'.",
+        ) from error
+
+
+def _greet(address: str) -> None:
+    """Ask who is there before a client is made: at a port that says nothing, a client waits without an end.
+
+    Raises:
+        TimeoutError: there was no answer.
+        Exception: whatever dask raises where there is no scheduler.
+    """
+    answers: Queue[Exception | None] = Queue()
+
+    async def ask() -> None:
+        from distributed.core import rpc
+
+        async with rpc(address) as scheduler:
+            await scheduler.identity(n_workers=0)
+
+    def run() -> None:
+        try:
+            asyncio.run(asyncio.wait_for(ask(), CONNECTING))
+            answers.put(None)
+        except Exception as error:
+            answers.put(error)
+
+    Thread(target=run, daemon=True).start()  # which may wait for ever
+    try:
+        error = answers.get(timeout=CONNECTING + 1)
+    except Empty:
+        error = TimeoutError(f"nothing was said within {CONNECTING:g} seconds")
+    if error is not None:
+        raise error
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Keep dask from logging the tracebacks of what is told in a sentence."""
+    logger = logging.getLogger("distributed")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

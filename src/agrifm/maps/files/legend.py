@@ -1,0 +1,225 @@
+"""How a map looks: one table of classes, from which every color and every name comes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import floor, log10
+from pathlib import Path
+from typing import TYPE_CHECKING
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
+
+import numpy as np
+import rasterio
+from odc.geo.geobox import GeoBox
+from rasterio.enums import Resampling
+
+from agrifm.errors import InputError
+from agrifm.io import whole
+from agrifm.rasters.grid import pixel_size
+from agrifm.tasks.fields import Fields
+from agrifm.tasks.fractions import Fractions
+from agrifm.tasks.segmentation import Segmentation, rgb
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NODATA = 255
+MOST_CLASSES = 254
+DPI = 160
+MARGIN, TITLE, BAR, ROW = 0.15, 0.4, 0.4, 0.19  # inches of a picture; a row is one of the legend
+TALLEST = 1.5  # a picture's map at most, in widths
+LONGEST = 60  # letters of a name in a picture
+
+# What XML 1.0 cannot hold or does not keep: control characters, line breaks, halves of surrogate pairs.
+_NOT_TEXT = re.compile("[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+# Columns of GDAL's raster attribute table: name, type (0 integer, 2 text) and usage, by GDAL's numbers.
+_COLUMNS = (("Value", 0, 5), ("Class", 2, 2), ("Red", 0, 6), ("Green", 0, 7), ("Blue", 0, 8))
+
+
+Entry = tuple[str, str]  # of a picture's legend: name and color as #rrggbbaa
+
+
+def plain(name: str) -> str:
+    """A name as files can hold it: what is no text becomes U+FFFD."""
+    return _NOT_TEXT.sub("\ufffd", name)
+
+
+@dataclass(frozen=True)
+class Legend:
+    """The classes of a map; a pixel's number is the position of its class.
+
+    Args:
+        names: may hold any characters.
+        colors: ``#rrggbb``, one for each name.
+
+    Raises:
+        InputError: more classes than one byte can hold beside no data.
+    """
+
+    names: tuple[str, ...]
+    colors: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.names) > MOST_CLASSES:
+            raise InputError(
+                "classes",
+                found=f"{len(self.names)} classes",
+                expected=f"at most {MOST_CLASSES}: a map has one byte for each pixel, and {NODATA} means no data",
+                repair="merge classes, or map groups of them with one model each.",
+            )
+        if len(self.names) != len(self.colors):
+            raise ValueError(f"{len(self.names)} names and {len(self.colors)} colors")
+
+    @classmethod
+    def of(cls, task: Segmentation | Fractions | Fields) -> Legend:
+        """The classes of a task."""
+        return cls(task.names, task.colors)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names as files can hold them."""
+        return tuple(map(plain, self.names))
+
+    @property
+    def colormap(self) -> dict[int, tuple[int, int, int, int]]:
+        """Red, green, blue and alpha by pixel value; no data is transparent."""
+        return {i: (*rgb(color), 255) for i, color in enumerate(self.colors)} | {NODATA: (0, 0, 0, 0)}
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The names as tags of a band."""
+        return {f"class_{i}": name for i, name in enumerate(self.labels)}
+
+    def attribute_table(self) -> str:
+        """Text of ``MAP.tif.aux.xml``: GDAL's category names and its raster attribute table.
+
+        Source: GDAL, "Raster attribute tables" and ``gdal.xsd``/PAM. GDAL 3.10 cannot put the table inside a GeoTIFF.
+        """
+        root = Element("PAMDataset")
+        band = SubElement(root, "PAMRasterBand", band="1")
+        categories = SubElement(band, "CategoryNames")
+        for name in self.labels:
+            SubElement(categories, "Category").text = name
+        table = SubElement(band, "GDALRasterAttributeTable", tableType="thematic")
+        for i, (name, kind, usage) in enumerate(_COLUMNS):
+            column = SubElement(table, "FieldDefn", index=str(i))
+            for key, value in (("Name", name), ("Type", kind), ("Usage", usage)):
+                SubElement(column, key).text = str(value)
+        for i, (name, color) in enumerate(zip(self.labels, self.colors, strict=True)):
+            row = SubElement(table, "Row", index=str(i))
+            for cell in (i, name, *rgb(color)):
+                SubElement(row, "F").text = str(cell)
+        return _text(root)
+
+    def qml(self) -> str:
+        """Text of ``MAP.qml``: the style that QGIS 3 takes up when it opens ``MAP.tif``."""
+        root = Element("qgis", version="3.22.0", styleCategories="Symbology")
+        pipe = SubElement(root, "pipe")
+        provider = SubElement(pipe, "provider")
+        nearest = "nearestNeighbour"
+        SubElement(
+            provider,
+            "resampling",
+            enabled="false",
+            maxOversampling="2",
+            zoomedInResamplingMethod=nearest,
+            zoomedOutResamplingMethod=nearest,
+        )
+        renderer = SubElement(
+            pipe, "rasterrenderer", type="paletted", band="1", opacity="1", alphaBand="-1", nodataColor=""
+        )
+        SubElement(renderer, "rasterTransparency")
+        palette = SubElement(renderer, "colorPalette")
+        for i, (name, color) in enumerate(zip(self.labels, self.colors, strict=True)):
+            SubElement(palette, "paletteEntry", value=str(i), label=name, color=color.lower(), alpha="255")
+        SubElement(pipe, "brightnesscontrast", brightness="0", contrast="0", gamma="1")
+        SubElement(pipe, "rasterresampler", maxOversampling="2")
+        SubElement(root, "blendMode").text = "0"
+        return "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n" + _text(root)
+
+
+def _text(root: Element) -> str:
+    indent(root)
+    return tostring(root, encoding="unicode") + "\n"
+
+
+def picture(path: Path, out: Path, *, title: str = "", width: int = 1600) -> None:
+    """Draw a finished map of classes with legend and scale bar as PNG; large maps are read from their overviews.
+
+    Args:
+        path: the map; names and colors are its own.
+        out: the PNG.
+        title: above the map.
+        width: of the PNG in pixels.
+    """
+    with rasterio.open(path) as file:
+        step = max(1.0, file.width / width, file.height / (TALLEST * width))
+        shape = max(1, round(file.height / step)), max(1, round(file.width / step))
+        classes = file.read(1, out_shape=shape, resampling=Resampling.nearest)
+        colors, names, across = file.colormap(1), file.tags(1), _width_in_meters(file)
+    table = np.array([colors[value] for value in range(256)], np.uint8)
+    table[NODATA] = 255
+    shown = [int(value) for value in np.unique(classes)]
+    labels = {value: names.get(f"class_{value}", str(value)) for value in shown} | {NODATA: "no data"}
+    entries = [(labels[value], f"#{table[value].tobytes().hex()}") for value in shown]
+    figure = _draw(table[classes], entries, title, across, width / DPI)
+    with whole(out) as unfinished:
+        figure.savefig(unfinished, format="png")
+
+
+def _width_in_meters(file: rasterio.DatasetReader) -> float:
+    return file.width * pixel_size(GeoBox.from_rio(file))[0]
+
+
+def _draw(image: np.ndarray, entries: Sequence[Entry], title: str, across: float, width: float) -> Figure:
+    """From top to bottom title, map ``(h, w, 4)``, scale bar and legend; lengths are in inches."""
+    from matplotlib.figure import Figure
+
+    high = min(TALLEST * width, (width - 2 * MARGIN) * image.shape[0] / image.shape[1])
+    wide = high * image.shape[1] / image.shape[0]
+    columns = _columns(entries, width - 2 * MARGIN)
+    bottom, left = MARGIN + ROW * -(-len(entries) // columns) + BAR, (width - wide) / 2
+    height = bottom + high + (TITLE if title else MARGIN)
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    axis = figure.add_axes((left / width, bottom / height, wide / width, high / height), xticks=[], yticks=[])
+    axis.imshow(image, interpolation="nearest", aspect="auto")
+    figure.text(0.5, 1 - TITLE / 2 / height, title, ha="center", va="center", fontsize=12, parse_math=False)
+    _scale_bar(figure, left, bottom - BAR / 2, across / wide)
+    _legend(figure, entries, columns)
+    return figure
+
+
+def _columns(entries: Sequence[Entry], width: float) -> int:
+    """As many as fit; fewer where they hold the same number of rows."""
+    longest = max(len(name) for name, _ in entries)
+    most = max(1, int(width / (0.6 + 0.07 * min(longest, LONGEST))))
+    return -(-len(entries) // -(-len(entries) // most))
+
+
+def _legend(figure: Figure, entries: Sequence[Entry], columns: int) -> None:
+    from matplotlib.patches import Patch
+
+    handles = [Patch(facecolor=color, edgecolor="0.4", linewidth=0.6) for _, color in entries]
+    blank = ["."] * len(entries)
+    legend = figure.legend(
+        handles, blank, loc="lower center", ncols=columns, frameon=False, fontsize=9, labelspacing=0.5
+    )
+    for text, (name, _) in zip(legend.get_texts(), entries, strict=True):  # no formulas, no hidden entries
+        text.set(text=name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…", parse_math=False)
+
+
+def _scale_bar(figure: Figure, left: float, middle: float, meters_per_inch: float) -> None:
+    """A bar of a round length, two inches at most."""
+    from matplotlib.patches import Rectangle
+
+    width, height = figure.get_size_inches()
+    digit = 10.0 ** floor(log10(2 * meters_per_inch))
+    meters = next(factor * digit for factor in (5, 2, 1) if factor * digit <= 2 * meters_per_inch)
+    text = f"{meters / 1000:g} km" if meters >= 1000 else f"{meters:g} m"
+    length = meters / meters_per_inch
+    corner = left / width, (middle - 0.03) / height
+    figure.add_artist(Rectangle(corner, length / width, 0.06 / height, facecolor="black"))
+    figure.text((left + length + 0.1) / width, middle / height, text, va="center_baseline", fontsize=9)

@@ -1,0 +1,153 @@
+"""The STAC item of a map: where it lies, when it was seen, what its numbers mean."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from odc.geo.geobox import GeoBox
+
+from agrifm.maps.files.cog import Product
+from agrifm.maps.files.legend import NODATA, Legend
+from agrifm.rasters.grid import pixel_size
+
+COG = "image/tiff; application=geotiff; profile=cloud-optimized"
+EXTENSIONS = ("projection/v2.0.0", "raster/v2.0.0", "classification/v2.0.0")
+CORNERS = 8  # points along each side of the footprint: sides of a projected grid are curved in longitude and latitude
+
+
+def stac_item(
+    target: Path,
+    grid: GeoBox,
+    products: Sequence[Product],
+    interval: tuple[dt.date, dt.date],
+    properties: Mapping[str, Any],
+) -> dict[str, Any]:
+    """A STAC 1.1 item of a map whose files lie beside it; every href is relative.
+
+    Args:
+        target: the map of classes; its stem becomes the item's id.
+        grid: of the map.
+        products: what was written, the map of classes among it.
+        interval: first and last day of the images used.
+        properties: more of them; a key that stands here already is replaced.
+
+    Source: STAC 1.1.0; extensions projection 2.0, raster 2.0, classification 2.0.
+    """
+    geometry, bbox = footprint(grid)
+    assets = {product.key: _asset(target, grid, product) for product in products}
+    xml = {"type": "application/xml"}
+    assets["style"] = xml | {"href": f"./{target.stem}.qml", "title": "QGIS style", "roles": ["style"]}
+    table = {"href": f"./{target.name}.aux.xml", "title": "GDAL raster attribute table", "roles": ["metadata"]}
+    assets["attribute_table"] = xml | table
+    return {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "stac_extensions": [f"https://stac-extensions.github.io/{name}/schema.json" for name in EXTENSIONS],
+        "id": target.stem,
+        "geometry": geometry,
+        "bbox": bbox,
+        "properties": _properties(grid, interval) | dict(properties),
+        "links": [],
+        "assets": assets,
+    }
+
+
+def _properties(grid: GeoBox, interval: tuple[dt.date, dt.date]) -> dict[str, Any]:
+    code = None if grid.crs is None else grid.crs.to_epsg()
+    place = {"proj:code": None if code is None else f"EPSG:{code}"}
+    if code is None and grid.crs is not None:
+        place["proj:wkt2"] = grid.crs.to_wkt()
+    return {
+        "datetime": None,
+        "start_datetime": f"{interval[0]}T00:00:00Z",
+        "end_datetime": f"{interval[1]}T23:59:59Z",
+        **place,
+        "proj:shape": list(grid.shape),
+        "proj:transform": list(grid.affine)[:6],
+        "proj:bbox": list(grid.extent.boundingbox),
+    }
+
+
+def _asset(target: Path, grid: GeoBox, product: Product) -> dict[str, Any]:
+    asset: dict[str, Any] = {
+        "href": f"./{product.path(target).name}",
+        "type": COG,
+        "title": product.key,
+        "description": product.meaning,
+        "roles": ["data"],
+        "data_type": product.dtype,
+        "raster:sampling": "area",
+    }
+    if grid.crs is not None and grid.crs.projected:
+        asset["raster:spatial_resolution"] = pixel_size(grid)[0]  # by the extension, in meters
+    if product.nodata is not None:
+        asset["nodata"] = product.nodata
+    if product.scale != 1:
+        asset |= {"raster:scale": product.scale, "raster:offset": 0}
+    asset["bands"] = [{"name": name} for name in product.bands]
+    if product.legend is not None:
+        asset["classification:classes"] = classes(product.legend)
+    return asset
+
+
+def classes(legend: Legend) -> list[dict[str, Any]]:
+    """``classification:classes``: short names for machines, titles for people, and no data."""
+    found: list[dict[str, Any]] = []
+    taken = {"", "nodata"}
+    for value, (label, color) in enumerate(zip(legend.labels, legend.colors, strict=True)):
+        short = _short(label)
+        while short in taken:
+            short = f"{short or 'class'}_{value}"
+        taken.add(short)
+        found.append({"value": value, "name": short, "title": label, "color_hint": color[1:].upper()})
+    return [*found, {"value": NODATA, "name": "nodata", "title": "no data", "nodata": True}]
+
+
+def _short(label: str) -> str:
+    """Only letters, digits, ``-`` and ``_``, as the extension asks."""
+    plain = unicodedata.normalize("NFKD", label).encode("ascii", "ignore").decode()
+    return re.sub(r"[^0-9A-Za-z_-]+", "_", plain).strip("_")
+
+
+def footprint(grid: GeoBox) -> tuple[dict[str, Any], list[float]]:
+    """Geometry and bounding box in longitude and latitude; cut in two where it crosses 180 degrees (RFC 7946)."""
+    from shapely import Polygon, box, intersection
+    from shapely.affinity import translate
+
+    longitudes, latitudes = _outline(grid)
+    whole = Polygon(np.c_[longitudes, latitudes])
+    if longitudes.max() <= 180:
+        return {"type": "Polygon", "coordinates": [_ring(whole)]}, list(whole.bounds)
+    west = intersection(whole, box(-180, -90, 180, 90))
+    east = translate(intersection(whole, box(180, -90, 540, 90)), -360)
+    bounds = [west.bounds[0], min(west.bounds[1], east.bounds[1]), east.bounds[2], max(west.bounds[3], east.bounds[3])]
+    return {"type": "MultiPolygon", "coordinates": [[_ring(west)], [_ring(east)]]}, bounds
+
+
+def _outline(grid: GeoBox) -> tuple[np.ndarray, np.ndarray]:
+    """Longitudes and latitudes along the edge of a grid, to a centimeter; the westernmost lies in -180 to 180."""
+    from rasterio.warp import transform
+
+    steps, ones, zeros = np.arange(CORNERS) / CORNERS, np.ones(CORNERS), np.zeros(CORNERS)
+    columns = np.concatenate([steps, ones, 1 - steps, zeros]) * grid.shape[1]
+    rows = np.concatenate([zeros, steps, ones, 1 - steps]) * grid.shape[0]
+    a, b, c, d, e, f = list(grid.affine)[:6]
+    longitudes, latitudes = transform(
+        str(grid.crs), "EPSG:4326", a * columns + b * rows + c, d * columns + e * rows + f
+    )
+    longitudes = np.unwrap(longitudes, period=360)  # no jump where the edge crosses 180 degrees
+    longitudes -= 360 * np.floor((longitudes.min() + 180) / 360)
+    return np.round(longitudes, 7), np.round(latitudes, 7)
+
+
+def _ring(polygon: Any) -> list[list[float]]:
+    """The outer ring, counterclockwise."""
+    from shapely.geometry.polygon import orient
+
+    return [list(point) for point in orient(polygon).exterior.coords]

@@ -1,0 +1,320 @@
+"""The passport of a map: everything it was made of, so that anyone can make it again and compare."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import rasterio
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
+
+from agrifm.checkpoint import library_versions
+from agrifm.errors import LONGEST, InputError, printable, refusing
+from agrifm.io import plain_name, sha256
+from agrifm.maps.inputs import checksums, stamps
+from agrifm.maps.options import MapOptions
+from agrifm.maps.seam_audit import Seams
+from agrifm.maps.tiles import Job
+from agrifm.scenes.document import scene_from_dict, scene_to_dict
+from agrifm.scenes.scene import Scene
+from agrifm.tasks.watershed import Watershed
+
+FORMAT = "agrifm-passport-1"
+TILES = "agrifm-tiles-2"  # format of the tiles of an unfinished map
+LARGEST_FILE = 1 << 29  # bytes of a passport; one of 10,000 images has some 30 MB
+MOST_PIXELS = 10_000_000  # along one side of a grid; the equator has 4 million at 10 m
+FARTHEST = 1e9  # of coordinates and pixel sizes, in units of the CRS
+MOST_TEXT = 100_000  # characters of a CRS
+MOST_HREF = 8192  # characters of a path or address
+
+
+def _plain(name: str) -> str:
+    return plain_name(name, "files")
+
+
+def _lies(values: tuple[float, ...]) -> tuple[float, ...]:
+    a, b, _, d, e, _ = values
+    if abs(a * e - b * d) < 1e-18:
+        raise ValueError("pixels without an area")
+    if any(abs(value) > FARTHEST for value in values):
+        raise ValueError(f"a coordinate beyond {FARTHEST:g}")
+    return values
+
+
+def _printed(text: str) -> str:
+    for start in range(0, len(text), LONGEST):  # signed addresses are long
+        part = text[start : start + LONGEST]
+        if printable(part) != part:
+            raise ValueError("control characters in a path")
+    return text
+
+
+Sum = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Name = Annotated[str, AfterValidator(_plain)]
+Text = Annotated[str, Field(min_length=1, max_length=MOST_TEXT)]
+Href = Annotated[str, Field(min_length=1, max_length=MOST_HREF), AfterValidator(_printed)]
+Side = Annotated[int, Field(strict=True, ge=1, le=MOST_PIXELS)]
+
+
+class _Part(BaseModel):
+    """A part of the file; what later versions add is kept and not looked at."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class Model(_Part):
+    """A checkpoint and its checksum."""
+
+    path: Href
+    sha256: Sum
+    name: str = ""
+
+
+class Grid(_Part):
+    """Where the map lies."""
+
+    crs: Text
+    shape: tuple[Side, Side]
+    transform: Annotated[tuple[FiniteFloat, ...], Field(min_length=6, max_length=6), AfterValidator(_lies)]
+
+
+class Raster(_Part):
+    """Where a band or quality layer lies."""
+
+    href: Href
+
+
+class QualityLayer(_Part):
+    """What tells clear ground from cloud."""
+
+    raster: Raster
+
+
+class StoredUnits(_Part):
+    """What stored numbers mean."""
+
+    scale: Annotated[FiniteFloat, Field(gt=0)] = 1e-4
+    offset: FiniteFloat = 0.0
+
+
+class Image(_Part):
+    """One date of one sensor; its parts are those of a scene."""
+
+    day: Text
+    bands: Annotated[dict[str, Raster], Field(min_length=1)]
+    quality: QualityLayer | None = None
+    units: StoredUnits = StoredUnits()
+
+
+class Sensor(_Part):
+    """As far as it decides how much is read."""
+
+    name: Text
+    gsd: Annotated[FiniteFloat, Field(gt=0, le=1e6)]
+
+
+class Layer(_Part):
+    """All dates of one sensor."""
+
+    sensor: Sensor
+    frames: Annotated[list[Image], Field(min_length=1)]
+
+
+class SceneDocument(_Part):
+    """The images; the rest is checked when the scene is opened."""
+
+    grid: Grid
+    skipped: list[Href] = []
+    layers: Annotated[list[Layer], Field(min_length=1)]
+
+
+class Task(_Part):
+    """What was mapped, as far as fields need it."""
+
+    kind: str = ""
+    classes: list[Any] | None = None
+    watershed: Watershed = Watershed()
+
+
+class ExperimentDocument(_Part):
+    """How the model was trained, as far as maps need it."""
+
+    task: Task
+
+
+class Machine(_Part):
+    """Where the map was made."""
+
+    system: str = ""
+    processor: str = ""
+
+
+class Document(_Part):
+    """The whole file."""
+
+    format: Literal["agrifm-passport-1"]
+    files: Annotated[dict[Name, Sum], Field(min_length=1)]
+    model: Model
+    ensemble: list[Model] = []
+    options: MapOptions
+    seams: Seams
+    versions: dict[str, str]
+    machine: Machine
+    experiment: ExperimentDocument
+    scene: SceneDocument
+    inputs: dict[str, str | None]
+
+
+@dataclass(frozen=True)
+class Passport:
+    """What a map was made of.
+
+    Args:
+        values: as they stand in the file.
+        path: of the file.
+
+    Raises:
+        InputError: a value is missing, or of another type or range.
+    """
+
+    values: dict[str, Any]
+    path: Path
+
+    def __post_init__(self) -> None:
+        self.document  # noqa: B018 - checked at the door
+
+    @classmethod
+    def beside(cls, target: Path) -> Path:
+        """The path of a map's passport."""
+        return target.with_name(target.stem + ".passport.json")
+
+    @classmethod
+    def load(cls, path: Path) -> Passport:
+        """Read a passport and check every part of it.
+
+        Raises:
+            InputError: it is missing, damaged or another kind of file.
+        """
+        if not path.is_file():
+            raise _no_passport(path, "no such file")
+        if path.stat().st_size > LARGEST_FILE:
+            raise _no_passport(path, f"a file of {path.stat().st_size / 1e6:,.0f} MB")
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise _no_passport(path, str(error)) from error
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            form = values.get("format") if isinstance(values, dict) else type(values).__name__
+            raise _no_passport(path, f"format {form!r}")
+        return cls(values, path)
+
+    @cached_property
+    def document(self) -> Document:
+        """The checked values.
+
+        Raises:
+            InputError: names the first value that is missing or of another type.
+        """
+        try:
+            return Document.model_validate(self.values)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            raise InputError(
+                f"{self.path}: {place}",
+                found=f"{str(first['input'])[:80]!r}: {first['msg']}",
+                expected=f"a passport as 'agrifm map' writes it ({FORMAT})",
+                repair="restore the file from where the map was made; it was damaged or changed.",
+            ) from error
+
+    @cached_property
+    def scene(self) -> Scene:
+        """The scene, file by file."""
+        with refusing(f"{self.path}: scene", expected="a scene as 'agrifm map' stores it"):
+            return scene_from_dict(self.values["scene"], self.path)
+
+    def describes(self, job: Job, models: Sequence[Path], options: MapOptions) -> bool:
+        """Whether a map made now would be made of the same: model, images, settings and versions."""
+        for key, value in _made_of(job, models, options).items():
+            if json.dumps(self.values.get(key)) != json.dumps(value):  # as text: in JSON, NaN equals itself
+                return False
+        return True
+
+
+def _no_passport(path: Path, found: str) -> InputError:
+    return InputError(
+        path, found=found, expected=f"a passport written by 'agrifm map' ({FORMAT})", repair="name OUT.passport.json."
+    )
+
+
+def _made_of(job: Job, models: Sequence[Path], options: MapOptions) -> dict[str, Any]:
+    """What decides a map, as its passport says it; of several models the first says what classes mean."""
+    model, *others = models
+    return {
+        "model": {"path": str(model), "sha256": sha256(model), "name": job.checkpoint.experiment.name},
+        "ensemble": [{"path": str(path), "sha256": sha256(path)} for path in others],
+        "options": TypeAdapter(MapOptions).dump_python(options, mode="json"),
+        "versions": versions(),
+        "scene": scene_to_dict(job.scene),
+        "inputs": checksums(job.scene),
+    }
+
+
+def passport_of(
+    files: Mapping[str, str], job: Job, models: Sequence[Path], seams: Seams, options: MapOptions
+) -> dict[str, Any]:
+    """The values of the passport of a finished map, whose files are given by name with their checksums."""
+    made_of = _made_of(job, models, options)
+    return {
+        "format": FORMAT,
+        "files": dict(files),
+        "model": made_of["model"],
+        "ensemble": made_of["ensemble"],
+        "options": made_of["options"],
+        "seams": seams.to_dict(),
+        "versions": made_of["versions"],
+        "machine": {"system": platform.platform(), "processor": processor()},
+        "experiment": job.checkpoint.experiment.model_dump(mode="json"),
+        "scene": made_of["scene"],
+        "inputs": made_of["inputs"],
+    }
+
+
+def fingerprint(job: Job, models: Sequence[Path]) -> dict[str, Any]:
+    """What must be equal for tiles to belong to the same map: they then come from files that did not change."""
+    scene = json.dumps(scene_to_dict(job.scene), sort_keys=True)
+    windows = job.windows
+    return {
+        "format": TILES,
+        "model": [*map(sha256, models)],
+        "flips": job.checkpoint.flips,
+        "scene": hashlib.sha256(scene.encode()).hexdigest(),
+        "windows": [windows.rows.window, windows.tile, windows.rows.starts[:2], windows.columns.starts[:2]],
+        "products": list(job.extras),
+        "skipped": list(job.scene.skipped),
+        "versions": versions(),
+        "inputs": stamps(job.scene),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a map."""
+    return library_versions() | {"rasterio": version("rasterio"), "gdal": rasterio.__gdal_version__}
+
+
+def processor() -> str:
+    """The kind of processor; sums may round differently on another."""
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.is_file()
+        else []
+    )
+    return names[0] if names else platform.processor()

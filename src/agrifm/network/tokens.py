@@ -1,0 +1,75 @@
+"""Short-lived tokens, with which files of Planetary Computer are read."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from datetime import datetime
+from urllib.parse import urlsplit
+
+from agrifm.errors import InputError
+from agrifm.network.http import Reader
+
+ENDPOINT = "https://planetarycomputer.microsoft.com/api/sas/v1/token/{account}/{container}"
+STORED = re.compile(r"https://([a-z0-9]+)\.blob\.core\.windows\.net/([a-z0-9$-]+)/.*")  # account and container
+SIGNED = "pc+"  # put before the scheme of files of Planetary Computer, which are read with a token
+EARLY = 300  # seconds before its end at which a token is renewed
+
+
+class Tokens:
+    """Tokens by storage container, kept until shortly before they end; safe to use from several threads."""
+
+    def __init__(self, endpoint: str = ENDPOINT) -> None:
+        self.endpoint = endpoint
+        self._kept: dict[str, tuple[float, str]] = {}
+        self._lock = threading.Lock()
+
+    def sign(self, href: str) -> str:
+        """The address with a token, unless it carries one.
+
+        Raises:
+            InputError: the token cannot be fetched, or the address is no file of an Azure container.
+        """
+        parts, stored = urlsplit(href), STORED.fullmatch(href)
+        if "sig=" in parts.query:
+            return href
+        if stored is None:
+            raise InputError(
+                href,
+                found="no file of an Azure container",
+                expected="https://ACCOUNT.blob.core.windows.net/CONTAINER/FILE",
+                repair="search for the items again.",
+            )
+        address = self.endpoint.format(account=stored[1], container=stored[2])
+        with self._lock:
+            end, token = self._kept.get(address, (0.0, ""))
+            if time.time() > end - EARLY:
+                end, token = self._kept[address] = _fetch(address)
+        return f"{href}{'&' if parts.query else '?'}{token}"
+
+
+def _fetch(address: str) -> tuple[float, str]:
+    """When the token ends (seconds since 1970) and the token."""
+    answer = Reader(rate=1).document(address, "a token to read files of Planetary Computer")
+    try:
+        return datetime.fromisoformat(answer["msft:expiry"]).timestamp(), answer["token"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            address,
+            found=f"an answer without token: {str(answer)[:200]}",
+            expected="'token' and 'msft:expiry'",
+            repair="try again later, or use a copy of the files or another provider.",
+        ) from error
+
+
+def signed(href: str) -> str:
+    """The address under which a file can be read now: files of Planetary Computer get a token.
+
+    Raises:
+        InputError: the token cannot be fetched.
+    """
+    return _TOKENS.sign(href.removeprefix(SIGNED)) if href.startswith(SIGNED) else href
+
+
+_TOKENS = Tokens()

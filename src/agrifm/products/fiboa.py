@@ -1,0 +1,142 @@
+"""Fields as files that others can read: GeoParquet or GeoPackage in the fiboa schema.
+
+Source: fiboa specification 0.3.0 and the Vecorel specification 0.1.0 on which it stands: ``metrics:area`` in square
+meters, ``metrics:perimeter`` in meters, ``determination:datetime`` the last image that was used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
+
+from agrifm.checkpoint import Checkpoint
+from agrifm.errors import InputError, reason
+from agrifm.io import whole
+from agrifm.maps.files.writer import refuse_existing
+from agrifm.products.parcels import Parcels
+from agrifm.tasks.fields import Fields
+
+if TYPE_CHECKING:
+    import geopandas
+
+SCHEMAS = (
+    "https://vecorel.org/specification/v0.1.0/schema.yaml",
+    "https://fiboa.org/specification/v0.3.0/schema.yaml",
+)
+REQUIRED = ("id", "geometry")
+ENDINGS = (".gpkg", ".parquet")
+
+
+def check_target(path: Path, *, overwrite: bool = False) -> None:
+    """Refuse a file that cannot be written, before anything is computed.
+
+    Raises:
+        InputError: another ending, a file that is there already, or GeoParquet without pyarrow.
+    """
+    if path.suffix.lower() not in ENDINGS:
+        raise InputError(
+            path,
+            found=f"the ending '{path.suffix}'",
+            expected="a GeoPackage or GeoParquet",
+            repair="end it in .gpkg or .parquet.",
+        )
+    if path.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:
+        raise InputError(
+            path,
+            found="no pyarrow, which writes GeoParquet",
+            expected="the optional library",
+            repair="run pip install 'agrifm[parquet]', or end the name in .gpkg.",
+        )
+    refuse_existing(path, overwrite=overwrite)
+
+
+def check_map(checkpoint: Path, path: Path, *, overwrite: bool = False) -> None:
+    """Refuse a checkpoint that knows no fields, and a file that cannot be written, before a map is made.
+
+    Raises:
+        InputError: either.
+    """
+    task = Checkpoint.load(checkpoint).experiment.task
+    if not isinstance(task, Fields):
+        raise InputError(
+            checkpoint,
+            found=f"a checkpoint of task '{task.kind}'",
+            expected="one of task 'fields', which knows where fields end",
+            repair="leave out --parcels, or give 'agrifm parcels' a map of fields and this one as --crops.",
+        )
+    check_target(path, overwrite=overwrite)
+
+
+def write_parcels(parcels: Parcels, path: Path) -> None:
+    """Write fields; the file appears whole. Collection metadata stand in the file's own.
+
+    Raises:
+        InputError: as ``check_target``.
+    """
+    check_target(path, overwrite=True)
+    frame, collection = table(parcels), {"collection": path.stem, "schemas": {path.stem: list(SCHEMAS)}}
+    with whole(path) as unfinished, _writing(path):
+        if path.suffix.lower() == ".parquet":
+            _write_parquet(frame, unfinished, collection)
+        else:
+            metadata = {"collection": json.dumps(collection)}
+            frame.to_file(unfinished, layer=path.stem, driver="GPKG", engine="pyogrio", layer_metadata=metadata)
+
+
+@contextmanager
+def _writing(path: Path) -> Generator[None]:
+    """GDAL says that a disk is full, or a file cannot be written, with an error of its own."""
+    from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError
+
+    try:
+        yield
+    except (DataSourceError, DataLayerError, FeatureError, FieldError) as error:
+        raise InputError(
+            path,
+            found=f"a file that could not be written: {reason(error)}",
+            expected="enough space on the disk, and a folder in which you may create files",
+            repair="free some space, or choose another output folder.",
+        ) from error
+
+
+def table(parcels: Parcels) -> geopandas.GeoDataFrame:
+    """Fields with the columns of fiboa, then our own."""
+    import geopandas
+    import pandas as pd
+
+    count = len(parcels.polygons)
+    last = max(day for layer in parcels.passport.scene.layers for day in layer.days)
+    columns: dict[str, Any] = {
+        "id": [str(number) for number in range(1, count + 1)],
+        "metrics:area": shapely.area(parcels.polygons),
+        "metrics:perimeter": shapely.length(parcels.polygons),
+        "determination:datetime": pd.Series([pd.Timestamp(last, tz="UTC")] * count, dtype="datetime64[ms, UTC]"),
+        "determination:method": ["auto-imagery"] * count,
+        "determination:details": [parcels.details] * count,
+    }
+    own = {key: np.round(x, 4) if x.dtype.kind == "f" else x for key, x in parcels.columns.items()}
+    return geopandas.GeoDataFrame(columns | own, geometry=parcels.polygons, crs=parcels.crs)
+
+
+def _write_parquet(frame: geopandas.GeoDataFrame, path: Path, collection: dict[str, Any]) -> None:
+    """As geopandas writes it, then with the types that fiboa asks for and the metadata of the collection."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    frame.to_parquet(path, write_covering_bbox=True)
+    whole = pq.read_table(path)
+    types = {"metrics:area": pa.float32(), "metrics:perimeter": pa.float32()}
+    types |= {field.name: pa.string() for field in whole.schema if pa.types.is_large_string(field.type)}
+    fields = [
+        field.with_type(types.get(field.name, field.type)).with_nullable(field.name not in REQUIRED)
+        for field in whole.schema
+    ]
+    metadata = {**(whole.schema.metadata or {}), b"collection": json.dumps(collection).encode()}
+    pq.write_table(whole.cast(pa.schema(fields, metadata)), path, compression="zstd")

@@ -1,0 +1,77 @@
+"""One picture to look at: image, truth, prediction and confidence of a few chips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from agrifm.maps.predict_chips import colorize
+from agrifm.sample import Sample
+from agrifm.sensors import Sensor
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One row of the picture.
+
+    Args:
+        image: ``(h, w, 3)`` in 0..1.
+        truth: ``(h, w)`` classes, or None.
+        prediction: ``(h, w)`` classes.
+        confidence: ``(h, w)`` in 0..1.
+    """
+
+    image: np.ndarray
+    truth: np.ndarray | None
+    prediction: np.ndarray
+    confidence: np.ndarray
+
+
+def false_color(sample: Sample, sensors: Sequence[Sensor]) -> np.ndarray:
+    """Near infrared, red and green of the first sensor that has them: ``(h, w, 3)`` in 0..1, stretched.
+
+    Mean of the clear dates in the first half of the series, when crops differ most.
+    """
+    for sensor in sensors:
+        near = sensor.index("nir") if sensor.index("nir") is not None else sensor.index("nir08")
+        bands = [near, sensor.index("red"), sensor.index("green")]
+        if sensor.name in sample.images and None not in bands:
+            half = -(-len(sample.images[sensor.name]) // 2)
+            series = sample.images[sensor.name][:half, bands].float()
+            seen = sample.mask(sensor.name)[:half].unsqueeze(1)
+            image = ((series * seen).sum(0) / seen.sum(0).clamp(min=1)).permute(1, 2, 0).numpy()
+            low, high = np.percentile(image, (1, 99), axis=(0, 1))
+            return ((image - low) / np.maximum(high - low, 1e-6)).clip(0, 1)
+    h, w = next(iter(sample.images.values())).shape[-2:]
+    return np.zeros((h, w, 3))
+
+
+def draw(panels: Sequence[Panel], names: Sequence[str], colors: Sequence[str], path: Path, title: str) -> None:
+    """Draw the rows with a legend and write a PNG."""
+    import matplotlib.pyplot as plt
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from matplotlib.patches import Patch
+
+    columns = ("near infrared, red, green", "truth", "prediction", "confidence")
+    tight = ConstrainedLayoutEngine(h_pad=0.02, w_pad=0.02, hspace=0.02, wspace=0.02)
+    size = (2.5 * len(columns), 2.35 * len(panels) + 0.9)
+    figure, axes = plt.subplots(len(panels), 4, figsize=size, layout=tight, squeeze=False)
+    for row, panel in zip(axes, panels, strict=True):
+        row[0].imshow(panel.image, interpolation="nearest")
+        if panel.truth is not None:
+            row[1].imshow(colorize(panel.truth.astype(np.uint8), tuple(colors)), interpolation="nearest")
+        row[2].imshow(colorize(panel.prediction, tuple(colors)), interpolation="nearest")
+        row[3].imshow(panel.confidence, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+        for axis in row:
+            axis.set_axis_off()
+    for axis, name in zip(axes[0], columns, strict=True):
+        axis.set_title(name)
+    handles = [Patch(color=color, label=name) for name, color in zip(names, colors, strict=True)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)), frameon=False)
+    figure.suptitle(title, fontsize=11)
+    figure.colorbar(axes[0, 3].images[0], ax=axes, shrink=0.6, label="probability of the chosen class")
+    figure.savefig(path, dpi=140)
+    plt.close(figure)

@@ -1,0 +1,184 @@
+"""netCDF files and Zarr stores of any origin: opened within limits, with the axes of their variables."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from agrifm.errors import InputError, Unreadable, refusing
+from agrifm.rasters.grid import LONGEST_SIDE
+from agrifm.rasters.pixels import MOST_BLOCK, unreadable
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+SUFFIXES = (".nc", ".nc4", ".cdf", ".zarr")
+TIMES = ("time", "t", "timestamp", "date")
+ACROSS = ("x", "lon", "longitude", "easting")
+DOWN = ("y", "lat", "latitude", "northing")
+METADATA = ("zarr.json", ".zmetadata")  # of a Zarr store; a folder does not change with the files in it
+CHUNKS = 64 * 2**20  # bytes of decompressed chunks kept for each variable: chunks often span many dates
+_LOCK = Lock()
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Names of a variable's axes."""
+
+    y: str
+    x: str
+    time: str | None = None
+    band: str | None = None
+
+
+def is_cube(path: Path) -> bool:
+    """Whether a path is a netCDF file or a Zarr store."""
+    return path.suffix.lower() in SUFFIXES or any((path / name).is_file() for name in ("zarr.json", ".zgroup"))
+
+
+def open_cube(path: Path) -> xr.Dataset:
+    changed = changed_at(path)
+    with locked(path):
+        return _opened(str(path), changed, os.getpid())
+
+
+def changed_at(path: Path) -> int:
+    files = [path, *(path / name for name in METADATA if (path / name).is_file())]
+    try:
+        return max(file.stat().st_mtime_ns for file in files)
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+@lru_cache(maxsize=8)
+def _opened(path: str, changed: int, process: int) -> xr.Dataset:
+    """The open cube; an open file must not be shared with another process."""
+    import xarray as xr
+
+    with refused(path):
+        if Path(path).is_dir():
+            _check_zarr(path)
+            return xr.open_dataset(path, engine="zarr", mask_and_scale=False, consolidated=_consolidated(Path(path)))
+        with open(path, "rb") as file:
+            classic = file.read(3) == b"CDF"
+        if classic:
+            return xr.open_dataset(path, engine="scipy", mask_and_scale=False)
+        _check_hdf5(path)
+        keep = {"rdcc_nbytes": CHUNKS}
+        return xr.open_dataset(path, engine="h5netcdf", mask_and_scale=False, driver_kwds=keep)
+
+
+def refused(path: str | Path) -> AbstractContextManager[None]:
+    """Turn whatever the libraries raise on a damaged cube into one sentence."""
+    return refusing(
+        path,
+        expected="a complete netCDF file or Zarr store",
+        repair="copy or download it again, or leave it out with --skip-unreadable.",
+        kind=Unreadable,
+    )
+
+
+def _check_zarr(path: str) -> None:
+    """Refuse arrays whose axes or chunks would fill the memory; xarray loads whole axes as soon as it opens."""
+    import zarr
+
+    for name, array in zarr.open_group(path, mode="r").arrays():
+        problem = _too_large(path, name, array.shape, array.shards or array.chunks, array.dtype.itemsize)
+        if problem:
+            raise problem
+
+
+def _check_hdf5(path: str) -> None:
+    """Refuse links to other files, and data sets whose axes or chunks would fill the memory."""
+    import h5py
+
+    # What a visitor returns ends the visit; an exception would lose its kind on the way through the library.
+    def check_link(name: str, link: object) -> Unreadable | None:
+        return _elsewhere(path, name) if isinstance(link, h5py.ExternalLink) else None
+
+    def check_object(name: str, found: object) -> Unreadable | None:
+        if not isinstance(found, h5py.Dataset):
+            return None
+        if found.external or found.is_virtual:
+            return _elsewhere(path, name)
+        return _too_large(path, name, found.shape or (), found.chunks or (), found.dtype.itemsize)
+
+    with h5py.File(path, "r") as file:
+        problem = file.visititems_links(check_link) or file.visititems(check_object)
+    if problem:
+        raise problem
+
+
+def _elsewhere(path: str, name: str) -> Unreadable:
+    return Unreadable(
+        path,
+        found=f"{name}, whose data lie in another file",
+        expected="a cube that holds all of its data",
+        repair="write the cube into one file, e.g. with 'nccopy' or xarray.",
+    )
+
+
+def _too_large(
+    path: str, name: str, shape: tuple[int, ...], chunk: tuple[int, ...], itemsize: int
+) -> Unreadable | None:
+    if max(shape, default=0) <= LONGEST_SIDE and math.prod(chunk) * itemsize <= MOST_BLOCK:
+        return None
+    return Unreadable(
+        path,
+        found=f"{name} of shape {shape} in chunks of {chunk}",
+        expected=f"axes of at most {LONGEST_SIDE:,} entries and chunks of at most {MOST_BLOCK:,} bytes",
+        repair="write the cube again with smaller chunks, or get it again if it is damaged.",
+    )
+
+
+def _consolidated(store: Path) -> bool:
+    """Whether the metadata of a Zarr store, of format 2 or 3, are in one place."""
+    whole = store / "zarr.json"
+    if not whole.is_file():
+        return (store / ".zmetadata").is_file()
+    return json.loads(whole.read_text(encoding="utf-8")).get("consolidated_metadata") is not None
+
+
+def loaded(path: str | Path, array: xr.DataArray) -> np.ndarray:
+    """The values of a coordinate."""
+    with refused(path), locked(path):
+        return array.values
+
+
+def locked(path: str | Path) -> AbstractContextManager[Any]:
+    """HDF5 and classic netCDF take one thread at a time; Zarr reads its chunks side by side."""
+    return nullcontext() if Path(path).is_dir() else _LOCK
+
+
+def variable_of(path: Path, name: str) -> xr.DataArray:
+    cube = open_cube(path)
+    if name in cube.data_vars:
+        return cube[name]
+    raise InputError(
+        path,
+        found=f"variables {', '.join(map(str, cube.data_vars))}",
+        expected=name,
+        repair="open the scene again; the file has changed since.",
+    )
+
+
+def axes_of(array: xr.DataArray) -> Axes | None:
+    """The axes; None if the variable is no image or has an axis that nobody knows."""
+    lower = {str(name).lower(): str(name) for name in array.dims}
+    x, y = (next((lower[name] for name in names if name in lower), None) for names in (ACROSS, DOWN))
+    rest = [str(name) for name in array.dims if name not in (x, y)]
+    dates = [name for name in rest if name.lower() in TIMES or (name in array.coords and array[name].dtype.kind == "M")]
+    time = dates[0] if dates else None
+    bands = [name for name in rest if name != time]
+    if x is None or y is None or len(bands) > 1 or any(name not in array.coords for name in bands):
+        return None
+    return Axes(y, x, time, bands[0] if bands else None)

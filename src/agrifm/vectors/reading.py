@@ -1,0 +1,288 @@
+"""Vector files of any origin: local files only, never a virtual format, and every failure is one sentence."""
+
+from __future__ import annotations
+
+import re
+import warnings
+import zipfile
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyogrio
+from pyogrio.errors import DataSourceError
+from pyproj import CRS
+
+from agrifm.errors import InputError, nearest, refusing
+from agrifm.vectors.dbf import UTF8, text_encoding
+
+# Formats that hold their data themselves. Others are virtual: they name files, databases or services elsewhere.
+DRIVERS = (
+    "GPKG", "SQLite", "ESRI Shapefile", "GeoJSON", "GeoJSONSeq", "TopoJSON", "ESRIJSON", "JSONFG", "FlatGeobuf", "GML",
+    "KML", "LIBKML", "GPX", "OpenFileGDB", "MapInfo File", "CSV", "Parquet", "Arrow", "OSM",
+)  # fmt: skip
+SUFFIXES = (
+    ".gpkg", ".sqlite", ".db", ".shp", ".shz", ".geojson", ".json", ".geojsonl", ".geojsons", ".jsonl", ".topojson",
+    ".fgb", ".gml", ".kml", ".kmz", ".gpx", ".gdb", ".tab", ".mif", ".csv", ".parquet", ".geoparquet", ".osm", ".pbf",
+    ".zip", ".xml", ".vrt", ".ovf",
+)  # fmt: skip
+MAGIC = (b"SQLite format 3\0", b"fgb\x03", b"\x00\x00\x27\x0a", b"PAR1", b"{", b"<")
+HEAD = 1 << 20  # bytes in which signs of a virtual format are looked for
+
+# GDAL recognizes these anywhere in the head of a file, whatever its name is.
+VIRTUAL = re.compile(rb"<(OGRVRT|OGRWFS|OGROAPIF|OGRCSW|GDAL_|WCS_|WMS_|Geoservice)|gdal_streamed_alg", re.IGNORECASE)
+XML_ROOT = re.compile(rb"^\s*(?:<\?.*?\?>\s*|<!--.*?-->\s*)*<(?:[\w.-]+:)?([\w.-]+)", re.DOTALL)
+XML_ROOTS = re.compile(rb"kml|gpx|osm|.*(Collection|DataSet|Features?)", re.IGNORECASE)
+VIEW = re.compile(r"ogr_geocode|load_extension|gdal_|ogr_inflate|fts3_tokenizer", re.IGNORECASE)
+
+REPAIR = "copy it again with the files that belong to it, or convert it, e.g. 'ogr2ogr NEW.gpkg OLD'."
+EXPECTED = "a vector file of polygons, e.g. GeoPackage, Shapefile, GeoJSON or FlatGeobuf"
+
+# A GML file may name the address of its schema, from where GDAL would download it.
+pyogrio.set_gdal_config_options({"GML_DOWNLOAD_SCHEMA": False})
+
+
+def vector_layers(path: Path) -> list[str]:
+    """Layers with a geometry; none where the file is no vector file.
+
+    Raises:
+        InputError: it is a virtual format, or a vector file that cannot be read.
+    """
+    if not _claims_vectors(path):
+        return []
+    _refuse_virtual(path)
+    with _reading(path):
+        try:
+            found = pyogrio.list_layers(path.absolute())
+        except DataSourceError:  # of no format that GDAL knows as one of vectors
+            return []
+    return [str(name) for name, kind in found if kind is not None]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of a vector file.
+
+    Args:
+        path: of the file.
+        name: of the layer.
+        info: what pyogrio says of it.
+        recoded: the text is UTF-8, although the file states another encoding or none.
+    """
+
+    path: Path
+    name: str
+    info: dict[str, Any]
+    recoded: bool = False
+
+    @classmethod
+    def open(cls, path: Path, name: str) -> Layer:
+        """Look at a layer.
+
+        Raises:
+            InputError: it cannot be read, or its text is in another encoding than the file states.
+        """
+        recoded = path.suffix.lower() == ".shp" and text_encoding(path) == UTF8
+        with _reading(path):
+            info = pyogrio.read_info(
+                path.absolute(),
+                layer=name,
+                encoding="ISO-8859-1" if recoded else None,
+                force_feature_count=True,
+                force_total_bounds=True,
+            )
+        if info["driver"] not in DRIVERS:
+            raise _virtual(path, f"a file of the format {info['driver']}")
+        return cls(path, name, info, recoded)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the attributes."""
+        return [_recoded(str(name)) if self.recoded else str(name) for name in self.info["fields"]]
+
+    @property
+    def features(self) -> int:
+        """How many there are."""
+        return int(self.info["features"])
+
+    @property
+    def bounds(self) -> tuple[float, ...] | None:
+        """Left, bottom, right and top; None where the layer has none."""
+        bounds = self.info["total_bounds"]
+        return bounds if bounds is not None and np.isfinite(bounds).all() else None
+
+    @cached_property
+    def crs(self) -> CRS:
+        """Where on Earth it lies.
+
+        Raises:
+            InputError: it does not say, or not in a way that PROJ understands.
+        """
+        stated = self.info["crs"]
+        if stated is None:
+            raise InputError(
+                self.path,
+                found="no CRS",
+                expected="a vector file that says where on Earth it lies",
+                repair="write it, e.g. 'ogr2ogr -a_srs EPSG:2154 NEW OLD', or restore the .prj file of a Shapefile.",
+            )
+        with refusing(f"{self.path}: CRS", expected="a CRS that PROJ understands", repair=REPAIR):
+            crs = CRS.from_user_input(stated)
+        if not (crs.is_geographic or crs.is_projected):
+            raise InputError(
+                f"{self.path}: CRS",
+                found=f"'{crs.name}', which is not tied to the Earth's surface",
+                expected="a geographic or projected CRS, e.g. EPSG:2154",
+                repair="write the right one, e.g. 'ogr2ogr -a_srs EPSG:2154 NEW OLD'.",
+            )
+        return crs
+
+    def column(self, wanted: str | None) -> str:
+        """The column of that name, or the only one.
+
+        Raises:
+            InputError: there is none of that name, or there are several to choose from.
+        """
+        columns = self.columns
+        if wanted is None and len(columns) == 1:
+            return columns[0]
+        if wanted is not None and wanted in columns:
+            return wanted
+        raise InputError(
+            f"{self.path}: {wanted or '--class-column'}",
+            found=f"columns {', '.join(columns) or '(none)'}",
+            expected="the column that holds the class",
+            repair=nearest(wanted, columns) if wanted and columns else "name it with --class-column.",
+        )
+
+    def read(self, column: str, boxes: Sequence[tuple[float, ...]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Numbers, values of a column and geometries (WKB) of the features that reach into boxes, each once.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        stored = str(self.info["fields"][self.columns.index(column)])
+        parts = []
+        for box in boxes:
+            with _reading(self.path):
+                _, numbers, shapes, values = pyogrio.raw.read(
+                    self.path.absolute(),
+                    layer=self.name,
+                    encoding="ISO-8859-1" if self.recoded else None,
+                    columns=[stored],
+                    force_2d=True,
+                    bbox=tuple(box),
+                    return_fids=True,
+                )
+            parts.append((numbers, values[0], shapes))
+        numbers, values, shapes = (np.concatenate(several) for several in zip(*parts, strict=True))
+        first = np.sort(np.unique(numbers, return_index=True)[1])
+        values = values[first]
+        if self.recoded and values.dtype == object:
+            values = np.array([_recoded(value) if isinstance(value, str) else value for value in values], object)
+        return numbers[first], values, shapes[first]
+
+
+def read_table(path: Path) -> Any:
+    """All features of the first layer as a GeoDataFrame, or as a DataFrame where they have no place.
+
+    Raises:
+        InputError: it is a virtual format, or cannot be read.
+    """
+    if not path.exists():
+        raise InputError(path, found="no such file", expected="a vector file", repair="check the path.")
+    if not _claims_vectors(path):
+        raise InputError(path, found="no vector file", expected=EXPECTED, repair=REPAIR)
+    _refuse_virtual(path)
+    with _reading(path):
+        if pyogrio.read_info(path.absolute())["driver"] not in DRIVERS:
+            raise _virtual(path, "a virtual format")
+        return pyogrio.read_dataframe(path.absolute())
+
+
+@contextmanager
+def _reading(path: Path) -> Generator[None]:
+    """Turn failures of GDAL into one sentence, and keep its warnings off the screen."""
+    with warnings.catch_warnings(), refusing(path, expected=EXPECTED, repair=REPAIR):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _claims_vectors(path: Path) -> bool:
+    if path.is_dir():
+        return True
+    head = _head(path).removeprefix(b"\xef\xbb\xbf").lstrip()
+    if head.startswith(b"<VRTDataset"):  # a mosaic of rasters
+        return False
+    return path.suffix.lower() in SUFFIXES or head.startswith(MAGIC)
+
+
+def _head(path: Path) -> bytes:
+    with refusing(path, expected="a file that can be read", repair="check its permissions."), path.open("rb") as file:
+        return file.read(HEAD)
+
+
+def _refuse_virtual(path: Path) -> None:
+    """Refuse formats that only name other files, before GDAL opens them.
+
+    Raises:
+        InputError: the file, or one inside a ZIP file, is such a format.
+    """
+    if path.is_dir():
+        return
+    head = _head(path)
+    if head.startswith(b"PK"):
+        with refusing(path, expected="a complete ZIP file", repair=REPAIR), zipfile.ZipFile(path) as archive:
+            members = [archive.open(member) for member in archive.infolist() if not member.is_dir()]
+            heads = [member.read(HEAD) for member in members]
+    else:
+        heads = [head]
+    for each in heads:
+        _refuse_virtual_text(path, each)
+    if head.startswith(b"SQLite"):
+        _refuse_calling_views(path)
+
+
+def _refuse_virtual_text(path: Path, head: bytes) -> None:
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    sign = VIRTUAL.search(head[:HEAD]) if text[:1] in (b"<", b"{", b"[") else None
+    if sign is not None:
+        raise _virtual(path, f"a virtual format ({sign[0].decode(errors='replace')}...), which names files elsewhere")
+    if b"<!ENTITY" in text and text.startswith(b"<"):
+        raise _virtual(path, "an XML file that defines entities")
+    root = XML_ROOT.match(text) if text.startswith(b"<") else None
+    if text.startswith(b"<") and (root is None or not XML_ROOTS.fullmatch(root[1])):
+        raise _virtual(path, "an XML file that is neither GML, KML, GPX nor OSM")
+
+
+def _refuse_calling_views(path: Path) -> None:
+    """Refuse databases whose views call functions that reach out of the file."""
+    import sqlite3
+
+    with refusing(path, expected="a complete SQLite file", repair=REPAIR):
+        database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+        try:
+            texts = [str(row[0]) for row in database.execute("SELECT sql FROM sqlite_master WHERE type = 'view'")]
+        finally:
+            database.close()
+    for text in texts:
+        if VIEW.search(text):
+            raise _virtual(path, f"a view that calls a function of GDAL: {text[:80]}")
+
+
+def _virtual(path: Path, found: str) -> InputError:
+    return InputError(
+        path,
+        found=found,
+        expected="a local file that holds its polygons itself, e.g. GeoPackage, Shapefile, GeoJSON or FlatGeobuf",
+        repair="convert it if you trust it, e.g. 'ogr2ogr NEW.gpkg OLD', and name the new file.",
+    )
+
+
+def _recoded(text: str) -> str:
+    """Text whose bytes are UTF-8 and were read as ISO-8859-1; a character that the column's width cuts off is lost."""
+    return text.encode("iso-8859-1").decode("utf-8", "ignore")
