@@ -23,7 +23,7 @@ from rich.console import Console
 from agrifm.checkpoint import Checkpoint, build
 from agrifm.config import load
 from agrifm.training import fit
-from agrifm.training.linear_probe import Probe
+from agrifm.training.linear_probe import LinearProbe
 
 FOLDS = 4
 CONFIG = Path(__file__).parents[1] / "configs" / "pretrain.yaml"
@@ -50,7 +50,7 @@ def probed(checkpoint: Checkpoint | None, folder: Path, data: Path) -> dict[str,
         else:
             model = checkpoint.model()
         splits = {split: experiment.data.split(split) for split in ("train", "val")}
-        found.append(Probe(experiment, **splits)(model, torch.device("cpu")))
+        found.append(LinearProbe(experiment, **splits)(model, torch.device("cpu")))
     return {key: float(np.mean([scores[key] for scores in found])) for key in found[0]}
 
 

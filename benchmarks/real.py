@@ -29,7 +29,7 @@ from rich.console import Console
 from agrifm.checkpoint import Checkpoint
 from agrifm.config import DataConfig, Experiment, TrainingConfig
 from agrifm.data.chips import FrameChoice
-from agrifm.data.folder import Source
+from agrifm.data.folder import SampleSource
 from agrifm.data.transforms import Augment, pick_frames
 from agrifm.evaluation import evaluate
 from agrifm.evaluation.baselines import majority, random_forest
@@ -109,7 +109,7 @@ class Memory:
     repeats: int = 1
 
     @classmethod
-    def of(cls, source: Source) -> Memory:
+    def of(cls, source: SampleSource) -> Memory:
         """Read a source once."""
         return cls(tuple(source.read(i) for i in range(len(source))))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from agrifm.data.chips import Place, write_chip
+from agrifm.data.chips import Georeference, write_chip
 from agrifm.sample import Sample, days_since_epoch
 from agrifm.sensors import LANDSAT, S2, Band, Sensor
 
@@ -76,7 +76,7 @@ def belgium(data: Path, out: Path, folds: int, seed: int = 0) -> Prepared:
     with np.load(data / "worldcereal_patches" / "npz" / "be_a_2018.npz") as arrays:
         sample = _belgium(arrays)
         left, top = float(arrays["bounds"][0]) - 20, float(arrays["bounds"][3]) + 10
-        place = Place(f"EPSG:{int(arrays['epsg'])}", (10.0, 0.0, left, 0.0, -10.0, top))
+        place = Georeference(f"EPSG:{int(arrays['epsg'])}", (10.0, 0.0, left, 0.0, -10.0, top))
     classes = ("maize", "grass", "other legumes", "built-up", "not cropland")
     return _write(out, [sample], Prepared(classes, (S2, LANDSAT), ()), place, Blocks(12, folds, seed))
 
@@ -132,7 +132,7 @@ def mato_grosso(data: Path, out: Path, folds: int, seed: int = 0) -> Prepared:
     with np.load(data / "modis_mato_grosso" / "npz" / "raster_27x37.npz") as arrays:
         samples = [_season(arrays, start, index) for index, start in enumerate(arrays["label_season_start"])]
         classes = tuple(str(name) for name in arrays["classes"])
-        place = Place(str(arrays["crs_proj4"]), tuple(float(x) for x in arrays["transform"]))
+        place = Georeference(str(arrays["crs_proj4"]), tuple(float(x) for x in arrays["transform"]))
     return _write(out, samples, Prepared(classes, (MOD13Q1,), ()), place, Blocks(6, folds, seed))
 
 
@@ -229,7 +229,7 @@ def split_labels(label: np.ndarray, groups: np.ndarray, fold: int, folds: int) -
     return {split: np.where(mask, label, UNLABELED) for split, mask in kept.items()}
 
 
-def _write(out: Path, samples: list[Sample], prepared: Prepared, place: Place, blocks: Blocks) -> Prepared:
+def _write(out: Path, samples: list[Sample], prepared: Prepared, place: Georeference, blocks: Blocks) -> Prepared:
     """Write every fold as a data set of its own, in the layout that ``agrifm train`` reads."""
     groups = in_blocks(np.stack([sample.label for sample in samples if sample.label is not None]), blocks)
     for fold in range(blocks.folds):
@@ -244,7 +244,7 @@ def _write(out: Path, samples: list[Sample], prepared: Prepared, place: Place, b
     return replace(prepared, folds=tuple({"root": out / f"fold_{fold}"} for fold in range(blocks.folds)))
 
 
-def _cut(sample: Sample, place: Place, side: int) -> Iterator[tuple[Sample, Place]]:
+def _cut(sample: Sample, place: Georeference, side: int) -> Iterator[tuple[Sample, Georeference]]:
     """The labeled squares of a sample, ``side`` label pixels wide, each with its place."""
     assert sample.label is not None
     height, width = sample.label.shape
@@ -258,7 +258,7 @@ def _cut(sample: Sample, place: Place, side: int) -> Iterator[tuple[Sample, Plac
             name=f"{sample.name}_{y}_{x}",
         )
         if piece.label is not None and bool((piece.label != UNLABELED).any()):
-            yield piece, Place(place.crs, (a, b, left + a * x + b * y, d, e, top + d * x + e * y))
+            yield piece, Georeference(place.crs, (a, b, left + a * x + b * y, d, e, top + d * x + e * y))
 
 
 def _square(image: torch.Tensor, height: int, y: int, x: int, side: int) -> torch.Tensor:

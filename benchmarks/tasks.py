@@ -29,7 +29,7 @@ from rich.console import Console
 from agrifm.checkpoint import Checkpoint
 from agrifm.compat.weights import start_weights
 from agrifm.config import Experiment
-from agrifm.data.chips import Place
+from agrifm.data.chips import Georeference
 from agrifm.evaluation import evaluate
 from agrifm.sample import Sample, days_since_epoch
 from agrifm.training import fit
@@ -52,7 +52,7 @@ class Work:
     """
 
     title: str
-    patch: Callable[[Path], tuple[Sample, Place, Blocks]]
+    patch: Callable[[Path], tuple[Sample, Georeference, Blocks]]
     task: Mapping[str, Any]
     start: Path | None = None
 
@@ -62,14 +62,14 @@ def codes(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.where(arrays["ct"] > 0, arrays["ct"], arrays["lc"]).astype(np.int64)
 
 
-def flanders_2018(data: Path) -> tuple[Sample, Place, Blocks]:
+def flanders_2018(data: Path) -> tuple[Sample, Georeference, Blocks]:
     """Sentinel-2 dates of a year."""
     with np.load(data / "worldcereal_patches" / "npz" / "be_a_2018.npz") as arrays:
         sample = replace(_belgium(arrays), label=torch.from_numpy(_widen(codes(arrays), UNLABELED)))
         return sample.without("Landsat"), _place(arrays), Blocks(12, FOLDS, 0)
 
 
-def flanders_2019(data: Path) -> tuple[Sample, Place, Blocks]:
+def flanders_2019(data: Path) -> tuple[Sample, Georeference, Blocks]:
     """Sentinel-2 dates from October to September."""
     with np.load(data / "worldcereal_patches" / "npz" / "be_b_2019.npz") as arrays:
         image = np.concatenate([arrays["s2_10m"], arrays["s2_20m"].repeat(2, -2).repeat(2, -1)], axis=1)
@@ -81,7 +81,7 @@ def flanders_2019(data: Path) -> tuple[Sample, Place, Blocks]:
         return _sample("be_b", *series, codes(arrays)), _place(arrays), Blocks(16, FOLDS, 0)
 
 
-def slovenia(data: Path) -> tuple[Sample, Place, Blocks]:
+def slovenia(data: Path) -> tuple[Sample, Georeference, Blocks]:
     """Five dates of a summer; the last rows and columns are left out."""
     with np.load(data / "eolearn_slovenia" / "npz" / "slovenia.npz") as arrays:
         bands = [list(arrays["s2_bands"]).index(band.id) for band in S2.bands]
@@ -91,9 +91,9 @@ def slovenia(data: Path) -> tuple[Sample, Place, Blocks]:
         return _sample("slovenia", image, (image > 0).all(1), days, label), _place(arrays), Blocks(16, FOLDS, 0)
 
 
-def _place(arrays: Mapping[str, np.ndarray]) -> Place:
+def _place(arrays: Mapping[str, np.ndarray]) -> Georeference:
     west, _, _, north = (float(x) for x in arrays["bounds"])
-    return Place(f"EPSG:{int(arrays['epsg'])}", (10.0, 0.0, west, 0.0, -10.0, north))
+    return Georeference(f"EPSG:{int(arrays['epsg'])}", (10.0, 0.0, west, 0.0, -10.0, north))
 
 
 def _sample(name: str, image: np.ndarray, clear: np.ndarray, days: np.ndarray, label: np.ndarray) -> Sample:

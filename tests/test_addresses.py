@@ -324,7 +324,7 @@ def test_redirects_to_another_host_carry_no_credentials(server, tmp_path):
     write(server.folder / "there.json", group("Catalog", "root"))
     other = server.address.replace("127.0.0.1", "localhost")
     server.faults["here.json"] = [Fault(302, location=f"{other}/there.json")]
-    reader = fetch.Reader(1000)
+    reader = fetch.HttpReader(1000)
     reader.request(server.url("here.json"), headers={"Authorization": "secret", "Cookie": "secret"})
     first, second = server.requests
     assert first.headers["Authorization"] == "secret"

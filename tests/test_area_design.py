@@ -12,7 +12,7 @@ from made_maps import COLORS, LABELS, NAMES, cut, grid_of, random_classes
 from scipy.stats import chi2
 
 from agrifm.errors import InputError
-from agrifm.maps.files.cog import Product, class_map, write_cog
+from agrifm.maps.files.cog import MapProduct, class_map, write_cog
 from agrifm.maps.files.legend import NODATA, Legend
 from agrifm.statistics import population
 from agrifm.statistics.area_sample import Plan, draw, write_sample
@@ -239,7 +239,9 @@ def test_rasters_that_are_no_maps_of_classes_are_refused(tmp_path):
     empty = raster(tmp_path / "empty.tif", np.zeros((4, 4), np.uint8), nodata=0)
     many = raster(tmp_path / "many.tif", np.arange(400, dtype=np.uint16).reshape(20, 20))
     shares = tmp_path / "shares.tif"
-    write_cog(shares, grid_of(4, 4), Product("confidence", ("c",), "", scale=0.01), [(0, 0, np.ones((4, 4), np.uint8))])
+    write_cog(
+        shares, grid_of(4, 4), MapProduct("confidence", ("c",), "", scale=0.01), [(0, 0, np.ones((4, 4), np.uint8))]
+    )
     (tmp_path / "text.tif").write_text("no raster")
     for path, message in (
         (floats, "1 band.* of float32"),

@@ -9,7 +9,7 @@ import pytest
 import rasterio
 
 from agrifm.checkpoint import Checkpoint
-from agrifm.data.folder import Chips
+from agrifm.data.folder import ChipFolder
 from agrifm.maps.predict_chips import predict
 from agrifm.products.reproduce import reproduce
 from agrifm.sensors import S2
@@ -32,13 +32,13 @@ def before(tmp_path_factory):
 def test_the_checkpoint_opens_and_predicts(before, tmp_path):
     checkpoint = Checkpoint.load(before / "best.safetensors")
     assert checkpoint.experiment.task.names == ("other", "wheat", "maize")
-    chips = Chips.in_folder(before / "chips" / "h5_samples", checkpoint.experiment.data.sensors)
+    chips = ChipFolder.in_folder(before / "chips" / "h5_samples", checkpoint.experiment.data.sensors)
     paths = predict(checkpoint, chips, tmp_path)
     assert {path.name for path in paths} == {"a.tif", "b.tif"}
 
 
 def test_the_chips_open(before):
-    chips = Chips.from_list(before / "chips" / "h5_samples", before / "chips" / "data_lists" / "test.txt", (S2,))
+    chips = ChipFolder.from_list(before / "chips" / "h5_samples", before / "chips" / "data_lists" / "test.txt", (S2,))
     sample = chips.read(1)
     assert sample.images["S2"].shape == (2, 10, 24, 24)
     assert sample.dates["S2"].tolist() == [17600, 17650]

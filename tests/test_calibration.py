@@ -19,7 +19,7 @@ from agrifm.evaluation.calibration import calibrate, calibrate_checkpoint, fit_t
 from agrifm.evaluation.reliability import Pixels, covered, draw, measure
 from agrifm.maps.files.writer import NODATA
 from agrifm.maps.map_scene import MapOptions, map_scene
-from agrifm.maps.provenance import Passport
+from agrifm.maps.provenance import Provenance
 from agrifm.nn.ensemble import SYMMETRIES, turned
 from agrifm.opening import open_scene
 from agrifm.products.reproduce import reproduce
@@ -371,7 +371,7 @@ def test_flips_and_ensembles_stand_in_the_passport_and_are_made_again(maps, scen
     options = replace(OPTIONS, extras=("confidence",), flips=True, ensemble=(str(other),))
     mapped = map_scene(maps / "old.safetensors", scene, tmp_path / "map.tif", options)
     assert (read(tmp_path / "map_confidence.tif") != read(maps / "old_confidence.tif")).any()
-    values = Passport.load(mapped.files[-1]).values
+    values = Provenance.load(mapped.files[-1]).values
     assert (values["options"]["flips"], values["ensemble"][0]["path"]) == (True, str(other))
     assert reproduce(mapped.files[-1]).identical
     network(6, sensors=[unit(S2), unit(LANDSAT)]).save(other)

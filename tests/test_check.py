@@ -7,7 +7,7 @@ from farmland_series import DAYS, farmland
 
 from agrifm.checks.chips import Survey, evenly, look_at_bands, splits_overlap, survey, values
 from agrifm.config import parse
-from agrifm.data.folder import Chips
+from agrifm.data.folder import ChipFolder
 from agrifm.errors import InputError
 from agrifm.sample import Sample, days_since_epoch
 from agrifm.sensors import LANDSAT, MODIS, S2
@@ -117,8 +117,8 @@ def test_training_on_test_samples_is_refused_before_it_starts(copy):
 
 
 def test_overlap_needs_the_same_folder(farm, tmp_path):
-    one = Chips(farm, ("a",), (S2,))
-    assert list(splits_overlap({"train": one, "val": Chips(tmp_path, ("a",), (S2,))})) == []
+    one = ChipFolder(farm, ("a",), (S2,))
+    assert list(splits_overlap({"train": one, "val": ChipFolder(tmp_path, ("a",), (S2,))})) == []
 
 
 def test_statistics_are_those_of_valid_pixels(farm):

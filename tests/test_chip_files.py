@@ -17,12 +17,12 @@ import torch
 from conftest import FARM
 
 from agrifm.checkpoint import Checkpoint, build
-from agrifm.checks.child_process import Stuck, watched
+from agrifm.checks.child_process import TimeLimitExceeded, in_child_process
 from agrifm.config import parse
 from agrifm.data.checksums import changed
 from agrifm.data.chips import check_header, read_chip, write_chip
-from agrifm.data.folder import Chips
-from agrifm.data.georeference import Place, read_grid, read_place
+from agrifm.data.folder import ChipFolder
+from agrifm.data.georeference import Georeference, read_grid, read_place
 from agrifm.errors import InputError
 from agrifm.sample import Sample
 from agrifm.sensors import LANDSAT, S2
@@ -381,9 +381,9 @@ def test_a_place_that_is_none_is_refused(chip, case):
 def test_places_are_read_however_the_text_is_stored(chip, crs):
     with h5py.File(chip, "r+") as file:
         file.attrs["crs"], file.attrs["transform"] = crs, (*GOOD, 0.0, 0.0, 1.0)
-    assert read_place(chip) == Place("EPSG:32631", GOOD)
-    assert read_grid(chip) == (Place("EPSG:32631", GOOD), (8, 8))
-    assert Place("EPSG:32631", GOOD).resized((8, 8), 4, 2).transform == (40.0, 0.0, 5e5, 0.0, -20.0, 5e6)
+    assert read_place(chip) == Georeference("EPSG:32631", GOOD)
+    assert read_grid(chip) == (Georeference("EPSG:32631", GOOD), (8, 8))
+    assert Georeference("EPSG:32631", GOOD).resized((8, 8), 4, 2).transform == (40.0, 0.0, 5e5, 0.0, -20.0, 5e6)
 
 
 # Files
@@ -459,9 +459,9 @@ def read_all(*paths):
 def test_a_chip_that_takes_for_ever_or_crashes_is_named(chip, tmp_path, monkeypatch):
     other = tmp_path / "other.h5"
     other.write_bytes(chip.read_bytes())
-    assert watched(lambda: read_all(chip, other), 20) == [4, 4]
+    assert in_child_process(lambda: read_all(chip, other), 20) == [4, 4]
     with pytest.raises(InputError, match="no such file"):
-        watched(lambda: read_all(chip, tmp_path / "none.h5"), 20)
+        in_child_process(lambda: read_all(chip, tmp_path / "none.h5"), 20)
     real = h5py.File
 
     def damaged(path, *args):
@@ -471,8 +471,8 @@ def test_a_chip_that_takes_for_ever_or_crashes_is_named(chip, tmp_path, monkeypa
 
     monkeypatch.setattr("agrifm.data.hdf5.h5py.File", damaged)
     for hang, found in ((True, "more than 0.3 seconds"), (False, "crashes")):
-        with pytest.raises(Stuck, match=found) as caught:
-            watched(lambda: read_all(chip, other), 0.3 if hang else 20)
+        with pytest.raises(TimeLimitExceeded, match=found) as caught:
+            in_child_process(lambda: read_all(chip, other), 0.3 if hang else 20)
         assert caught.value.path == other
 
 
@@ -529,7 +529,7 @@ def test_damaged_chips_are_read_or_refused(tmp_path):
                 refused[path] = error.where
         return refused
 
-    refused = watched(outcomes, 20)
+    refused = in_child_process(outcomes, 20)
     assert all(where.startswith(str(path)) for path, where in refused.items())
     assert len(paths) > len(refused) > 50
 
@@ -539,7 +539,7 @@ def test_damaged_chips_are_read_or_refused(tmp_path):
 
 def test_a_fingerprint_follows_the_content_of_chips_and_lists(chip, tmp_path):
     (tmp_path / "b.h5").write_bytes(chip.read_bytes())
-    chips = Chips(tmp_path, ("chip", "b"), (S2,))
+    chips = ChipFolder(tmp_path, ("chip", "b"), (S2,))
     first, known = chips.fingerprint(), chips.checksums()
     os.utime(chip)  # as a copy on another disk has another time
     assert chips.fingerprint() == first
@@ -552,7 +552,7 @@ def test_a_fingerprint_follows_the_content_of_chips_and_lists(chip, tmp_path):
 
 
 def test_files_of_the_same_size_and_time_are_not_read_again(chip, monkeypatch):
-    chips = Chips(chip.parent, ("chip",), (S2,))
+    chips = ChipFolder(chip.parent, ("chip",), (S2,))
     known = chips.checksums()
     monkeypatch.setattr("agrifm.data.checksums.sha256", None)
     assert chips.checksums(known) == known

@@ -10,9 +10,9 @@ import torch
 from conftest import FARM
 
 from agrifm.checks.chips import splits_overlap
-from agrifm.data.chips import Place, read_chip, read_place, write_chip
-from agrifm.data.folder import Chips, MappingDataset
-from agrifm.data.growing_season import Calendar
+from agrifm.data.chips import Georeference, read_chip, read_place, write_chip
+from agrifm.data.folder import ChipFolder, MappingDataset
+from agrifm.data.growing_season import GrowingSeason
 from agrifm.data.lists import read_names
 from agrifm.errors import InputError
 from agrifm.sample import Sample
@@ -232,7 +232,7 @@ def test_one_file_in_two_splits_is_found_under_any_name(tmp_path):
     for name in ("a", "b"):
         (tmp_path / f"{name}.h5").write_bytes(b"")
     (tmp_path / "c.h5").symlink_to(tmp_path / "a.h5")
-    splits = {"train": Chips(tmp_path, ("a",), (S2,)), "val": Chips(tmp_path, ("b", "c"), (S2,))}
+    splits = {"train": ChipFolder(tmp_path, ("a",), (S2,)), "val": ChipFolder(tmp_path, ("b", "c"), (S2,))}
     assert [error.where for error in splits_overlap(splits)] == ["val list: c"]
 
 
@@ -240,20 +240,20 @@ def test_chips_of_one_name_in_two_folders_stay_apart(tmp_path, chip):
     for folder in ("east", "west"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "x.h5").write_bytes(chip.read_bytes())
-    chips = Chips(tmp_path, ("east/x", "west/x"), (S2,), seasons=(Calendar("01-01", "12-31", chips="x*"),))
+    chips = ChipFolder(tmp_path, ("east/x", "west/x"), (S2,), seasons=(GrowingSeason("01-01", "12-31", chips="x*"),))
     assert [chips.read(i).name for i in range(2)] == ["east/x", "west/x"]
 
 
 def test_a_chip_that_is_being_written_is_none(tmp_path, chip):
     (tmp_path / ".x.123.part.h5").write_bytes(b"")
-    assert Chips.in_folder(tmp_path, [S2]).names == ("bare",)
+    assert ChipFolder.in_folder(tmp_path, [S2]).names == ("bare",)
 
 
 def test_missing_list_and_empty_folder(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_names(tmp_path / "train.txt", tmp_path)
     with pytest.raises(InputError, match=r"no \*.h5 files"):
-        Chips.in_folder(tmp_path, [S2])
+        ChipFolder.in_folder(tmp_path, [S2])
 
 
 def test_mapping_dataset_follows_the_contract(farm):
@@ -267,4 +267,4 @@ def test_mapping_dataset_follows_the_contract(farm):
 
 
 def test_place_is_text_and_numbers():
-    assert Place("EPSG:32631", (10.0, 0, 500000, 0, -10, 5e6)).crs == "EPSG:32631"
+    assert Georeference("EPSG:32631", (10.0, 0, 500000, 0, -10, 5e6)).crs == "EPSG:32631"

@@ -16,7 +16,7 @@ from agrifm.chips.experiment import class_list
 from agrifm.chips.labels import read_labels
 from agrifm.cli.evaluate import show_scores
 from agrifm.config import parse
-from agrifm.data.folder import Cached
+from agrifm.data.folder import CachedDataset
 from agrifm.errors import InputError
 from agrifm.evaluation import evaluate
 from agrifm.evaluation.scoring import write_scores
@@ -362,7 +362,7 @@ class Blank:
 
 def test_chips_without_a_label_neither_break_training_nor_change_the_loss(settings, tmp_path):
     plain = parse({**settings, "training": {**settings["training"], "epochs": 1, "batch_size": 3}})
-    train, val = (Cached(plain.data.split(split)) for split in ("train", "val"))
+    train, val = (CachedDataset(plain.data.split(split)) for split in ("train", "val"))
     fit(plain, tmp_path, sources={"train": Blank(train, {0, 1, 2, 3, 4}), "val": val})  # one batch is all blank or more
     assert all(torch.isfinite(w).all() for w in Checkpoint.load(tmp_path / "last.safetensors").weights.values())
     found, (logits, label) = task(["a", "b", "c", "d"]), case()

@@ -84,7 +84,7 @@ def test_a_scheduler_that_dies_or_falls_silent(how, scheduler, model, scene, who
         gone.wait(30)
         raise RuntimeError
 
-    monkeypatch.setattr(tiles.Job, "make", slow)
+    monkeypatch.setattr(tiles.MapJob, "make", slow)
 
     def end():
         computing.wait(30)

@@ -15,9 +15,9 @@ from made_maps import COLORS, EXTRAS, LABELS, LEGEND, NAMES, SEASON, a_map, cont
 from PIL import Image
 from rio_cogeo.cogeo import cog_validate
 
-from agrifm.data.chips import Place
+from agrifm.data.chips import Georeference
 from agrifm.errors import InputError
-from agrifm.maps.files.cog import Product, class_map, write_cog
+from agrifm.maps.files.cog import MapProduct, class_map, write_cog
 from agrifm.maps.files.legend import MOST_CLASSES, picture
 from agrifm.maps.files.stac_item import classes as class_entries
 from agrifm.maps.files.stac_item import footprint
@@ -48,7 +48,7 @@ def test_maps_are_valid_cogs_of_any_size(tmp_path, size):
 
 def test_bytes_do_not_depend_on_the_pieces(tmp_path):
     pixels, found = np.stack([random_classes(1100, 700, seed) for seed in range(2)]), set()
-    product = Product("confidence", ("a", "b"), "", scale=0.01)
+    product = MapProduct("confidence", ("a", "b"), "", scale=0.01)
     pieces = [cut(pixels, *size) for size in ((1100, 700), (512, 512), (130, 333), (97, 64))]
     pieces.append(pieces[2][::-1])
     pieces.append([pieces[3][i] for i in np.random.default_rng(0).permutation(len(pieces[3]))])
@@ -82,7 +82,7 @@ def test_overviews_hold_the_most_frequent_class_and_never_a_mean(tmp_path):
 def test_overviews_of_shares_are_means_of_what_has_data(tmp_path):
     pixels = np.full((600, 600), 40, np.uint8)
     pixels[::2], pixels[1::2, ::2] = 80, NODATA
-    product = Product("confidence", ("confidence",), "", scale=0.01)
+    product = MapProduct("confidence", ("confidence",), "", scale=0.01)
     write_cog(tmp_path / "map.tif", grid_of(600, 600), product, [(0, 0, pixels)])
     with rasterio.open(tmp_path / "map.tif", overview_level=0) as file:
         assert set(np.unique(file.read(1))) == {67}  # (80 + 80 + 40) / 3
@@ -270,7 +270,7 @@ def test_an_unknown_extra_is_refused(tmp_path):
 
 
 def test_maps_of_chips_are_cogs_with_names(tmp_path):
-    place = Place("EPSG:32631", (10.0, 0.0, 480_000.0, 0.0, -10.0, 5_530_000.0))
+    place = Georeference("EPSG:32631", (10.0, 0.0, 480_000.0, 0.0, -10.0, 5_530_000.0))
     pixels, path = random_classes(48, 48), tmp_path / "chip.tif"
     write_classes(path, pixels, NAMES, COLORS, place)
     shares = np.random.default_rng(0).random((6, 48, 48)).astype(np.float32)

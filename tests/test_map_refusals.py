@@ -107,7 +107,7 @@ def test_infinite_input_is_refused_as_well(model, scene):  # noqa: F811
 
 
 def test_more_classes_than_a_byte_holds_are_refused_before_anything_is_computed(model, scene, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(tiles.Job, "make", None)
+    monkeypatch.setattr(tiles.MapJob, "make", None)
     monkeypatch.setattr(style, "MOST_CLASSES", 3)
     with pytest.raises(InputError, match=r"classes[^@]*at most 3"):
         map_scene(model, scene, tmp_path / "map.tif", SMALL)
@@ -153,8 +153,8 @@ def test_a_full_disk_at_the_end_keeps_the_tiles(where, whole, model, scene, tmp_
         map_scene(model, scene, out, EVERYTHING)
     monkeypatch.undo()
     assert not out.exists()
-    computed, make = [], tiles.Job.make
-    monkeypatch.setattr(tiles.Job, "make", lambda *args: computed.append(args[1]) or make(*args))
+    computed, make = [], tiles.MapJob.make
+    monkeypatch.setattr(tiles.MapJob, "make", lambda *args: computed.append(args[1]) or make(*args))
     map_scene(model, scene, out, EVERYTHING)
     assert len(computed) == 1  # of the audit
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in whole[0].parent.iterdir()}

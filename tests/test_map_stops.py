@@ -23,7 +23,7 @@ from agrifm.io import locked
 from agrifm.maps import map_scene as mapping
 from agrifm.maps import tiles
 from agrifm.maps.map_scene import map_scene
-from agrifm.maps.provenance import Passport
+from agrifm.maps.provenance import Provenance
 from agrifm.maps.store import DamagedTile, Store
 from agrifm.opening import open_scene
 from agrifm.scenes.scene import Area
@@ -149,7 +149,7 @@ def test_ctrl_c_between_two_renames_and_the_same_command_goes_on(number, begun, 
     assert moved[-1] == "map.tif" or number < 9
     assert not begun.exists()
     monkeypatch.undo()
-    monkeypatch.setattr(tiles.Job, "make", never)
+    monkeypatch.setattr(tiles.MapJob, "make", never)
     mapped = map_scene(model, scene, begun, EVERYTHING)
     assert contents(begun.parent) == contents(whole[0].parent)
     assert (mapped.hectares, mapped.seams) == (whole[1].hectares, whole[1].seams)
@@ -161,7 +161,7 @@ def test_a_command_that_has_done_its_work_may_be_given_again(whole, model, scene
     for path in whole[0].parent.iterdir():
         shutil.copy(path, tmp_path)
     before, out = contents(tmp_path), tmp_path / "map.tif"
-    monkeypatch.setattr(tiles.Job, "make", never)
+    monkeypatch.setattr(tiles.MapJob, "make", never)
     again = map_scene(model, scene, out, EVERYTHING)
     assert (again.hectares, again.seams) == (whole[1].hectares, whole[1].seams)
     with pytest.raises(InputError, match="--overwrite"):
@@ -179,14 +179,14 @@ def test_overwriting_goes_on_and_the_old_map_stays_until_then(begun, whole, mode
     for path in begun.parent.glob("old*"):
         path.rename(path.with_name(path.name.replace("old", "map")))
     before = contents_of_files(begun.parent)
-    monkeypatch.setattr(tiles.Job, "make", interrupted)
+    monkeypatch.setattr(tiles.MapJob, "make", interrupted)
     with pytest.raises(KeyboardInterrupt):
         map_scene(model, scene, begun, EVERYTHING, overwrite=True)
     assert contents_of_files(begun.parent) == before
     assert len(list(Store.beside(begun).folder.glob("*.npz"))) > 1
     monkeypatch.undo()
-    computed, make = [], tiles.Job.make
-    monkeypatch.setattr(tiles.Job, "make", lambda *args: computed.append(args[1]) or make(*args))
+    computed, make = [], tiles.MapJob.make
+    monkeypatch.setattr(tiles.MapJob, "make", lambda *args: computed.append(args[1]) or make(*args))
     map_scene(model, scene, begun, EVERYTHING, overwrite=True)
     assert len(computed) == 1  # of the audit
     assert contents(begun.parent) == contents(whole[0].parent)
@@ -255,8 +255,8 @@ def test_every_flipped_bit_of_a_tile_is_noticed(tmp_path):
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"inputs": 3}', "[" * 100_000])
 def test_a_damaged_plan_costs_no_tile(text, begun, whole, model, scene, monkeypatch):  # noqa: F811
     (Store.beside(begun).folder / "plan.json").write_text(text)
-    computed, make = [], tiles.Job.make
-    monkeypatch.setattr(tiles.Job, "make", lambda *args: computed.append(args[1]) or make(*args))
+    computed, make = [], tiles.MapJob.make
+    monkeypatch.setattr(tiles.MapJob, "make", lambda *args: computed.append(args[1]) or make(*args))
     map_scene(model, scene, begun, EVERYTHING)
     assert len(computed) == 1  # of the audit
     assert contents(begun.parent) == contents(whole[0].parent)
@@ -356,7 +356,7 @@ def test_an_image_or_model_that_changes_while_the_map_is_made_is_refused_by_name
         monkeypatch.undo()
         assert not out.exists()
         shutil.copy(model, copied)
-    assert Passport.load(map_scene(copied, land, out, SMALL, overwrite=True).files[-1])
+    assert Provenance.load(map_scene(copied, land, out, SMALL, overwrite=True).files[-1])
 
 
 # Signals

@@ -28,7 +28,7 @@ from agrifm.maps import store, tiles
 from agrifm.maps.files.writer import NODATA
 from agrifm.maps.map_scene import fit_sensors, map_scene, plan
 from agrifm.maps.options import MapOptions
-from agrifm.maps.provenance import Passport
+from agrifm.maps.provenance import Provenance
 from agrifm.maps.seam_audit import Seams, audit
 from agrifm.maps.store import Store
 from agrifm.maps.tiles import own_device
@@ -231,7 +231,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(whole, model, fold
 
 def test_finished_tiles_are_not_computed_again(whole, model, scene, tmp_path, monkeypatch):
     """Nor are tiles of another map taken for this one's."""
-    out, made, make = tmp_path / "map.tif", [], tiles.Job.make
+    out, made, make = tmp_path / "map.tif", [], tiles.MapJob.make
 
     def stops(job, tile, data, threads):
         if len(made) == 2:
@@ -239,10 +239,10 @@ def test_finished_tiles_are_not_computed_again(whole, model, scene, tmp_path, mo
         made.append(tile)
         return make(job, tile, data, threads)
 
-    monkeypatch.setattr(tiles.Job, "make", stops)
+    monkeypatch.setattr(tiles.MapJob, "make", stops)
     with pytest.raises(KeyboardInterrupt):
         map_scene(model, scene, out, EVERYTHING)
-    monkeypatch.setattr(tiles.Job, "make", lambda *args: made.append(args[1]) or make(*args))
+    monkeypatch.setattr(tiles.MapJob, "make", lambda *args: made.append(args[1]) or make(*args))
     first = scene.until(scene.layers[0].days[0])
     with pytest.raises(InputError, match="differs in: scene"):
         map_scene(model, first, out, EVERYTHING)
@@ -356,7 +356,7 @@ def test_an_unreadable_file_is_named_and_left_out_on_request(damaged, model, tmp
         map_scene(model, scene, out, SMALL, skip_unreadable=True, overwrite=True)
     monkeypatch.setattr(mapping, "audit", audit)
     map_scene(model, scene, out, SMALL, skip_unreadable=True)  # goes on, without asking for the file again
-    passport = Passport.load(tmp_path / "map.passport.json")
+    passport = Provenance.load(tmp_path / "map.passport.json")
     assert passport.values["scene"]["skipped"] == [str(damaged)]
     assert len(passport.scene.layers[0].frames) == len(scene.layers[0].frames) - 1
     map_scene(model, scene.without(str(damaged)), tmp_path / "without.tif", SMALL)
@@ -369,7 +369,7 @@ def stopped(*args):
 
 def test_the_passport_makes_the_map_again(whole, model, scene, tmp_path):
     out, mapped = whole
-    passport = Passport.load(mapped.files[-1])
+    passport = Provenance.load(mapped.files[-1])
     values = passport.values
     assert values["scene"]["layers"][0]["frames"][0]["units"]["source"]
     assert {"torch", "gdal", "agrifm"} <= set(values["versions"])
@@ -395,7 +395,7 @@ def test_the_passport_counts_pixels_that_no_land_reflects_by_date(folder, scene,
     assert expected["S2"][str(frame.day)][0] > 0
     for memory in (0.1, 100.0):
         mapped = map_scene(model, open_scene(tmp_path / "scene"), tmp_path / f"{memory}.tif", MapOptions(memory=memory))
-        assert Passport.load(mapped.files[-1]).values["impossible"] == expected
+        assert Provenance.load(mapped.files[-1]).values["impossible"] == expected
 
 
 def test_a_map_that_comes_out_different_is_told(whole, folder, model, tmp_path):
@@ -419,7 +419,7 @@ def test_a_map_that_comes_out_different_is_told(whole, folder, model, tmp_path):
     arguments = ["reproduce", str(mapped.files[-1]), "--checkpoint", str(model)]
     assert CliRunner().invoke(app, arguments).exit_code == 4
     with pytest.raises(InputError, match=r"OUT\.passport\.json"):
-        Passport.load(tmp_path / "maps" / "map.json")
+        Provenance.load(tmp_path / "maps" / "map.json")
 
 
 def test_the_audit_finds_a_planted_seam(whole, model, scene, tmp_path):

@@ -14,8 +14,8 @@ from test_scene_chips import scene  # noqa: F401 (a fixture)
 
 from agrifm.chips.classes import ClassTable, alike
 from agrifm.chips.labels import read_labels
-from agrifm.chips.picture import draw_splits
-from agrifm.chips.plan import Division
+from agrifm.chips.picture import save_split_picture
+from agrifm.chips.plan import SplitAssignment
 from agrifm.chips.writer import ChipPlan, write_chips
 from agrifm.config import load
 from agrifm.errors import InputError
@@ -78,10 +78,12 @@ def test_names_that_people_take_for_the_same_are_reported_with_a_repair_that_wor
 
 def test_pictures_show_names_as_they_are(odd, tmp_path):
     labels = read_labels(Path(odd[0]).parent / "a.gpkg", GRID)
-    division = Division.of(labels, ChipPlan(size=16), 10)
+    division = SplitAssignment.of(labels, ChipPlan(size=16), 10)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        draw_splits(tmp_path / "a.png", labels.label, division, labels.classes, "$\\frac{1$ \x1b[31m" + "x" * 5000)
+        save_split_picture(
+            tmp_path / "a.png", labels.label, division, labels.classes, "$\\frac{1$ \x1b[31m" + "x" * 5000
+        )
     with Image.open(tmp_path / "a.png") as picture:
         assert max(picture.size) < 4000
 

@@ -20,7 +20,7 @@ from agrifm.config import parse
 from agrifm.errors import InputError
 from agrifm.maps.map_scene import map_scene
 from agrifm.maps.options import MapOptions
-from agrifm.maps.provenance import Passport
+from agrifm.maps.provenance import Provenance
 from agrifm.opening import open_scene
 from agrifm.products.reproduce import reproduce
 from agrifm.sensors import S2
@@ -140,10 +140,10 @@ def test_files_of_another_kind_are_no_passports(text, tmp_path):
     path = tmp_path / "map.passport.json"
     path.write_text(text)
     with pytest.raises(InputError, match=r"OUT\.passport\.json"):
-        Passport.load(path)
+        Provenance.load(path)
     for other in (tmp_path, Path("/dev/zero"), tmp_path / "none"):
         with pytest.raises(InputError, match=r"OUT\.passport\.json"):
-            Passport.load(other)
+            Provenance.load(other)
 
 
 class Requests(BaseHTTPRequestHandler):

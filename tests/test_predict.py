@@ -16,7 +16,7 @@ from agrifm.cli import app
 from agrifm.config import parse
 from agrifm.config.reading import override
 from agrifm.data.chips import write_chip
-from agrifm.data.folder import Chips, Custom
+from agrifm.data.folder import ChipFolder, CustomDataset
 from agrifm.errors import InputError
 from agrifm.maps.predict_chips import predict
 from agrifm.sensors import LANDSAT, S2
@@ -47,7 +47,7 @@ def chips(folder, **samples):
         place = FARM.place(0, 0)
         place = place if "S2" in sample.images else place.resized((48, 48), 16, 16)
         write_chip(folder / f"{name}.h5", sample, SENSORS, place)
-    return Chips.in_folder(folder, SENSORS, allow_missing=True)
+    return ChipFolder.in_folder(folder, SENSORS, allow_missing=True)
 
 
 def test_a_map_does_not_depend_on_its_batch_and_lies_where_the_chip_lies(model, samples, tmp_path):
@@ -69,7 +69,7 @@ def test_the_transform_belongs_to_the_grid_of_the_label(model, samples, tmp_path
     """The label has pixels of 10 m; a map from Landsat alone has pixels of 30 m on the same ground."""
     sample = replace(samples[1].only(("Landsat",)), label=FARM.sample(0, 1, SENSORS).label)
     write_chip(tmp_path / "chips" / "x.h5", sample, SENSORS, FARM.place(0, 1))
-    predict(model, Chips.in_folder(tmp_path / "chips", SENSORS, allow_missing=True), tmp_path / "out")
+    predict(model, ChipFolder.in_folder(tmp_path / "chips", SENSORS, allow_missing=True), tmp_path / "out")
     with rasterio.open(tmp_path / "out" / "x.tif") as file:
         assert file.shape == (16, 16)
         assert tuple(file.transform)[:6] == FARM.place(0, 1).resized((48, 48), 16, 16).transform
@@ -79,7 +79,7 @@ def test_the_transform_belongs_to_the_grid_of_the_label(model, samples, tmp_path
 def test_equal_names_in_two_folders_become_two_maps(model, samples, tmp_path):
     for folder, sample in zip(("east", "west"), samples, strict=True):
         chips(tmp_path / "chips" / folder, x=sample)
-    source = Chips(tmp_path / "chips", ("east/x", "west/x"), SENSORS, None)
+    source = ChipFolder(tmp_path / "chips", ("east/x", "west/x"), SENSORS, None)
     paths = predict(model, source, tmp_path / "out", suffix="_pred", force_png=True)
     assert paths == [tmp_path / "out" / folder / "x_pred.png" for folder in ("east", "west")]
     one, two = (np.asarray(Image.open(path)) for path in paths)
@@ -112,7 +112,7 @@ NAMED = {
 def test_no_two_maps_go_to_one_file_and_none_out_of_the_folder(model, samples, tmp_path, case):
     names, message = NAMED[case]
     with pytest.raises(InputError, match=message):
-        predict(model, Custom(Own(samples[0], names)), tmp_path / "out", confidence=True)
+        predict(model, CustomDataset(Own(samples[0], names)), tmp_path / "out", confidence=True)
     assert not (tmp_path / "x.png").exists()
 
 
@@ -134,7 +134,7 @@ def test_more_classes_than_a_map_holds_are_refused_before_anything_is_computed(m
     many = replace(model, experiment=model.experiment.model_copy(update={"task": task}))
     monkeypatch.setattr("agrifm.maps.predict_chips.outputs", None)
     with pytest.raises(InputError, match="254"):
-        predict(many, Chips(tmp_path, ("x",), SENSORS), tmp_path / "out", force_png=True)
+        predict(many, ChipFolder(tmp_path, ("x",), SENSORS), tmp_path / "out", force_png=True)
 
 
 def test_output_that_is_not_finite_is_an_error_not_the_first_class(model, samples, tmp_path):

@@ -35,7 +35,7 @@ from agrifm.synthetic.landcover import Covers
 from agrifm.tasks.fractions import COVERS, Fractions
 from agrifm.training import fit, mean_teacher
 from agrifm.training.fit import open_sources
-from agrifm.training.linear_probe import Probe
+from agrifm.training.linear_probe import LinearProbe
 from agrifm.training.mean_teacher import Pairs, Views, follow, sureness
 from agrifm.training.module import BAD
 from agrifm.training.throughput import forward_flops, tokens
@@ -111,7 +111,7 @@ def test_the_shipped_experiment_trains_one_step(tmp_path):
 def test_killed_in_mid_epoch_it_goes_on_to_the_same_bits(plan, shards, place, tmp_path, monkeypatch):
     plan = plan if place == "synthetic" else of_shards(plan, shards)
     fit(parse(plan), tmp_path / "whole")
-    step, steps = mean_teacher.Pretrainer.training_step, []
+    step, steps = mean_teacher.MeanTeacher.training_step, []
 
     def killed(self, batch, number):
         steps.append(number)
@@ -119,7 +119,7 @@ def test_killed_in_mid_epoch_it_goes_on_to_the_same_bits(plan, shards, place, tm
             raise RuntimeError("killed")
         return step(self, batch, number)
 
-    monkeypatch.setattr(mean_teacher.Pretrainer, "training_step", killed)
+    monkeypatch.setattr(mean_teacher.MeanTeacher, "training_step", killed)
     with pytest.raises(RuntimeError, match="killed"):
         fit(parse(plan), tmp_path / "parts")
     fit(parse(plan), tmp_path / "parts")
@@ -232,7 +232,7 @@ def test_a_probe_learns_what_the_features_tell(settings):
     """Features that are the class itself are classified without error, constant ones are not."""
     experiment = parse(settings)
     sources = open_sources(experiment)
-    probe = Probe(experiment, sources["train"], sources["val"])
+    probe = LinearProbe(experiment, sources["train"], sources["val"])
 
     class Telling(torch.nn.Module):
         def __init__(self, factor):
@@ -247,7 +247,7 @@ def test_a_probe_learns_what_the_features_tell(settings):
     assert probe(Telling(0.0), torch.device("cpu"))["probe_aAcc"] < 0.9
     names = [{"name": "wheat", "codes": [1]}, {"name": "rest", "codes": [0, 2, 3, 4]}]
     coded = parse({**settings, "task": {"classes": names, "unlabeled": [5]}})
-    assert Probe(coded, sources["train"], sources["val"])(Telling(1.0), torch.device("cpu"))["probe_aAcc"] > 0.99
+    assert LinearProbe(coded, sources["train"], sources["val"])(Telling(1.0), torch.device("cpu"))["probe_aAcc"] > 0.99
 
 
 def test_tokens_and_operations_are_counted():
@@ -309,7 +309,7 @@ def test_the_teacher_counts_in_the_loss_unless_it_agrees(plan):
     plan["teacher"]["trust"] = False
     experiment = parse(plan)
     sensors = [s.with_statistics(S2.statistics) if s is S2 else replace(s, statistics=None) for s in (S2,)]
-    trained = mean_teacher.Pretrainer(experiment.with_sensors(sensors))
+    trained = mean_teacher.MeanTeacher(experiment.with_sensors(sensors))
     trained.log = lambda *args, **kwargs: None
     trained._ramp = lambda share: 1.0
     pairs = Pairs(Covers(sizes={"S2": 16}, frames=4, sensors=(S2,)), None, Augment(flips=False, turns=False), 0, 2)
@@ -345,7 +345,7 @@ def test_fractions_are_scored_where_they_are_known():
 def stepping(plan, limit):
     """A student whose gradients are given, and its optimizer."""
     plan["training"]["spike"] = limit
-    student = mean_teacher.Pretrainer(parse(plan).with_sensors(SENSORS[:2]))
+    student = mean_teacher.MeanTeacher(parse(plan).with_sensors(SENSORS[:2]))
     student.log = lambda *_, **__: None
     return student, torch.optim.AdamW(student.model.parameters(), lr=0.1, weight_decay=0.1)
 

@@ -11,7 +11,7 @@ import pytest
 
 from agrifm.checks.chips import splits_overlap, structure
 from agrifm.data.chips import read_place
-from agrifm.data.folder import Chips
+from agrifm.data.folder import ChipFolder
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
@@ -36,7 +36,7 @@ def mato_grosso(tmp_path_factory):
 
 def chips(prepared, fold, split):
     root = prepared.folds[fold]["root"]
-    return Chips.from_list(root / "h5_samples", root / "data_lists" / f"{split}.txt", prepared.sensors)
+    return ChipFolder.from_list(root / "h5_samples", root / "data_lists" / f"{split}.txt", prepared.sensors)
 
 
 def labels(prepared, fold, split):

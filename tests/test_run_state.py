@@ -24,8 +24,8 @@ from agrifm.evaluation.scoring import outputs
 from agrifm.io import locked
 from agrifm.synthetic.chips import Landscape, write_example
 from agrifm.training import fit, shared
-from agrifm.training.callbacks import BEST, HISTORY, LAST, Judge, read_history, write_history
-from agrifm.training.module import Mapper
+from agrifm.training.callbacks import BEST, HISTORY, LAST, ScoreAndSave, read_history, write_history
+from agrifm.training.module import TrainingModule
 from agrifm.training.state import INPUTS, RESUME
 
 FARM = Landscape(rows=1, columns=6, size=24, frames=(("S2", 5), ("Landsat", 3)))
@@ -237,13 +237,13 @@ def test_signals_stop_a_run_that_then_goes_on(done, run, monkeypatch, number):
 
 def test_a_validation_that_is_not_finite_saves_nothing(done, run, monkeypatch):
     before = {name: (run / name).read_bytes() for name in (BEST, LAST)}
-    forward = Mapper.judged.fget
+    forward = TrainingModule.judged.fget
 
     def broken(self):
         model = forward(self)
         return lambda batch: model(batch) * torch.nan
 
-    monkeypatch.setattr(Mapper, "judged", property(broken))
+    monkeypatch.setattr(TrainingModule, "judged", property(broken))
     with pytest.raises(InputError, match="output of the model that is not finite"):
         fit(plan(done / "farm", 2), run, console=QUIET)
     assert {name: (run / name).read_bytes() for name in (BEST, LAST)} == before
@@ -251,7 +251,7 @@ def test_a_validation_that_is_not_finite_saves_nothing(done, run, monkeypatch):
 
 def test_weights_that_are_not_finite_are_not_saved(done, run, monkeypatch):
     before = {name: (run / name).read_bytes() for name in (BEST, LAST)}
-    callbacks = sys.modules[Judge.__module__]
+    callbacks = sys.modules[ScoreAndSave.__module__]
     state = callbacks.whole_state
     monkeypatch.setattr(callbacks, "whole_state", lambda model: {**state(model), "head.bias": torch.tensor(torch.nan)})
     with pytest.raises(InputError, match=r"epoch 2\n.*numbers in head\.bias that are not finite"):

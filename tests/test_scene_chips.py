@@ -18,11 +18,11 @@ from rasterio.transform import Affine
 from rich.console import Console
 
 from agrifm.chips.labels import read_labels
-from agrifm.chips.leakage import find_leaks
+from agrifm.chips.leakage import find_leakage
 from agrifm.chips.writer import ChipPlan, write_chips
 from agrifm.config import load
 from agrifm.data.chips import read_place
-from agrifm.data.folder import Chips
+from agrifm.data.folder import ChipFolder
 from agrifm.errors import InputError
 from agrifm.opening import open_scene
 from agrifm.rasters.file_band import FileBand
@@ -144,7 +144,7 @@ def test_chips_hold_the_pixels_dates_and_masks_of_the_scene(written, scene):
         with rasterio.open(frame.bands["B02"].href) as file:
             images.append(file.read())
     whole, masked = np.stack(images), 0
-    chips = Chips.from_list(out / "h5_samples", out / "data_lists" / "train.txt", [S2])
+    chips = ChipFolder.from_list(out / "h5_samples", out / "data_lists" / "train.txt", [S2])
     for i in range(len(chips)):
         sample, place = chips.read(i), read_place(chips.path(i))
         assert place is not None
@@ -169,7 +169,7 @@ def test_planted_leaks_are_found(scene, fields, tmp_path):
     names = {split: (out / f"data_lists/{split}.txt").read_text().split() for split in ("train", "val", "test")}
 
     def leaks(names, asked=0.0):
-        return find_leaks(out / "h5_samples", names, parcel, GRID, len(report.classes), asked)
+        return find_leakage(out / "h5_samples", names, parcel, GRID, len(report.classes), asked)
 
     assert leaks(names).none
     others = set()
@@ -317,7 +317,9 @@ def test_farmland_of_two_sensors_becomes_chips(tmp_path):
         truth = file.read(1)
     names, labeled = [entry.name for entry in report.classes], 0
     for split in ("train", "val", "test"):
-        chips = Chips.from_list(tmp_path / "out/h5_samples", tmp_path / f"out/data_lists/{split}.txt", made.sensors)
+        chips = ChipFolder.from_list(
+            tmp_path / "out/h5_samples", tmp_path / f"out/data_lists/{split}.txt", made.sensors
+        )
         for i in range(len(chips)):
             sample, place = chips.read(i), read_place(chips.path(i))
             assert place is not None

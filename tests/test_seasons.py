@@ -19,8 +19,8 @@ from agrifm.checkpoint import Checkpoint, build
 from agrifm.cli import app, shell
 from agrifm.config import load, parse
 from agrifm.data.chips import write_chip
-from agrifm.data.folder import Chips, View
-from agrifm.data.growing_season import Calendar, calendar_of, date_of, number_of
+from agrifm.data.folder import ChipFolder, View
+from agrifm.data.growing_season import GrowingSeason, date_of, growing_season_of, number_of
 from agrifm.data.loader import Split
 from agrifm.data.transforms import Augment, truncate
 from agrifm.errors import InputError
@@ -143,7 +143,7 @@ def test_the_shipped_experiment_trains_a_step(farm, tmp_path):
     assert values["augment"]["truncate"] > 0
     experiment = load(CONFIG, [*settings, "training.limit=1", f"model.size={json.dumps(TINY)}"])
     checkpoint = Checkpoint.load(fit(experiment, tmp_path))
-    assert checkpoint.experiment.data.seasons == (Calendar("03-01", "10-31", "growing season"),)
+    assert checkpoint.experiment.data.seasons == (GrowingSeason("03-01", "10-31", "growing season"),)
     assert checkpoint.experiment.model.season is not None
 
 
@@ -199,33 +199,33 @@ def test_on_the_calendar_days_after_the_end_count_as_not_seen():
 
 
 def test_calendars_cross_the_new_year_and_find_the_year_of_a_series():
-    winter = Calendar("10-01", "07-31")
+    winter = GrowingSeason("10-01", "07-31")
     assert [str(date_of(x)) for x in winter.span(2017)] == ["2017-10-01", "2018-07-31"]
     series = torch.arange(day("2017-08-01"), day("2018-12-31"), 12)
     assert winter.of(series, "x") == winter.span(2017)
     assert winter.on("12-31", winter.span(2017)[0]) == day("2017-12-31")
     assert winter.on("03-31", winter.span(2017)[0]) == day("2018-03-31")
     assert winter.on("09-20", winter.span(2017)[0]) == day("2017-09-20")
-    south = Calendar("11-01", "05-31")
+    south = GrowingSeason("11-01", "05-31")
     assert south.of(torch.tensor([day("2020-12-24"), day("2021-02-28")]), "x")[0] == day("2020-11-01")
 
 
 def test_a_sample_is_cut_to_its_season_and_two_a_year_are_told_apart_by_name():
     first, second = (
-        Calendar("03-01", "06-30", "first rice", "rice1*"),
-        Calendar("07-01", "11-30", "second rice", "rice2*"),
+        GrowingSeason("03-01", "06-30", "first rice", "rice1*"),
+        GrowingSeason("07-01", "11-30", "second rice", "rice2*"),
     )
     sample = dated("2023-02-01", 40, frames=8)
-    assert calendar_of([first, second], "rice2_r00c00") is second
+    assert growing_season_of([first, second], "rice2_r00c00") is second
     spans = [[str(date_of(x)) for x in calendar.cut(sample).span()] for calendar in (first, second)]
     assert spans == [["2023-03-13", "2023-06-01"], ["2023-07-11", "2023-11-08"]]
     with pytest.raises(InputError, match=r"maize7.*\n.*\n.*rice1\* or rice2\*"):
-        calendar_of([first, second], "maize7")
+        growing_season_of([first, second], "maize7")
 
 
 def test_a_calendar_without_images_is_refused_with_the_dates_found():
     with pytest.raises(InputError, match=r"'winter'\n.*2023-05-01 to 2023-06-30\n.*11-01 and 02-28"):
-        Calendar("11-01", "02-28", "winter").cut(dated("2023-05-01", 10, frames=7))
+        GrowingSeason("11-01", "02-28", "winter").cut(dated("2023-05-01", 10, frames=7))
     experiment = {
         "data": {"sensors": ["S2"], "seasons": {"start": "13-01", "end": "02-28"}},
         "task": {"classes": ["a", "b"]},
@@ -239,9 +239,9 @@ def test_a_calendar_without_images_is_refused_with_the_dates_found():
 
 def test_chips_are_read_in_their_season(farm):
     listed = farm / "data_lists" / "test.txt"
-    whole = Chips.from_list(farm / "h5_samples", listed, [S2]).read(0)
-    seasons = [Calendar("05-01", "07-31")]
-    source = Chips.from_list(farm / "h5_samples", listed, [S2], seasons=seasons)
+    whole = ChipFolder.from_list(farm / "h5_samples", listed, [S2]).read(0)
+    seasons = [GrowingSeason("05-01", "07-31")]
+    source = ChipFolder.from_list(farm / "h5_samples", listed, [S2], seasons=seasons)
     inside = (whole.dates["S2"] >= day("2023-05-01")) & (whole.dates["S2"] <= day("2023-07-31"))
     assert 0 < inside.sum() < len(inside)
     assert torch.equal(source.read(0).dates["S2"], whole.dates["S2"][inside])
@@ -256,7 +256,7 @@ def line(calendar=None, *samples):
 
 
 def test_days_of_the_season():
-    winter = line(Calendar("10-15", "03-10"), dated("2022-11-01", 20))
+    winter = line(GrowingSeason("10-15", "03-10"), dated("2022-11-01", 20))
     assert winter.moments("monthly") == ["10-31", "11-30", "12-31", "01-31", "02-28", "03-10"]
     assert winter.moments("12-15:01-20:15") == ["12-15", "12-30", "01-14", "01-20"]
     assert winter.moments("2022-12-15:2023-02-10:monthly") == ["2022-12-31", "2023-01-31", "2023-02-10"]
@@ -285,7 +285,7 @@ def test_series_longer_than_a_year_need_days_with_their_year():
 
 
 def test_gaps_begin_in_every_month_and_hide_nothing_else():
-    calm = line(Calendar("04-01", "09-30"))
+    calm = line(GrowingSeason("04-01", "09-30"))
     gaps = calm.gaps(2)
     assert list(gaps) == ["04-01", "05-01", "06-01", "07-01", "08-01"]
     source = calm.source.read(0)
@@ -321,7 +321,7 @@ def model(tmp_path_factory):
 
 def test_the_table_holds_what_evaluate_says_of_deleted_frames(model, farm):
     checkpoint = Checkpoint.load(model)
-    source = Chips.from_list(farm / "h5_samples", farm / "data_lists" / "test.txt", (S2, LANDSAT))
+    source = ChipFolder.from_list(farm / "h5_samples", farm / "data_lists" / "test.txt", (S2, LANDSAT))
     table = early_season(checkpoint, source, "04-30,2023-07-31,11-30")
     assert [row["as of"] for row in table.rows] == ["04-30", "2023-07-31", "11-30"]
     assert [row["images"] for row in table.rows] == sorted(row["images"] for row in table.rows)
@@ -350,11 +350,13 @@ def test_the_first_day_that_reaches_a_target():
 
 def test_each_season_has_its_own_curve(model, farm):
     names = (farm / "data_lists" / "test.txt").read_text().split()
-    one, two = (Calendar("04-01", "08-31", "west", names[0]), Calendar("05-01", "09-30", "east"))
+    one, two = (GrowingSeason("04-01", "08-31", "west", names[0]), GrowingSeason("05-01", "09-30", "east"))
     experiment = Checkpoint.load(model).experiment
     data = experiment.data.model_copy(update={"seasons": (one, two)})
     checkpoint = replace(Checkpoint.load(model), experiment=experiment.model_copy(update={"data": data}))
-    source = Chips.from_list(farm / "h5_samples", farm / "data_lists" / "test.txt", (S2, LANDSAT), seasons=data.seasons)
+    source = ChipFolder.from_list(
+        farm / "h5_samples", farm / "data_lists" / "test.txt", (S2, LANDSAT), seasons=data.seasons
+    )
     table = early_season(checkpoint, source, "monthly")
     assert len(names) > 1
     assert next(row["as of"] for row in table.rows if row["season"] == "west") == "04-30"
@@ -364,7 +366,7 @@ def test_each_season_has_its_own_curve(model, farm):
 
 def test_sensors_that_fail(model, farm):
     checkpoint = Checkpoint.load(model)
-    source = Chips.from_list(farm / "h5_samples", farm / "data_lists" / "test.txt", (S2, LANDSAT))
+    source = ChipFolder.from_list(farm / "h5_samples", farm / "data_lists" / "test.txt", (S2, LANDSAT))
     table, runs = failures(checkpoint, source, gaps=[1, 2])
     assert [row["missing"] for row in table.rows][:3] == ["nothing", "Landsat", "S2"]
     without = Listed(*(source.read(i).without("S2") for i in range(len(source))))
@@ -381,7 +383,7 @@ def test_a_chip_that_lacks_all_that_is_left_is_scored_as_unseen(model, farm):
     """Of a chip without Landsat, seen by Landsat alone, the model says what it expects of unseen ground."""
     checkpoint = Checkpoint.load(model)
     name = (farm / "data_lists" / "test.txt").read_text().split()[0]
-    sample = Chips(farm / "h5_samples", (name,), (S2, LANDSAT)).read(0).without("Landsat")
+    sample = ChipFolder(farm / "h5_samples", (name,), (S2, LANDSAT)).read(0).without("Landsat")
     other = replace(sample, images={"S2": sample.images["S2"].flip(-1) + 7})
     found = [evaluate(checkpoint, View(Listed(one), (0,), (), ("Landsat",))) for one in (sample, other)]
     assert found[0] == found[1]
@@ -440,7 +442,7 @@ def test_map_and_evaluation_as_of_a_day_agree_pixel_for_pixel(model, tmp_path, m
     area = Area(0, 0, 48, 48)
     sample = replace(scene.read(area).cut(area), label=land.sample(0, 0, (S2,)).label)
     write_chip(tmp_path / "chips" / "place.h5", sample, (S2, LANDSAT), scene.place(area))
-    source = known(Chips(tmp_path / "chips", ("place",), (S2, LANDSAT)), (), moment)
+    source = known(ChipFolder(tmp_path / "chips", ("place",), (S2, LANDSAT)), (), moment)
     checkpoint = Checkpoint.load(model)
     (path,) = predict(checkpoint, source, tmp_path / "predicted", force_png=True)
     predicted = np.asarray(Image.open(path))
@@ -458,7 +460,7 @@ def test_a_scene_is_cut_to_its_season(model, tmp_path):
     land = Landscape(rows=1, columns=1, size=48, frames=(("S2", 6), ("Landsat", 4)))
     scene = open_scene(write_scene(tmp_path / "scene", land, rows=range(1), columns=range(1), sensors=(S2, LANDSAT)))
     checkpoint = Checkpoint.load(model)
-    data = checkpoint.experiment.data.model_copy(update={"seasons": (Calendar("03-01", "06-15", chips="sce*"),)})
+    data = checkpoint.experiment.data.model_copy(update={"seasons": (GrowingSeason("03-01", "06-15", chips="sce*"),)})
     cut = replace(checkpoint, experiment=checkpoint.experiment.model_copy(update={"data": data}))
     cut.save(tmp_path / "cut.safetensors")
     map_scene(tmp_path / "cut.safetensors", scene, tmp_path / "season.tif")

@@ -21,7 +21,7 @@ from agrifm.evaluation import evaluate
 from agrifm.training import fit
 from agrifm.training.callbacks import write_history
 from agrifm.training.fit import settle
-from agrifm.training.module import Mapper, parameter_groups, rate
+from agrifm.training.module import TrainingModule, parameter_groups, rate
 
 
 def plan(settings, **training):
@@ -183,7 +183,7 @@ def test_the_schedule_warms_up_and_comes_down(settings):
 def test_layers_get_their_rates(settings):
     experiment = plan(settings, layer_decay=0.5, encoder_rate=0.1, learning_rate=1.0)
     experiment = experiment.with_sensors([s for s in __import__("conftest").SENSORS if s.name != "Modis"])
-    model = Mapper(experiment).model
+    model = TrainingModule(experiment).model
     groups = parameter_groups(model, experiment.training)
     rates = {id(p): group["lr"] for group in groups for p in group["params"]}
     decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
@@ -209,7 +209,7 @@ def test_only_trainable_weights_are_optimized(settings, tmp_path):
     torch.manual_seed(settings["seed"])
     fit(plan(frozen, epochs=1), tmp_path)
     checkpoint = Checkpoint.load(tmp_path / "last.safetensors")
-    fresh = Mapper(checkpoint.experiment).model.state_dict()
+    fresh = TrainingModule(checkpoint.experiment).model.state_dict()
     moved = {key for key, value in checkpoint.weights.items() if not torch.equal(value, fresh[key])}
     assert any(key.startswith("decoder.") for key in moved)
     assert not any(key.startswith(("embeddings.", "backbones.")) for key in moved)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import random_sample
 
-from agrifm.data.folder import Cached
+from agrifm.data.folder import CachedDataset
 from agrifm.data.loader import EpochBatches, Split
 from agrifm.data.transforms import Augment, crop, drop_sensors, flip, pick_frames, resize, spread_frames, turn
 from agrifm.errors import InputError
@@ -218,7 +218,7 @@ def test_a_cache_reads_once():
             return super().read(index, frames)
 
     source = Counting()
-    cached = Cached(source)
+    cached = CachedDataset(source)
     first = cached.read(0, spread_frames(2))
     assert len(first.images["S2"]) == 2
     assert torch.equal(cached.read(0).images["S2"], random_sample(0, size=(24, 24)).images["S2"])

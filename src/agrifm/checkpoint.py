@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from agrifm.config import Experiment, parse
 from agrifm.errors import InputError, nearest, refusing
 from agrifm.io import write_whole
-from agrifm.nn.ensemble import Looks
+from agrifm.nn.ensemble import TestTimeEnsemble
 from agrifm.nn.model import CropModel
 from agrifm.tasks.calibration import Calibration
 from agrifm.tensor_files import (
@@ -151,7 +151,7 @@ class Checkpoint:
         load_strict(model, self.weights)
         if not (self.flips or self.others):
             return model.eval()
-        return Looks([model, *(other.model() for other in self.others)], flips=self.flips).eval()
+        return TestTimeEnsemble([model, *(other.model() for other in self.others)], flips=self.flips).eval()
 
     def at(self, root: Path | None, *, allow_links: bool = False) -> Checkpoint:
         """The same with its data in another folder of the same layout.

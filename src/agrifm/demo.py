@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agrifm.config import Experiment, load
-from agrifm.data.folder import Chips
+from agrifm.data.folder import ChipFolder
 from agrifm.progress import counting
 from agrifm.sample import Sample
 from agrifm.sensors import LANDSAT, MODIS, S2
@@ -109,7 +109,7 @@ def baselines(experiment: Experiment, console: Console) -> dict[str, Scores]:
 class Samples:
     """The samples of some chips, labeled with classes, read anew each time they are gone through."""
 
-    def __init__(self, chips: Chips, task: Segmentation) -> None:
+    def __init__(self, chips: ChipFolder, task: Segmentation) -> None:
         self.chips, self.task = chips, task
 
     def __iter__(self) -> Iterator[Sample]:
@@ -128,7 +128,7 @@ def score_table(rows: dict[str, Scores], title: str) -> Table:
     return table
 
 
-def _picture(experiment: Experiment, test: Chips, out: Path, result: Scores) -> None:
+def _picture(experiment: Experiment, test: ChipFolder, out: Path, result: Scores) -> None:
     """Draw the chips whose labels hold the most classes."""
     import rasterio
 

@@ -17,7 +17,7 @@ from agrifm.scenes.description import OF_SOURCE, Description, Source, describe, 
 from agrifm.scenes.files import look, split_path
 from agrifm.scenes.folders import kind_of
 from agrifm.scenes.frames import Reading, given_units
-from agrifm.scenes.scene import Layer, Possible, Scene
+from agrifm.scenes.scene import Layer, ReflectanceLimits, Scene
 from agrifm.scenes.units import refuse_unknown_offset
 from agrifm.stac.items import frames_of
 
@@ -54,7 +54,7 @@ def open_scene(path: Path, overrides: Sequence[str] = (), *, skip_unreadable: bo
     for layer in layers:
         for frame in layer.frames:
             refuse_unknown_offset(frame.units, f"{path}: {frame.name}")
-    possible = Possible(*description.reflectance, description.impossible)
+    possible = ReflectanceLimits(*description.reflectance, description.impossible)
     layers = [layer.within(possible) for layer in layers]
     return _assembled(layers, description, _name(path), [*skipped, *left_out], skip_unreadable)
 

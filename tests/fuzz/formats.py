@@ -26,8 +26,8 @@ from agrifm.chips.classes import ClassTable
 from agrifm.chips.labels import read_labels
 from agrifm.compat.weights import describe_weights
 from agrifm.config import load, parse
-from agrifm.data.chips import Place, read_chip, read_place, write_chip
-from agrifm.data.folder import Chips
+from agrifm.data.chips import Georeference, read_chip, read_place, write_chip
+from agrifm.data.folder import ChipFolder
 from agrifm.data.records import COVERS, Record
 from agrifm.maps.files.cog import class_map, write_cog
 from agrifm.maps.files.legend import Legend
@@ -259,7 +259,7 @@ def _chip(folder: Path, name: str, seed: int) -> None:
         {"S2": torch.ones(3, SIDE, SIDE, dtype=torch.bool)},
         torch.from_numpy(rng.integers(-1, 3, (SIDE, SIDE))),
     )
-    write_chip(folder / f"{name}.h5", sample, (S2, LANDSAT), Place(CRS, tuple(TRANSFORM)[:6]))
+    write_chip(folder / f"{name}.h5", sample, (S2, LANDSAT), Georeference(CRS, tuple(TRANSFORM)[:6]))
 
 
 def _read_chip(case: Path) -> None:
@@ -276,7 +276,7 @@ def _prepare_list(folder: Path) -> None:
 
 
 def _read_list(case: Path) -> None:
-    chips = Chips.from_list(case / "chips", case / "train.txt", (S2, LANDSAT))
+    chips = ChipFolder.from_list(case / "chips", case / "train.txt", (S2, LANDSAT))
     for i in range(len(chips)):
         check_sample(chips.read(i))
         promise((case / "chips") in chips.path(i).resolve().parents, "a chip outside of its folder")

@@ -17,13 +17,13 @@ from agrifm.errors import Unreadable
 METHOD = "fork" if "fork" in mp.get_all_start_methods() else "spawn"
 
 
-class Stuck(Unreadable):
+class TimeLimitExceeded(Unreadable):
     """A chip that cannot be read because reading it does not end, or ends the process."""
 
     path = Path()
 
 
-def watched(work: Callable[[], Any], seconds: float) -> Any:
+def in_child_process(work: Callable[[], Any], seconds: float) -> Any:
     """Do work in another process and return what it gives.
 
     Args:
@@ -78,8 +78,8 @@ def _await(answers: Connection, seconds: float) -> Any:
         reading = value
 
 
-def _stuck(path: Path | None, found: str) -> Stuck:
-    error = Stuck(
+def _stuck(path: Path | None, found: str) -> TimeLimitExceeded:
+    error = TimeLimitExceeded(
         path,
         found=found,
         expected="a complete HDF5 file",

@@ -12,7 +12,7 @@ from agrifm.checks.band_order import BandOrder, look_at_bands, swapped
 from agrifm.checks.chip_dates import odd_days, vote
 from agrifm.checks.survey import Survey
 from agrifm.data.chips import check_header, open_chip
-from agrifm.data.folder import Chips, Source
+from agrifm.data.folder import ChipFolder, SampleSource
 from agrifm.errors import InputError
 from agrifm.sample import Sample
 from agrifm.sensors import Sensor
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 
-def survey(source: Source, sensors: Sequence[Sensor], indices: Sequence[int]) -> Survey:
+def survey(source: SampleSource, sensors: Sequence[Sensor], indices: Sequence[int]) -> Survey:
     """Read samples and count what is in them."""
     seen = Survey()
     for index in indices:
@@ -46,7 +46,7 @@ def evenly(count: int, limit: int) -> list[int]:
     return list(range(count)) if not limit or limit >= count else np.linspace(0, count - 1, limit).astype(int).tolist()
 
 
-def splits_overlap(splits: Mapping[str, Chips]) -> Iterator[InputError]:
+def splits_overlap(splits: Mapping[str, ChipFolder]) -> Iterator[InputError]:
     """Samples that stand in more than one split, also under two names for one file."""
     owner: dict[object, str] = {}
     for split, chips in splits.items():
@@ -71,7 +71,7 @@ def _identity(path: Path, name: Path) -> object:
     return state.st_dev, state.st_ino
 
 
-def structure(chips: Chips) -> Iterator[InputError]:
+def structure(chips: ChipFolder) -> Iterator[InputError]:
     """What is wrong with the headers of the chips."""
     for index in range(len(chips)):
         try:
@@ -80,12 +80,12 @@ def structure(chips: Chips) -> Iterator[InputError]:
             yield error
 
 
-def _header(chips: Chips, index: int) -> None:
+def _header(chips: ChipFolder, index: int) -> None:
     check_header(chips.path(index), chips.sensors, allow_missing=chips.allow_missing, allow_links=chips.allow_links)
 
 
 def values(
-    source: Source,
+    source: SampleSource,
     sensors: Sequence[Sensor],
     indices: Sequence[int],
     known: Collection[int],
@@ -122,10 +122,10 @@ def values(
     yield seen
 
 
-def _names_bands(source: Source, indices: Sequence[int], sensor: Sensor) -> bool:
+def _names_bands(source: SampleSource, indices: Sequence[int], sensor: Sensor) -> bool:
     """Whether the files themselves name their bands, so that their order is known."""
     source = getattr(source, "source", source)
-    if not isinstance(source, Chips):
+    if not isinstance(source, ChipFolder):
         return False
     for index in indices:
         with open_chip(source.path(index), allow_links=source.allow_links) as file:
@@ -135,7 +135,7 @@ def _names_bands(source: Source, indices: Sequence[int], sensor: Sensor) -> bool
 
 
 def unlabeled(
-    split: str, source: Source, seen: Survey, known: Mapping[int, int] | Collection[int], ignore_index: int
+    split: str, source: SampleSource, seen: Survey, known: Mapping[int, int] | Collection[int], ignore_index: int
 ) -> InputError | None:
     """The error of a split in which no pixel has a class; samples are read until one has.
 

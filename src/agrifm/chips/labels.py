@@ -12,7 +12,7 @@ from pyproj import CRS
 
 from agrifm.chips.classes import IGNORE, ClassTable
 from agrifm.chips.parcels import Account, Tally, no_overlap, read_parcels
-from agrifm.chips.rasterize import burn, hectares, strips
+from agrifm.chips.rasterize import hectares, rasterize_polygons, strips
 from agrifm.errors import InputError, nearest
 from agrifm.rasters.codes import check_codes, grid_of, picked
 from agrifm.tasks.segmentation import CropClass
@@ -105,7 +105,7 @@ def _of_polygons(
     path: Path, layer: str, grid: GeoBox, column: str | None, table: ClassTable | None, buffer: float
 ) -> Labels:
     parcels = read_parcels(path, layer, grid, column, table, buffer)
-    burned = burn(parcels.polygons, parcels.number, grid, len(parcels.table.classes))
+    burned = rasterize_polygons(parcels.polygons, parcels.number, grid, len(parcels.table.classes))
     account = replace(
         parcels.account,
         too_small=burned.too_small,

@@ -19,7 +19,7 @@ from agrifm.scenes.scene import Area
 
 
 @dataclass(frozen=True)
-class Leaks:
+class LeakageReport:
     """What chips on disk say about their splits.
 
     Args:
@@ -71,9 +71,9 @@ class _Written:
         return np.argwhere(self.label != IGNORE) + np.array([self.area.row, self.area.column])
 
 
-def find_leaks(
+def find_leakage(
     folder: Path, names: Mapping[str, Sequence[str]], parcel: np.ndarray, grid: GeoBox, classes: int, asked: float = 0.0
-) -> Leaks:
+) -> LeakageReport:
     """Read the chips back and look for ground that two splits share.
 
     Args:
@@ -95,7 +95,7 @@ def find_leaks(
         split: sum((np.bincount(chip.label[chip.label >= 0], minlength=classes) for chip in several), np.zeros(classes))
         for split, several in chips.items()
     }
-    return Leaks(
+    return LeakageReport(
         pixels={split: [int(n) for n in count] for split, count in counts.items()},
         parcels=tuple(sorted(set().union(*(owners[a] & owners[b] for a, b in pairs)))),
         shared=sum(_shared(chips[a], chips[b]) for a, b in pairs),

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from agrifm.chips.classes import IGNORE
-from agrifm.chips.plan import Division
+from agrifm.chips.plan import SplitAssignment
 from agrifm.chips.spatial_split import NOWHERE, SPLITS, Cell
 from agrifm.errors import printable
 from agrifm.io import whole
@@ -25,7 +25,9 @@ LONGEST, LONGEST_TITLE = 40, 120  # characters
 TALL, WIDE = 9.0, 11.0  # inches the map may have
 
 
-def draw_splits(path: Path, label: np.ndarray, division: Division, classes: Sequence[CropClass], title: str) -> None:
+def save_split_picture(
+    path: Path, label: np.ndarray, division: SplitAssignment, classes: Sequence[CropClass], title: str
+) -> None:
     """Draw labels in the classes' colors over chips tinted by split, and write a PNG.
 
     Args:
@@ -66,7 +68,7 @@ def draw_splits(path: Path, label: np.ndarray, division: Division, classes: Sequ
         figure.savefig(unfinished, dpi=130, bbox_inches="tight", pad_inches=0.15)
 
 
-def _holds_labels(cell: Cell, division: Division) -> bool:
+def _holds_labels(cell: Cell, division: SplitAssignment) -> bool:
     return bool((cell.labels_of(division.label) != IGNORE).any())
 
 

@@ -87,7 +87,7 @@ class ChipPlan:
 
 
 @dataclass(frozen=True)
-class Division:
+class SplitAssignment:
     """Ground shared out to splits.
 
     Args:
@@ -107,7 +107,7 @@ class Division:
     lost: dict[str, int]
 
     @classmethod
-    def of(cls, labels: Labels, plan: ChipPlan, pixel: float) -> Division:
+    def of(cls, labels: Labels, plan: ChipPlan, pixel: float) -> SplitAssignment:
         """Share out the ground; ``pixel`` is its size in meters.
 
         Raises:

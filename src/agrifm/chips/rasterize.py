@@ -38,7 +38,7 @@ class Burned:
     overlap: int
 
 
-def burn(polygons: np.ndarray, number: np.ndarray, grid: GeoBox, classes: int) -> Burned:
+def rasterize_polygons(polygons: np.ndarray, number: np.ndarray, grid: GeoBox, classes: int) -> Burned:
     """Burn polygons.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from agrifm.chips.leakage import Leaks
+from agrifm.chips.leakage import LeakageReport
 from agrifm.chips.parcels import Account
 from agrifm.errors import printable
 from agrifm.io import write_whole
@@ -52,7 +52,7 @@ class Report:
     account: Account
     crossing: int
     lost: dict[str, float]
-    leaks: Leaks
+    leaks: LeakageReport
     notes: tuple[str, ...] = ()
     impossible: Impossible = field(default_factory=dict)
 

@@ -16,9 +16,9 @@ from rich.console import Console
 from agrifm.chips.classes import IGNORE, ClassTable, alike
 from agrifm.chips.experiment import class_list, experiment
 from agrifm.chips.labels import Labels, read_labels
-from agrifm.chips.leakage import find_leaks
-from agrifm.chips.picture import draw_splits
-from agrifm.chips.plan import Chip, ChipPlan, Division
+from agrifm.chips.leakage import find_leakage
+from agrifm.chips.picture import save_split_picture
+from agrifm.chips.plan import Chip, ChipPlan, SplitAssignment
 from agrifm.chips.rasterize import hectares
 from agrifm.chips.report import Impossible, Report
 from agrifm.chips.spatial_split import SPLITS
@@ -66,7 +66,7 @@ def write_chips(
         _refuse_existing(out, overwrite)
         with console.status("burning labels and sharing out the ground"):
             found = _labels(scene, labels, plan)
-            division = Division.of(found, plan, scene.resolution)
+            division = SplitAssignment.of(found, plan, scene.resolution)
         return _write(scene, str(labels), plan, found, division, out, console)
 
 
@@ -78,7 +78,7 @@ def _labels(scene: Scene, path: Path, plan: ChipPlan) -> Labels:
 
 
 def _write(
-    scene: Scene, source: str, plan: ChipPlan, labels: Labels, division: Division, out: Path, console: Console
+    scene: Scene, source: str, plan: ChipPlan, labels: Labels, division: SplitAssignment, out: Path, console: Console
 ) -> Report:
     chips = division.chips(re.sub(r"[^\w-]+", "_", scene.name)[:LONGEST] or "scene")
     names = {
@@ -89,7 +89,7 @@ def _write(
     _begin(out)
     impossible = _write_images(scene, chips, division.label, fields_of(labels, division.label), out, console)
     with console.status("looking for leaks"):
-        leaks = find_leaks(out / "h5_samples", names, labels.parcel, scene.grid, len(labels.classes), plan.distance)
+        leaks = find_leakage(out / "h5_samples", names, labels.parcel, scene.grid, len(labels.classes), plan.distance)
     leaks.refuse(out)
     report = Report(
         scene=scene.name,
@@ -112,11 +112,11 @@ def _write(
 
 
 def _finish(
-    scene: Scene, report: Report, labels: Labels, division: Division, names: dict[str, list[str]], out: Path
+    scene: Scene, report: Report, labels: Labels, division: SplitAssignment, names: dict[str, list[str]], out: Path
 ) -> None:
     """Everything beside the chips; the lists last, since they make the folder a data set."""
     title = f"{scene.name}: {', '.join(f'{count} {split}' for split, count in report.chips.items())} chips"
-    draw_splits(out / "split.png", labels.label, division, labels.classes, title)
+    save_split_picture(out / "split.png", labels.label, division, labels.classes, title)
     report.write(out)
     write_whole(out / "classes.yaml", class_list(labels.classes))
     write_whole(out / "crops.yaml", experiment(scene, labels.classes, out, division.cells[0].area, report.chips))

@@ -46,13 +46,15 @@ def predict(
 ) -> None:
     """Map every chip of a folder: GeoTIFF where the chip knows its place, PNG otherwise."""
     from agrifm.checkpoint import Checkpoint
-    from agrifm.data.folder import Chips
+    from agrifm.data.folder import ChipFolder
     from agrifm.maps.predict_chips import predict as write
 
     loaded = Checkpoint.load(checkpoint).looking(flips=flips, others=ensemble or ())
     folder = chips / "h5_samples" if (chips / "h5_samples").is_dir() else chips
     data = loaded.experiment.data
-    source = Chips.in_folder(folder, data.sensors, allow_missing=True, seasons=data.seasons, allow_links=allow_links)
+    source = ChipFolder.in_folder(
+        folder, data.sensors, allow_missing=True, seasons=data.seasons, allow_links=allow_links
+    )
     paths = write(loaded, source, out, probabilities=probabilities, confidence=confidence, sets=sets, console=console)
     console.print(f"{len(paths)} files written to {out}", highlight=False)
 

@@ -26,7 +26,7 @@ from agrifm.progress import Terminal
 
 if TYPE_CHECKING:
     from agrifm.checkpoint import Checkpoint
-    from agrifm.data.folder import Source
+    from agrifm.data.folder import SampleSource
 
 # How each launcher tells a process the number of processes and its own number.
 _LAUNCHERS = {
@@ -235,12 +235,14 @@ def _moved(own: Experiment, given: Experiment) -> Experiment:
     return own.model_copy(update={"data": own.data.model_copy(update=paths)})
 
 
-def _chips(experiment: Experiment, *, label: bool) -> Source:
-    from agrifm.data.folder import Custom, import_dataset
+def _chips(experiment: Experiment, *, label: bool) -> SampleSource:
+    from agrifm.data.folder import CustomDataset, import_dataset
 
     data = experiment.data
     return (
-        Custom(import_dataset(data.dataset)("test"), data.seasons) if data.dataset else data.split("test", label=label)
+        CustomDataset(import_dataset(data.dataset)("test"), data.seasons)
+        if data.dataset
+        else data.split("test", label=label)
     )
 
 

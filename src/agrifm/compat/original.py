@@ -21,7 +21,7 @@ from agrifm.checkpoint import Match, load_strict
 from agrifm.compat.keys import Keys
 from agrifm.compat.layouts import read_state, released_encoder, without_indices
 from agrifm.nn.embedding import PatchEmbedding
-from agrifm.nn.legacy_decoder import Fusion, OriginalDecoder, fold_time, original_head
+from agrifm.nn.legacy_decoder import Fusion, LegacyDecoder, fold_time, original_head
 from agrifm.nn.swin import Swin, SwinSize
 from agrifm.tasks.scores import scores
 
@@ -85,7 +85,7 @@ class Encoders(nn.Module):
         return {name: encoder(images[name]) for name, encoder in self.encoders.items()}
 
 
-class Neck(OriginalDecoder):
+class Neck(LegacyDecoder):
     """The fusing decoder (``MultiFusionNeck``) with its fixed sizes."""
 
     def __init__(self, start: tuple[int, int], size: tuple[int, int], **options: Any) -> None:

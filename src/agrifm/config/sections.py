@@ -16,8 +16,8 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from agrifm.config.limits import refuse_nonsense, refuse_size
-from agrifm.data.folder import Chips
-from agrifm.data.growing_season import Calendar
+from agrifm.data.folder import ChipFolder
+from agrifm.data.growing_season import GrowingSeason
 from agrifm.data.transforms import Augment
 from agrifm.errors import nearest
 from agrifm.nn.model import ModelConfig
@@ -150,7 +150,7 @@ class DataConfig(Section):
     resize: dict[str, tuple[int, int]] = {}
     footprint: float | None = Field(None, gt=0)
     label_key: str | tuple[str, str] = "label"
-    seasons: Annotated[tuple[Calendar, ...], BeforeValidator(_listed)] = ()
+    seasons: Annotated[tuple[GrowingSeason, ...], BeforeValidator(_listed)] = ()
     shards: ShardsConfig | None = None
     cache: bool = False
     check: int = Field(200, ge=0)
@@ -185,9 +185,9 @@ class DataConfig(Section):
         """The file that names the chips of a split."""
         return getattr(self, split) or self.root / "data_lists" / f"{split}.txt"
 
-    def split(self, split: str, *, label: bool = True) -> Chips:
+    def split(self, split: str, *, label: bool = True) -> ChipFolder:
         """The chips of one split."""
-        return Chips.from_list(
+        return ChipFolder.from_list(
             self.folder,
             self.list_file(split),
             self.sensors,

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from agrifm.data.chip_values import chronological, days_of, torch_numbers
-from agrifm.data.georeference import Place, read_place
+from agrifm.data.georeference import Georeference, read_place
 from agrifm.data.hdf5 import ChipFile, attribute, open_chip
 from agrifm.errors import InputError
 from agrifm.io import whole
@@ -27,7 +27,7 @@ from agrifm.sensors import Sensor
 
 __all__ = [
     "FrameChoice",
-    "Place",
+    "Georeference",
     "band_positions",
     "check_header",
     "open_chip",
@@ -97,7 +97,7 @@ def write_chip(
     path: Path,
     sample: Sample,
     sensors: Sequence[Sensor],
-    place: Place | None = None,
+    place: Georeference | None = None,
     fields: np.ndarray | None = None,
 ) -> None:
     """Write one chip; it appears whole, by rename. ``fields (h, w)`` become the dataset ``instances``."""
@@ -107,7 +107,7 @@ def write_chip(
 
 
 def _to_bytes(
-    sample: Sample, sensors: Sequence[Sensor], place: Place | None, fields: np.ndarray | None
+    sample: Sample, sensors: Sequence[Sensor], place: Georeference | None, fields: np.ndarray | None
 ) -> memoryview | bytes:
     """The HDF5 file in memory: libhdf5 crashes where it meets a full disk."""
     with h5py.File("chip", "w", driver="core", backing_store=False) as file:

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from agrifm.data.checksums import Checksum, checksums, digest
 from agrifm.data.chip_values import check_days
 from agrifm.data.chips import FrameChoice, read_chip
-from agrifm.data.growing_season import Calendar, calendar_of
+from agrifm.data.growing_season import GrowingSeason, growing_season_of
 from agrifm.data.lists import read_names
 from agrifm.data.transforms import pick_frames
 from agrifm.errors import InputError
@@ -24,7 +24,7 @@ from agrifm.sample import Sample
 from agrifm.sensors import Sensor
 
 
-class Source(Protocol):
+class SampleSource(Protocol):
     """What training and evaluation read from: numbered samples, with a choice of frames."""
 
     def __len__(self) -> int: ...
@@ -35,7 +35,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Chips:
+class ChipFolder:
     """Some chips of a folder.
 
     Args:
@@ -53,7 +53,7 @@ class Chips:
     sensors: tuple[Sensor, ...]
     label_key: str | tuple[str, ...] | None = "label"
     allow_missing: bool = False
-    seasons: tuple[Calendar, ...] = ()
+    seasons: tuple[GrowingSeason, ...] = ()
     allow_links: bool = False
 
     @classmethod
@@ -65,9 +65,9 @@ class Chips:
         *,
         label_key: str | tuple[str, ...] | None = "label",
         allow_missing: bool = False,
-        seasons: Sequence[Calendar] = (),
+        seasons: Sequence[GrowingSeason] = (),
         allow_links: bool = False,
-    ) -> Chips:
+    ) -> ChipFolder:
         """Read the names of the chips from a text file, one a line."""
         names = read_names(list_file, folder)
         return cls(folder, names, tuple(sensors), label_key, allow_missing, tuple(seasons), allow_links)
@@ -79,9 +79,9 @@ class Chips:
         sensors: Sequence[Sensor],
         *,
         allow_missing: bool = False,
-        seasons: Sequence[Calendar] = (),
+        seasons: Sequence[GrowingSeason] = (),
         allow_links: bool = False,
-    ) -> Chips:
+    ) -> ChipFolder:
         """All chips of a folder, without labels.
 
         Raises:
@@ -128,10 +128,10 @@ class Chips:
         return _in_season(sample, self.seasons, frames) if self.seasons else sample
 
 
-def _in_season(sample: Sample, seasons: Sequence[Calendar], frames: FrameChoice | None) -> Sample:
+def _in_season(sample: Sample, seasons: Sequence[GrowingSeason], frames: FrameChoice | None) -> Sample:
     """The chosen frames of the season that is the sample's."""
     if seasons:
-        sample = calendar_of(seasons, sample.name).cut(sample)
+        sample = growing_season_of(seasons, sample.name).cut(sample)
     return sample if frames is None else pick_frames(sample, frames)
 
 
@@ -148,7 +148,7 @@ class MappingDataset(Dataset):
     """
 
     def __init__(self, folder: Path | str, list_file: Path | str, sensors: Sequence[Sensor]) -> None:
-        self.chips = Chips.from_list(Path(folder), Path(list_file), sensors)
+        self.chips = ChipFolder.from_list(Path(folder), Path(list_file), sensors)
 
     def __len__(self) -> int:
         return len(self.chips)
@@ -165,11 +165,11 @@ class MappingDataset(Dataset):
 
 
 @dataclass(frozen=True)
-class Custom:
+class CustomDataset:
     """A user's own dataset as a source, cut to the seasons of a calendar if there are any."""
 
     dataset: Any
-    seasons: tuple[Calendar, ...] = ()
+    seasons: tuple[GrowingSeason, ...] = ()
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -206,7 +206,7 @@ class View:
         sensors: those that were there; all if left out.
     """
 
-    source: Source
+    source: SampleSource
     rows: tuple[int, ...]
     hidden: tuple[tuple[float, float], ...] = ()
     sensors: tuple[str, ...] | None = None
@@ -222,10 +222,10 @@ class View:
         return sample if frames is None else pick_frames(sample, frames)
 
 
-class Cached:
+class CachedDataset:
     """A source whose samples stay in memory, whole, once they were read."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: SampleSource) -> None:
         self.source, self.samples = source, {}
 
     def __len__(self) -> int:

@@ -15,13 +15,13 @@ from agrifm.errors import InputError
 
 
 @dataclass(frozen=True)
-class Place:
+class Georeference:
     """Where a raster lies: CRS as text and the six affine coefficients a, b, c, d, e, f."""
 
     crs: str
     transform: tuple[float, ...]
 
-    def resized(self, size: tuple[int, int], rows: int, columns: int) -> Place:
+    def resized(self, size: tuple[int, int], rows: int, columns: int) -> Georeference:
         """The same ground with other rows and columns.
 
         Args:
@@ -33,10 +33,10 @@ class Place:
             return self
         a, b, c, d, e, f = self.transform
         across, down = size[1] / columns, size[0] / rows
-        return Place(self.crs, (a * across, b * down, c, d * across, e * down, f))
+        return Georeference(self.crs, (a * across, b * down, c, d * across, e * down, f))
 
 
-def read_place(path: Path, *, allow_links: bool = False) -> Place | None:
+def read_place(path: Path, *, allow_links: bool = False) -> Georeference | None:
     """Where the label's grid lies, or None where the chip does not say.
 
     Raises:
@@ -46,7 +46,7 @@ def read_place(path: Path, *, allow_links: bool = False) -> Place | None:
         return place_of(file)
 
 
-def read_grid(path: Path, *, allow_links: bool = False) -> tuple[Place, tuple[int, int]] | None:
+def read_grid(path: Path, *, allow_links: bool = False) -> tuple[Georeference, tuple[int, int]] | None:
     """Where a chip lies, and rows and columns of the grid whose transform it gives; None where it does not say.
 
     That grid is the label's. Without a label it is that of the largest image in the file.
@@ -59,7 +59,7 @@ def read_grid(path: Path, *, allow_links: bool = False) -> tuple[Place, tuple[in
         return None if place is None else (place, _size(file))
 
 
-def place_of(file: ChipFile) -> Place | None:
+def place_of(file: ChipFile) -> Georeference | None:
     """Where the label's grid of an open chip lies, or None where it does not say.
 
     Raises:
@@ -76,7 +76,7 @@ def place_of(file: ChipFile) -> Place | None:
             expected="a coordinate reference system, e.g. EPSG:32631 or WKT",
             repair="write the CRS of the chip, or delete the attribute; its map is then a picture without a place.",
         )
-    return Place(crs, _transform(transform, file.where("attribute 'transform'")))
+    return Georeference(crs, _transform(transform, file.where("attribute 'transform'")))
 
 
 @lru_cache(maxsize=256)

@@ -28,7 +28,7 @@ def number_of(date: dt.date) -> int:
 
 
 @dataclass(frozen=True)
-class Calendar:
+class GrowingSeason:
     """A growing season: where it ends on an earlier day of the year than it begins, it crosses the new year.
 
     Args:
@@ -91,7 +91,7 @@ class Calendar:
         return next(day for day in days if day >= begin - (365 - length) // 2)
 
 
-def calendar_of(calendars: Sequence[Calendar], name: str) -> Calendar:
+def growing_season_of(calendars: Sequence[GrowingSeason], name: str) -> GrowingSeason:
     """The calendar of a chip or scene: the first whose pattern fits its name, with or without folders.
 
     Raises:

@@ -13,7 +13,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from agrifm.data.chips import FrameChoice
-from agrifm.data.folder import Source
+from agrifm.data.folder import SampleSource
 from agrifm.data.transforms import Augment, resize, spread_frames
 from agrifm.sample import Batch, Sample, collate
 
@@ -33,7 +33,7 @@ class Split(Dataset):
         prepare: makes targets of the label of a whole chip, before any crop.
     """
 
-    source: Source
+    source: SampleSource
     frames: int | None = None
     resize: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     augment: Augment | None = None

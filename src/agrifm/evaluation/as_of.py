@@ -10,8 +10,8 @@ from math import ceil, inf
 
 from torch import Tensor
 
-from agrifm.data.folder import Source, View
-from agrifm.data.growing_season import USUAL, Calendar, calendar_of, date_of, number_of
+from agrifm.data.folder import SampleSource, View
+from agrifm.data.growing_season import USUAL, GrowingSeason, date_of, growing_season_of, number_of
 from agrifm.errors import InputError
 from agrifm.sample import DAYS_PER_YEAR, Season
 
@@ -30,19 +30,19 @@ class Timeline:
         calendar: the season; None where the series are longer than a year and no calendar is given.
     """
 
-    source: Source
+    source: SampleSource
     rows: tuple[int, ...]
     days: tuple[Tensor, ...]
-    calendar: Calendar | None
+    calendar: GrowingSeason | None
 
     @classmethod
-    def of(cls, source: Source, calendars: Sequence[Calendar] = ()) -> list[Timeline]:
+    def of(cls, source: SampleSource, calendars: Sequence[GrowingSeason] = ()) -> list[Timeline]:
         """The samples of each calendar; without calendars all samples, with the season that they cover.
 
         Raises:
             InputError: a sample has no dates, or no calendar.
         """
-        groups: dict[Calendar | None, list[int]] = {}
+        groups: dict[GrowingSeason | None, list[int]] = {}
         days = []
         for row in range(len(source)):
             sample = source.read(row)
@@ -55,7 +55,7 @@ class Timeline:
                     repair="write '<sensor>_dates' into the chips (docs/data.md).",
                 )
             days.append(sample.all_days())
-            groups.setdefault(calendar_of(calendars, sample.name) if calendars else None, []).append(row)
+            groups.setdefault(growing_season_of(calendars, sample.name) if calendars else None, []).append(row)
         if not calendars:
             groups = {_covered(days): list(range(len(source)))}
         return [cls(source, tuple(rows), tuple(days[i] for i in rows), key) for key, rows in groups.items()]
@@ -101,7 +101,7 @@ class Timeline:
         ends = (date_of(calendar.on(day, begin)) for day in (first, last))
         return [f"{day:%m-%d}" for day in _spread(*ends, step, text)]
 
-    def _needs_calendar(self, text: str) -> Calendar:
+    def _needs_calendar(self, text: str) -> GrowingSeason:
         if self.calendar is None:
             raise InputError(
                 f"--as-of {text}",
@@ -149,7 +149,7 @@ class Timeline:
         return found
 
 
-def known(source: Source, calendars: Sequence[Calendar], day: str) -> View:
+def known(source: SampleSource, calendars: Sequence[GrowingSeason], day: str) -> View:
     """All samples of a source as they were known on a day, ``YYYY-MM-DD`` or ``MM-DD`` of the season of each.
 
     Raises:
@@ -181,14 +181,14 @@ def refuse_unseen(timelines: Sequence[Timeline], moments: Sequence[str], text: s
         )
 
 
-def _covered(days: Sequence[Tensor]) -> Calendar | None:
+def _covered(days: Sequence[Tensor]) -> GrowingSeason | None:
     """The season that series cover, as a calendar; None where it is no part of a year."""
     spans = [(float(one.min()), float(one.max())) for one in days]
     season = Season.of(spans)
     if season.length >= 365:
         return None
     first = float(season.begin(days[0].min()))
-    return Calendar(*(_usual(date_of(round(day))) for day in (first, first + season.length)))
+    return GrowingSeason(*(_usual(date_of(round(day))) for day in (first, first + season.length)))
 
 
 def _usual(day: dt.date) -> str:

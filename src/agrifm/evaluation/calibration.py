@@ -22,7 +22,7 @@ from scipy.special import logsumexp
 from agrifm.checkpoint import Checkpoint
 from agrifm.checks.chips import splits_overlap
 from agrifm.config import DataConfig
-from agrifm.data.folder import Source
+from agrifm.data.folder import SampleSource
 from agrifm.errors import InputError
 from agrifm.evaluation.reliability import Pixels, covered, draw, measure
 from agrifm.evaluation.scoring import outputs
@@ -37,7 +37,7 @@ Unit = Literal["chips", "pixels"]
 
 
 def gather(
-    checkpoint: Checkpoint, source: Source, *, most: int = MOST, seed: int = 0, console: Console | None = None
+    checkpoint: Checkpoint, source: SampleSource, *, most: int = MOST, seed: int = 0, console: Console | None = None
 ) -> Pixels:
     """The model's own probabilities at labeled pixels, at most so many of each chip, drawn at random.
 
@@ -118,7 +118,7 @@ def calibrate_checkpoint(
     return calibration, table
 
 
-def _open(checkpoint: Checkpoint, data: DataConfig, split: str) -> dict[str, Source]:
+def _open(checkpoint: Checkpoint, data: DataConfig, split: str) -> dict[str, SampleSource]:
     """The splits that are there, by name, once it is sure that nothing was learned on the one to calibrate on."""
     if not isinstance(checkpoint.experiment.task, Segmentation):
         raise InputError(

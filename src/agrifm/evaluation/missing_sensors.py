@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agrifm.checkpoint import Checkpoint, write_provenance
-from agrifm.data.folder import Source, View
+from agrifm.data.folder import SampleSource, View
 from agrifm.evaluation.as_of import Timeline, refuse_unseen
 from agrifm.evaluation.scoring import evaluate
 from agrifm.io import write_whole
@@ -89,7 +89,7 @@ def _text(value: Any, digits: int = 3) -> str:
     return str(value)
 
 
-def early_season(checkpoint: Checkpoint, source: Source, as_of: str, *, console: Console | None = None) -> Rows:
+def early_season(checkpoint: Checkpoint, source: SampleSource, as_of: str, *, console: Console | None = None) -> Rows:
     """Score a checkpoint as it would have done on several days of the season, for each growing season apart.
 
     Every labeled pixel counts on every day. Where nothing was seen yet the model says what it expects of unseen
@@ -127,7 +127,7 @@ def first_days(table: Rows, target: float) -> dict[str, dict[str, str | None]]:
 
 def failures(
     checkpoint: Checkpoint,
-    source: Source,
+    source: SampleSource,
     *,
     sensors: bool = True,
     gaps: Sequence[int] = (),
@@ -147,7 +147,7 @@ def failures(
     every, rows = names(checkpoint.experiment.data.sensors), tuple(range(len(source)))
     subsets = [part for n in range(len(every), 0, -1) for part in combinations(every, n)] if sensors else [every]
     lost = [" + ".join(name for name in every if name not in part) or "nothing" for part in subsets]
-    ways: list[tuple[Values, Source]] = [
+    ways: list[tuple[Values, SampleSource]] = [
         ({"missing": name, "from": ""}, View(source, rows, (), part)) for name, part in zip(lost, subsets, strict=True)
     ]
     lines = Timeline.of(source, checkpoint.experiment.data.seasons) if gaps else []
@@ -171,7 +171,9 @@ def _gathered(runs: Rows, best: str) -> Iterator[Values]:
         yield {"missing": f"{missing}, worst (from {start})" if start else missing, **lowest}
 
 
-def _scored(checkpoint: Checkpoint, ways: Sequence[tuple[Values, Source]], console: Console | None) -> Iterator[Values]:
+def _scored(
+    checkpoint: Checkpoint, ways: Sequence[tuple[Values, SampleSource]], console: Console | None
+) -> Iterator[Values]:
     with counting(console or Console(quiet=True), "evaluating") as step:
         for done, (keys, source) in enumerate(ways):
             step(done, len(ways))

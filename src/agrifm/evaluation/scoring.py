@@ -14,7 +14,7 @@ from torch import Tensor
 
 from agrifm.checkpoint import Checkpoint, write_provenance
 from agrifm.config import Experiment
-from agrifm.data.folder import Source
+from agrifm.data.folder import SampleSource
 from agrifm.data.loader import EpochBatches, Split, alike, load
 from agrifm.io import whole, write_whole
 from agrifm.memory import keep_freed_memory
@@ -26,7 +26,7 @@ from agrifm.training.module import refuse_not_finite_output
 
 
 def outputs(
-    checkpoint: Checkpoint, source: Source, *, device: str | None = None, console: Console | None = None
+    checkpoint: Checkpoint, source: SampleSource, *, device: str | None = None, console: Console | None = None
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Batches of a source with the model's raw output for each, without random steps."""
     keep_freed_memory()
@@ -45,14 +45,14 @@ def outputs(
             yield batch, output
 
 
-def _in_order(experiment: Experiment, source: Source) -> tuple[Split, EpochBatches]:
+def _in_order(experiment: Experiment, source: SampleSource) -> tuple[Split, EpochBatches]:
     data = experiment.data
     split = Split(source, data.frames, data.resize, prepare=experiment.prepare)
     return split, EpochBatches(len(source), experiment.training.batch_size, shuffle=False)
 
 
 def evaluate(
-    checkpoint: Checkpoint, source: Source, out: Path | None = None, *, console: Console | None = None
+    checkpoint: Checkpoint, source: SampleSource, out: Path | None = None, *, console: Console | None = None
 ) -> Scores | FractionScores | FieldScores:
     """Score a checkpoint on a source of labeled samples.
 

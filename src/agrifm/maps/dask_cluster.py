@@ -18,7 +18,7 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from agrifm.errors import InputError, reason
-from agrifm.maps.tiles import Job, Made, one_thread
+from agrifm.maps.tiles import ComputedTile, MapJob, one_thread
 from agrifm.scenes.scene import Area
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ LOOKING = 2.0  # seconds between looks whether scheduler and workers are still t
 STOPPED = "finished tiles are kept; the same command goes on from there."
 
 
-def spread(job: Job, tiles: Sequence[Area], workers: int, address: str | None) -> Iterator[Made]:
+def spread(job: MapJob, tiles: Sequence[Area], workers: int, address: str | None) -> Iterator[ComputedTile]:
     """Compute tiles on dask workers, one tile to a task; a tile whose worker dies is given to another.
 
     Raises:
@@ -67,7 +67,7 @@ def spread(job: Job, tiles: Sequence[Area], workers: int, address: str | None) -
                 yield made
 
 
-def _task(job: Job, tile: Area) -> Made:
+def _task(job: MapJob, tile: Area) -> ComputedTile:
     with one_thread(), ThreadPoolExecutor(1) as thread:
         return tile, job.make(tile, job.read(tile), thread)
 

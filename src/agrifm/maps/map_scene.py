@@ -14,19 +14,19 @@ from rich.console import Console
 from rich.table import Table
 
 from agrifm.checkpoint import Checkpoint
-from agrifm.data.growing_season import Calendar, calendar_of, date_of
+from agrifm.data.growing_season import GrowingSeason, date_of, growing_season_of
 from agrifm.data.transforms import spread_frames
 from agrifm.errors import InputError, Unreadable
 from agrifm.io import locked, sha256, write_whole
-from agrifm.maps.files.cog import Piece
+from agrifm.maps.files.cog import Strip
 from agrifm.maps.files.writer import NODATA, Legend, build, map_files, refuse_existing
 from agrifm.maps.inputs import changed, hrefs_of
 from agrifm.maps.options import DEFAULTS, MapOptions
-from agrifm.maps.provenance import Passport, fingerprint, passport_of
+from agrifm.maps.provenance import Provenance, fingerprint, provenance_of
 from agrifm.maps.runner import work
 from agrifm.maps.seam_audit import Seams, audit
 from agrifm.maps.store import DamagedTile, Store
-from agrifm.maps.tiles import EXTRAS, Job, calibration_for, impossible_key
+from agrifm.maps.tiles import EXTRAS, MapJob, calibration_for, impossible_key
 from agrifm.maps.windows import lay_out
 from agrifm.rasters.grid import pixel_area
 from agrifm.sample import days_since_epoch
@@ -97,7 +97,7 @@ def map_scene(
     models = (model, *map(Path, options.ensemble))
     run = _Run(checkpoint, models, scene, out, options, console)
     with locked(out):
-        completed = run.store.complete(out, (*map_files(out), Passport.beside(out)))
+        completed = run.store.complete(out, (*map_files(out), Provenance.beside(out)))
         if completed:
             console.print("completed the map of a run that was stopped at its end", highlight=False)
         there = run.finished(skip_unreadable=skip_unreadable)
@@ -122,7 +122,7 @@ class _Run:
     def store(self) -> Store:
         return Store.beside(self.out)
 
-    def job(self, skipped: Iterable[str] = ()) -> Job:
+    def job(self, skipped: Iterable[str] = ()) -> MapJob:
         """What to compute when some files are left out."""
         scene = self.scene
         for href in skipped:
@@ -132,11 +132,11 @@ class _Run:
 
     def finished(self, *, skip_unreadable: bool) -> Mapped | None:
         """The map that is there already, if it was made of exactly what this run is given."""
-        path = Passport.beside(self.out)
+        path = Provenance.beside(self.out)
         if not (self.out.is_file() and path.is_file()):
             return None
         try:
-            passport = Passport.load(path)
+            passport = Provenance.load(path)
             job = self.job(passport.scene.skipped if skip_unreadable else ())
         except InputError:  # a passport of something else
             return None
@@ -172,7 +172,7 @@ class _Run:
                 store.drop(error.path)
                 self.console.print(f"computed again, as it was damaged: tile {error.path.name}", highlight=False)
 
-    def _first_job(self, store: Store, *, overwrite: bool, skip_unreadable: bool) -> Job:
+    def _first_job(self, store: Store, *, overwrite: bool, skip_unreadable: bool) -> MapJob:
         """The job that a stopped run had, where it left out files and may still do so; otherwise of the whole scene."""
         skipped = store.plan().get("skipped") if skip_unreadable else None
         known = {*hrefs_of(self.scene), *self.scene.skipped}
@@ -183,7 +183,7 @@ class _Run:
             return self.job()
         return job
 
-    def _finish(self, job: Job, store: Store, request: dict[str, Any]) -> Mapped:
+    def _finish(self, job: MapJob, store: Store, request: dict[str, Any]) -> Mapped:
         """From finished tiles to files, audit and passport; all of them appear together, at the very end."""
         tiles, task, scene = job.windows.tiles(), job.checkpoint.experiment.task, job.scene
         days = [day for layer in scene.layers for day in layer.days]
@@ -203,8 +203,8 @@ class _Run:
         with self.console.status("looking for seams"):
             seams = audit(folder / self.out.name, job)
         sums = {path.name: sha256(folder / path.name) for path in files}
-        passport = Passport.beside(self.out)
-        values = passport_of(sums, job, self.models, seams, self.options) | {"impossible": _impossible(job, store)}
+        passport = Provenance.beside(self.out)
+        values = provenance_of(sums, job, self.models, seams, self.options) | {"impossible": _impossible(job, store)}
         write_whole(folder / passport.name, json.dumps(values, indent=1))
         _refuse_changes(request, job, self.models)
         hectares = _hectares(job, store.tiles("classes", tiles))
@@ -215,7 +215,7 @@ class _Run:
         return Mapped((*files, passport), hectares, seams, seams.visible(self.options.seam_limit))
 
 
-def _impossible(job: Job, store: Store) -> dict[str, dict[str, list[int]]]:
+def _impossible(job: MapJob, store: Store) -> dict[str, dict[str, list[int]]]:
     """By sensor and day: pixels of the map that counted as not seen as no land reflects like that, of how many clear.
 
     Days without such pixels are left out.
@@ -231,7 +231,7 @@ def _impossible(job: Job, store: Store) -> dict[str, dict[str, list[int]]]:
     return found
 
 
-def _hectares(job: Job, pieces: Iterable[Piece]) -> dict[str, float]:
+def _hectares(job: MapJob, pieces: Iterable[Strip]) -> dict[str, float]:
     """Hectares of each class that occurs, by name, and of no data."""
     counts = np.zeros(NODATA + 1, np.int64)
     for *_, part in pieces:
@@ -240,7 +240,7 @@ def _hectares(job: Job, pieces: Iterable[Piece]) -> dict[str, float]:
     return {name: float(counts[i]) * pixel_area(job.scene.grid) / 1e4 for i, name in entries if counts[i]}
 
 
-def _blocks(path: Path) -> Iterator[Piece]:
+def _blocks(path: Path) -> Iterator[Strip]:
     """The pixels of a map of classes, in strips."""
     with rasterio.open(path) as file:
         for row in range(0, file.height, STRIP):
@@ -248,7 +248,7 @@ def _blocks(path: Path) -> Iterator[Piece]:
             yield row, 0, file.read(1, window=((row, row + rows), (0, file.width)))
 
 
-def _refuse_changes(before: dict[str, Any], job: Job, models: Sequence[Path]) -> None:
+def _refuse_changes(before: dict[str, Any], job: MapJob, models: Sequence[Path]) -> None:
     """Refuse a map whose files changed while it was made.
 
     Raises:
@@ -275,7 +275,7 @@ def _bad_disk(path: Path) -> InputError:
     )
 
 
-def plan(checkpoint: Checkpoint, scene: Scene, options: MapOptions) -> Job:
+def plan(checkpoint: Checkpoint, scene: Scene, options: MapOptions) -> MapJob:
     """Everything that decides the pixels of a map.
 
     Raises:
@@ -293,10 +293,10 @@ def plan(checkpoint: Checkpoint, scene: Scene, options: MapOptions) -> Job:
     )
     extras = tuple(key for key in EXTRAS if key in options.extras)
     layers = ("fields",) if isinstance(checkpoint.experiment.task, Fields) else ()
-    return Job(checkpoint, scene, windows, (*extras, *layers), options.device)
+    return MapJob(checkpoint, scene, windows, (*extras, *layers), options.device)
 
 
-def in_season(scene: Scene, calendars: Sequence[Calendar]) -> Scene:
+def in_season(scene: Scene, calendars: Sequence[GrowingSeason]) -> Scene:
     """The scene cut to the season that is its own; as it is where there are no calendars.
 
     Raises:
@@ -305,7 +305,7 @@ def in_season(scene: Scene, calendars: Sequence[Calendar]) -> Scene:
     if not calendars:
         return scene
     days = days_since_epoch([str(day) for layer in scene.layers for day in layer.days])
-    begin, end = map(date_of, calendar_of(calendars, scene.name).of(days, f"scene {scene.name}"))
+    begin, end = map(date_of, growing_season_of(calendars, scene.name).of(days, f"scene {scene.name}"))
     layers = [(layer, tuple(frame for frame in layer.frames if begin <= frame.day <= end)) for layer in scene.layers]
     return replace(scene, layers=tuple(Layer(layer.sensor, frames) for layer, frames in layers if frames))
 

@@ -9,8 +9,8 @@ import numpy as np
 from rich.console import Console
 
 from agrifm.checkpoint import Checkpoint, write_provenance
-from agrifm.data.folder import Chips, Source
-from agrifm.data.georeference import Place, read_grid
+from agrifm.data.folder import ChipFolder, SampleSource
+from agrifm.data.georeference import Georeference, read_grid
 from agrifm.errors import InputError
 from agrifm.evaluation.scoring import outputs
 from agrifm.io import plain_name, whole, writing
@@ -24,7 +24,7 @@ from agrifm.tasks.segmentation import rgb
 
 def predict(
     checkpoint: Checkpoint,
-    source: Source,
+    source: SampleSource,
     out: Path,
     *,
     suffix: str = "",
@@ -59,7 +59,7 @@ def predict(
     task, written = checkpoint.experiment.task, []
     Legend(task.names, task.colors)  # refuses what a map cannot hold before anything is computed
     names = Names(out, suffix, wanted)
-    grids = _grids(source, names) if isinstance(source, Chips) and not force_png else {}
+    grids = _grids(source, names) if isinstance(source, ChipFolder) and not force_png else {}
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     for batch, output in outputs(checkpoint, source, console=console):
@@ -128,7 +128,7 @@ def _same_file(name: str, found: str) -> InputError:
     )
 
 
-def _grids(chips: Chips, names: Names) -> dict[str, tuple[Place, tuple[int, int]] | None]:
+def _grids(chips: ChipFolder, names: Names) -> dict[str, tuple[Georeference, tuple[int, int]] | None]:
     """Where all chips lie, and their rows and columns: what is wrong is found before anything is computed."""
     found = {}
     for i, name in enumerate(chips.names):
@@ -144,7 +144,7 @@ def _extras(chances: np.ndarray, calibration: Calibration | None, wanted: Sequen
     return {key: calibration.bands(chances) if calibration and key == "sets" else found[key] for key in wanted}
 
 
-def _write(stem: Path, classes: np.ndarray, extras: dict, task, place: Place | None, plain: bool) -> list[Path]:
+def _write(stem: Path, classes: np.ndarray, extras: dict, task, place: Georeference | None, plain: bool) -> list[Path]:
     if place is None:
         path = stem.with_name(stem.name + ".png")
         write_png(path, classes if plain else colorize(classes, task.colors))

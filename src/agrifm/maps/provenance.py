@@ -21,7 +21,7 @@ from agrifm.io import plain_name, sha256
 from agrifm.maps.inputs import checksums, stamps
 from agrifm.maps.options import MapOptions
 from agrifm.maps.seam_audit import Seams
-from agrifm.maps.tiles import Job
+from agrifm.maps.tiles import MapJob
 from agrifm.scenes.document import scene_from_dict, scene_to_dict
 from agrifm.scenes.scene import Scene
 from agrifm.tasks.watershed import Watershed
@@ -173,7 +173,7 @@ class Document(_Part):
 
 
 @dataclass(frozen=True)
-class Passport:
+class Provenance:
     """What a map was made of.
 
     Args:
@@ -196,7 +196,7 @@ class Passport:
         return target.with_name(target.stem + ".passport.json")
 
     @classmethod
-    def load(cls, path: Path) -> Passport:
+    def load(cls, path: Path) -> Provenance:
         """Read a passport and check every part of it.
 
         Raises:
@@ -240,7 +240,7 @@ class Passport:
         with refusing(f"{self.path}: scene", expected="a scene as 'agrifm map' stores it"):
             return scene_from_dict(self.values["scene"], self.path)
 
-    def describes(self, job: Job, models: Sequence[Path], options: MapOptions) -> bool:
+    def describes(self, job: MapJob, models: Sequence[Path], options: MapOptions) -> bool:
         """Whether a map made now would be made of the same: model, images, settings and versions."""
         for key, value in _made_of(job, models, options).items():
             if json.dumps(self.values.get(key)) != json.dumps(value):  # as text: in JSON, NaN equals itself
@@ -254,7 +254,7 @@ def _no_passport(path: Path, found: str) -> InputError:
     )
 
 
-def _made_of(job: Job, models: Sequence[Path], options: MapOptions) -> dict[str, Any]:
+def _made_of(job: MapJob, models: Sequence[Path], options: MapOptions) -> dict[str, Any]:
     """What decides a map, as its passport says it; of several models the first says what classes mean."""
     model, *others = models
     return {
@@ -267,8 +267,8 @@ def _made_of(job: Job, models: Sequence[Path], options: MapOptions) -> dict[str,
     }
 
 
-def passport_of(
-    files: Mapping[str, str], job: Job, models: Sequence[Path], seams: Seams, options: MapOptions
+def provenance_of(
+    files: Mapping[str, str], job: MapJob, models: Sequence[Path], seams: Seams, options: MapOptions
 ) -> dict[str, Any]:
     """The values of the passport of a finished map, whose files are given by name with their checksums."""
     made_of = _made_of(job, models, options)
@@ -287,7 +287,7 @@ def passport_of(
     }
 
 
-def fingerprint(job: Job, models: Sequence[Path]) -> dict[str, Any]:
+def fingerprint(job: MapJob, models: Sequence[Path]) -> dict[str, Any]:
     """What must be equal for tiles to belong to the same map: they then come from files that did not change."""
     scene = json.dumps(scene_to_dict(job.scene), sort_keys=True)
     windows = job.windows

@@ -18,13 +18,13 @@ from rich.text import Text
 
 from agrifm.maps.dask_cluster import spread
 from agrifm.maps.store import DamagedTile, Store
-from agrifm.maps.tiles import Job, Made, one_thread
+from agrifm.maps.tiles import ComputedTile, MapJob, one_thread
 from agrifm.scenes.scene import Area
 
 SAY_EVERY = 60.0  # seconds
 
 
-def work(job: Job, store: Store, console: Console, *, workers: int = 1, dask: str | None = None) -> None:
+def work(job: MapJob, store: Store, console: Console, *, workers: int = 1, dask: str | None = None) -> None:
     """Compute all tiles that are not finished yet.
 
     Args:
@@ -65,7 +65,7 @@ def _unfinished(tiles: Sequence[Area], store: Store, console: Console) -> Iterat
             yield tile
 
 
-def here(job: Job, tiles: Sequence[Area]) -> Iterator[Made]:
+def here(job: MapJob, tiles: Sequence[Area]) -> Iterator[ComputedTile]:
     """Compute tiles in this process; the next is read meanwhile."""
     with one_thread(), ThreadPoolExecutor(os.cpu_count()) as threads, ThreadPoolExecutor(1) as reader:
         coming = deque(reader.submit(job.read, tile) for tile in tiles[:1])

@@ -19,7 +19,7 @@ from rasterio.windows import Window
 
 from agrifm.maps.files.writer import NODATA
 from agrifm.maps.runner import one_thread
-from agrifm.maps.tiles import Job
+from agrifm.maps.tiles import MapJob
 from agrifm.maps.windows import Axis, common_unit
 from agrifm.scenes.scene import Area
 
@@ -58,14 +58,14 @@ class Seams:
         return asdict(self)
 
 
-def audit(path: Path, job: Job) -> Seams:
+def audit(path: Path, job: MapJob) -> Seams:
     """Look for window borders in a finished class map."""
     ratio, errors = _transitions(path, job)
     agreement, pixels = _agreement(path, job)
     return Seams(ratio, errors, agreement, pixels)
 
 
-def _transitions(path: Path, job: Job) -> tuple[float | None, float]:
+def _transitions(path: Path, job: MapJob) -> tuple[float | None, float]:
     """Ratio of the rates on borders and on alike lines, and by how many standard errors they differ."""
     height, width = job.windows.size
     changes = [np.zeros((2, height)), np.zeros((2, width))]  # of neighbors across each line: different, all
@@ -108,7 +108,7 @@ def _lines(changes: Sequence[np.ndarray], kinds: Sequence[np.ndarray], kind: int
     return together[together[:, 1] > 0]
 
 
-def _agreement(path: Path, job: Job) -> tuple[float | None, int]:
+def _agreement(path: Path, job: MapJob) -> tuple[float | None, int]:
     """Share of pixels that keep their class under moved windows, and of how many."""
     factors = [job.scene.factor(sensor) for sensor in job.scene.sensors]
     moved = replace(job, windows=job.windows.shifted(common_unit(job.windows.rows.window, factors)), extras=())
@@ -122,7 +122,7 @@ def _agreement(path: Path, job: Job) -> tuple[float | None, int]:
     return (same / total if total else None), total
 
 
-def _areas(job: Job) -> list[Area]:
+def _areas(job: MapJob) -> list[Area]:
     """Areas of two windows' width in the middle of some tiles, evenly spread."""
     tiles = job.windows.tiles()
     count, side = min(AREAS, max(1, len(tiles) // 8)), 2 * job.windows.rows.window

@@ -29,13 +29,13 @@ from agrifm.tasks.fields import LAYERS, Fields
 BATCH = 4  # windows in one pass; part of the result, as rounding depends on it
 EXTRAS = ("probabilities", "confidence", "entropy", "observations", "sets")
 
-Made = tuple[Area, dict[str, np.ndarray]]  # a tile and its layers
+ComputedTile = tuple[Area, dict[str, np.ndarray]]  # a tile and its layers
 
 _BUILDING = Lock()  # threads that share a job share its model
 
 
 @dataclass(frozen=True)
-class Job:
+class MapJob:
     """Everything that decides the pixels of a map; it travels to workers.
 
     Args:

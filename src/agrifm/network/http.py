@@ -44,7 +44,7 @@ class _Passing(Exception):
         self.after = after
 
 
-class Reader(StacApiIO):
+class HttpReader(StacApiIO):
     """Reads text at no more than ``rate`` requests per second.
 
     Args:

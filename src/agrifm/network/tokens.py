@@ -9,7 +9,7 @@ from datetime import datetime
 from urllib.parse import urlsplit
 
 from agrifm.errors import InputError
-from agrifm.network.http import Reader
+from agrifm.network.http import HttpReader
 
 ENDPOINT = "https://planetarycomputer.microsoft.com/api/sas/v1/token/{account}/{container}"
 STORED = re.compile(r"https://([a-z0-9]+)\.blob\.core\.windows\.net/([a-z0-9$-]+)/.*")  # account and container
@@ -51,7 +51,7 @@ class Tokens:
 
 def _fetch(address: str) -> tuple[float, str]:
     """When the token ends (seconds since 1970) and the token."""
-    answer = Reader(rate=1).document(address, "a token to read files of Planetary Computer")
+    answer = HttpReader(rate=1).document(address, "a token to read files of Planetary Computer")
     try:
         return datetime.fromisoformat(answer["msft:expiry"]).timestamp(), answer["token"]
     except (KeyError, TypeError, ValueError) as error:

@@ -89,7 +89,7 @@ class Refine(nn.Module):
         return x + y.permute(0, 2, 3, 1)
 
 
-class LightDecoder(nn.Module):
+class Decoder(nn.Module):
     """Pool time, fuse sensors, merge levels, refine to full resolution.
 
     Args:

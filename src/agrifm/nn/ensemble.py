@@ -16,7 +16,7 @@ SYMMETRIES = tuple((quarters, mirrored) for mirrored in (False, True) for quarte
 TINY = 1e-12
 
 
-class Looks(nn.Module):
+class TestTimeEnsemble(nn.Module):
     """Mean probabilities of models, each looking at the ground once or in the eight orientations of a square.
 
     Called like one model. What it returns is the logarithm of the mean: softmax gives the mean back.

@@ -62,7 +62,7 @@ def level_channels(size: SwinSize, tokens: int) -> list[int]:
     return channels
 
 
-class OriginalDecoder(nn.Module):
+class LegacyDecoder(nn.Module):
     """Fuse the deepest features of all sensors, then three times double the size and add a shallower level.
 
     Args:

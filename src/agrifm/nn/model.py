@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from agrifm.errors import InputError
-from agrifm.nn.decoder import LightDecoder, Reduced
+from agrifm.nn.decoder import Decoder, Reduced
 from agrifm.nn.embedding import Context, Normalize, PatchEmbedding, Series, filled, on_calendar, token_validity
-from agrifm.nn.legacy_decoder import OriginalDecoder, level_channels, original_head
+from agrifm.nn.legacy_decoder import LegacyDecoder, level_channels, original_head
 from agrifm.nn.swin import SIZES, Pyramid, Swin, SwinSize
 from agrifm.nn.windows import Triple
 from agrifm.sample import Batch, Season
@@ -80,14 +80,14 @@ class CropModel(nn.Module):
         self.context = nn.ModuleDict(
             {s.name: Context(swin.width, config.patch, dates=config.day_of_year) for s in sensors}
         )
-        self.decoder: LightDecoder | OriginalDecoder
+        self.decoder: Decoder | LegacyDecoder
         if config.decoder == "light":
-            self.decoder = LightDecoder(tuple(self.sensors), swin.widths, config.patch)
+            self.decoder = Decoder(tuple(self.sensors), swin.widths, config.patch)
             self.head = nn.Conv2d(self.decoder.out_channels, outputs, 3, padding=1)
         else:
             channels = _original_channels(swin, config.patch, frames)
             lateral = [dict.fromkeys(self.sensors, c) for c in channels[-2::-1]]
-            self.decoder = OriginalDecoder(channels[-1], list(self.sensors), lateral)
+            self.decoder = LegacyDecoder(channels[-1], list(self.sensors), lateral)
             self.head = original_head(channels[-1], outputs)
         if config.freeze_encoder:
             for parameter in self.encoder_parameters():

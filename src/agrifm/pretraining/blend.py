@@ -9,7 +9,7 @@ from math import gcd
 import numpy as np
 
 from agrifm.data.chips import FrameChoice
-from agrifm.data.folder import Source
+from agrifm.data.folder import SampleSource
 from agrifm.pretraining.stream import Order, pattern
 from agrifm.sample import Sample
 
@@ -31,9 +31,9 @@ class Endless:
 
 @dataclass(frozen=True)
 class Blend:
-    """The samples of several sources, numbered one source after the other; a ``Source``."""
+    """The samples of several sources, numbered one source after the other; a ``SampleSource``."""
 
-    sources: tuple[Source, ...]
+    sources: tuple[SampleSource, ...]
 
     def __len__(self) -> int:
         return len(self.sources) * _SPAN

@@ -22,7 +22,7 @@ from agrifm.pretraining.crosswalk import Crosswalk
 from agrifm.pretraining.landcover import LandCover
 from agrifm.pretraining.outcomes import Outcomes
 from agrifm.pretraining.shard_writer import ShardWriter
-from agrifm.pretraining.views import DARK, FEW, FEWEST, Chip, FractionPlan, View
+from agrifm.pretraining.views import DARK, FEW, FEWEST, FractionCell, FractionPlan, SensorYear
 from agrifm.scenes.scene import Scene
 from agrifm.tasks.fractions import COVERS
 
@@ -117,7 +117,7 @@ def records(
         InputError: land cover or scenes cannot be used.
     """
     names = [f"{i:04d}_" if len(scenes) > 1 else "" for i in range(len(scenes))]
-    views = [view for scene, name in zip(scenes, names, strict=True) for view in View.of(scene, name, plan)]
+    views = [view for scene, name in zip(scenes, names, strict=True) for view in SensorYear.of(scene, name, plan)]
     with LandCover.open(landcover, crosswalk) as ground, _progress(console) as progress:
         for scene in scenes:
             ground.check(scene.grid, scene.name)
@@ -128,11 +128,11 @@ def records(
 
 
 def _candidates(
-    views: Sequence[View], ground: LandCover, plan: FractionPlan, outcomes: Outcomes, progress: Progress
-) -> dict[Group, list[Chip]]:
+    views: Sequence[SensorYear], ground: LandCover, plan: FractionPlan, outcomes: Outcomes, progress: Progress
+) -> dict[Group, list[FractionCell]]:
     """All chips with land cover, in random order, by group."""
     queues = defaultdict(list)
-    chips = [Chip(number, row, column) for number, view in enumerate(views) for row, column in view.chips]
+    chips = [FractionCell(number, row, column) for number, view in enumerate(views) for row, column in view.chips]
     for chip in progress.track(chips, description="measuring land cover"):
         view = views[chip.view]
         shares = view.shares(chip, ground, plan.cells).mean((1, 2))
@@ -147,8 +147,8 @@ def _candidates(
 
 
 def _drawn(
-    views: Sequence[View],
-    queues: Mapping[Group, list[Chip]],
+    views: Sequence[SensorYear],
+    queues: Mapping[Group, list[FractionCell]],
     ground: LandCover,
     plan: FractionPlan,
     outcomes: Outcomes,
@@ -194,8 +194,8 @@ def apportioned(weights: np.ndarray, have: np.ndarray, left: np.ndarray, wanted:
 
 
 def _read(
-    views: Sequence[View], chips: Sequence[Chip], ground: LandCover, plan: FractionPlan
-) -> Iterator[tuple[Chip, Record | str]]:
+    views: Sequence[SensorYear], chips: Sequence[FractionCell], ground: LandCover, plan: FractionPlan
+) -> Iterator[tuple[FractionCell, Record | str]]:
     """The record of each chip, or why there is none; chips that are near each other are read together."""
     tiles = defaultdict(list)
     for chip in sorted(chips):

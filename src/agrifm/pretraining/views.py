@@ -92,7 +92,7 @@ def _is_label(text: str) -> bool:
     return bool(text.strip()) and len(text) <= LONGEST_NAME and printable(text) == text
 
 
-class Chip(NamedTuple):
+class FractionCell(NamedTuple):
     """A chip: number of its view, row and column counted in chips."""
 
     view: int
@@ -101,7 +101,7 @@ class Chip(NamedTuple):
 
 
 @dataclass(frozen=True)
-class View:
+class SensorYear:
     """One sensor of a scene in one year, on the sensor's own grid.
 
     Args:
@@ -119,7 +119,7 @@ class View:
     biome: str | None
 
     @classmethod
-    def of(cls, scene: Scene, prefix: str, plan: FractionPlan) -> Iterator[View]:
+    def of(cls, scene: Scene, prefix: str, plan: FractionPlan) -> Iterator[SensorYear]:
         """The views of a scene."""
         for layer in scene.layers:
             sensor = layer.sensor.name
@@ -147,26 +147,26 @@ class View:
         pixel = max(1, len(layer.days)) * (2 * len(layer.sensor.bands) + 1)
         return max(1, isqrt(TILE_BYTES // pixel) // self.size)
 
-    def shares(self, chip: Chip, ground: LandCover, cells: int) -> np.ndarray:
+    def shares(self, chip: FractionCell, ground: LandCover, cells: int) -> np.ndarray:
         """Shares of the covers and of what is unknown ``(9, y, x)`` in the cells of a chip."""
         row, column = chip.row * self.size, chip.column * self.size
         box = sub_box(self.scene.grid, 1, (row, column), (row + self.size, column + self.size))
         return ground.shares(box, cells)
 
-    def place(self, chip: Chip) -> tuple[float, float, str]:
+    def place(self, chip: FractionCell) -> tuple[float, float, str]:
         """Longitude and latitude of the middle of a chip, and its biome."""
         x, y = self.scene.grid.affine @ ((chip.column + 0.5) * self.size, (chip.row + 0.5) * self.size)
         lon, lat = between(str(self.scene.grid.crs), "EPSG:4326").transform(x, y)
         return lon, lat, self.biome or next(name for limit, name in BELTS if abs(lat) <= limit)
 
-    def read(self, chips: Sequence[Chip]) -> Stack:
+    def read(self, chips: Sequence[FractionCell]) -> Stack:
         """The images under several chips."""
         rows, columns = {chip.row for chip in chips}, {chip.column for chip in chips}
         top, left = min(rows) * self.size, min(columns) * self.size
         area = Area(top, left, (max(rows) + 1) * self.size - top, (max(columns) + 1) * self.size - left)
         return self.scene.read(area).stacks[self.sensor]
 
-    def record(self, chip: Chip, stack: Stack, ground: LandCover, plan: FractionPlan) -> Record | str:
+    def record(self, chip: FractionCell, stack: Stack, ground: LandCover, plan: FractionPlan) -> Record | str:
         """The sample of a chip with all dates that show enough of it; or the filter that rejects it."""
         rows, columns = stack.under(Area(chip.row * self.size, chip.column * self.size, self.size, self.size))
         clear = stack.clear[:, rows, columns]

@@ -22,7 +22,7 @@ from shapely.geometry import shape
 
 from agrifm.errors import InputError, refusing
 from agrifm.maps.files.legend import MOST_CLASSES, NODATA
-from agrifm.maps.provenance import Passport
+from agrifm.maps.provenance import Provenance
 from agrifm.tasks.fields import LAYERS
 from agrifm.tasks.watershed import Watershed
 
@@ -74,7 +74,7 @@ class Parcels:
     polygons: np.ndarray
     columns: dict[str, np.ndarray]
     crs: str
-    passport: Passport
+    passport: Provenance
     details: str
     joined: int
     dropped: int
@@ -100,7 +100,7 @@ def parcels_of(target: Path, rule: ParcelRule = ParcelRule(), crops: Path | None
     Raises:
         InputError: layers or passport are missing, a raster is of another kind, or grids differ.
     """
-    passport, layers = Passport.load(Passport.beside(target)), _beside(target, "fields")
+    passport, layers = Provenance.load(Provenance.beside(target)), _beside(target, "fields")
     if not layers.is_file():
         raise InputError(
             layers,

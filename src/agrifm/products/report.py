@@ -20,7 +20,7 @@ from agrifm.checkpoint import Checkpoint, describe
 from agrifm.errors import InputError, refusing
 from agrifm.io import sha256, write_whole
 from agrifm.maps.files.legend import NODATA, picture
-from agrifm.maps.provenance import Passport
+from agrifm.maps.provenance import Provenance
 from agrifm.products.page import Html, facts, folded, image, missing, note, page, section, table
 
 WIDTH = 1200  # pixels of a picture
@@ -67,8 +67,8 @@ def _model_page(path: Path) -> tuple[str, list[Html]]:
 
 
 def _map_page(path: Path) -> tuple[str, list[Html]]:
-    beside = Passport.beside(path)
-    passport = Passport.load(beside) if beside.is_file() else None
+    beside = Provenance.beside(path)
+    passport = Provenance.load(beside) if beside.is_file() else None
     parts = [_look(path), _areas(path), _confidence(path), _map_provenance(path, passport)]
     if passport is not None:
         noted = passport.values["model"]
@@ -204,7 +204,7 @@ def _confidence(path: Path) -> Html:
     return section("Confidence", image(buffer.getvalue(), "confidence"), note(f"{text} Dark is 0, yellow 1."))
 
 
-def _map_provenance(path: Path, passport: Passport | None) -> Html:
+def _map_provenance(path: Path, passport: Provenance | None) -> Html:
     if passport is None:
         lacks = missing("its passport.", "agrifm", "map", "CKPT", "SCENE", path, "--overwrite")
         return section("Where it comes from", lacks)

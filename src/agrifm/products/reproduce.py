@@ -20,7 +20,7 @@ from agrifm.io import sha256
 from agrifm.maps.files.writer import map_files
 from agrifm.maps.inputs import checksums, hrefs_of, is_there, markup
 from agrifm.maps.map_scene import map_scene
-from agrifm.maps.provenance import Model, Passport, processor, versions
+from agrifm.maps.provenance import Model, Provenance, processor, versions
 
 IDENTICAL = "identical"
 EXTENSIONS = "CPL_VSIL_CURL_ALLOWED_EXTENSIONS"  # of addresses that GDAL may open
@@ -72,7 +72,7 @@ def reproduce(
         InputError: passport, model or images are missing or of another kind.
     """
     console = console or Console(quiet=True)
-    passport = Passport.load(path)
+    passport = Provenance.load(path)
     document = passport.document
     target = _target(passport)
     model = checkpoint or Path(document.model.path)
@@ -97,7 +97,7 @@ def reproduce(
     return Reproduction(identical, files, tuple(_changes(passport)))
 
 
-def _target(passport: Passport) -> str:
+def _target(passport: Provenance) -> str:
     """Name of the map of classes; all other files must be ones that come with it."""
     names = list(passport.document.files)
     target = Path(names[0])
@@ -123,7 +123,7 @@ def _check_model(noted: Model, path: Path) -> None:
         )
 
 
-def _check_images(passport: Passport, hrefs: Sequence[str], *, allow_network: bool) -> None:
+def _check_images(passport: Provenance, hrefs: Sequence[str], *, allow_network: bool) -> None:
     """Refuse what is neither a file or folder of this machine nor, on request, an address."""
     where = f"{passport.path}: scene"
     for href in hrefs:
@@ -144,7 +144,7 @@ def _check_images(passport: Passport, hrefs: Sequence[str], *, allow_network: bo
             raise _network(passport, href)
 
 
-def _network(passport: Passport, href: str) -> InputError:
+def _network(passport: Provenance, href: str) -> InputError:
     return InputError(
         f"{passport.path}: scene",
         found=f"an image that is read over the network: {href}",
@@ -153,7 +153,7 @@ def _network(passport: Passport, href: str) -> InputError:
     )
 
 
-def _check_size(passport: Passport, first: Path) -> None:
+def _check_size(passport: Provenance, first: Path) -> None:
     """Refuse a grid of another size than the map that lies beside the passport: it was damaged or changed."""
     if not first.is_file():
         return
@@ -193,7 +193,7 @@ def _offline() -> Generator[None]:
             os.environ[EXTENSIONS] = before
 
 
-def _changes(passport: Passport) -> Iterator[str]:
+def _changes(passport: Provenance) -> Iterator[str]:
     document = passport.document
     for name, now in versions().items():
         if document.versions.get(name) != now:

@@ -16,14 +16,14 @@ import numpy as np
 from agrifm.errors import InputError
 from agrifm.rasters.cube_band import CubeBand, scaling_of
 from agrifm.rasters.cube_file import TIMES, Axes, axes_of, loaded, open_cube
-from agrifm.scenes.naming.products import CUBE, Piece, parse_day
+from agrifm.scenes.naming.products import CUBE, BandSource, parse_day
 from agrifm.scenes.units import Units
 
 if TYPE_CHECKING:
     import xarray as xr
 
 
-def find_pieces(path: Path, day: dt.date | None = None) -> list[Piece]:
+def find_pieces(path: Path, day: dt.date | None = None) -> list[BandSource]:
     """Every band of every date in a cube; none if nothing in it has a time.
 
     Args:
@@ -37,7 +37,7 @@ def find_pieces(path: Path, day: dt.date | None = None) -> list[Piece]:
     return [piece for name in cube.data_vars for piece in _pieces(path, cube[name], day)]
 
 
-def _pieces(path: Path, array: xr.DataArray, named: dt.date | None) -> Iterator[Piece]:
+def _pieces(path: Path, array: xr.DataArray, named: dt.date | None) -> Iterator[BandSource]:
     axes = axes_of(array)
     if axes is None or array.dtype.kind not in "iufb":
         return
@@ -45,7 +45,7 @@ def _pieces(path: Path, array: xr.DataArray, named: dt.date | None) -> Iterator[
     seen: Counter = Counter()
     for step, day in enumerate(_days(path, array, axes, named)):
         for band in bands:
-            yield Piece(
+            yield BandSource(
                 raster=CubeBand(str(path), str(array.name), step if axes.time else None, band=band),
                 name=band or str(array.name),
                 day=day,

@@ -22,7 +22,7 @@ from agrifm.scenes.folders import kind_of
 from agrifm.scenes.naming.dates import parse_day
 from agrifm.scenes.naming.patterns import normalized
 from agrifm.scenes.quality import RULES
-from agrifm.scenes.scene import Possible
+from agrifm.scenes.scene import ReflectanceLimits
 from agrifm.sensors import SENSORS
 from agrifm.vectors.reading import read_table
 from agrifm.yaml_text import read_yaml
@@ -175,8 +175,11 @@ class Description(Section):
     check_units: bool = True
     start: Day | None = None
     end: Day | None = None
-    reflectance: Annotated[tuple[Finite, Finite], BeforeValidator(_split)] = (Possible.low, Possible.high)
-    impossible: float = Field(Possible.most, ge=0, le=1)
+    reflectance: Annotated[tuple[Finite, Finite], BeforeValidator(_split)] = (
+        ReflectanceLimits.low,
+        ReflectanceLimits.high,
+    )
+    impossible: float = Field(ReflectanceLimits.most, ge=0, le=1)
 
     @field_validator("crs")
     @classmethod

@@ -23,7 +23,7 @@ from agrifm.scenes.cubes import find_pieces
 from agrifm.scenes.folders import files_below, kind_of, refuse_special, stand_in
 from agrifm.scenes.naming.dates import acquisition, days_in, is_top_of_atmosphere, no_surface, parse_day, product_of
 from agrifm.scenes.naming.patterns import normalized
-from agrifm.scenes.naming.products import LAYOUTS, STACKED, Layout, Piece, hinted, infer, layout_of
+from agrifm.scenes.naming.products import NAMING_SCHEMES, STACKED, BandSource, NamingScheme, hinted, infer, layout_of
 from agrifm.scenes.naming.safe import look_again, refuse_top_of_atmosphere
 from agrifm.scenes.scene import READERS
 from agrifm.sensors import MODIS, S2
@@ -55,7 +55,7 @@ class Header:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundFiles:
     """What the files of a source are.
 
     Args:
@@ -66,11 +66,11 @@ class Found:
     """
 
     root: Path
-    pieces: tuple[Piece, ...]
+    pieces: tuple[BandSource, ...]
     headers: Mapping[str, Header] = field(default_factory=dict)
     broken: Mapping[str, InputError] = field(default_factory=dict)
 
-    def stored(self, piece: Piece) -> tuple[str, float | None]:
+    def stored(self, piece: BandSource) -> tuple[str, float | None]:
         """The data type of a band, and what marks a missing pixel in it, if the file says so."""
         raster = piece.raster
         if isinstance(raster, FileBand):
@@ -78,14 +78,14 @@ class Found:
             return header.kinds[raster.index - 1], header.nodata[raster.index - 1]
         return stored_as(Path(raster.href), raster.variable)
 
-    def factors(self, piece: Piece) -> tuple[float, float] | None:
+    def factors(self, piece: BandSource) -> tuple[float, float] | None:
         """Scale and offset in a raster file, unless they say nothing."""
         raster = piece.raster
         stated = self.headers[raster.href].factors[raster.index - 1] if isinstance(raster, FileBand) else (1, 0)
         return None if stated == (1, 0) else stated
 
 
-def look(source: Source, start: dt.date | None = None, end: dt.date | None = None) -> Found:
+def look(source: Source, start: dt.date | None = None, end: dt.date | None = None) -> FoundFiles:
     """Find the files of a source and open their headers.
 
     Raises:
@@ -110,7 +110,7 @@ def look(source: Source, start: dt.date | None = None, end: dt.date | None = Non
     broken |= _top_of_atmosphere(root, paths, pieces, start, end)
     headers, unread = _headers(pieces)
     pieces = [part for piece in pieces for part in _stacked(piece, headers, source)]
-    return Found(root, tuple(pieces), headers, broken | unread)
+    return FoundFiles(root, tuple(pieces), headers, broken | unread)
 
 
 def split_path(path: Path, pattern: str | None) -> tuple[Path, str | None]:
@@ -128,7 +128,7 @@ def split_path(path: Path, pattern: str | None) -> tuple[Path, str | None]:
 
 def _recognize(
     root: Path, paths: Sequence[Path], pattern: str | None, source: Source
-) -> tuple[list[Piece], dict[str, InputError]]:
+) -> tuple[list[BandSource], dict[str, InputError]]:
     base = root if kind_of(root) == stat.S_IFDIR and not is_cube(root) else root.parent
     shown = {path: path.relative_to(base).as_posix() for path in paths}
     cubes = [path for path in paths if is_cube(path)]
@@ -136,7 +136,7 @@ def _recognize(
     files = [path for path in paths if path not in apart]
     of_cubes = pattern is not None and pattern.lower().endswith(SUFFIXES)
     layout = layout_of(pattern) if pattern and ("{" in pattern or not of_cubes) else None
-    pieces: list[Piece] = []
+    pieces: list[BandSource] = []
     broken: dict[str, InputError] = {}
     for path in cubes if of_cubes or pattern is None else ():
         if of_cubes and layout is None and not fnmatchcase(shown[path], str(pattern)):
@@ -146,18 +146,20 @@ def _recognize(
         except Unreadable as error:
             broken[str(path)] = error
     if not of_cubes:
-        pieces += _of_files(files, shown, root, (layout,) if layout else LAYOUTS)
+        pieces += _of_files(files, shown, root, (layout,) if layout else NAMING_SCHEMES)
     if not pieces and not broken and not pattern:
         pieces = _of_files(files, shown, root, (STACKED,))
     return _once(pieces), broken
 
 
-def _of_files(files: Sequence[Path], shown: Mapping[Path, str], root: Path, layouts: Sequence[Layout]) -> list[Piece]:
+def _of_files(
+    files: Sequence[Path], shown: Mapping[Path, str], root: Path, layouts: Sequence[NamingScheme]
+) -> list[BandSource]:
     pieces = (_piece(path, shown[path], root, layouts) for path in files)
     return [piece for piece in pieces if piece is not None]
 
 
-def _of_cube(path: Path, shown: str, root: Path, layout: Layout | None, source: Source) -> list[Piece]:
+def _of_cube(path: Path, shown: str, root: Path, layout: NamingScheme | None, source: Source) -> list[BandSource]:
     """Bands of a cube; where it has no time axis, of the date that its name states."""
     refuse_special(path)
     parts = _parts(path, root)
@@ -175,9 +177,9 @@ def _of_cube(path: Path, shown: str, root: Path, layout: Layout | None, source: 
     return pieces if named else find_pieces(path, acquisition(days, parts, path))
 
 
-def _once(pieces: Sequence[Piece]) -> list[Piece]:
+def _once(pieces: Sequence[BandSource]) -> list[BandSource]:
     """Pieces without those that are the same band of the same file, reached by another way."""
-    found: dict[tuple, Piece] = {}
+    found: dict[tuple, BandSource] = {}
     for piece in pieces:
         raster = piece.raster
         where = (raster.index,) if isinstance(raster, FileBand) else (raster.variable, raster.step, raster.band)
@@ -200,7 +202,7 @@ def _parts(path: Path, root: Path) -> list[str]:
     return names[: max(inside, above + 1)]
 
 
-def _piece(path: Path, shown: str, root: Path, layouts: Sequence[Layout]) -> Piece | None:
+def _piece(path: Path, shown: str, root: Path, layouts: Sequence[NamingScheme]) -> BandSource | None:
     """What a file is by the first layout that its name follows."""
     names = _parts(path, root)
     for layout in layouts:
@@ -212,7 +214,7 @@ def _piece(path: Path, shown: str, root: Path, layouts: Sequence[Layout]) -> Pie
         stamp = parts.get("date", day.isoformat())
         if "time" in parts and f"{stamp}T{parts['time']}" in normalized(shown):
             stamp = f"{stamp}T{parts['time']}"
-        return Piece(
+        return BandSource(
             raster=FileBand(str(path)),
             name=parts.get("band", ""),
             day=day,
@@ -228,7 +230,7 @@ def _piece(path: Path, shown: str, root: Path, layouts: Sequence[Layout]) -> Pie
 
 
 def _top_of_atmosphere(
-    root: Path, paths: Sequence[Path], pieces: Sequence[Piece], start: dt.date | None, end: dt.date | None
+    root: Path, paths: Sequence[Path], pieces: Sequence[BandSource], start: dt.date | None, end: dt.date | None
 ) -> dict[str, InputError]:
     """Refuse images of Level 1C; those of dates that have no other image are returned, one for each date.
 
@@ -256,7 +258,7 @@ def _top_of_atmosphere(
     }
 
 
-def _no_special_sidecars(paths: Sequence[Path], pieces: Sequence[Piece]) -> None:
+def _no_special_sidecars(paths: Sequence[Path], pieces: Sequence[BandSource]) -> None:
     """Refuse pipes and devices beside an image whose name they share: GDAL would open them with it."""
     stems = {str(Path(piece.raster.href).with_suffix("")) for piece in pieces if isinstance(piece.raster, FileBand)}
     images = {piece.raster.href for piece in pieces}
@@ -266,7 +268,7 @@ def _no_special_sidecars(paths: Sequence[Path], pieces: Sequence[Piece]) -> None
             refuse_special(path)
 
 
-def _no_hdf4(paths: Sequence[Path], pieces: Sequence[Piece]) -> None:
+def _no_hdf4(paths: Sequence[Path], pieces: Sequence[BandSource]) -> None:
     """Refuse HDF4 files whose bands do not lie beside them."""
     there = {piece.day for piece in pieces if piece.layout.sensor == MODIS.name}
     for path in paths:
@@ -287,7 +289,7 @@ def _nothing(root: Path, paths: Sequence[Path], pattern: str | None) -> InputErr
     if top is not None:
         return no_surface(top, "a Level-1 product, by its name")
     names = ", ".join(path.name for path in paths[:3])
-    examples = {layout.title: layout.example for layout in (*LAYOUTS, STACKED)}
+    examples = {layout.title: layout.example for layout in (*NAMING_SCHEMES, STACKED)}
     forms = "; ".join(f"{title}: {example}" for title, example in examples.items())
     return InputError(
         root,
@@ -298,7 +300,7 @@ def _nothing(root: Path, paths: Sequence[Path], pattern: str | None) -> InputErr
     )
 
 
-def _headers(pieces: Sequence[Piece]) -> tuple[dict[str, Header], dict[str, InputError]]:
+def _headers(pieces: Sequence[BandSource]) -> tuple[dict[str, Header], dict[str, InputError]]:
     hrefs = sorted({piece.raster.href for piece in pieces if isinstance(piece.raster, FileBand)})
     with ThreadPoolExecutor(READERS) as pool:
         answers = dict(zip(hrefs, pool.map(_header, hrefs), strict=True))
@@ -328,7 +330,7 @@ def _header(href: str) -> Header | InputError:
         return error
 
 
-def _stacked(piece: Piece, headers: Mapping[str, Header], source: Source) -> Iterator[Piece]:
+def _stacked(piece: BandSource, headers: Mapping[str, Header], source: Source) -> Iterator[BandSource]:
     """The bands of a file that holds several; any other piece as it is."""
     header = headers.get(piece.raster.href)
     listed = None if isinstance(source.bands, Mapping) else source.bands

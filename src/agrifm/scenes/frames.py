@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from agrifm.errors import InputError, Unreadable, nearest
 from agrifm.rasters.file_band import FileBand
-from agrifm.scenes.naming.products import Piece, hinted, infer, known_names, rule_of
+from agrifm.scenes.naming.products import BandSource, hinted, infer, known_names, rule_of
 from agrifm.scenes.naming.safe import product_units
 from agrifm.scenes.quality import Quality
 from agrifm.scenes.scene import Frame, Layer, Raster
@@ -20,12 +20,12 @@ from agrifm.sensors import S2, SENSORS, Sensor
 
 if TYPE_CHECKING:
     from agrifm.scenes.description import Source
-    from agrifm.scenes.files import Found
+    from agrifm.scenes.files import FoundFiles
 
 QUALITY = "quality layer"
 WHOLE = "all bands"  # of a file that does not open
 
-Look = dict[str, Piece]  # by band id, QUALITY or WHOLE
+Look = dict[str, BandSource]  # by band id, QUALITY or WHOLE
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Reading:
     """How the files of a source are read, and what of them may be left out."""
 
     source: Source
-    found: Found
+    found: FoundFiles
     skip: bool
 
     def layers(self) -> tuple[list[Layer], list[str]]:
@@ -47,7 +47,7 @@ class Reading:
         layers, skipped = [], [href for href in self.found.broken if href not in named]
         if skipped and not self.skip:
             raise self.found.broken[skipped[0]]
-        pieces: dict[str, list[tuple[Piece, str]]] = defaultdict(list)
+        pieces: dict[str, list[tuple[BandSource, str]]] = defaultdict(list)
         for sensor, group in self._groups():
             pieces[sensor.name] += self._roles(sensor, group)
         for sensor in (SENSORS[name] for name in SENSORS if name in pieces):
@@ -56,9 +56,9 @@ class Reading:
             skipped += left_out
         return layers, list(dict.fromkeys(skipped))
 
-    def _groups(self) -> list[tuple[Sensor, list[Piece]]]:
+    def _groups(self) -> list[tuple[Sensor, list[BandSource]]]:
         """Pieces that belong together, and whose they are; files that are no images of a known sensor are left out."""
-        groups: dict[str, list[Piece]] = defaultdict(list)
+        groups: dict[str, list[BandSource]] = defaultdict(list)
         for piece in self.found.pieces:
             groups[piece.group].append(piece)
         told = [(self._sensors(group), group) for group in groups.values()]
@@ -68,7 +68,7 @@ class Reading:
                 raise self._unclear(sensors, group)
         return clear
 
-    def _sensors(self, group: Sequence[Piece]) -> list[Sensor]:
+    def _sensors(self, group: Sequence[BandSource]) -> list[Sensor]:
         given, own = self.source.sensor, group[0].layout.sensor
         if given or own:
             return [SENSORS[given or own]] if not (given and own) or given == own else []
@@ -79,13 +79,13 @@ class Reading:
         text = group[0].shown if hinted(group[0].shown) else self.found.root.name
         return infer(names - {""}, text)
 
-    def _expects(self, group: Sequence[Piece], others: bool) -> bool:
+    def _expects(self, group: Sequence[BandSource], others: bool) -> bool:
         """Whether a group without a sensor should have had one."""
         if self.source.sensor:
             return not others
         return not others or bool(hinted(group[0].shown)) or all(piece.name == "" for piece in group)
 
-    def _unclear(self, sensors: Sequence[Sensor], group: Sequence[Piece]) -> InputError:
+    def _unclear(self, sensors: Sequence[Sensor], group: Sequence[BandSource]) -> InputError:
         unread = [self.found.broken[piece.raster.href] for piece in group if piece.raster.href in self.found.broken]
         if unread and not sensors:
             return unread[0]
@@ -104,7 +104,7 @@ class Reading:
             repair=repair,
         )
 
-    def _roles(self, sensor: Sensor, group: Sequence[Piece]) -> list[tuple[Piece, str]]:
+    def _roles(self, sensor: Sensor, group: Sequence[BandSource]) -> list[tuple[BandSource, str]]:
         """The pieces that are needed, with the band ids they stand for."""
         given = self.source.bands if isinstance(self.source.bands, Mapping) else {}
         wrong = next((band for band in given.values() if band not in sensor.band_ids and not rule_of(band)), None)
@@ -127,7 +127,7 @@ class Reading:
         unread = [piece for piece in group if piece.raster.href in self.found.broken]
         return roles + [(piece, WHOLE) for piece in unread if stacked or not piece.name]
 
-    def _quality(self, group: Sequence[Piece], given: Mapping[str, str]) -> set[str]:
+    def _quality(self, group: Sequence[BandSource], given: Mapping[str, str]) -> set[str]:
         """What the quality layer is called."""
         names, wanted = {piece.name for piece in group if piece.name}, self.source.quality
         if wanted is False:
@@ -145,7 +145,7 @@ class Reading:
             )
         return found
 
-    def _frames(self, sensor: Sensor, pieces: Sequence[tuple[Piece, str]]) -> tuple[list[Frame], list[str]]:
+    def _frames(self, sensor: Sensor, pieces: Sequence[tuple[BandSource, str]]) -> tuple[list[Frame], list[str]]:
         looks: dict[tuple, Look] = defaultdict(dict)
         for piece, role in pieces:
             look = looks[piece.day, piece.layout.title, piece.tile, piece.order]
@@ -177,7 +177,7 @@ class Reading:
                 repair=nearest(str(wanted), names),
             )
 
-    def _finer(self, piece: Piece, other: Piece | None, sensor: Sensor) -> Piece:
+    def _finer(self, piece: BandSource, other: BandSource | None, sensor: Sensor) -> BandSource:
         if other is None or (piece.res and piece.res < other.res):
             return piece
         if piece.res > other.res:
@@ -224,7 +224,7 @@ class Reading:
         first = look[sensor.band_ids[0]]
         return Frame(first.product, first.day, bands, quality, self._units(sensor, look))
 
-    def _rule(self, layer: Piece) -> str:
+    def _rule(self, layer: BandSource) -> str:
         given = self.source.bands if isinstance(self.source.bands, Mapping) else {}
         given = {name.lower(): band for name, band in given.items()}
         rule = self.source.rule or rule_of(given.get(layer.name.lower(), layer.name))
@@ -237,7 +237,7 @@ class Reading:
             )
         return rule
 
-    def _raster(self, piece: Piece, sensor: Sensor) -> Raster:
+    def _raster(self, piece: BandSource, sensor: Sensor) -> Raster:
         """The band; where neither file nor user say what marks a missing pixel, the product does, or NaN."""
         kind, stated = self.found.stored(piece)
         of_product = sensor.nodata if piece.layout.nodata is None else piece.layout.nodata
@@ -263,7 +263,7 @@ class Reading:
         refuse_unknown_offset(found, f"{self.found.root}: {sensor.name}, {look[sensor.band_ids[0]].day}")
         return found
 
-    def _stated(self, sensor: Sensor, piece: Piece, band: str) -> Units | None:
+    def _stated(self, sensor: Sensor, piece: BandSource, band: str) -> Units | None:
         """The units by the product, the file, or the metadata of the product that the file was taken from."""
         if piece.units or not isinstance(piece.raster, FileBand):
             return piece.units

@@ -20,7 +20,7 @@ from agrifm.io import whole
 from agrifm.rasters.grid import meters_per_unit, pixel_size, sides
 from agrifm.scenes.checks.pixels import coarse
 from agrifm.scenes.quality import RULES
-from agrifm.scenes.scene import READERS, Absent, Frame, Layer, Scene
+from agrifm.scenes.scene import READERS, Frame, Layer, MissingPixels, Scene
 from agrifm.scenes.units import Units
 from agrifm.sensors import Sensor
 
@@ -100,7 +100,7 @@ def _glimpse(layer: Layer, day: dt.date, box: GeoBox) -> Glimpse:
 
 def _read(frame: Frame, sensor: Sensor, box: GeoBox) -> tuple[np.ndarray, ...]:
     """Reflectance in red, green and blue, NaN without data; where there are data, clear ground, impossible values."""
-    absent, odd, stored = Absent(sensor, box), np.zeros(box.shape, bool), []
+    absent, odd, stored = MissingPixels(sensor, box), np.zeros(box.shape, bool), []
     limits = frame.possible.stored(frame.units)
     for band in _album(sensor):
         pixels = frame.bands[band].read(box)

@@ -20,7 +20,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from pydantic import Field
 
-from agrifm.data.chips import Place
+from agrifm.data.chips import Georeference
 from agrifm.errors import InputError
 from agrifm.rasters.cube_band import CubeBand
 from agrifm.rasters.file_band import FileBand
@@ -37,7 +37,7 @@ Raster = Annotated[FileBand | CubeBand, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True)
-class Possible:
+class ReflectanceLimits:
     """Reflectance that land can have; pixels with any other do not count as seen.
 
     Args:
@@ -56,7 +56,7 @@ class Possible:
 
 
 @dataclass(frozen=True)
-class Seen:
+class FramePixels:
     """What a frame saw on a grid.
 
     Args:
@@ -72,7 +72,7 @@ class Seen:
     impossible: np.ndarray
 
 
-class Absent:
+class MissingPixels:
     """Which pixels are not there, gathered band by band.
 
     One missing band is enough, except where nothing but 0 marks missing pixels: very dark ground is 0 in single bands
@@ -112,16 +112,16 @@ class Frame:
     bands: dict[str, Raster]
     quality: Quality | None = None
     units: Units = OF_SENSOR
-    possible: Possible = Possible()
+    possible: ReflectanceLimits = ReflectanceLimits()
 
-    def read(self, sensor: Sensor, box: GeoBox) -> Seen:
+    def read(self, sensor: Sensor, box: GeoBox) -> FramePixels:
         """What the frame saw, in the sensor's numbers.
 
         Raises:
             InputError: a file cannot be read.
         """
         fill, shape = no_data(sensor), (len(sensor.bands), *box.shape)
-        image, absent = np.empty(shape, stored_dtype(sensor)), Absent(sensor, box)
+        image, absent = np.empty(shape, stored_dtype(sensor)), MissingPixels(sensor, box)
         limits, odd = self.possible.stored(self.units), np.zeros(box.shape, bool)
         for i, band in enumerate(sensor.band_ids):
             pixels = self.bands[band].read(box, limits=limits)
@@ -132,7 +132,7 @@ class Frame:
         there = absent.there()
         image[:, ~there] = fill
         clear = there if self.quality is None else np.logical_and(there, self.quality.clear(box))
-        return Seen(image, there, clear & ~odd, clear & odd)
+        return FramePixels(image, there, clear & ~odd, clear & odd)
 
     @property
     def hrefs(self) -> frozenset[str]:
@@ -157,7 +157,7 @@ class Layer:
         """The frames of a day."""
         return (frame for frame in self.frames if frame.day == day)
 
-    def within(self, possible: Possible) -> Layer:
+    def within(self, possible: ReflectanceLimits) -> Layer:
         """The layer with other limits of reflectance."""
         return replace(self, frames=tuple(replace(frame, possible=possible) for frame in self.frames))
 
@@ -254,10 +254,10 @@ class Scene:
         kept = tuple(layer for layer in layers if layer.frames)
         return replace(self, layers=kept, skipped=(*self.skipped, href))
 
-    def place(self, area: Area) -> Place:
+    def place(self, area: Area) -> Georeference:
         """Where an area lies, as chips and maps store it."""
         affine = self.grid.affine @ Affine.translation(area.column, area.row)
-        return Place(str(self.grid.crs), tuple(affine)[:6])
+        return Georeference(str(self.grid.crs), tuple(affine)[:6])
 
     def read(self, area: Area) -> Tile:
         """Read an area of every sensor; the tile covers it, and a little more where pixels are large.
@@ -311,7 +311,7 @@ class Stack:
         days = days_since_epoch([day.isoformat() for day in layer.days]).numpy()
         return cls(images, clear, days, first, factor, there, impossible)
 
-    def add(self, step: int, seen: Seen) -> None:
+    def add(self, step: int, seen: FramePixels) -> None:
         """Put a frame into the picture of its day; clear pixels come before others, whatever the order of frames."""
         there, clear = self.there[step], self.clear[step]
         new = (seen.there & ~there) | (seen.clear & ~clear)

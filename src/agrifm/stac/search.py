@@ -18,7 +18,7 @@ from rich.console import Console
 
 from agrifm.addresses import is_address, normalized
 from agrifm.errors import InputError, nearest
-from agrifm.network.http import PATIENCE, Reader, asking
+from agrifm.network.http import PATIENCE, HttpReader, asking
 from agrifm.stac.items import MEMBER, checked, links_of, resolve, roots, self_link
 from agrifm.stac.providers import provider_at
 from agrifm.stac.query import Box, Query, area, joined, season
@@ -65,7 +65,7 @@ def search(
     if unused and console:
         console.print(f"{aoi}: {unused} points or lines beside the areas are left out", highlight=False)
     place = normalized(url, "--stac", ("http", "https")) if is_address(url) else str(Path(url).resolve())
-    reader = Reader(provider_at(place).rate, local=not is_address(place))
+    reader = HttpReader(provider_at(place).rate, local=not is_address(place))
     root = reader.document(place, "a STAC API or the catalog.json of a static catalog")
     removed: Counter[tuple[str, str]] = Counter()
     found = _ask(place, root, query, reader) if _is_api(root, place) else _walk(place, root, query, reader)
@@ -99,7 +99,7 @@ def _is_api(root: Mapping, place: str) -> bool:
     return any(link.get("rel") == "search" for link in links_of(root, place))
 
 
-def _ask(url: str, root: Mapping, query: Query, reader: Reader) -> list[dict]:
+def _ask(url: str, root: Mapping, query: Query, reader: HttpReader) -> list[dict]:
     """Items of an API; cloud cover is left to the filters, as not every API can ask for it."""
     from pystac_client import Client
 
@@ -172,7 +172,7 @@ def _known(url: str, asked: Sequence[str], present: set[str]) -> None:
             )
 
 
-def _walk(url: str, root: Mapping, query: Query, reader: Reader) -> list[dict]:
+def _walk(url: str, root: Mapping, query: Query, reader: HttpReader) -> list[dict]:
     """Items of a static catalog."""
     walk = _Walk(reader, query.collections, roots(url))
     found = list(walk.items(url, root))
@@ -202,7 +202,7 @@ class _Walk:
         seen: documents met; links may lead in circles.
     """
 
-    reader: Reader
+    reader: HttpReader
     wanted: tuple[str, ...]
     allowed: tuple[Path, ...]
     collections: set[str] = field(default_factory=set)

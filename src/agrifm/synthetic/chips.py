@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from agrifm.data.chips import Place, write_chip
+from agrifm.data.chips import Georeference, write_chip
 from agrifm.data.randomness import cut, field, key, mix, normal, smooth, uniform
 from agrifm.errors import InputError
 from agrifm.io import write_whole
@@ -97,10 +97,10 @@ class Landscape:
         """Name of a chip."""
         return f"r{row:02d}c{column:02d}"
 
-    def place(self, row: int, column: int) -> Place:
+    def place(self, row: int, column: int) -> Georeference:
         """Where the label of a chip lies: UTM zone 31 north, north up."""
         step = self.size * GRID
-        return Place("EPSG:32631", (GRID, 0.0, 480_000 + column * step, 0.0, -GRID, 5_530_000 - row * step))
+        return Georeference("EPSG:32631", (GRID, 0.0, 480_000 + column * step, 0.0, -GRID, 5_530_000 - row * step))
 
     def splits(self) -> dict[str, list[tuple[int, int]]]:
         """Chips ``(row, column)`` of train, val and test: blocks of whole columns, west to east.

@@ -15,7 +15,7 @@ import numpy as np
 import rasterio
 from rasterio.transform import Affine
 
-from agrifm.data.chips import Place
+from agrifm.data.chips import Georeference
 from agrifm.sensors import Sensor
 
 CLEAR, SHADOW, THIN, THICK, NOTHING = range(5)  # what a pixel saw; thin and thick are clouds
@@ -36,7 +36,7 @@ class Raster:
 
     name: str
     values: np.ndarray
-    place: Place
+    place: Georeference
     nodata: float
 
     def profile(self, block: int = 256, level: int = 6) -> dict:
@@ -155,7 +155,7 @@ class Picture:
     days: tuple[dt.date, ...]
     images: np.ndarray
     state: np.ndarray
-    place: Place
+    place: Georeference
 
     def where(self, there: np.ndarray) -> Picture:
         """The same picture with no data where ``there (t, h, w)`` is false."""
@@ -178,7 +178,7 @@ class Picture:
         a, b, c, d, e, f = self.place.transform
         times = self.images.shape[-1] // values.shape[-1]
         name = PRODUCTS[self.sensor.name].path.format(day=day, band=band, meters=round(a * times))
-        return Raster(name, values, Place(self.place.crs, (a * times, b, c, d, e * times, f)), nodata)
+        return Raster(name, values, Georeference(self.place.crs, (a * times, b, c, d, e * times, f)), nodata)
 
 
 def _nodata(sensor: Sensor) -> float:

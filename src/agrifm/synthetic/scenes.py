@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rasterio.transform import Affine
 
-from agrifm.data.chips import Place
+from agrifm.data.chips import Georeference
 from agrifm.data.randomness import uniform
 from agrifm.errors import InputError, nearest
 from agrifm.io import whole_folder
@@ -67,7 +67,7 @@ class Part:
             )
 
     @property
-    def place(self) -> Place:
+    def place(self) -> Georeference:
         """Where the pixels of 10 m lie."""
         return self.landscape.place(self.rows[0], self.columns[0])
 
@@ -88,7 +88,7 @@ class Part:
         days = (new_year + dt.timedelta(int(day) - 1) for day in self.landscape.days(sensor, self.columns[0]))
         step = self.landscape.size * GRID / images[0].shape[-1]
         _, _, west, _, _, north = self.place.transform
-        place = Place(self.place.crs, (step, 0.0, west, 0.0, -step, north))
+        place = Georeference(self.place.crs, (step, 0.0, west, 0.0, -step, north))
         return Picture(sensor, tuple(days), self._joined(images), self._joined(states), place)
 
     def truth(self) -> np.ndarray:

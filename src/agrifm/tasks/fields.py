@@ -13,7 +13,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from agrifm.data.chips import FrameChoice
-from agrifm.data.folder import Source
+from agrifm.data.folder import SampleSource
 from agrifm.errors import InputError
 from agrifm.sample import Sample
 from agrifm.tasks.field_scores import SUMS, FieldScores, compare, score
@@ -207,7 +207,7 @@ class Fields:
 class AsMap:
     """A source whose labels are what the map shows: crops, or whether there is a field."""
 
-    source: Source
+    source: SampleSource
     task: Fields
 
     def __len__(self) -> int:

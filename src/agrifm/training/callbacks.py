@@ -20,14 +20,14 @@ from agrifm.errors import InputError
 from agrifm.io import whole
 from agrifm.nn.model import CropModel
 from agrifm.tensor_files import refuse_not_finite
-from agrifm.training.linear_probe import Probe
-from agrifm.training.module import Mapper
+from agrifm.training.linear_probe import LinearProbe
+from agrifm.training.module import TrainingModule
 from agrifm.training.parallel import whole_state
 
 BEST, LAST, HISTORY = "best.safetensors", "last.safetensors", "history.csv"
 
 
-class Judge(pl.Callback):
+class ScoreAndSave(pl.Callback):
     """Score each epoch, keep the best and the last weights, write one line of history.
 
     Must stand before weight averaging, so that the averaged weights are those scored and saved.
@@ -37,13 +37,13 @@ class Judge(pl.Callback):
         probe: adds its scores.
     """
 
-    def __init__(self, out: Path, probe: Probe | None = None) -> None:
+    def __init__(self, out: Path, probe: LinearProbe | None = None) -> None:
         self.out, self.probe = out, probe
         self.best, self.losses = -1.0, torch.zeros(2)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say what the results are made with; only now it is certain that the run goes on, or begins."""
-        assert isinstance(pl_module, Mapper)
+        assert isinstance(pl_module, TrainingModule)
         if trainer.is_global_zero:
             write_provenance(pl_module.experiment, self.out)
 
@@ -55,7 +55,7 @@ class Judge(pl.Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compute the scores of all processes; the first process writes."""
-        assert isinstance(pl_module, Mapper)
+        assert isinstance(pl_module, TrainingModule)
         task = pl_module.task
         summary = task.scores(pl_module.metric).summary
         pl_module.metric.reset()
@@ -125,7 +125,7 @@ def read_history(path: Path, epoch: int) -> list[dict[str, str]]:
     return [rows[number] for number in sorted(rows)]
 
 
-class Pace(pl.Callback):
+class ProgressPrinter(pl.Callback):
     """One live line while training: epoch, loss, samples per second, time left; one lasting line per epoch."""
 
     def __init__(self, console: Console | None) -> None:
@@ -160,7 +160,7 @@ class Pace(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say how the epoch went."""
-        assert isinstance(pl_module, Mapper)
+        assert isinstance(pl_module, TrainingModule)
         assert self.console is not None
         spent = time.monotonic() - self.started
         left = spent / max(1, self.done - self.first) * (self.total - self.done)

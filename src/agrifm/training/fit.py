@@ -22,11 +22,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from agrifm.checkpoint import Match, load_strict
-from agrifm.checks.child_process import Stuck, watched
+from agrifm.checks.child_process import TimeLimitExceeded, in_child_process
 from agrifm.checks.chips import Survey, evenly, look_at_bands, splits_overlap, structure, survey, unlabeled, values
 from agrifm.config import DataConfig, Experiment, parse
 from agrifm.config import load as read_experiment
-from agrifm.data.folder import Cached, Chips, Custom, Source, import_dataset
+from agrifm.data.folder import CachedDataset, ChipFolder, CustomDataset, SampleSource, import_dataset
 from agrifm.data.loader import EpochBatches, Split, load
 from agrifm.errors import InputError, Terminated
 from agrifm.io import locked, refuse_unwritable
@@ -38,17 +38,17 @@ from agrifm.sample import Batch, Season
 from agrifm.tasks.class_names import same_names
 from agrifm.tasks.fields import AsMap, Fields
 from agrifm.tasks.segmentation import Segmentation
-from agrifm.training.callbacks import BEST, HISTORY, LAST, Judge, Pace
-from agrifm.training.linear_probe import Probe
+from agrifm.training.callbacks import BEST, HISTORY, LAST, ProgressPrinter, ScoreAndSave
+from agrifm.training.linear_probe import LinearProbe
 from agrifm.training.mean_teacher import (
-    Pretrainer,
+    MeanTeacher,
     Unlabeled,
     in_order,
     open_covers,
     stored,
     train_loader,
 )
-from agrifm.training.module import Mapper
+from agrifm.training.module import TrainingModule
 from agrifm.training.parallel import is_first, on_gpu, strategy
 from agrifm.training.shared import from_first
 from agrifm.training.state import (
@@ -76,7 +76,7 @@ def fit(
     *,
     resume: bool = True,
     weights: dict[str, Tensor] | None = None,
-    sources: Mapping[str, Source] | None = None,
+    sources: Mapping[str, SampleSource] | None = None,
     console: Console | None = None,
 ) -> Path:
     """Train an experiment and return the path of the best checkpoint.
@@ -106,7 +106,7 @@ def _fit(
     out: Path,
     resume: bool,
     weights: dict[str, Tensor] | None,
-    sources: Mapping[str, Source],
+    sources: Mapping[str, SampleSource],
     console: Console,
 ) -> Path:
     state = out / RESUME
@@ -123,7 +123,7 @@ def _fit(
 
     found = from_first(look_at_data)
     experiment = parse(json.loads(found["experiment"]), "experiment")
-    module = Pretrainer(experiment) if experiment.data.shards else Mapper(experiment)
+    module = MeanTeacher(experiment) if experiment.data.shards else TrainingModule(experiment)
     module.inputs = found["inputs"]
     if weights is not None:
         console.print(f"start weights: {start(module, weights)}", highlight=False)
@@ -147,7 +147,7 @@ def _refuse_unstarted(experiment: Experiment, weights: dict[str, Tensor] | None)
         )
 
 
-def _run(trainer: pl.Trainer, module: Mapper, loaders: Loaders, state: Path | None) -> None:
+def _run(trainer: pl.Trainer, module: TrainingModule, loaders: Loaders, state: Path | None) -> None:
     keep_freed_memory()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=f".*({'|'.join(KNOWN)}).*")
@@ -163,7 +163,7 @@ def _run(trainer: pl.Trainer, module: Mapper, loaders: Loaders, state: Path | No
             raise
 
 
-def start(module: Mapper, weights: dict[str, Tensor]) -> Match:
+def start(module: TrainingModule, weights: dict[str, Tensor]) -> Match:
     """Load pre-trained weights; decoder, head and what the encoder has beyond the original may be new.
 
     Raises:
@@ -172,7 +172,7 @@ def start(module: Mapper, weights: dict[str, Tensor]) -> Match:
     return load_strict(module.model, weights, may_be_new=NEW_KEYS)
 
 
-def open_sources(experiment: Experiment, splits: tuple[str, ...] = ("train", "val")) -> dict[str, Source]:
+def open_sources(experiment: Experiment, splits: tuple[str, ...] = ("train", "val")) -> dict[str, SampleSource]:
     """The splits of an experiment, from its files or from the user's own dataset."""
     data = experiment.data
     if data.shards is not None:
@@ -188,11 +188,11 @@ def open_sources(experiment: Experiment, splits: tuple[str, ...] = ("train", "va
         return {split: found[split] for split in splits}
     if data.dataset is not None:
         make = import_dataset(data.dataset)
-        return {split: Custom(make(split), data.seasons) for split in splits}
+        return {split: CustomDataset(make(split), data.seasons) for split in splits}
     return {split: data.split(split) for split in splits}
 
 
-def settle(experiment: Experiment, sources: Mapping[str, Source], console: Console) -> Experiment:
+def settle(experiment: Experiment, sources: Mapping[str, SampleSource], console: Console) -> Experiment:
     """Check the data and return the experiment with the statistics, class weights and priors it will use.
 
     Raises:
@@ -228,7 +228,7 @@ def settle(experiment: Experiment, sources: Mapping[str, Source], console: Conso
     return experiment.with_sensors([sensor.with_statistics(checked.statistics(sensor)) for sensor in sensors])
 
 
-def _settle_covers(experiment: Experiment, sources: Mapping[str, Source], console: Console) -> Experiment:
+def _settle_covers(experiment: Experiment, sources: Mapping[str, SampleSource], console: Console) -> Experiment:
     """Statistics from some hundred samples of pre-training; those that are given stay."""
     lost = [shard for part in stored(sources) for shard in part.lost]
     if lost:
@@ -243,7 +243,7 @@ def _settle_covers(experiment: Experiment, sources: Mapping[str, Source], consol
     return experiment.with_sensors([sensor.with_statistics(seen.statistics(sensor)) for sensor in sensors])
 
 
-def survey_covers(experiment: Experiment, sources: Mapping[str, Source], count: int = SAMPLES) -> Survey:
+def survey_covers(experiment: Experiment, sources: Mapping[str, SampleSource], count: int = SAMPLES) -> Survey:
     """Some of the endless samples of pre-training, those that training reads first; bands of shards are looked at.
 
     Raises:
@@ -274,12 +274,12 @@ def _look_at_shards(experiment: Experiment, shards: Shards) -> None:
 
 
 def examine(
-    experiment: Experiment, sources: Mapping[str, Source], limit: int | None = None
+    experiment: Experiment, sources: Mapping[str, SampleSource], limit: int | None = None
 ) -> tuple[list[InputError], dict[str, Survey]]:
     """All problems of the splits, and what was seen in each."""
     data, task = experiment.data, experiment.task
     assert isinstance(task, Segmentation | Fields)
-    chips = {split: source for split, source in sources.items() if isinstance(source, Chips)}
+    chips = {split: source for split, source in sources.items() if isinstance(source, ChipFolder)}
     problems: list[InputError] = list(splits_overlap({**chips, **_test_names(data)} if chips else {}))
     for source in chips.values():
         problems += structure(source)
@@ -317,7 +317,7 @@ def cautions(experiment: Experiment, seen: Mapping[str, Survey]) -> list[str]:
 
 
 def examine_watched(
-    experiment: Experiment, sources: Mapping[str, Source], seconds: float
+    experiment: Experiment, sources: Mapping[str, SampleSource], seconds: float
 ) -> tuple[list[InputError], dict[str, Survey]]:
     """``examine`` on every chip, in a process that is killed where a damaged chip keeps it busy or crashes it.
 
@@ -329,22 +329,22 @@ def examine_watched(
     stuck: list[InputError] = []
     while len(stuck) < MOST_STUCK:
         try:
-            problems, seen = watched(partial(examine, experiment, sources, limit=0), seconds)
+            problems, seen = in_child_process(partial(examine, experiment, sources, limit=0), seconds)
             return stuck + problems, seen
-        except Stuck as error:
+        except TimeLimitExceeded as error:
             stuck.append(error)
             sources = {split: _without(source, error.path) for split, source in sources.items()}
     return stuck, {}
 
 
-def _without(source: Source, path: Path) -> Source:
-    if not isinstance(source, Chips):
+def _without(source: SampleSource, path: Path) -> SampleSource:
+    if not isinstance(source, ChipFolder):
         return source
     names = tuple(name for i, name in enumerate(source.names) if source.path(i) != path)
     return replace(source, names=names)
 
 
-def _test_names(data: DataConfig) -> dict[str, Chips]:
+def _test_names(data: DataConfig) -> dict[str, ChipFolder]:
     """The test split, so that no sample of it is trained on; training can do without one."""
     return {"test": data.split("test")} if data.list_file("test").is_file() else {}
 
@@ -352,7 +352,7 @@ def _test_names(data: DataConfig) -> dict[str, Chips]:
 class Loaders(pl.LightningDataModule):
     """Batches of both splits, shared out over processes."""
 
-    def __init__(self, experiment: Experiment, sources: Mapping[str, Source]) -> None:
+    def __init__(self, experiment: Experiment, sources: Mapping[str, SampleSource]) -> None:
         super().__init__()
         self.experiment, self.sources = experiment, sources
 
@@ -391,12 +391,12 @@ class Loaders(pl.LightningDataModule):
         )
         data: DataConfig = experiment.data
         augment = experiment.augment if training else None
-        source = Cached(self.sources[name]) if data.cache else self.sources[name]
+        source = CachedDataset(self.sources[name]) if data.cache else self.sources[name]
         split = Split(source, data.frames, data.resize, augment, experiment.seed, experiment.prepare)
         return load(split, batches, experiment.training.workers)
 
 
-def open_probe(experiment: Experiment) -> Probe | None:
+def open_probe(experiment: Experiment) -> LinearProbe | None:
     """The linear probe that an experiment names.
 
     Raises:
@@ -405,15 +405,15 @@ def open_probe(experiment: Experiment) -> Probe | None:
     if experiment.probe is None:
         return None
     other = read_experiment(experiment.probe)
-    return Probe(other, **open_sources(other))
+    return LinearProbe(other, **open_sources(other))
 
 
-def make_trainer(experiment: Experiment, out: Path, console: Console, probe: Probe | None = None) -> pl.Trainer:
+def make_trainer(experiment: Experiment, out: Path, console: Console, probe: LinearProbe | None = None) -> pl.Trainer:
     """Lightning's trainer for an experiment."""
     config = experiment.training
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    callbacks: list[pl.Callback] = [Judge(out, probe), SameExperiment(), Throughput(), Pace(console)]
+    callbacks: list[pl.Callback] = [ScoreAndSave(out, probe), SameExperiment(), Throughput(), ProgressPrinter(console)]
     callbacks.append(LearningRateMonitor("step"))
     if config.ema is not None:
         callbacks.append(EMAWeightAveraging(decay=config.ema))

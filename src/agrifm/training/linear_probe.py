@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from agrifm.checks.chips import evenly
 from agrifm.config import Experiment
-from agrifm.data.folder import Source, View
+from agrifm.data.folder import SampleSource, View
 from agrifm.data.loader import EpochBatches, Split, load
 from agrifm.errors import InputError
 from agrifm.nn.model import CropModel
@@ -25,7 +25,7 @@ CHIPS, PIXELS = 64, 5000  # of each split at most
 
 
 @dataclass(frozen=True)
-class Probe:
+class LinearProbe:
     """Train on pixels of one split and score on those of another.
 
     Args:
@@ -37,8 +37,8 @@ class Probe:
     """
 
     experiment: Experiment
-    train: Source
-    val: Source
+    train: SampleSource
+    val: SampleSource
 
     def __post_init__(self) -> None:
         if not isinstance(self.experiment.task, Segmentation):
@@ -74,7 +74,7 @@ class Probe:
         summary = scores(confusion, names).summary
         return {f"probe_{key}": summary[key] for key in ("aAcc", "mFscore")}
 
-    def _pixels(self, model: CropModel, source: Source, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    def _pixels(self, model: CropModel, source: SampleSource, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
         """Features ``(n, c)`` and classes ``(n)`` of labeled pixels; the same ones every time."""
         task = self.experiment.task
         assert isinstance(task, Segmentation)

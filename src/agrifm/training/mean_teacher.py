@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from agrifm.config import Experiment, ShardsConfig
 from agrifm.data.chips import FrameChoice
-from agrifm.data.folder import Source, View
+from agrifm.data.folder import SampleSource, View
 from agrifm.data.loader import Key
 from agrifm.data.transforms import Augment, perturb, pick_frames
 from agrifm.errors import InputError
@@ -30,7 +30,7 @@ from agrifm.pretraining.stream import Order, Stream, StreamBatches
 from agrifm.sample import Batch, Sample, collate
 from agrifm.sensors import Sensor
 from agrifm.synthetic.landcover import Covers
-from agrifm.training.module import Mapper
+from agrifm.training.module import TrainingModule
 from agrifm.training.parallel import shard, whole_norm
 
 SYNTHETIC = "synthetic"
@@ -70,7 +70,7 @@ class Pairs(Dataset):
     Both views have the same ground, and frames, noise and hidden parts of their own.
     """
 
-    source: Source
+    source: SampleSource
     frames: int | None
     augment: Augment
     seed: int
@@ -90,7 +90,7 @@ class Pairs(Dataset):
 class Unlabeled:
     """A source whose samples have no label."""
 
-    source: Source
+    source: SampleSource
 
     def __len__(self) -> int:
         return len(self.source)
@@ -100,7 +100,7 @@ class Unlabeled:
         return replace(self.source.read(index, frames), label=None)
 
 
-def open_covers(experiment: Experiment, shards: ShardsConfig) -> dict[str, Source]:
+def open_covers(experiment: Experiment, shards: ShardsConfig) -> dict[str, SampleSource]:
     """The sources of pre-training.
 
     Raises:
@@ -112,19 +112,19 @@ def open_covers(experiment: Experiment, shards: ShardsConfig) -> dict[str, Sourc
     return {"train": train, "val": View(val, tuple(range(min(shards.val_samples, len(val)))))}
 
 
-def _open(place: str, shards: ShardsConfig, sensors: Sequence[Sensor], seed: int) -> Source:
+def _open(place: str, shards: ShardsConfig, sensors: Sequence[Sensor], seed: int) -> SampleSource:
     if place == SYNTHETIC:
         return Covers(seed=seed, sensors=tuple(sensors))
     return Shards.open(place, lost=shards.lost)
 
 
-def stored(sources: Mapping[str, Source]) -> list[Shards]:
+def stored(sources: Mapping[str, SampleSource]) -> list[Shards]:
     """The shards that are trained on."""
     train = sources["train"]
     return [part for part in train.sources if isinstance(part, Shards)] if isinstance(train, Blend) else []
 
 
-def fingerprint(sources: Mapping[str, Source]) -> str:
+def fingerprint(sources: Mapping[str, SampleSource]) -> str:
     """What a resumed run must find again."""
     return " ".join(part.fingerprint for part in stored(sources))
 
@@ -158,7 +158,7 @@ def train_loader(experiment: Experiment, train: Blend, rank: int, world: int) ->
     )
 
 
-class Pretrainer(Mapper):
+class MeanTeacher(TrainingModule):
     """The student and its teacher.
 
     Args:
@@ -195,7 +195,7 @@ class Pretrainer(Mapper):
         """The student's view; the teacher adds a pass."""
         return batch.student, 3 if self.teacher is None else 4
 
-    def train(self, mode: bool = True) -> Pretrainer:
+    def train(self, mode: bool = True) -> MeanTeacher:
         """Switch training on or off; the teacher never trains."""
         super().train(mode)
         if self.teacher is not None:

@@ -27,7 +27,7 @@ from agrifm.training.parallel import shard
 BAD = "bad_batch.safetensors"
 
 
-class Mapper(pl.LightningModule):
+class TrainingModule(pl.LightningModule):
     """One experiment's model with its task, optimizer and schedule.
 
     Args:

@@ -16,11 +16,11 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from agrifm.data.checksums import Checksum, changed, digest
-from agrifm.data.folder import Chips, Source
+from agrifm.data.folder import ChipFolder, SampleSource
 from agrifm.errors import InputError, reason
 from agrifm.io import whole, write_whole
 from agrifm.training.mean_teacher import fingerprint
-from agrifm.training.module import Mapper
+from agrifm.training.module import TrainingModule
 
 RESUME, INPUTS = "resume.ckpt", "inputs.json"
 SECTIONS = ("seed", "data", "augment", "model", "task", "teacher")  # of an experiment; they decide the result
@@ -30,10 +30,10 @@ REPAIR = "restore what changed, choose another --out, or start again with --no-r
 Checksums = dict[str, dict[str, Checksum]]
 
 
-def checksums_of(sources: Mapping[str, Source], out: Path) -> Checksums:
+def checksums_of(sources: Mapping[str, SampleSource], out: Path) -> Checksums:
     """Checksums of the chips of each split; files that did not change since an earlier run in ``out`` are not read."""
     known = read_checksums(out)
-    chips = {split: source for split, source in sources.items() if isinstance(source, Chips)}
+    chips = {split: source for split, source in sources.items() if isinstance(source, ChipFolder)}
     return {split: source.checksums(known.get(split)) for split, source in chips.items()}
 
 
@@ -50,7 +50,9 @@ def write_checksums(found: Checksums, out: Path) -> None:
     write_whole(out / INPUTS, TypeAdapter(Checksums).dump_json(found).decode())
 
 
-def inputs_of(found: Checksums, sources: Mapping[str, Source], weights: Mapping[str, Tensor] | None) -> dict[str, str]:
+def inputs_of(
+    found: Checksums, sources: Mapping[str, SampleSource], weights: Mapping[str, Tensor] | None
+) -> dict[str, str]:
     """What a run learns from: a fingerprint by name."""
     inputs = {f"the {split} split": digest(of_split) for split, of_split in found.items()}
     if shards := fingerprint(sources):
@@ -91,7 +93,7 @@ class SameExperiment(pl.Callback):
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
         """Keep the experiment beside the state."""
-        assert isinstance(pl_module, Mapper)
+        assert isinstance(pl_module, TrainingModule)
         checkpoint["experiment"] = pl_module.experiment.model_dump_json()
         checkpoint["inputs"] = dict(pl_module.inputs)
 
@@ -101,7 +103,7 @@ class SameExperiment(pl.Callback):
         Raises:
             InputError: names what differs.
         """
-        assert isinstance(pl_module, Mapper)
+        assert isinstance(pl_module, TrainingModule)
         ours = pl_module.experiment.model_dump(mode="json")
         theirs = _experiment_of(checkpoint)
         different = [name for name in SECTIONS if repr(ours[name]) != repr(theirs.get(name))]  # NaN differs from itself

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from agrifm.nn.model import CropModel
 from agrifm.sample import Batch
-from agrifm.training.module import Mapper
+from agrifm.training.module import TrainingModule
 
 _SIDE, _SECONDS = {"cpu": 1024, "cuda": 8192}, 0.2  # of the matrix product that is the yardstick
 
@@ -96,7 +96,7 @@ class Throughput(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count a step; operations per token are counted once, on the first."""
-        assert isinstance(pl_module, Mapper)
+        assert isinstance(pl_module, TrainingModule)
         given, passes = pl_module.work(batch)
         if not self.per_token:
             dtype = torch.bfloat16 if str(trainer.precision).startswith("bf16") else torch.float32

@@ -22,8 +22,8 @@ from agrifm.maps.files.legend import NODATA, Legend
 from agrifm.tasks.calibration import Calibration
 from agrifm.tasks.fields import LAYERS
 
-Piece = tuple[int, int, np.ndarray]  # row and column of the upper left pixel, and the pixels (n, h, w) or (h, w)
-Tiles = Callable[[str], Iterable[Piece]]  # the pieces of a product, made anew at every call
+Strip = tuple[int, int, np.ndarray]  # row and column of the upper left pixel, and the pixels (n, h, w) or (h, w)
+Tiles = Callable[[str], Iterable[Strip]]  # the pieces of a product, made anew at every call
 
 CACHE = 256 * 2**20  # bytes; GDAL would take a twentieth of the machine's memory
 SET_SIZE = "number of possible classes"  # first band of sets
@@ -32,7 +32,7 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True)
-class Product:
+class MapProduct:
     """One file of a map: what its bands are and how they are stored.
 
     Args:
@@ -71,29 +71,29 @@ def block_size(grid: GeoBox) -> int:
     return 512 if max(grid.shape) > 512 else 256
 
 
-def class_map(legend: Legend) -> Product:
+def class_map(legend: Legend) -> MapProduct:
     """The map of classes itself."""
-    return Product("classes", ("class",), "Class of each pixel.", overviews="mode", legend=legend)
+    return MapProduct("classes", ("class",), "Class of each pixel.", overviews="mode", legend=legend)
 
 
-def products(legend: Legend, sensors: Sequence[str], calibration: Calibration | None = None) -> tuple[Product, ...]:
+def products(legend: Legend, sensors: Sequence[str], calibration: Calibration | None = None) -> tuple[MapProduct, ...]:
     """Everything that a map can consist of; shares are stored in percent."""
     kind, coverage = ("Calibrated probability", calibration.coverage) if calibration else ("Probability", 0)
     share = "in percent; times the band's scale, 0.01, it is 0 to 1."
     sets = f"Possible classes, the true one among them for {coverage:.0%} of the pixels: how many, then 1 for each."
     return (
         class_map(legend),
-        Product("probabilities", legend.labels, f"{kind} of each class, {share}", scale=0.01),
-        Product("confidence", ("confidence",), f"{kind} of the chosen class, {share}", scale=0.01),
-        Product("entropy", ("entropy",), f"Entropy as a share of the largest possible, {share}", scale=0.01),
-        Product("fields", LAYERS, f"Probability of fields and boundaries, and distance inside, {share}", scale=0.01),
+        MapProduct("probabilities", legend.labels, f"{kind} of each class, {share}", scale=0.01),
+        MapProduct("confidence", ("confidence",), f"{kind} of the chosen class, {share}", scale=0.01),
+        MapProduct("entropy", ("entropy",), f"Entropy as a share of the largest possible, {share}", scale=0.01),
+        MapProduct("fields", LAYERS, f"Probability of fields and boundaries, and distance inside, {share}", scale=0.01),
         # 0 is an answer here, not a gap: nobody saw the pixel.
-        Product("observations", tuple(sensors), "Clear dates of each sensor.", nodata=None, overviews="nearest"),
-        Product("sets", (SET_SIZE, *legend.labels), sets, overviews="mode"),
+        MapProduct("observations", tuple(sensors), "Clear dates of each sensor.", nodata=None, overviews="nearest"),
+        MapProduct("sets", (SET_SIZE, *legend.labels), sets, overviews="mode"),
     )
 
 
-def write_cog(path: Path, grid: GeoBox, product: Product, pieces: Iterable[Piece]) -> None:
+def write_cog(path: Path, grid: GeoBox, product: MapProduct, pieces: Iterable[Strip]) -> None:
     """Write one product; the file appears whole. What no piece covers is no data.
 
     The bytes depend on the pixels alone, not on the pieces' sizes or order.
@@ -111,7 +111,7 @@ def write_cog(path: Path, grid: GeoBox, product: Product, pieces: Iterable[Piece
 
 
 def write_files(
-    target: Path, grid: GeoBox, rasters: Mapping[Path, Product], tiles: Tiles, texts: Mapping[Path, str]
+    target: Path, grid: GeoBox, rasters: Mapping[Path, MapProduct], tiles: Tiles, texts: Mapping[Path, str]
 ) -> None:
     """Write rasters and texts into one folder; all are finished before any appears there, the first one last.
 
@@ -141,7 +141,7 @@ def write_files(
 
 
 def build_files(
-    folder: Path, grid: GeoBox, rasters: Mapping[Path, Product], tiles: Tiles, texts: Mapping[Path, str]
+    folder: Path, grid: GeoBox, rasters: Mapping[Path, MapProduct], tiles: Tiles, texts: Mapping[Path, str]
 ) -> None:
     """Write rasters and texts, under the names of their paths, into a folder; arguments as of ``write_files``."""
     for path, product in rasters.items():
@@ -152,7 +152,7 @@ def build_files(
 
 @contextmanager
 def writing_files(
-    target: Path, folder: Path, products: Iterable[Product], grid: GeoBox, kept: str = ""
+    target: Path, folder: Path, products: Iterable[MapProduct], grid: GeoBox, kept: str = ""
 ) -> Generator[None]:
     """Turn what goes wrong while files are written in a folder into one sentence.
 
@@ -181,7 +181,7 @@ def _of_writing(error: Exception, folder: Path) -> bool:
     return name is None or Path(name).parent in (folder, folder.parent) or folder.is_relative_to(name)
 
 
-def _build(path: Path, grid: GeoBox, product: Product, pieces: Iterable[Piece]) -> None:
+def _build(path: Path, grid: GeoBox, product: MapProduct, pieces: Iterable[Strip]) -> None:
     plain = path.with_name(path.name + ".tiles")
     with rasterio.Env(GDAL_CACHEMAX=CACHE, GDAL_NUM_THREADS="1"):
         _write_plain(plain, grid, product, pieces)
@@ -189,7 +189,7 @@ def _build(path: Path, grid: GeoBox, product: Product, pieces: Iterable[Piece]) 
     plain.unlink()
 
 
-def _write_plain(path: Path, grid: GeoBox, product: Product, pieces: Iterable[Piece]) -> None:
+def _write_plain(path: Path, grid: GeoBox, product: MapProduct, pieces: Iterable[Strip]) -> None:
     """Uncompressed, so that a block can be written in several parts and still lies where it lay."""
     with rasterio.open(
         path,
@@ -215,7 +215,7 @@ def _write_plain(path: Path, grid: GeoBox, product: Product, pieces: Iterable[Pi
             file.write(pixels.reshape(-1, height, width), window=window)
 
 
-def _copy(plain: Path, path: Path, product: Product, block: int) -> None:
+def _copy(plain: Path, path: Path, product: MapProduct, block: int) -> None:
     try:
         copy(
             plain,
@@ -241,7 +241,7 @@ def _check_end(path: Path, block: int) -> None:
         raise RasterioIOError("the last bytes of the file were not written")
 
 
-def _describe(file: rasterio.io.DatasetWriter, product: Product) -> None:
+def _describe(file: rasterio.io.DatasetWriter, product: MapProduct) -> None:
     for i, text in enumerate(product.bands, 1):
         file.set_band_description(i, text)
     if product.meaning:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from odc.geo.geobox import GeoBox
 
-from agrifm.maps.files.cog import Product
+from agrifm.maps.files.cog import MapProduct
 from agrifm.maps.files.legend import NODATA, Legend
 from agrifm.rasters.grid import pixel_size
 
@@ -24,7 +24,7 @@ CORNERS = 8  # points along each side of the footprint: sides of a projected gri
 def stac_item(
     target: Path,
     grid: GeoBox,
-    products: Sequence[Product],
+    products: Sequence[MapProduct],
     interval: tuple[dt.date, dt.date],
     properties: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def _properties(grid: GeoBox, interval: tuple[dt.date, dt.date]) -> dict[str, An
     }
 
 
-def _asset(target: Path, grid: GeoBox, product: Product) -> dict[str, Any]:
+def _asset(target: Path, grid: GeoBox, product: MapProduct) -> dict[str, Any]:
     asset: dict[str, Any] = {
         "href": f"./{product.path(target).name}",
         "type": COG,

@@ -15,11 +15,11 @@ import numpy as np
 from odc.geo.geobox import GeoBox
 from rasterio.transform import Affine
 
-from agrifm.data.chips import Place
+from agrifm.data.chips import Georeference
 from agrifm.errors import InputError, nearest
 from agrifm.io import whole
 from agrifm.maps.files.cog import (
-    Product,
+    MapProduct,
     Tiles,
     build_files,
     class_map,
@@ -121,7 +121,9 @@ def map_files(target: Path) -> list[Path]:
     return [*rasters, *map(_table, rasters), target.with_suffix(".qml"), target.with_suffix(".json")]
 
 
-def write_classes(path: Path, classes: np.ndarray, names: Sequence[str], colors: Sequence[str], place: Place) -> None:
+def write_classes(
+    path: Path, classes: np.ndarray, names: Sequence[str], colors: Sequence[str], place: Georeference
+) -> None:
     """Write a class map ``(h, w)`` uint8 with color table and class names; 255 is no data.
 
     Names stand in the band's tags and, where QGIS and GDAL look for them, in an attribute table beside the file.
@@ -132,9 +134,9 @@ def write_classes(path: Path, classes: np.ndarray, names: Sequence[str], colors:
     write_files(path, _grid(classes, place), {path: class_map(legend)}, lambda _: pieces, texts)
 
 
-def write_bands(path: Path, bands: np.ndarray, descriptions: Sequence[str], place: Place) -> None:
+def write_bands(path: Path, bands: np.ndarray, descriptions: Sequence[str], place: Georeference) -> None:
     """Write float bands ``(n, h, w)`` with their descriptions."""
-    product = Product("bands", tuple(map(plain, descriptions)), "", nodata=None, dtype=str(bands.dtype))
+    product = MapProduct("bands", tuple(map(plain, descriptions)), "", nodata=None, dtype=str(bands.dtype))
     write_cog(path, _grid(bands, place), product, [(0, 0, bands)])
 
 
@@ -146,7 +148,7 @@ def write_png(path: Path, image: np.ndarray) -> None:
         Image.fromarray(image.astype(np.uint8)).save(unfinished, format="PNG")
 
 
-def _chosen(known: Sequence[Product], extras: Sequence[str]) -> list[Product]:
+def _chosen(known: Sequence[MapProduct], extras: Sequence[str]) -> list[MapProduct]:
     names = [product.key for product in known if product.legend is None]
     for extra in extras:
         if extra not in names:
@@ -170,5 +172,5 @@ def _json(item: Mapping[str, Any]) -> str:
     return re.sub(r"\[\n\s+[^\[\]{}]+\n\s+\]", lambda found: re.sub(r"\s*\n\s*", " ", found[0]), text) + "\n"
 
 
-def _grid(pixels: np.ndarray, place: Place) -> GeoBox:
+def _grid(pixels: np.ndarray, place: Georeference) -> GeoBox:
     return GeoBox(pixels.shape[-2:], Affine(*place.transform), place.crs)

@@ -18,8 +18,8 @@ from odc.geo.geobox import GeoBox
 from agrifm.checks.band_order import swapped, unequal_infrared
 from agrifm.checks.series import Fault, Series, faults
 from agrifm.errors import InputError, Unreadable
-from agrifm.scenes.checks.pixels import Look, coarse, middle
-from agrifm.scenes.scene import READERS, Absent, Frame, Layer, Scene
+from agrifm.scenes.checks.pixels import FrameSample, coarse, middle
+from agrifm.scenes.scene import READERS, Frame, Layer, MissingPixels, Scene
 from agrifm.sensors import Sensor
 
 LEAST = 100  # pixels of ground; below, a date is not judged
@@ -46,21 +46,21 @@ class View:
     reflectance: np.ndarray
     clear: np.ndarray
 
-    def look(self, sensor: Sensor) -> Look:
+    def look(self, sensor: Sensor) -> FrameSample:
         """Its clear pixels."""
         there = self.clear & np.isfinite(self.reflectance).all(0)
-        return Look(self.frame, sensor, self.reflectance[:, there].astype(np.float64))
+        return FrameSample(self.frame, sensor, self.reflectance[:, there].astype(np.float64))
 
 
 @dataclass(frozen=True)
-class Views:
+class DateSamples:
     """Views of the images of a sensor: in the middle of the scene, and of all of it where the middle is clouded."""
 
     near: dict[int, View]
     far: dict[int, View]
 
     @classmethod
-    def of(cls, layer: Layer, scene: Scene, wanted: Sequence[int], *, skip: bool) -> Views:
+    def of(cls, layer: Layer, scene: Scene, wanted: Sequence[int], *, skip: bool) -> DateSamples:
         """Read them.
 
         Args:
@@ -82,7 +82,7 @@ class Views:
         others = {one for step in far for one in _around(step, sorted(near))}
         return cls(near, far | _read(layer, sorted(others), whole, skip))
 
-    def looks(self, steps: Sequence[int], sensor: Sensor) -> list[Look]:
+    def looks(self, steps: Sequence[int], sensor: Sensor) -> list[FrameSample]:
         """Clear pixels of some images: those seen in the middle, or else those seen from afar."""
         group = self.near if any(step in self.near for step in steps) else self.far
         return [group[step].look(sensor) for step in steps if step in group]
@@ -122,7 +122,7 @@ def _view(frame: Frame, sensor: Sensor, box: GeoBox, stride: int, skip: bool) ->
         clear = clear[::stride, ::stride].ravel()
         if not clear.any():
             return None
-        absent, stored = Absent(sensor, box), []
+        absent, stored = MissingPixels(sensor, box), []
         for band in sensor.band_ids:
             pixels = frame.bands[band].read(box)
             absent.add(pixels)
@@ -137,7 +137,7 @@ def _view(frame: Frame, sensor: Sensor, box: GeoBox, stride: int, skip: bool) ->
     return View(frame, reflectance, clear) if (clear & there).any() else None
 
 
-def refuse_odd_dates(layer: Layer, scene: Scene, views: Views) -> dict[int, str]:
+def refuse_odd_dates(layer: Layer, scene: Scene, views: DateSamples) -> dict[int, str]:
     """What is to be noted of single images.
 
     Raises:
@@ -208,11 +208,11 @@ def _refuse_empty(group: Mapping[int, View], steps: Sequence[int], layer: Layer,
         )
 
 
-def _constant(look: Look) -> bool:
+def _constant(look: FrameSample) -> bool:
     return look.constant()
 
 
-def _twins(look: Look) -> bool:
+def _twins(look: FrameSample) -> bool:
     return look.twins() is not None
 
 

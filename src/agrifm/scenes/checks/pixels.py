@@ -11,7 +11,7 @@ import numpy as np
 from odc.geo.geobox import GeoBox
 
 from agrifm.errors import InputError
-from agrifm.scenes.scene import READERS, Absent, Frame, Scene, sub_box
+from agrifm.scenes.scene import READERS, Frame, MissingPixels, Scene, sub_box
 from agrifm.sensors import Sensor
 
 WINDOW = 128  # pixels along a side that are looked at
@@ -19,7 +19,7 @@ FEW = 16  # pixels; below, bands are not judged
 
 
 @dataclass(frozen=True)
-class Look:
+class FrameSample:
     """Clear pixels of a frame: reflectance ``(c, n)``, not clipped."""
 
     frame: Frame
@@ -78,7 +78,7 @@ class Look:
 
 def look_at(
     frame: Frame, sensor: Sensor, box: GeoBox, pool: ThreadPoolExecutor, *, average: bool = True
-) -> Look | None:
+) -> FrameSample | None:
     """The clear pixels of a frame on a grid, with those that no land reflects; None if there are none.
 
     Raises:
@@ -87,14 +87,16 @@ def look_at(
     clear = np.ones(box.shape, bool) if frame.quality is None else frame.quality.clear(box)
     if not clear.any():
         return None
-    absent, stored = Absent(sensor, box), []
+    absent, stored = MissingPixels(sensor, box), []
     for pixels in pool.map(lambda band: frame.bands[band].read(box, average=average), sensor.band_ids):
         absent.add(pixels)
         stored.append(pixels.filled(0)[clear])
     there = absent.there()[clear]
     if not there.any():
         return None
-    return Look(frame, sensor, np.stack(stored)[:, there].astype(np.float64) * frame.units.scale + frame.units.offset)
+    return FrameSample(
+        frame, sensor, np.stack(stored)[:, there].astype(np.float64) * frame.units.scale + frame.units.offset
+    )
 
 
 def impossible_shares(scene: Scene) -> dict[str, dict[dt.date, float]]:

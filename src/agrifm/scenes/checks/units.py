@@ -15,8 +15,8 @@ import numpy as np
 from agrifm.checks.band_order import unequal_infrared
 from agrifm.checks.chips import Survey, evenly, look_at_bands
 from agrifm.errors import InputError
-from agrifm.scenes.checks.dates import LEAST, Views, refuse_odd_dates, settings
-from agrifm.scenes.checks.pixels import FEW, Look, refuse_impossible
+from agrifm.scenes.checks.dates import LEAST, DateSamples, refuse_odd_dates, settings
+from agrifm.scenes.checks.pixels import FEW, FrameSample, refuse_impossible
 from agrifm.scenes.corrections import UNCHECKED
 from agrifm.scenes.scene import Frame, Layer, Scene
 from agrifm.scenes.units import HLS, LANDSAT_C2, SHIFT, SHIFTED_FROM, Units
@@ -44,7 +44,7 @@ def check_units(scene: Scene, *, skip_unreadable: bool = False) -> Scene:
 
 def _checked(layer: Layer, scene: Scene, skip: bool) -> Layer:
     wanted = [step for step, frame in enumerate(layer.frames) if UNCHECKED not in frame.units.source]
-    views = Views.of(layer, scene, wanted, skip=skip)
+    views = DateSamples.of(layer, scene, wanted, skip=skip)
     odd = refuse_odd_dates(layer, scene, views)
     groups: dict[tuple, list[int]] = {}
     for step in wanted:
@@ -71,7 +71,7 @@ def _noted(frame: Frame, note: str) -> Frame:
     return replace(frame, units=replace(frame.units, source=f"{frame.units.source}; {note}"))
 
 
-def _judge(looks: Sequence[Look], scene: Scene, option: Option) -> str:
+def _judge(looks: Sequence[FrameSample], scene: Scene, option: Option) -> str:
     """What the values say of the units of frames that share them."""
     if sum(look.size for look in looks) < FEW:
         return "too few clear pixels to check it"
@@ -96,7 +96,7 @@ def _most(answers: Iterator[bool]) -> bool:
     return bool(given) and sum(given) > len(given) / 2
 
 
-def _content(looks: Sequence[Look], where: str) -> InputError | None:
+def _content(looks: Sequence[FrameSample], where: str) -> InputError | None:
     twins = looks[0].twins()
     if _most(look.constant() for look in looks):
         found, repair = "one value everywhere in every band", "get the files again; they hold no image."
@@ -108,7 +108,7 @@ def _content(looks: Sequence[Look], where: str) -> InputError | None:
     return InputError(where, found=found, expected="images whose bands and pixels differ", repair=repair)
 
 
-def _factor(looks: Sequence[Look], where: str, option: Option) -> InputError | None:
+def _factor(looks: Sequence[FrameSample], where: str, option: Option) -> InputError | None:
     """Numbers 10,000 times too small or too large."""
     top = float(np.median(np.concatenate([look.reflectance for look in looks], axis=1), axis=1).max())
     units = looks[0].frame.units
@@ -127,7 +127,7 @@ def _factor(looks: Sequence[Look], where: str, option: Option) -> InputError | N
     )
 
 
-def _landsat(looks: Sequence[Look], where: str, option: Option) -> InputError | None:
+def _landsat(looks: Sequence[FrameSample], where: str, option: Option) -> InputError | None:
     """Landsat Collection 2 numbers, where 0 is stored as 7273, read with the factor of HLS."""
     judged, units = [look for look in looks if look.size >= LEAST], looks[0].frame.units
     if looks[0].sensor.name == S2.name or units.scale != HLS.scale or not _most(x.darkest() > 0.65 for x in judged):
@@ -140,7 +140,7 @@ def _landsat(looks: Sequence[Look], where: str, option: Option) -> InputError | 
     )
 
 
-def _offset(looks: Sequence[Look], where: str, option: Option) -> InputError | None:
+def _offset(looks: Sequence[FrameSample], where: str, option: Option) -> InputError | None:
     """The offset of Sentinel-2 left in, or taken out twice; judged where there is ground that is surely dark."""
     if looks[0].sensor.name != S2.name:
         return None
@@ -169,7 +169,7 @@ def _told(units: Units) -> str:
     return f"scale {units.scale:g}, offset {units.offset:g}: {units.source}"
 
 
-def _order(looks: Sequence[Look], where: str) -> None:
+def _order(looks: Sequence[FrameSample], where: str) -> None:
     """Bands in the wrong order; open water has an order of its own and is left alone."""
     sensor = looks[0].sensor
     land = np.concatenate([look.land() for look in looks], axis=1)

@@ -23,7 +23,7 @@ from agrifm.sensors import SENSORS, Sensor
 
 
 @dataclass(frozen=True)
-class Layout:
+class NamingScheme:
     """A way of naming files.
 
     Args:
@@ -89,7 +89,7 @@ def _days_of_file(name: str) -> tuple[dt.date, ...]:
 
 
 @dataclass(frozen=True)
-class Piece:
+class BandSource:
     """One band of one day, as the names tell it.
 
     Args:
@@ -110,7 +110,7 @@ class Piece:
     name: str
     day: dt.date
     group: str
-    layout: Layout
+    layout: NamingScheme
     shown: str
     stamp: str
     tile: str = ""
@@ -130,10 +130,10 @@ def _named(pattern: str) -> re.Pattern[str]:
     return re.compile(rf"(?:.*/)?{pattern}", re.IGNORECASE)
 
 
-def _landsat(example: str, satellites: str, bands: str) -> Layout:
+def _landsat(example: str, satellites: str, bands: str) -> NamingScheme:
     """Collection 2 Level 2; ``bands`` are the numbers of blue, green, red, near and two short-wave infrared bands."""
     ids = SENSORS["Landsat"].band_ids
-    return Layout(
+    return NamingScheme(
         "Landsat Collection 2 Level 2",
         example,
         _named(
@@ -147,16 +147,16 @@ def _landsat(example: str, satellites: str, bands: str) -> Layout:
     )
 
 
-def _modis(example: str, pattern: str) -> Layout:
-    return Layout("MOD09A1", example, _named(pattern), "Modis", units=lambda path, band: MODIS, nodata=-28672)
+def _modis(example: str, pattern: str) -> NamingScheme:
+    return NamingScheme("MOD09A1", example, _named(pattern), "Modis", units=lambda path, band: MODIS, nodata=-28672)
 
 
 MODIS_BAND = r"(?P<band>sur_refl_b0[1-7]|sur_refl_state_500m)"
 DAY = r"\d{4}-\d\d-\d\d"
 EXTENSION = r"\.(?:tiff?|jp2|img|vrt)"
 
-LAYOUTS: tuple[Layout, ...] = (
-    Layout(
+NAMING_SCHEMES: tuple[NamingScheme, ...] = (
+    NamingScheme(
         "Sentinel-2 Level-2A SAFE folders",
         "S2A_MSIL2A_...SAFE/GRANULE/.../R10m/T31TEJ_20180707T104021_B04_10m.jp2",
         # Every band at the pixel size it was taken with.
@@ -169,7 +169,7 @@ LAYOUTS: tuple[Layout, ...] = (
         nodata=0,
     ),
     *(
-        Layout(
+        NamingScheme(
             "HLS v2.0",
             f"HLS.{product}.T31TEJ.2018001T103000.v2.0.B02.tif",
             _named(
@@ -192,7 +192,7 @@ LAYOUTS: tuple[Layout, ...] = (
         "MOD09A1.061_sur_refl_b01_doy2018001_aid0001.tif",
         rf"M[OY]D09A1\.\d{{3}}_{MODIS_BAND}_doy(?P<date>\d{{7}})(?:\d{{6}})?_(?P<tile>aid\d+)\.tiff?",
     ),
-    Layout(
+    NamingScheme(
         "Copernicus Browser",
         "2018-07-07-00:00_2018-07-07-23:59_Sentinel-2_L2A_B04_(Raw).tiff",
         # A period, which may be longer than a day; unpacked on Windows, the colons are other characters.
@@ -203,24 +203,24 @@ LAYOUTS: tuple[Layout, ...] = (
         "S2",
         real=Units(1.0, 0.0, "reflectance in floating-point numbers, Copernicus Browser"),
     ),
-    Layout(
+    NamingScheme(
         "one file for each date and band",
         "20180707_B04_10m.jp2 or 2018-07-07_B04.tif",
         _named(rf"{DATE}{TIME}{CLOCK}_(?P<band>[^/.]+?)(?:_R?(?P<res>\d+)m)?{EXTENSION}"),
     ),
 )
 
-STACKED = Layout("one GeoTIFF for each date, with all bands", "sentinel2_20180707.tif", _named(r"[^/]*\.tiff?"))
-CUBE = Layout("netCDF or Zarr with a time axis", "sentinel2.nc, sentinel2.zarr", re.compile("(?!)"))
+STACKED = NamingScheme("one GeoTIFF for each date, with all bands", "sentinel2_20180707.tif", _named(r"[^/]*\.tiff?"))
+CUBE = NamingScheme("netCDF or Zarr with a time axis", "sentinel2.nc, sentinel2.zarr", re.compile("(?!)"))
 
 
-def layout_of(pattern: str) -> Layout:
+def layout_of(pattern: str) -> NamingScheme:
     """The layout a user wrote, e.g. ``{tile}/{date}_{band}_{res}.jp2``; ``*`` and ``?`` stand for any letters.
 
     Raises:
         InputError: an unknown part, or no date.
     """
-    return Layout(f"the pattern '{pattern}'", pattern, NamePattern.of(pattern))
+    return NamingScheme(f"the pattern '{pattern}'", pattern, NamePattern.of(pattern))
 
 
 # How the names of files and folders hint at a sensor.
