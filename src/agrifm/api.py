@@ -1,0 +1,307 @@
+"""The front door: what ``import agrifm`` offers to people who work in Python.
+
+Everything here is a thin layer over the rooms below; the command line uses the same functions.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from rich.console import Console
+
+from agrifm.checkpoint import Checkpoint, weights_file
+from agrifm.chips.plan import ChipPlan
+from agrifm.chips.report import Report
+from agrifm.chips.writer import write_chips
+from agrifm.compat.weights import start_weights
+from agrifm.config import Experiment
+from agrifm.config import load as load_experiment
+from agrifm.errors import InputError
+from agrifm.evaluation import evaluate as score
+from agrifm.maps.in_memory import embed_scene, predict_scene
+from agrifm.maps.map_scene import Mapped, map_scene
+from agrifm.maps.options import MapOptions
+from agrifm.opening import open_scene
+from agrifm.sample import Sample, collate
+from agrifm.scenes.scene import Scene
+from agrifm.sensors import Sensor
+from agrifm.tasks.field_scores import FieldScores
+from agrifm.tasks.fractions import FractionScores
+from agrifm.tasks.scores import Scores
+from agrifm.training import fit
+from agrifm.training.fit import open_sources
+
+Data = Scene | xr.Dataset | Sample | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model, ready to predict, map and embed; :func:`load` opens one.
+
+    Args:
+        path: Checkpoint.
+        checkpoint: Its content.
+    """
+
+    path: Path
+    checkpoint: Checkpoint
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their numbers."""
+        return tuple(self.checkpoint.experiment.task.names)
+
+    @property
+    def sensors(self) -> tuple[Sensor, ...]:
+        """Sensors that the model reads; any of them may be missing."""
+        return tuple(self.checkpoint.experiment.data.sensors)
+
+    @property
+    def experiment(self) -> Experiment:
+        """Experiment that made the model."""
+        return self.checkpoint.experiment
+
+    def predict(
+        self,
+        data: Data,
+        *,
+        dates: Mapping[str, Sequence[Any]] | None = None,
+        valid: Mapping[str, Any] | None = None,
+        probabilities: bool = True,
+        confidence: bool = False,
+        device: str = "auto",
+    ) -> xr.Dataset:
+        """Predict the class of every pixel, in memory.
+
+        Args:
+            data: A scene; a dataset as a netCDF cube would hold it (dimensions ``time``, ``y``, ``x``, one variable for
+                each band, and a CRS); a sample; or arrays ``(t, c, h, w)`` of stored numbers by sensor name.
+            dates: With arrays, ISO dates or days since 1970-01-01 by sensor.
+            valid: With arrays, masks ``(t, h, w)`` by sensor that are true where the ground was seen.
+            probabilities: Also give the probability of every class.
+            confidence: Also give the probability of the chosen class.
+            device: ``auto``, ``cpu`` or ``cuda``.
+
+        Returns:
+            Dataset with ``classes (y, x)`` uint8, 255 where no sensor saw the ground, and the other layers. Scenes and
+            datasets keep their CRS and coordinates.
+
+        Raises:
+            InputError: If the data do not fit the model.
+        """
+        if isinstance(data, xr.Dataset):
+            with tempfile.TemporaryDirectory(prefix="agrifm-") as folder:
+                return self.predict(
+                    scene_of(data, Path(folder)), probabilities=probabilities, confidence=confidence, device=device
+                )
+        wanted = {"probabilities": probabilities, "confidence": confidence}
+        extras = tuple(name for name, on in wanted.items() if on)
+        if isinstance(data, Scene):
+            return predict_scene(self.checkpoint, data, MapOptions(extras, device=device))
+        if not isinstance(data, Sample):
+            data = Sample.from_item({"data": data, "dates": dates or {}, "valid": valid or {}})
+        return self._predict_sample(data, extras, device)
+
+    def _predict_sample(self, sample: Sample, extras: Sequence[str], device: str) -> xr.Dataset:
+        """Predict the pixels of one sample, which has no place on the ground."""
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = self.checkpoint.model().to(device)
+        batch = collate([sample]).to(device)
+        with torch.inference_mode():
+            values = self.checkpoint.experiment.task.probabilities(model(batch))[0].cpu().numpy()
+        if not np.isfinite(values).all():
+            raise InputError(
+                f"sample {sample.name or '(unnamed)'}",
+                found="outputs of the model that are infinite or not a number",
+                expected="finite numbers",
+                repair="check the images for values that no sensor stores.",
+            )
+        calibration = self.checkpoint.calibration
+        classes = values.argmax(0).astype(np.uint8)
+        if calibration is not None:
+            values = calibration.probabilities(values)
+        variables: dict[str, Any] = {"classes": (("y", "x"), classes)}
+        if "probabilities" in extras:
+            variables["probabilities"] = (("class", "y", "x"), values)
+        if "confidence" in extras:
+            variables["confidence"] = (("y", "x"), values.max(0))
+        coordinates = {"class": list(self.classes)} if "probabilities" in extras else {}
+        return xr.Dataset(variables, coords=coordinates, attrs={"class_names": list(self.classes)})
+
+    def map(
+        self,
+        scene: Scene,
+        path: str | Path,
+        options: MapOptions | None = None,
+        *,
+        overwrite: bool = False,
+        workers: int = 1,
+        console: Console | None = None,
+    ) -> Mapped:
+        """Write the map of a scene as a Cloud-Optimized GeoTIFF, with style, STAC item and provenance beside it.
+
+        Args:
+            scene: Scene of any size.
+            path: GeoTIFF to write.
+            options: Extra layers, size of windows, memory, device.
+            overwrite: Replace a map that exists.
+            workers: Processes on this machine.
+            console: Where progress is shown.
+
+        Returns:
+            The written files and the hectares of each class.
+
+        Raises:
+            InputError: If sensors do not fit, a file cannot be read, or the map exists.
+        """
+        options = options or MapOptions()
+        return map_scene(self.path, scene, Path(path), options, overwrite=overwrite, workers=workers, console=console)
+
+    def embed(self, data: Scene | xr.Dataset, *, device: str = "auto") -> xr.Dataset:
+        """Compute the features of every pixel, e.g. for a classifier of scikit-learn.
+
+        Args:
+            data: A scene, or a dataset as for :meth:`predict`.
+            device: ``auto``, ``cpu`` or ``cuda``.
+
+        Returns:
+            Dataset with ``embedding (feature, y, x)`` float32, NaN where no sensor saw the ground.
+
+        Raises:
+            InputError: If the data do not fit the model.
+        """
+        if isinstance(data, xr.Dataset):
+            with tempfile.TemporaryDirectory(prefix="agrifm-") as folder:
+                return self.embed(scene_of(data, Path(folder)), device=device)
+        return embed_scene(self.checkpoint, data, MapOptions(device=device))
+
+
+def load(model: str | Path) -> Model:
+    """Open a model: a checkpoint of ``agrifm train``, or weights that come with the package.
+
+    Args:
+        model: Path of a checkpoint, or a name such as ``agrifm-tiny``.
+
+    Returns:
+        The model. Opening the file runs no code.
+
+    Raises:
+        InputError: If there is no such file or it is no checkpoint.
+
+    Example:
+        >>> import agrifm
+        >>> agrifm.load("agrifm-tiny").sensors[0].name
+        'S2'
+    """
+    path = weights_file(Path(model))
+    return Model(path, Checkpoint.load(path))
+
+
+def make_chips(
+    scene: Scene,
+    labels: str | Path,
+    out: str | Path,
+    plan: ChipPlan | None = None,
+    *,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> Report:
+    """Cut a scene into labeled chips and write all that :func:`train` needs into a folder.
+
+    Args:
+        scene: Scene on a grid in meters.
+        labels: Vector file of polygons, or raster of class codes.
+        out: Folder to write; ``crops.yaml`` in it is an experiment.
+        plan: Class column, size of chips, spatial split; see :class:`agrifm.ChipPlan`.
+        overwrite: Replace chips that exist.
+        console: Where progress is shown.
+
+    Returns:
+        Report on chips, areas and leakage between splits.
+
+    Raises:
+        InputError: If labels or scene cannot be used, or chips exist.
+    """
+    return write_chips(scene, Path(labels), Path(out), plan or ChipPlan(), overwrite=overwrite, console=console)
+
+
+def train(
+    experiment: Experiment | str | Path,
+    out: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    console: Console | None = None,
+) -> Model:
+    """Train a model. Stopped at any moment, the same call resumes.
+
+    Args:
+        experiment: Experiment, or the path of its YAML file.
+        out: Folder of the run.
+        overrides: ``section.key=value`` for a YAML file.
+        console: Where progress is shown.
+
+    Returns:
+        The best model of the run.
+
+    Raises:
+        InputError: If the experiment or its data cannot be used.
+    """
+    if not isinstance(experiment, Experiment):
+        experiment = load_experiment(Path(experiment), overrides)
+    path = fit(experiment, Path(out), weights=start_weights(experiment), console=console)
+    return load(path)
+
+
+def evaluate(
+    model: Model | str | Path,
+    split: str = "test",
+    *,
+    root: str | Path | None = None,
+    out: str | Path | None = None,
+    console: Console | None = None,
+) -> Scores | FractionScores | FieldScores:
+    """Score a model on a split of its data, or of other data with the same layout.
+
+    Args:
+        model: Model, or the path of its checkpoint.
+        split: ``train``, ``val`` or ``test``.
+        root: Folder of other data.
+        out: Folder of tables and pictures to write; nothing is written without it.
+        console: Where progress is shown.
+
+    Returns:
+        Scores with ``summary`` and ``classes``.
+
+    Raises:
+        InputError: If there is no such split or the data do not fit.
+    """
+    opened = model if isinstance(model, Model) else load(model)
+    checkpoint = opened.checkpoint.at(None if root is None else Path(root))
+    source = open_sources(checkpoint.experiment, (split,))[split]
+    return score(checkpoint, source, None if out is None else Path(out), console=console)
+
+
+def scene_of(dataset: xr.Dataset, folder: Path) -> Scene:
+    """Open a dataset in memory as a scene: it is written as a netCDF cube and read like any other cube.
+
+    Args:
+        dataset: Dimensions ``time``, ``y`` and ``x``, one variable for each band, and a CRS.
+        folder: Folder of the cube, which must exist as long as the scene is used.
+
+    Raises:
+        InputError: If bands, dates or CRS are not recognized.
+    """
+    path = folder / "dataset.nc"
+    dataset.to_netcdf(path, engine="h5netcdf")
+    return open_scene(path)
+
+
+__all__ = ["Model", "evaluate", "load", "make_chips", "open_scene", "scene_of", "train"]
