@@ -386,7 +386,7 @@ def test_signals_stop_workers_as_well_without_a_traceback(number, code, folder, 
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     said = process.communicate(timeout=60)[0].decode()
     assert process.returncode == code, said
-    assert "the same command goes on from there" in said
+    assert "the same command resumes from here" in said
     assert "Traceback" not in said
     deadline = time.monotonic() + 60
     while alive(process.pid):  # Python's own helper ends a moment after the rest

@@ -445,7 +445,7 @@ def test_seams_end_in_an_exit_code_of_their_own(model, folder, tmp_path, monkeyp
     monkeypatch.setattr(mapping, "audit", lambda path, job: Seams(2.0, 9.0, 0.5, 100))
     result = CliRunner().invoke(app, ["map", str(model), str(folder), str(tmp_path / "map.tif")])
     assert result.exit_code == 3, result.output
-    assert "window borders show" in result.output
+    assert "window borders are visible" in result.output
     assert json.loads((tmp_path / "map.passport.json").read_text())["seams"]["ratio"] == 2.0
     higher = ["map", str(model), str(folder), str(tmp_path / "other.tif"), "--seam-limit", "2.5"]
     assert CliRunner().invoke(app, higher).exit_code == 0

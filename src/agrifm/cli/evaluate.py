@@ -1,16 +1,25 @@
-"""The verb evaluate: scores of a split, early in the season, without sensors, through gaps."""
+"""The command ``evaluate``: scores of a split, early in the season, without some sensors, through gaps."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from agrifm.cli.shell import Ckpt, Ensemble, Flips, Links, app, console
+from agrifm.errors import InputError, nearest
 
-DAYS = "Only images up to a day: 2018-06-30 or 06-30; several: a list, FIRST:LAST:DAYS, FIRST:LAST:monthly or monthly."
+if TYPE_CHECKING:
+    from agrifm.checkpoint import Checkpoint
+    from agrifm.data.folder import SampleSource
+
+DAYS = (
+    "Use only images up to a day: 2018-06-30 or 06-30. Several days: a list, FIRST:LAST:DAYS, FIRST:LAST:monthly or "
+    "monthly."
+)
+SUMMARY = ("aAcc", "mIoU", "mFscore", "kappa")
 
 
 @app.command()
@@ -18,11 +27,11 @@ def evaluate(
     checkpoint: Ckpt,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     root: Annotated[Path | None, typer.Option(help="Folder of other data with the same layout.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the scores; beside the checkpoint if left out.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the scores. Default: beside the checkpoint.")] = None,
     as_of: Annotated[str | None, typer.Option(help=DAYS)] = None,
-    target: Annotated[float, typer.Option(help="Score whose first day is looked for.", min=0, max=1)] = 0.8,
-    sensors: Annotated[bool, typer.Option("--sensors", help="Every subset of the model's sensors.")] = False,
-    gaps: Annotated[str | None, typer.Option(help="Gaps of so many months without any image, e.g. 1,2,3.")] = None,
+    target: Annotated[float, typer.Option(help="Score whose first day is reported.", min=0, max=1)] = 0.8,
+    sensors: Annotated[bool, typer.Option("--sensors", help="Score every subset of the model's sensors.")] = False,
+    gaps: Annotated[str | None, typer.Option(help="Lengths of gaps without images, in months, e.g. 1,2,3.")] = None,
     flips: Flips = False,
     ensemble: Ensemble = None,
     allow_links: Links = False,
@@ -33,80 +42,107 @@ def evaluate(
     from agrifm.evaluation.as_of import known
     from agrifm.training.fit import open_sources
 
-    loaded = Checkpoint.load(checkpoint).at(root, allow_links=allow_links).looking(flips=flips, others=ensemble or ())
-    looks = ("_flips" if flips else "") + ("_ensemble" if ensemble else "")
-    refuse_split(split, endless=loaded.experiment.data.shards is not None)
-    experiment, out = loaded.experiment, out or checkpoint.parent / f"scores_{split}{looks}"
+    model = Checkpoint.load(checkpoint).at(root, allow_links=allow_links)
+    model = model.looking(flips=flips, others=ensemble or ())
+    experiment = model.experiment
+    refuse_split(split, endless=experiment.data.shards is not None)
+    if out is None:
+        suffix = ("_flips" if flips else "") + ("_ensemble" if ensemble else "")
+        out = checkpoint.parent / f"scores_{split}{suffix}"
     source = open_sources(experiment, (split,))[split]
-    several = as_of is not None and any(sign in as_of for sign in (",", ":", "monthly"))
-    if as_of is not None and not several:
-        source, out = known(source, experiment.data.seasons, as_of), out.with_name(f"{out.name}_{as_of}")
+    several_days = as_of is not None and any(sign in as_of for sign in (",", ":", "monthly"))
+    if as_of is not None and not several_days:
+        source = known(source, experiment.data.seasons, as_of)
+        out = out.with_name(f"{out.name}_{as_of}")
     if sensors or gaps is not None:
-        _failures(loaded, source, sensors, gaps, None if not several else as_of, out)
-    elif as_of is not None and several:
-        _early_season(loaded, source, as_of, target, out)
+        if several_days:
+            raise InputError(
+                f"--as-of {as_of}",
+                found="several days together with --sensors or --gaps",
+                expected="one day",
+                repair="give one day, or run the two evaluations one after the other.",
+            )
+        _missing_sensors(model, source, sensors, _months(gaps), out)
+    elif as_of is not None and several_days:
+        _early_season(model, source, as_of, target, out)
     else:
-        show_scores(score(loaded, source, out, console=console))
+        show_scores(score(model, source, out, console=console))
     console.print(f"written to {out}", highlight=False)
 
 
 def refuse_split(split: str, *, endless: bool) -> None:
-    """Refuse names of no split, and the training split of pre-training, which never ends."""
-    from agrifm.errors import InputError, nearest
+    """Refuse names of no split, and the training split of pre-training, which has no end.
 
+    Raises:
+        InputError: If there is no such split.
+    """
     valid = ("val",) if endless else ("train", "val", "test")
-    if split not in valid:
+    if split in valid:
+        return
+    if endless:
         raise InputError(
             f"--split {split}",
-            found="no split of a pre-training experiment that has an end" if endless else "no split",
-            expected=" or ".join(valid),
-            repair="add '--split val'." if endless else nearest(split, valid),
+            found="no split of a pre-training experiment that has an end",
+            expected="val",
+            repair="add '--split val'.",
         )
+    raise InputError(f"--split {split}", found="no split", expected=" or ".join(valid), repair=nearest(split, valid))
 
 
-def _early_season(checkpoint, source, as_of: str, target: float, out: Path) -> None:
-    """Print and write scores against dates."""
+def _months(text: str | None) -> list[int]:
+    """Lengths of gaps in months, from the text of ``--gaps``."""
+    parts = [part.strip() for part in (text or "").split(",") if part.strip()]
+    if not all(part.isdigit() for part in parts):
+        raise InputError(
+            f"--gaps {text}",
+            found="no lengths in months",
+            expected="whole numbers such as 1,2,3",
+            repair="separate whole numbers of months by commas.",
+        )
+    return [int(part) for part in parts]
+
+
+def _early_season(checkpoint: Checkpoint, source: SampleSource, as_of: str, target: float, out: Path) -> None:
+    """Print and write scores by date."""
     from agrifm.evaluation.missing_sensors import early_season, write_early
 
     table = early_season(checkpoint, source, as_of, console=console)
     console.print(table.show("scores with the images up to a day", console.width))
-    for season, first in write_early(checkpoint, table, target, out).items():
-        days = ", ".join(f"{score} {day}" for score, day in first.items() if day) or "nothing"
-        never = ", ".join(score for score, day in first.items() if not day)
-        text = f"{season}: {target:g} is first reached by {days}" + (f"; never by {never}" if never else "")
+    for season, first_days in write_early(checkpoint, table, target, out).items():
+        reached = ", ".join(f"{score} {day}" for score, day in first_days.items() if day) or "nothing"
+        never = ", ".join(score for score, day in first_days.items() if not day)
+        text = f"{season}: {target:g} is first reached by {reached}"
+        if never:
+            text += f"; never by {never}"
         console.print(text, highlight=False)
 
 
-def _failures(checkpoint, source, sensors: bool, gaps: str | None, days: str | None, out: Path) -> None:
+def _missing_sensors(checkpoint: Checkpoint, source: SampleSource, sensors: bool, gaps: list[int], out: Path) -> None:
     """Print and write scores without some sensors and through gaps."""
-    from agrifm.errors import InputError
     from agrifm.evaluation.missing_sensors import failures, write_failures
 
-    parts = [part.strip() for part in (gaps or "").split(",") if part.strip()]
-    if days is not None or not all(part.isdigit() for part in parts):
-        raise InputError(
-            f"--gaps {gaps}" if days is None else f"--as-of {days}",
-            found="no lengths in months" if days is None else "several days beside --sensors or --gaps",
-            expected="e.g. 1,2,3" if days is None else "one day, or these tables apart",
-            repair="write it like that.",
-        )
-    found = failures(checkpoint, source, sensors=sensors, gaps=[int(part) for part in parts], console=console)
-    write_failures(checkpoint, *found, out)
-    console.print(found[0].show("what is left when sensors fail", console.width))
+    tables = failures(checkpoint, source, sensors=sensors, gaps=gaps, console=console)
+    write_failures(checkpoint, *tables, out)
+    console.print(tables[0].show("scores without some sensors or dates", console.width))
 
 
-def show_scores(result) -> None:
-    """Print the per-class table and the summary."""
+def show_scores(result: Any) -> None:
+    """Print the table of classes, the summary, and the scores of merged classes."""
     table = Table("class", *result.columns)
     for entry in result.classes:
-        values = (getattr(entry, key) for key in result.columns)
-        table.add_row(entry.name, *(f"{x:,}" if isinstance(x, int) else f"{x:.4f}" for x in values))
+        cells = []
+        for key in result.columns:
+            value = getattr(entry, key)
+            cells.append(f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
+        table.add_row(entry.name, *cells)
     console.print(table)
     console.print("  ".join(f"{key} {value:.4f}" for key, value in result.summary.items()), highlight=False)
-    if levels := getattr(result, "levels", ()):
-        finest, keys = {entry.name for entry in result.classes}, ("aAcc", "mIoU", "mFscore", "kappa")
-        table = Table("counted as one", "classes", *keys)
-        for level in levels:
-            merged = ", ".join(entry.name for entry in level.classes if entry.name not in finest)
-            table.add_row(merged, str(len(level.classes)), *(f"{level.summary[key]:.4f}" for key in keys))
-        console.print(table)
+    levels = getattr(result, "levels", ())
+    if not levels:
+        return
+    names = {entry.name for entry in result.classes}
+    table = Table("merged classes", "classes", *SUMMARY)
+    for level in levels:
+        merged = ", ".join(entry.name for entry in level.classes if entry.name not in names)
+        table.add_row(merged, str(len(level.classes)), *(f"{level.summary[key]:.4f}" for key in SUMMARY))
+    console.print(table)

@@ -1,4 +1,4 @@
-"""Verbs about maps: map a scene, make a map again."""
+"""Commands for maps: ``map``, ``parcels`` and ``reproduce``."""
 
 from __future__ import annotations
 
@@ -19,34 +19,41 @@ SEAMS, DIFFERENT = 3, 4  # exit codes
 def map_(
     checkpoint: Ckpt,
     scene: ScenePath,
-    out: Annotated[Path, typer.Argument(help="The map, a GeoTIFF.")],
-    as_of: Annotated[str | None, typer.Option(metavar="DATE", help="Use no image later than this day.")] = None,
+    out: Annotated[Path, typer.Argument(help="GeoTIFF to write.")],
+    as_of: Annotated[str | None, typer.Option(metavar="DATE", help="Use only images up to this day.")] = None,
     probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Also the probability of every class.")
+        bool, typer.Option("--probabilities", help="Also write the probability of every class.")
     ] = False,
-    confidence: Annotated[bool, typer.Option("--confidence", help="Also the probability of the chosen class.")] = False,
-    entropy: Annotated[bool, typer.Option("--entropy", help="Also how undecided the model is.")] = False,
-    observations: Annotated[bool, typer.Option("--observations", help="Also clear dates per sensor.")] = False,
-    sets: Annotated[bool, typer.Option("--sets", help="Also which classes are possible (calibrated models).")] = False,
+    confidence: Annotated[
+        bool, typer.Option("--confidence", help="Also write the probability of the chosen class.")
+    ] = False,
+    entropy: Annotated[bool, typer.Option("--entropy", help="Also write the normalized entropy.")] = False,
+    observations: Annotated[
+        bool, typer.Option("--observations", help="Also write the clear dates of each sensor.")
+    ] = False,
+    sets: Annotated[bool, typer.Option("--sets", help="Also write the prediction sets of a calibrated model.")] = False,
     flips: Flips = False,
     ensemble: Ensemble = None,
-    workers: Annotated[int, typer.Option(help="Processes on this machine; one for each GPU.", min=1)] = 1,
+    workers: Annotated[int, typer.Option(help="Processes on this machine, one for each GPU.", min=1)] = 1,
     dask: Annotated[str | None, typer.Option(help="Address of a dask scheduler, e.g. tcp://10.0.0.1:8786.")] = None,
     window: Annotated[
-        int | None, typer.Option(help="Side of a window in pixels; the training chips' if left out.", min=1)
+        int | None, typer.Option(help="Side of a window in pixels. Default: that of the training chips.", min=1)
     ] = None,
-    memory: Annotated[float, typer.Option(help="Megabytes of images that a tile may take.", min=0.1)] = 128.0,
-    seam_limit: Annotated[float, typer.Option(help="Largest rate of class changes on window borders.")] = 1.25,
+    memory: Annotated[float, typer.Option(help="Memory for the images of one tile, in megabytes.", min=0.1)] = 128.0,
+    seam_limit: Annotated[
+        float, typer.Option(help="Highest rate of class changes on window borders, relative to other lines.")
+    ] = 1.25,
     parcels: Annotated[
-        Path | None, typer.Option(help="Also polygons of fields, .gpkg or .parquet; of task 'fields'.")
+        Path | None,
+        typer.Option(help="Also write polygons of fields (.gpkg or .parquet); needs a model of task 'fields'."),
     ] = None,
     settings: Settings = None,
     skip_unreadable: Skip = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Map a scene of any size: a Cloud-Optimized GeoTIFF, with styles, a STAC item and a passport beside it.
+    """Map a scene of any size: a Cloud-Optimized GeoTIFF with styles, a STAC item and its provenance beside it.
 
-    Stopped at any moment, the same command goes on. Exit code 3: window borders show in the map.
+    Stopped at any moment, the same command resumes. Exit code 3: window borders are visible in the map.
     """
     from agrifm.maps.map_scene import map_scene
     from agrifm.maps.options import MapOptions
@@ -90,7 +97,7 @@ def map_(
         _outline(out, parcels)
     if mapped.visible_seams:
         warning = Text.assemble(
-            ("window borders show", "bold red"), f": more than {seam_limit} times the transitions of other lines"
+            ("window borders are visible", "bold red"), f": more than {seam_limit} times the transitions of other lines"
         )
         console.print(warning)
         raise typer.Exit(SEAMS)
@@ -98,16 +105,21 @@ def map_(
 
 @app.command("parcels")
 def parcels_(
-    target: Annotated[Path, typer.Argument(metavar="MAP", help="A map made with a checkpoint of task 'fields'.")],
-    out: Annotated[Path, typer.Argument(help="The polygons, .gpkg or .parquet.")],
-    crops: Annotated[Path | None, typer.Option(help="Another map of the same grid that says what grows.")] = None,
-    min_area: Annotated[float, typer.Option(help="Hectares; smaller fields join a neighbor or are dropped.")] = 0.05,
+    target: Annotated[Path, typer.Argument(metavar="MAP", help="Map that was made with a model of task 'fields'.")],
+    out: Annotated[Path, typer.Argument(help="Polygons to write, .gpkg or .parquet.")],
+    crops: Annotated[
+        Path | None, typer.Option(help="Crop map on the same grid, which gives each field its crop.")
+    ] = None,
+    min_area: Annotated[
+        float, typer.Option(help="Smallest field in hectares; smaller ones are merged or dropped.")
+    ] = 0.05,
     tolerance: Annotated[
-        float | None, typer.Option(help="Meters by which outlines are simplified; one pixel if left out, 0 for none.")
+        float | None,
+        typer.Option(help="Tolerance of the simplification of outlines in meters. Default: one pixel; 0 for none."),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Outline the fields of a map, with what grows in each: GeoPackage or GeoParquet in the fiboa schema."""
+    """Write the fields of a map as polygons with their crops: GeoPackage or GeoParquet in the fiboa schema."""
     from agrifm.products.fiboa import check_target
 
     check_target(out, overwrite=overwrite)
@@ -121,30 +133,32 @@ def _outline(
     from agrifm.products.parcels import ParcelRule, parcels_of
 
     with console.status("outlining fields"):
-        found = parcels_of(target, ParcelRule(min_area, tolerance), crops)
-        write_parcels(found, out)
-    console.print(str(found), highlight=False)
+        fields = parcels_of(target, ParcelRule(min_area, tolerance), crops)
+        write_parcels(fields, out)
+    console.print(str(fields), highlight=False)
     console.print(f"written: {out}", highlight=False)
 
 
 @app.command()
 def reproduce(
-    passport: Annotated[Path, typer.Argument(help="The passport that lies beside a map.")],
-    checkpoint: Annotated[Path | None, typer.Option(help="The model, if it is no longer where it was.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder in which the new map stays.")] = None,
+    provenance: Annotated[Path, typer.Argument(help="Provenance file beside a map, MAP.passport.json.")],
+    checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint, if it has moved.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to keep the new map in.")] = None,
     workers: Annotated[int, typer.Option(help="Processes on this machine.", min=1)] = 1,
     allow_network: Annotated[
-        bool, typer.Option("--allow-network", help="Open images at the addresses that the passport names.")
+        bool, typer.Option("--allow-network", help="Open images at the addresses that the file names.")
     ] = False,
 ) -> None:
-    """Make a map again from its passport and compare. Exit code 4: it differs.
+    """Compute a map again from its provenance and compare both. Exit code 4: they differ.
 
-    The passport says which checkpoint and images are opened; the command prints their places first.
+    The provenance names the checkpoint and images that are opened; the command prints their paths first.
     """
-    from agrifm.products.reproduce import reproduce as again
+    from agrifm.products.reproduce import reproduce as reproduce_map
 
     with resumable() if out is not None else nullcontext():
-        result = again(passport, checkpoint, out, workers=workers, allow_network=allow_network, console=console)
+        result = reproduce_map(
+            provenance, checkpoint, out, workers=workers, allow_network=allow_network, console=console
+        )
     for line in result.notes:
         console.print(line, highlight=False)
     console.print(str(result), highlight=False)

@@ -1,4 +1,4 @@
-"""Verbs about models: train, predict, show, weights, demo."""
+"""Commands for models: ``train``, ``predict``, ``show``, ``weights`` and ``demo``."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import typer
 
 from agrifm.cli.shell import Ckpt, Config, Ensemble, Flips, Links, Overrides, app, console, resumable
 
-weights = typer.Typer(no_args_is_help=True, help="Look at and convert weight files.")
+weights = typer.Typer(no_args_is_help=True, help="Inspect and convert weight files.")
 app.add_typer(weights, name="weights")
 
 
 @app.command()
 def train(
     config: Config,
-    out: Annotated[Path | None, typer.Option(help="Folder of the results; runs/<name> if left out.")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on where a run in that folder stopped.")] = True,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/NAME.")] = None,
+    resume: Annotated[bool, typer.Option(help="Resume a run that was stopped in that folder.")] = True,
     overrides: Overrides = None,
 ) -> None:
     """Train a model: fine-tune pre-trained weights, or start from random ones."""
@@ -39,23 +39,27 @@ def predict(
     out: Annotated[Path, typer.Argument(help="Folder of the maps.")],
     probabilities: Annotated[bool, typer.Option(help="Also write the probability of every class.")] = False,
     confidence: Annotated[bool, typer.Option(help="Also write the probability of the chosen class.")] = False,
-    sets: Annotated[bool, typer.Option(help="Also write which classes are possible.")] = False,
+    sets: Annotated[bool, typer.Option(help="Also write the prediction sets of a calibrated model.")] = False,
     flips: Flips = False,
     ensemble: Ensemble = None,
     allow_links: Links = False,
 ) -> None:
-    """Map every chip of a folder: GeoTIFF where the chip knows its place, PNG otherwise."""
+    """Map every chip of a folder: GeoTIFF where the chip is georeferenced, PNG otherwise."""
     from agrifm.checkpoint import Checkpoint
     from agrifm.data.folder import ChipFolder
-    from agrifm.maps.predict_chips import predict as write
+    from agrifm.maps.predict_chips import predict as predict_chips
 
-    loaded = Checkpoint.load(checkpoint).looking(flips=flips, others=ensemble or ())
-    folder = chips / "h5_samples" if (chips / "h5_samples").is_dir() else chips
-    data = loaded.experiment.data
+    model = Checkpoint.load(checkpoint).looking(flips=flips, others=ensemble or ())
+    folder = chips / "h5_samples"
+    if not folder.is_dir():
+        folder = chips
+    data = model.experiment.data
     source = ChipFolder.in_folder(
         folder, data.sensors, allow_missing=True, seasons=data.seasons, allow_links=allow_links
     )
-    paths = write(loaded, source, out, probabilities=probabilities, confidence=confidence, sets=sets, console=console)
+    paths = predict_chips(
+        model, source, out, probabilities=probabilities, confidence=confidence, sets=sets, console=console
+    )
     console.print(f"{len(paths)} files written to {out}", highlight=False)
 
 
@@ -67,21 +71,21 @@ def show(path: Annotated[Path, typer.Argument(help="Experiment in YAML, or check
     from agrifm.nn.model import count_parameters
 
     if path.suffix == ".safetensors":
-        loaded = Checkpoint.load(path)
-        for key, value in describe(loaded).items():
+        checkpoint = Checkpoint.load(path)
+        for key, value in describe(checkpoint).items():
             console.print(f"{key}: {value}", highlight=False)
-        console.print(loaded.experiment.to_yaml(), highlight=False)
+        console.print(checkpoint.experiment.to_yaml(), highlight=False)
         return
     experiment = load(path)
     console.print(experiment.to_yaml(), highlight=False)
-    known = [sensor for sensor in experiment.data.sensors if sensor.statistics is not None]
-    if len(known) == len(experiment.data.sensors):
+    # A model can be built once every sensor has statistics to normalize with.
+    if all(sensor.statistics is not None for sensor in experiment.data.sensors):
         console.print(f"weights: {count_parameters(build(experiment)):,}", highlight=False)
 
 
 @weights.command("show")
 def weights_show(path: Annotated[Path, typer.Argument(help="A .pth or .safetensors file.")]) -> None:
-    """Say what a weights file holds, read off its tensors; nothing in it is executed."""
+    """Describe a weights file by its tensors; no code in it is executed."""
     from agrifm.compat.weights import describe_weights
 
     for key, value in describe_weights(path).items():
@@ -91,10 +95,10 @@ def weights_show(path: Annotated[Path, typer.Argument(help="A .pth or .safetenso
 @weights.command("convert")
 def weights_convert(
     source: Annotated[Path, typer.Argument(help="A .pth file.")],
-    target: Annotated[Path, typer.Argument(help="A .safetensors file to write; .pth in the published layout.")],
-    layout: Annotated[Literal["same", "released"], typer.Option(help="Keys of the published AgriFM.pth?")] = "same",
+    target: Annotated[Path, typer.Argument(help="File to write: .safetensors, or .pth in the published layout.")],
+    layout: Annotated[Literal["same", "released"], typer.Option(help="Layout of the keys.")] = "same",
 ) -> None:
-    """Write the same tensors as safetensors, or a pre-trained encoder in the layout of the published file."""
+    """Convert weights to safetensors, or a pre-trained encoder to the layout of the published AgriFM.pth."""
     from agrifm.compat.weights import convert
 
     console.print(f"{len(convert(source, target, layout))} tensors written to {target}", highlight=False)
@@ -105,7 +109,7 @@ def demo(
     config: Annotated[Path, typer.Argument(help="Experiment in YAML.")] = Path("configs/example.yaml"),
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/demo"),
 ) -> None:
-    """The whole journey on made-up farmland: data, training, scores beside baselines, maps, a picture."""
+    """Run the whole workflow on synthetic farmland: data, training, scores beside baselines, maps, a picture."""
     from agrifm.demo import run
 
     with resumable():

@@ -1,29 +1,32 @@
-"""Verbs about scenes: look at them, search them in catalogues, cut chips from them."""
+"""Commands for scenes: ``scene show``, ``scene search`` and ``chips``."""
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agrifm.cli.shell import Overwrite, app, console
+from agrifm.addresses import is_address
+from agrifm.cli.shell import Overwrite, app, console, resumable
+from agrifm.errors import InputError
 
-scene = typer.Typer(no_args_is_help=True, help="Look at scenes, search them in a catalogue.")
+if TYPE_CHECKING:
+    from agrifm.scenes.scene import Scene
+
+scene = typer.Typer(no_args_is_help=True, help="Inspect scenes and search for images in STAC catalogs.")
 app.add_typer(scene, name="scene")
 
 ScenePath = Annotated[
     Path, typer.Argument(help="Folder or pattern of rasters, netCDF or Zarr cube, scene.yaml, or a saved item list.")
 ]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="key=value of scene.yaml, may be repeated.")]
-Skip = Annotated[bool, typer.Option("--skip-unreadable", help="Leave out files that cannot be read, and say so.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="key=value of scene.yaml. Can be repeated.")]
+Skip = Annotated[bool, typer.Option("--skip-unreadable", help="Leave out files that cannot be read and list them.")]
 
 
-def opened(path: Path, settings: list[str] | None, skip: bool, as_of: str | None = None):
-    """Open a scene, forget what came later than ``as_of``, and check its units."""
-    import datetime as dt
-
-    from agrifm.errors import InputError
+def opened(path: Path, settings: list[str] | None, skip: bool, as_of: str | None = None) -> Scene:
+    """Open a scene, drop images later than ``as_of``, and check the units."""
     from agrifm.opening import open_scene
     from agrifm.scenes.checks.units import check_units
 
@@ -31,85 +34,85 @@ def opened(path: Path, settings: list[str] | None, skip: bool, as_of: str | None
     for href in found.skipped:
         console.print(f"left out: {href}", highlight=False)
     if as_of is not None:
-        try:
-            day = dt.date.fromisoformat(as_of)
-        except ValueError as error:
-            raise InputError(
-                f"--as-of {as_of}", found="no date", expected="YYYY-MM-DD", repair="write e.g. 2024-06-30."
-            ) from error
-        found = found.until(day)
+        found = found.until(_date(as_of))
     return check_units(found, skip_unreadable=skip)
+
+
+def _date(text: str) -> dt.date:
+    try:
+        return dt.date.fromisoformat(text)
+    except ValueError as error:
+        raise InputError(
+            f"--as-of {text}", found="no date", expected="YYYY-MM-DD", repair="give a date such as 2024-06-30."
+        ) from error
 
 
 @scene.command("show")
 def show(
     path: ScenePath,
-    picture: Annotated[Path | None, typer.Option(help="Also draw a quick look, a PNG.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Also save a quick look as PNG.")] = None,
     settings: Settings = None,
     skip_unreadable: Skip = False,
 ) -> None:
-    """List sensors, dates, clear shares, grids, band order and units, and draw a quick look."""
-    from agrifm.scenes.quicklook import show as tell
+    """List sensors, dates, clear shares, grids, band order and units of a scene, and draw a quick look."""
+    from agrifm.scenes.quicklook import show as show_scene
 
-    tell(opened(path, settings, skip_unreadable), picture, console)
+    show_scene(opened(path, settings, skip_unreadable), picture, console)
 
 
 @scene.command("search")
 def search(
-    out: Annotated[Path, typer.Argument(help="The item list, a JSON file; it opens as a scene.")],
-    stac: Annotated[str, typer.Option(help="Address of a STAC API, or of a static catalogue.")],
-    collection: Annotated[list[str], typer.Option(help="Id of a collection, may be repeated.")],
+    out: Annotated[Path, typer.Argument(help="Item list to write, a JSON file that opens as a scene.")],
+    stac: Annotated[str, typer.Option(help="Address of a STAC API or of a static catalog.")],
+    collection: Annotated[list[str], typer.Option(help="Id of a collection. Can be repeated.")],
     start: Annotated[str, typer.Option(metavar="DATE", help="First day.")],
     end: Annotated[str, typer.Option(metavar="DATE", help="Last day.")],
     bbox: Annotated[str | None, typer.Option(help="west,south,east,north in degrees.")] = None,
-    aoi: Annotated[Path | None, typer.Option(help="Vector file of the area instead.")] = None,
-    max_cloud: Annotated[float | None, typer.Option(help="Percent of cloud that an item may state.")] = None,
-    limit: Annotated[int | None, typer.Option(help="At most this many items.", min=1)] = None,
+    aoi: Annotated[Path | None, typer.Option(help="Vector file of the area of interest, instead of --bbox.")] = None,
+    max_cloud: Annotated[float | None, typer.Option(help="Highest cloud cover of an item, in percent.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Highest number of items.", min=1)] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Search a STAC catalogue and save the items, so that every later run sees the same images."""
-    from agrifm.addresses import is_address
-    from agrifm.errors import InputError
+    """Search a STAC catalog and save the items, so that later runs use the same images."""
     from agrifm.stac.items import save, setting
-    from agrifm.stac.search import search as find
+    from agrifm.stac.search import search as find_items
 
     if out.exists() and not overwrite:
         raise InputError(
             out, found="a file", expected="a new one", repair="give --overwrite to search again, or another name."
         )
-    save(
-        find(
-            stac,
-            collection,
-            bbox=_numbers(bbox),
-            aoi=aoi,
-            start=start,
-            end=end,
-            max_cloud=max_cloud,
-            limit=limit,
-            console=console,
-        ),
-        out,
+    items = find_items(
+        stac,
+        collection,
+        bbox=_bounds(bbox),
+        aoi=aoi,
+        start=start,
+        end=end,
+        max_cloud=max_cloud,
+        limit=limit,
+        console=console,
     )
-    folder = None if is_address(stac) else Path(stac).resolve().parent
-    beside = folder is None or folder.is_relative_to(out.resolve().parent)
-    allowed = "" if folder is None or beside else f" --set {setting(folder)}"
-    console.print(f"saved to {out}\nnext: agrifm scene show {out}{allowed}", highlight=False)
+    save(items, out)
+    # Items of a local catalog lead to files that a list in another folder may open only if the user allows it.
+    permission = ""
+    if not is_address(stac):
+        folder = Path(stac).resolve().parent
+        if not folder.is_relative_to(out.resolve().parent):
+            permission = f" --set {setting(folder)}"
+    console.print(f"saved to {out}\nnext: agrifm scene show {out}{permission}", highlight=False)
 
 
-def _numbers(text: str | None) -> tuple[float, float, float, float] | None:
-    from agrifm.errors import InputError
-
+def _bounds(text: str | None) -> tuple[float, float, float, float] | None:
     if text is None:
         return None
     try:
-        west, south, east, north = (float(part) for part in text.replace(" ", ",").split(",") if part)
+        west, south, east, north = map(float, text.replace(",", " ").split())
     except ValueError as error:
         raise InputError(
             f"--bbox {text}",
             found="not four numbers",
             expected="west,south,east,north in degrees",
-            repair="write e.g. --bbox 3.2,43.6,3.3,43.7.",
+            repair="give bounds such as --bbox 3.2,43.6,3.3,43.7.",
         ) from error
     return west, south, east, north
 
@@ -117,21 +120,21 @@ def _numbers(text: str | None) -> tuple[float, float, float, float] | None:
 @app.command()
 def chips(
     scene: ScenePath,
-    labels: Annotated[Path, typer.Argument(help="Vector file of fields, or a raster of class numbers.")],
+    labels: Annotated[Path, typer.Argument(help="Vector file of fields, or raster of class codes.")],
     out: Annotated[Path, typer.Argument(help="Folder of the chips.")],
-    class_column: Annotated[str | None, typer.Option(help="Column that holds the class.")] = None,
+    class_column: Annotated[str | None, typer.Option(help="Column of the vector file that holds the class.")] = None,
     classes: Annotated[
         Path | None,
         typer.Option(help="Table of codes, names and colors (CSV or YAML), or hcat, worldcereal, cdl, rpg."),
     ] = None,
     layer: Annotated[str | None, typer.Option(help="Layer of the vector file.")] = None,
     size: Annotated[int, typer.Option(help="Rows and columns of a chip.")] = 96,
-    buffer: Annotated[float, typer.Option(help="Meters by which fields shrink on all sides.")] = 0.0,
-    distance: Annotated[float, typer.Option(help="Meters between labels of different splits.")] = 0.0,
+    buffer: Annotated[float, typer.Option(help="Meters by which fields are shrunk on all sides.")] = 0.0,
+    distance: Annotated[float, typer.Option(help="Smallest distance between labels of different splits, m.")] = 0.0,
     val: Annotated[float, typer.Option(help="Share of the labeled area for validation.")] = 0.2,
     test: Annotated[float, typer.Option(help="Share of the labeled area for the test.")] = 0.2,
-    block: Annotated[int | None, typer.Option(help="Chips along a block that stays in one split.")] = None,
-    seed: Annotated[int, typer.Option(help="Other seeds give other splits.")] = 0,
+    block: Annotated[int | None, typer.Option(help="Side of a block that stays in one split, in chips.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the spatial split.")] = 0,
     settings: Settings = None,
     skip_unreadable: Skip = False,
     overwrite: Overwrite = False,
@@ -140,7 +143,9 @@ def chips(
     from agrifm.chips.writer import ChipPlan, write_chips
 
     plan = ChipPlan(class_column, classes, layer, size, buffer, distance, val, test, block, seed)
-    found = opened(scene, settings, skip_unreadable)
-    write_chips(found, labels, out, plan, overwrite=overwrite, console=console).show(console)
+    with resumable():
+        images = opened(scene, settings, skip_unreadable)
+        report = write_chips(images, labels, out, plan, overwrite=overwrite, console=console)
+    report.show(console)
     console.print(f"written to {out}, picture {out / 'split.png'}", highlight=False)
     console.print(f"next: agrifm train {out / 'crops.yaml'}", highlight=False)

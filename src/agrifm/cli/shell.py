@@ -1,4 +1,4 @@
-"""The command's frame: what every verb shares."""
+"""What all commands share: common options, exit codes, and the handling of errors and signals."""
 
 from __future__ import annotations
 
@@ -33,26 +33,30 @@ _later = any(os.environ.get(key, "0") != "0" for key in ("RANK", "LOCAL_RANK", "
 console = Terminal(quiet=_later)
 
 Config = Annotated[Path, typer.Argument(help="Experiment in YAML.")]
-Ckpt = Annotated[Path, typer.Argument(help="Checkpoint written by 'agrifm train'.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")]
-Flips = Annotated[bool, typer.Option("--flips", help="Average over the eight orientations of a square.")]
-Ensemble = Annotated[list[Path] | None, typer.Option(help="Another checkpoint to average with, may be repeated.")]
+Ckpt = Annotated[Path, typer.Argument(help="Checkpoint of 'agrifm train'.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.key=value. Can be repeated.")]
+Flips = Annotated[
+    bool, typer.Option("--flips", help="Average over the eight orientations of a square (test-time augmentation).")
+]
+Ensemble = Annotated[
+    list[Path] | None, typer.Option(help="Another checkpoint whose probabilities are averaged. Can be repeated.")
+]
 Links = Annotated[bool, typer.Option("--allow-links", help="Follow links in chips to other files.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 
 
 def main() -> None:
-    """Run the command; no exception reaches the user as a traceback."""
+    """Run the command. No exception reaches the user as a traceback."""
     try:
         signal.signal(signal.SIGTERM, _terminate)
         app(standalone_mode=True)
     except SystemExit as ended:
         sys.exit(TERMINATED if Terminated.received else ended.code)
-    except KeyboardInterrupt:  # outside of the verbs, where typer does not turn it into an exit code
+    except KeyboardInterrupt:  # outside of the commands, where typer does not turn it into an exit code
         sys.exit(TERMINATED if Terminated.received else INTERRUPTED)
     except InputError as error:
         _refuse(error)
-    except BrokenPipeError:  # the reader of a pipe has gone, e.g. 'head'
+    except BrokenPipeError:  # the reader of a pipe, such as 'head', has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
@@ -70,7 +74,7 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def refusal(error: InputError) -> Text:
-    """An error as the terminal shows it."""
+    """Format an error for the terminal."""
     return Text.assemble(("error: ", "bold red"), str(error))
 
 
@@ -80,7 +84,7 @@ def _refuse(error: InputError) -> NoReturn:
 
 
 def _report(error: BaseException) -> NoReturn:
-    """Say in one line what failed and where the full traceback is."""
+    """Print one line on the failure and save the full traceback."""
     handle, name = tempfile.mkstemp(prefix="agrifm-", suffix=".txt")
     with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(f"agrifm {' '.join(sys.argv[1:])}\n")
@@ -92,9 +96,9 @@ def _report(error: BaseException) -> NoReturn:
 
 @contextmanager
 def resumable() -> Generator[None]:
-    """Ctrl-C and SIGTERM lose nothing, and say so."""
+    """Report after Ctrl-C and SIGTERM that nothing is lost, and end with their exit codes."""
     try:
         yield
     except KeyboardInterrupt as signaled:
-        console.print("stopped; the same command goes on from there")
+        console.print("stopped; the same command resumes from here")
         raise typer.Exit(TERMINATED if isinstance(signaled, Terminated) else INTERRUPTED) from None
