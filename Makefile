@@ -40,7 +40,8 @@ real: .venv/ready  ## accuracy on real series, if they are on this machine
 
 docs: .venv/ready  ## the documentation as a site
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
-	$(BIN)/zensical build
+	$(BIN)/python tools/reference.py docs/reference
+	$(BIN)/zensical build --strict
 
 clean:  ## remove the environment and everything built
 	rm -rf .venv build dist site .pytest_cache .ruff_cache .coverage*

@@ -6,12 +6,13 @@ import pytest
 import yaml
 
 from agrifm.config import load, override, parse
+from agrifm.demo import EXAMPLE
 from agrifm.errors import InputError, nearest
 from agrifm.nn.swin import SwinSize
 from agrifm.sensors import LANDSAT, S2, Band, Sensor, Statistics
 from agrifm.tasks.losses import Dice, Focal
 
-SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+SHIPPED = [EXAMPLE, *sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))]
 PLAIN = {"data": {"sensors": ["S2", "Landsat"]}, "task": {"classes": ["a", "b"]}}
 
 

@@ -1,6 +1,8 @@
 """What the documentation claims: the README's commands run, its links lead somewhere."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from test_weights import released_state
 from typer.testing import CliRunner
 
 from agrifm.cli import app
+from agrifm.config import Experiment
 
 ROOT = Path(__file__).parents[1]
 FRANCE = ROOT.parent / "shared" / "data" / "france_parcels_2018"
@@ -74,6 +77,19 @@ def test_the_journey_of_the_readme_runs(tmp_path, monkeypatch):
 def test_links_and_pictures_lead_somewhere(page):
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
         assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_reference_names_every_command_and_every_key(tmp_path):
+    command = [sys.executable, str(ROOT / "tools/reference.py"), str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True)
+    commands_page = (tmp_path / "command-line.md").read_text()
+    for command in ("train", "map", "scene show", "area estimate", "fractions build"):
+        assert f"## `agrifm {command}`" in commands_page
+    configuration = (tmp_path / "configuration.md").read_text()
+    schema = Experiment.model_json_schema()
+    for definition in (schema, *schema["$defs"].values()):
+        for key in definition.get("properties", {}):
+            assert f"| `{key}` |" in configuration
 
 
 def test_every_make_target_is_listed():

@@ -1,6 +1,6 @@
 """Generate the reference pages of the documentation from the code: commands and configuration.
 
-    python tools/reference.py docs/reference
+python tools/reference.py docs/reference
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def configuration() -> str:
     lines = [
         "# Configuration",
         "",
-        "An experiment is one YAML file. `agrifm schema` prints the JSON schema of these keys, with which editors complete",
-        "and check the file: `# yaml-language-server: $schema=experiment.schema.json`.",
+        "An experiment is one YAML file. `agrifm schema` prints the JSON schema of these keys, with which editors",
+        "complete and check the file: `# yaml-language-server: $schema=experiment.schema.json`.",
         "",
         "## Experiment",
         "",

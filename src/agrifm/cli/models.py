@@ -106,11 +106,13 @@ def weights_convert(
 
 @app.command()
 def demo(
-    config: Annotated[Path, typer.Argument(help="Experiment in YAML.")] = Path("configs/example.yaml"),
+    config: Annotated[
+        Path | None, typer.Argument(help="Experiment in YAML. Default: the example of the package.", show_default=False)
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/demo"),
 ) -> None:
     """Run the whole workflow on synthetic farmland: data, training, scores beside baselines, maps, a picture."""
-    from agrifm.demo import run
+    from agrifm.demo import EXAMPLE, run
 
     with resumable():
-        run(config, out, console)
+        run(config or EXAMPLE, out, console)

@@ -28,7 +28,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
             path,
             found="no keys",
             expected="an experiment: sections such as 'data:' and 'task:'",
-            repair="name the right file, or start from configs/example.yaml.",
+            repair="name the right file, or start from the 'crops.yaml' that 'agrifm chips' writes.",
         )
     return parse(override(values, overrides), path)
 

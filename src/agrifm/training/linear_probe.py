@@ -46,7 +46,7 @@ class LinearProbe:
                 "probe",
                 found=f"an experiment with task '{self.experiment.task.kind}'",
                 expected="one with labeled chips: task 'segmentation'",
-                repair="name such an experiment, e.g. configs/example.yaml.",
+                repair="name such an experiment, e.g. the 'crops.yaml' that 'agrifm chips' writes.",
             )
 
     def __call__(self, model: CropModel, device: torch.device) -> dict[str, float]:
