@@ -17,6 +17,7 @@ from agrifm.config import Experiment
 ROOT = Path(__file__).parents[1]
 FRANCE = ROOT.parent / "shared" / "data" / "france_parcels_2018"
 JOURNEY = "From images to a map"
+GENERATED = {"reference/command-line.md", "reference/configuration.md"}  # by tools/reference.py, when the site is built
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -76,7 +77,7 @@ def test_the_journey_of_the_readme_runs(tmp_path, monkeypatch):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_and_pictures_lead_somewhere(page):
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
-        assert (page.parent / target).exists(), f"{page.name}: {target}"
+        assert target in GENERATED or (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 def test_the_reference_names_every_command_and_every_key(tmp_path):
