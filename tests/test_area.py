@@ -301,7 +301,7 @@ def test_references_that_cannot_be_used_are_refused(sampled):
         (table.assign(reference=""), "nothing in 300 of 300 rows(.|\n)*fill them in in QGIS"),
         (table.assign(reference=part), "nothing in 20 of 300 rows(.|\n)*--drop-unanswered"),
         (table.replace({"reference": {"maize": "maise"}}), r"'maise' in \d+ rows(.|\n)*did you mean 'maize'"),
-        (table.replace({"reference": {"maize": "7", "Raps": "x"}}), "and [7x](.|\n)*added to 'classes'"),
+        (table.replace({"reference": {"maize": "7", "Raps": "x"}}), "and [7x](.|\n)*to 'classes'"),
     ):
         with pytest.raises(InputError, match=message):
             read_answers(rewrite(sample, changed))

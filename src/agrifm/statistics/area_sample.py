@@ -32,11 +32,11 @@ class Plan:
     """How to sample.
 
     Args:
-        size: of the sample; computed from the next two if left out.
-        target_se: wanted standard error of overall accuracy.
-        user_accuracy: expected accuracies, e.g. ``("0.85", "maize=0.7")``.
-        floor: least number of pixels in a stratum.
-        seed: equal seeds draw equal samples.
+        size: Size of the sample; None computes it from the next two.
+        target_se: Wanted standard error of the overall accuracy.
+        user_accuracy: Expected user's accuracies, e.g. ``("0.85", "maize=0.7")``.
+        floor: Smallest number of pixels in a stratum.
+        seed: Seed of the draw; equal seeds draw equal samples.
     """
 
     size: int | None = None
@@ -47,21 +47,31 @@ class Plan:
 
 
 def draw(path: Path, plan: Plan = Plan(), strata: Path | None = None) -> tuple[Design, Census]:
-    """Draw a sample. It depends on the pixels, the plan and the seed, not on how the files are stored.
+    """Draw a sample, which depends on the pixels, the plan and the seed, not on how the files are stored.
 
     Args:
-        path: map of classes, any raster of whole numbers; its no data is not part of the population.
-        plan: how many pixels, and of what.
-        strata: raster of strata on the same grid; the classes of the map if left out.
+        path: Map of classes, a raster of whole numbers; pixels without data are not part of the population.
+        plan: Size of the sample and its allocation to the strata.
+        strata: Raster of strata on the same grid; None takes the classes of the map.
+
+    Returns:
+        The design with the sampled units, and counts of the population.
 
     Raises:
-        InputError: a file cannot be used as a map of classes or strata, or the size does not reach for the floors.
+        InputError: If a file is no map of classes or strata, or the size is too small for the floors.
     """
     with Population.open(path, strata) as population:
-        census, names = population.census(), class_names(population.file)
+        census = population.census()
+        names = class_names(population.file)
+        stratum_names = class_names(population.other) if population.other else names
+        # A reference may name a class of the legend that the map does not show anywhere.
         absent = {code: (0, 0.0) for code in sorted(names.keys() - census.classes.keys())}
-        parts = _described(census.strata, class_names(population.other) if population.other else names)
-        drawn, sizing = _sizes(parts, plan)
+        parts = _described(census.strata, stratum_names)
+        counts, sizing = _sizes(parts, plan)
+        drawn_strata = []
+        for part, count in zip(parts, counts, strict=True):
+            probability = count / part.pixels
+            drawn_strata.append(Stratum(**part.model_dump(), drawn=count, inclusion_probability=probability))
         design = Design(
             map=Source(path=str(path), sha256=sha256(path)),
             crs=population.file.crs.to_string(),
@@ -69,31 +79,26 @@ def draw(path: Path, plan: Plan = Plan(), strata: Path | None = None) -> tuple[D
             seed=plan.seed,
             sizing=sizing,
             classes=_described(census.classes | absent, names),
-            strata=tuple(
-                Stratum(**part.model_dump(), drawn=n, inclusion_probability=n / part.pixels)
-                for part, n in zip(parts, drawn, strict=True)
-            ),
-            units=_units(population, parts, drawn, plan.seed),
+            strata=tuple(drawn_strata),
+            units=_units(population, parts, counts, plan.seed),
         )
     return design, census
 
 
 def _described(sizes: Sizes, names: Mapping[int, str]) -> tuple[MapClass, ...]:
-    """Codes with their names, which are made different where they are not."""
-    twice = {name for name, count in Counter(map(str.casefold, names.values())).items() if count > 1}
-
-    def named(code: int) -> str:
+    """Classes with unique names: the code is added to names that occur twice."""
+    occurrences = Counter(name.casefold() for name in names.values())
+    classes = []
+    for code, (pixels, hectares) in sizes.items():
         name = names.get(code, str(code))
-        return f"{name} ({code})" if name.casefold() in twice else name
-
-    return tuple(
-        MapClass(code=code, name=named(code), pixels=pixels, hectares=hectares)
-        for code, (pixels, hectares) in sizes.items()
-    )
+        if occurrences[name.casefold()] > 1:
+            name = f"{name} ({code})"
+        classes.append(MapClass(code=code, name=name, pixels=pixels, hectares=hectares))
+    return tuple(classes)
 
 
 def _sizes(strata: Sequence[MapClass], plan: Plan) -> tuple[list[int], str]:
-    """Pixels to draw from each stratum, and why so many in all."""
+    """Number of pixels to draw from each stratum, and the reason for their total."""
     pixels = [part.pixels for part in strata]
     least = sum(min(count, plan.floor) for count in pixels)
     if plan.size is None:
@@ -117,38 +122,56 @@ def _sizes(strata: Sequence[MapClass], plan: Plan) -> tuple[list[int], str]:
 
 
 def _units(population: Population, strata: Sequence[MapClass], drawn: Sequence[int], seed: int) -> tuple[Unit, ...]:
-    """The pixels drawn, in random order: their numbers tell nothing about their strata."""
+    """The sampled pixels in random order, so that their numbers do not reveal their strata."""
     rng = np.random.default_rng(seed)
-    pairs = list(zip(strata, drawn, strict=True))
-    ranks = [np.sort(rng.choice(part.pixels, n, replace=False, shuffle=False)) for part, n in pairs]
-    seen = [0] * len(strata)
-    found: list[list[np.ndarray]] = [[] for _ in strata]
-    for top, mapped, stratum, _, inside in population.strips():
+    # Positions of the drawn pixels among all pixels of their stratum, which are counted from top to bottom.
+    ranks = []
+    for part, count in zip(strata, drawn, strict=True):
+        ranks.append(np.sort(rng.choice(part.pixels, count, replace=False, shuffle=False)))
+    passed = [0] * len(strata)
+    chosen: list[list[np.ndarray]] = [[] for _ in strata]
+    for strip in population.strips():
+        width = strip.classes.shape[1]
         for i, part in enumerate(strata):
-            places = np.flatnonzero((stratum == part.code) & inside)
-            first, last = np.searchsorted(ranks[i], (seen[i], seen[i] + len(places)))
-            row, column = np.divmod(places[ranks[i][first:last] - seen[i]], mapped.shape[1])
-            seen[i] += len(places)
-            codes = np.full(len(row), part.code)
-            found[i].append(np.stack([row + top, column, codes, mapped[row, column].astype(np.int64)]))
-    ordered = np.concatenate([array for arrays in found for array in arrays], axis=1)
-    row, column, codes, classes = ordered[:, rng.permutation(sum(drawn))]
+            places = np.flatnonzero((strip.strata == part.code) & strip.inside)
+            first, last = np.searchsorted(ranks[i], (passed[i], passed[i] + len(places)))
+            row, column = np.divmod(places[ranks[i][first:last] - passed[i]], width)
+            passed[i] += len(places)
+            stratum = np.full(len(row), part.code)
+            map_class = strip.classes[row, column].astype(np.int64)
+            chosen[i].append(np.stack([row + strip.top, column, stratum, map_class]))
+    by_stratum = [np.concatenate(arrays, axis=1) for arrays in chosen]
+    row, column, stratum, map_class = np.concatenate(by_stratum, axis=1)[:, rng.permutation(sum(drawn))]
     x, y = population.file.transform @ (column + 0.5, row + 0.5)
-    numbers = (array.tolist() for array in (codes, classes, x, y, population.hectares(row, column)))
-    return tuple(
-        Unit(id=i, stratum=code, map_class=label, x=east, y=north, hectares=area)
-        for i, (code, label, east, north, area) in enumerate(zip(*numbers, strict=True), 1)
-    )
+    hectares = population.hectares(row, column)
+    units = []
+    for i in range(len(row)):
+        units.append(
+            Unit(
+                id=i + 1,
+                stratum=int(stratum[i]),
+                map_class=int(map_class[i]),
+                x=float(x[i]),
+                y=float(y[i]),
+                hectares=float(hectares[i]),
+            )
+        )
+    return tuple(units)
 
 
 def check_target(out: Path, overwrite: bool) -> None:
-    """Refuse to write a sample under this name.
+    """Check that a sample may be written to a path.
 
     Raises:
-        InputError: another suffix, or the file is there.
+        InputError: If the suffix is unknown or the file exists.
     """
     if out.suffix not in (".csv", ".gpkg"):
-        raise InputError(out, found=out.suffix or "no suffix", expected=".csv or .gpkg", repair="rename it.")
+        raise InputError(
+            out,
+            found=out.suffix or "no suffix",
+            expected=".csv or .gpkg",
+            repair="give the file one of these suffixes.",
+        )
     if out.exists() and not overwrite:
         raise InputError(
             out,
@@ -162,13 +185,17 @@ def write_sample(out: Path, design: Design, *, open_book: bool = False, overwrit
     """Write a sample as CSV or GeoPackage with an empty column ``reference``, and its design beside it.
 
     Args:
-        out: ``.csv`` or ``.gpkg``.
-        design: as drawn.
-        open_book: also write stratum, class on the map, probability and weight: whoever sees them is led by them.
-        overwrite: replace a sample that is there, with what was filled in.
+        out: Path with the suffix ``.csv`` or ``.gpkg``.
+        design: Design with the sampled units.
+        open_book: Whether to write stratum, class on the map, probability and weight, too. An interpreter who sees them
+            is biased by them.
+        overwrite: Whether to replace an existing sample, with the references in it.
+
+    Returns:
+        Paths of the sample and of its design.
 
     Raises:
-        InputError: another suffix, or the file is there.
+        InputError: If the suffix is unknown or the file exists.
     """
     check_target(out, overwrite)
     frame = _frame(design, open_book)
@@ -182,7 +209,7 @@ def write_sample(out: Path, design: Design, *, open_book: bool = False, overwrit
 
 
 def _frame(design: Design, open_book: bool) -> geopandas.GeoDataFrame:
-    """One row for each unit; the reference is empty."""
+    """One row for each unit, with an empty reference."""
     x, y = np.array([(unit.x, unit.y) for unit in design.units]).T
     lon, lat = Transformer.from_crs(design.crs, "EPSG:4326", always_xy=True).transform(x, y)
     columns = {
@@ -195,14 +222,14 @@ def _frame(design: Design, open_book: bool) -> geopandas.GeoDataFrame:
     if open_book:
         strata = {stratum.code: stratum for stratum in design.strata}
         names = {entry.code: entry.name for entry in design.classes}
-        own = [strata[unit.stratum] for unit in design.units]
+        unit_strata = [strata[unit.stratum] for unit in design.units]
         columns |= {
-            "stratum": [stratum.code for stratum in own],
-            "stratum_name": [stratum.name for stratum in own],
+            "stratum": [stratum.code for stratum in unit_strata],
+            "stratum_name": [stratum.name for stratum in unit_strata],
             "map_class": [unit.map_class for unit in design.units],
             "map_class_name": [names[unit.map_class] for unit in design.units],
-            "inclusion_probability": [stratum.inclusion_probability for stratum in own],
-            "weight": [1 / stratum.inclusion_probability for stratum in own],
+            "inclusion_probability": [stratum.inclusion_probability for stratum in unit_strata],
+            "weight": [1 / stratum.inclusion_probability for stratum in unit_strata],
         }
     columns |= {"design": [design.key] * len(x), "reference": [""] * len(x)}
     return geopandas.GeoDataFrame(columns, geometry=geopandas.points_from_xy(x, y), crs=design.crs)

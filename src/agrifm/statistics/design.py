@@ -1,4 +1,4 @@
-"""The design of a sample: how many pixels, in which strata, and the record without which no area can be estimated.
+"""The design of a sample: its size, its strata, and the record that makes an estimate possible.
 
 Source: Olofsson et al. 2014, Good practices for estimating area and assessing accuracy of land change, Remote Sensing
 of Environment 148, 42-57.
@@ -28,7 +28,7 @@ class _Record(BaseModel):
 
 
 class MapClass(_Record):
-    """A class of the map, and how much of it the map shows."""
+    """A class of the map and its extent on the map."""
 
     code: int
     name: str
@@ -55,24 +55,24 @@ class Unit(_Record):
 
 
 class Source(_Record):
-    """A raster that the design was made from."""
+    """A raster from which the design was made."""
 
     path: str
     sha256: str
 
 
 class Design(_Record):
-    """Everything that makes a sample a probability sample; it lies beside the sample as ``SAMPLE.design.json``.
+    """Everything that makes a sample a probability sample; it is stored beside the sample as ``SAMPLE.design.json``.
 
     Args:
-        map: the map.
-        crs: of the map, and of ``x`` and ``y``.
-        strata_from: raster of the strata; None where they are the classes of the map.
-        seed: of the draw.
-        sizing: why the sample has its size.
-        classes: those of the map, and others that a reference may name (with 0 pixels).
-        strata: their sizes, and the pixels drawn from each.
-        units: the sample.
+        map: The map.
+        crs: CRS of the map and of ``x`` and ``y``.
+        strata_from: Raster of the strata; None where the strata are the classes of the map.
+        seed: Seed of the draw.
+        sizing: Reason for the size of the sample.
+        classes: Classes of the map, and others that a reference may name (with 0 pixels).
+        strata: Sizes of the strata and the number of pixels drawn from each.
+        units: The sample.
     """
 
     format: Literal["agrifm-area-design-1"] = FORMAT
@@ -88,13 +88,13 @@ class Design(_Record):
 
     @property
     def key(self) -> str:
-        """Stands in every row of the sample, so that two draws are never mixed."""
+        """A key in every row of the sample, so that two draws cannot be mixed up."""
         places = repr([(unit.id, unit.x, unit.y) for unit in self.units])
         return f"d{hashlib.sha256(places.encode()).hexdigest()[:8]}"
 
     @staticmethod
     def beside(sample: Path) -> Path:
-        """The path of a sample's design."""
+        """Path of a sample's design."""
         return sample.with_name(sample.name + ".design.json")
 
     @classmethod
@@ -102,7 +102,7 @@ class Design(_Record):
         """Read the design of a sample.
 
         Raises:
-            InputError: there is none, something in it is missing, or its numbers do not agree.
+            InputError: If there is none, something in it is missing, or its numbers do not agree.
         """
         path = cls.beside(sample)
         if not path.is_file():
@@ -122,18 +122,20 @@ class Design(_Record):
             CRS.from_user_input(self.crs)
         drawn = Counter(unit.stratum for unit in self.units)
         for stratum in self.strata:
-            where, count = f"{path}: stratum '{stratum.name}'", drawn.pop(stratum.code, 0)
+            where = f"{path}: stratum '{stratum.name}'"
+            count = drawn.pop(stratum.code, 0)
             if count != stratum.drawn or not 0 < count <= stratum.pixels:
                 raise no_chance(where, f"{count} units, {stratum.drawn} drawn, of {stratum.pixels} pixels")
             if not isclose(stratum.inclusion_probability * stratum.pixels, count, rel_tol=1e-6):
                 share = f"{count} of {stratum.pixels}"
                 raise no_chance(where, f"inclusion probability {stratum.inclusion_probability:g}, but {share} drawn")
-        unknown = [*drawn, *({unit.map_class for unit in self.units} - {entry.code for entry in self.classes})]
+        classes = {entry.code for entry in self.classes}
+        unknown = [*drawn, *({unit.map_class for unit in self.units} - classes)]
         if unknown:
             raise no_chance(path, f"units of a stratum or class {unknown[0]}, which has no size")
 
     def _check_numbers(self, path: Path) -> None:
-        """Refuse codes, names and units that occur twice, and sizes that are none."""
+        """Refuse codes, names and units that occur twice, and impossible sizes."""
         for what, values in (
             ("class", [entry.code for entry in self.classes]),
             ("class", [entry.name.strip().casefold() for entry in self.classes]),
@@ -144,7 +146,8 @@ class Design(_Record):
             if twice:
                 raise no_chance(path, f"{what} {twice[0]!r} more than once")
         for entry in (*self.classes, *self.strata):
-            if not (entry.pixels >= 0 and 0 <= entry.hectares < inf and (entry.hectares > 0) == (entry.pixels > 0)):
+            possible = entry.pixels >= 0 and 0 <= entry.hectares < inf
+            if not possible or (entry.hectares > 0) != (entry.pixels > 0):
                 raise no_chance(path, f"{entry.pixels} pixels and {entry.hectares:g} hectares of '{entry.name}'")
         for unit in self.units:
             if not (isfinite(unit.x) and isfinite(unit.y) and 0 < unit.hectares < inf):
@@ -153,57 +156,66 @@ class Design(_Record):
 
 AS_WRITTEN = (
     "draw one with 'agrifm area design MAP SAMPLE', and keep SAMPLE.design.json beside it as it was written: "
-    "points picked by hand say nothing about the area that nobody looked at."
+    "points picked by hand say nothing about the area between them."
 )
 
 
 def no_chance(where: object, found: str, repair: str = AS_WRITTEN) -> InputError:
-    """The error of a sample whose chances are not known."""
-    expected = "a sample drawn by chance, with the size of every stratum and every unit's probability"
+    """The error for a sample whose inclusion probabilities are not known."""
+    expected = "a probability sample, with the size of every stratum and the probability of every unit"
     return InputError(where, found=found, expected=expected, repair=repair)
 
 
 def sample_size(pixels: Sequence[int], accuracies: Sequence[float], target: float) -> int:
-    """Pixels needed for a standard error of overall accuracy (Olofsson et al. 2014, eq. 13).
+    """Number of pixels that a standard error of the overall accuracy needs (Olofsson et al. 2014, eq. 13).
 
     Args:
-        pixels: of each stratum.
-        accuracies: expected share of each stratum that is mapped correctly.
-        target: the standard error.
+        pixels: Number of pixels of each stratum.
+        accuracies: Expected share of each stratum that is mapped correctly.
+        target: Wanted standard error.
     """
-    share, correct = np.array(pixels) / sum(pixels), np.array(accuracies)
+    share = np.array(pixels) / sum(pixels)
+    correct = np.array(accuracies)
     deviation = np.sqrt(correct * (1 - correct))
     size = (share @ deviation) ** 2 / (target**2 + share @ deviation**2 / sum(pixels))
     return ceil(round(float(size), 6))
 
 
 def allocate(pixels: Sequence[int], size: int, floor: int) -> list[int]:
-    """Pixels to draw from each stratum: at least ``floor``, the rest in proportion to area.
+    """Allocate a sample to strata: at least ``floor`` pixels each, the rest in proportion to area.
 
-    A stratum smaller than that is taken whole. The sum is ``size``, or that of the floors where that is more.
+    A stratum that is smaller than the floor is sampled in full. The sum is ``size``, or the sum of the floors if that
+    is larger.
     """
-    count, least = np.array(pixels), np.minimum(pixels, floor)
-    size = min(max(size, least.sum()), count.sum())
-    low = at_floor = np.zeros(len(count), bool)
-    while True:  # who is below the floor gets the floor; the others share what is left
-        at_floor = at_floor | low
-        left, among = size - least[at_floor].sum(), max(count[~at_floor].sum(), 1)
-        exact = np.where(at_floor, least, left * count / among)
-        low = ~at_floor & (exact < least)
-        if not low.any():
+    available = np.array(pixels)
+    least = np.minimum(available, floor)
+    size = min(max(size, least.sum()), available.sum())
+    at_floor = np.zeros(len(available), bool)
+    # Strata whose proportional share is below their floor get the floor, and the others share what is left, which may
+    # bring further strata below their floors.
+    while True:
+        left = size - least[at_floor].sum()
+        others = max(available[~at_floor].sum(), 1)
+        exact = np.where(at_floor, least, left * available / others)
+        below = ~at_floor & (exact < least)
+        if not below.any():
             break
-    whole = np.floor(exact + 1e-9).astype(int)
-    whole[np.argsort(whole - exact, kind="stable")[: size - whole.sum()]] += 1
-    return whole.tolist()
+        at_floor = at_floor | below
+    counts = np.floor(exact + 1e-9).astype(int)
+    # Pixels that are lost by rounding go to the strata with the largest remainders.
+    remainders = exact - counts
+    missing = size - counts.sum()
+    counts[np.argsort(-remainders, kind="stable")[:missing]] += 1
+    return counts.tolist()
 
 
 def expected_accuracies(names: Sequence[str], texts: Sequence[str]) -> list[float]:
-    """Accuracy expected in each stratum, from texts like ``0.85`` (all) and ``maize=0.7``; later ones win.
+    """Parse the accuracy expected in each stratum from texts like ``0.85`` (all) and ``maize=0.7``; later ones win.
 
     Raises:
-        InputError: no such stratum, or no number from 0 to 1.
+        InputError: If there is no such stratum, or a number is not in the range from 0 to 1.
     """
-    found: dict[str, float] = {}
+    accuracies: dict[str, float] = {}
     for text in texts:
         name, _, number = text.rpartition("=")
         if name and name not in names:
@@ -221,5 +233,6 @@ def expected_accuracies(names: Sequence[str], texts: Sequence[str]) -> list[floa
                 expected="a number from 0 to 1",
                 repair="write 0.85, or NAME=0.7.",
             )
-        found |= {name: value} if name else dict.fromkeys(names, value)
-    return [found[name] for name in names]
+        for stratum in (name,) if name else names:
+            accuracies[stratum] = value
+    return [accuracies[name] for name in names]

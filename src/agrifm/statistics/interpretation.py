@@ -1,4 +1,4 @@
-"""What interpreters filled in, held against the design before anything is estimated."""
+"""Interpreted samples: read, compared with their design, and estimated."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from agrifm.statistics.design import Design, Unit, no_chance
 from agrifm.statistics.estimates import Estimate, Observed, estimate
 from agrifm.vectors.reading import read_table
 
-SHOWN = 5  # of many in a message
-PLACE = "\0place"  # column of coordinates; no file has one of that name
+SHOWN = 5  # entries of a long list in a message
+PLACE = "\0place"  # column of coordinates; no column of a file has this name
 
 
 @dataclass(frozen=True)
 class Answers:
-    """A sample that can be estimated from.
+    """An interpreted sample that is complete enough for estimates.
 
     Args:
-        design: as drawn.
-        observed: the units that have a reference.
-        rows: of the file, one for each of these units, all columns as text.
-        points: ``(n, 2)`` centers of these units in the map's CRS.
-        dropped: units without a reference, by name of their stratum.
+        design: Design of the sample.
+        observed: Units with a reference.
+        rows: Rows of the file for these units, all columns as text.
+        points: Centers ``(n, 2)`` of these units in the CRS of the map.
+        dropped: Number of units without a reference, by name of their stratum.
     """
 
     design: Design
@@ -47,12 +47,12 @@ def read_answers(path: Path, *, drop_unanswered: bool = False) -> Answers:
     """Read an interpreted sample and the design beside it.
 
     Args:
-        path: CSV or GeoPackage written by ``write_sample``, with its column ``reference`` filled in.
-        drop_unanswered: leave out units without a reference. This assumes that within each stratum they do not
-            differ from the others; a field that was hard to see often does.
+        path: CSV or GeoPackage of ``write_sample`` with the column ``reference`` filled in.
+        drop_unanswered: Whether to leave out units without a reference. This assumes that within each stratum they do
+            not differ from the others; a field that was hard to interpret often does.
 
     Raises:
-        InputError: the sample was not drawn by chance, is not the one drawn, or its references cannot be used.
+        InputError: If it is no probability sample, is not the sample that was drawn, or has unusable references.
     """
     design = Design.load(path)
     rows = _rows(path, design)
@@ -60,7 +60,7 @@ def read_answers(path: Path, *, drop_unanswered: bool = False) -> Answers:
     answered = text != ""
     dropped = _unanswered(path, design, answered, drop_unanswered)
     reference = _classes(path, design, text[answered])
-    units = [unit for unit, there in zip(design.units, answered, strict=True) if there]
+    units = [unit for unit, has_reference in zip(design.units, answered, strict=True) if has_reference]
     observed = observe(design, units, reference)
     _check_counts(path, design, observed)
     points = np.array([(unit.x, unit.y) for unit in units])
@@ -68,7 +68,7 @@ def read_answers(path: Path, *, drop_unanswered: bool = False) -> Answers:
 
 
 def observe(design: Design, units: Sequence[Unit], reference: np.ndarray) -> Observed:
-    """What was seen at units of a design; ``reference (n)`` are positions in its classes."""
+    """Combine units of a design with their references ``(n)``, which are positions in its classes."""
     stratum = {part.code: i for i, part in enumerate(design.strata)}
     mapped = {entry.code: i for i, entry in enumerate(design.classes)}
     return Observed(
@@ -83,7 +83,7 @@ def observe(design: Design, units: Sequence[Unit], reference: np.ndarray) -> Obs
 
 
 def _rows(path: Path, design: Design) -> pandas.DataFrame:
-    """The rows in the order of the units, as text; none may be missing or new."""
+    """Rows in the order of the units, as text; refuse missing and additional ones."""
     frame = _table(path)
     for column in ("sample_id", "design", "reference"):
         if column not in frame:
@@ -95,23 +95,24 @@ def _rows(path: Path, design: Design) -> pandas.DataFrame:
             )
     ids = [text.removesuffix(".0") for text in frame["sample_id"]]
     drawn = [str(unit.id) for unit in design.units]
+    other_draws = sorted({*frame["design"]} - {design.key})
+    if other_draws:
+        raise no_chance(
+            f"{path}: design",
+            f"rows of another draw ({_some(other_draws)}; the design beside it is {design.key})",
+            "put the design beside it that was written with it.",
+        )
     wrong = {
         "missing": sorted(set(drawn) - set(ids), key=int),
         "not drawn": sorted(set(ids) - set(drawn)),
         "twice": [each for each, count in Counter(ids).items() if count > 1],
     }
-    if other := sorted({*frame["design"]} - {design.key}):
-        raise no_chance(
-            f"{path}: design",
-            f"rows of another draw ({_some(other)}; the design beside it is {design.key})",
-            "put the design beside it that was written with it.",
-        )
-    found = [f"{len(which)} {how} ({_some(which)})" for how, which in wrong.items() if which]
-    if found:
+    problems = [f"{len(rows)} {kind} ({_some(rows)})" for kind, rows in wrong.items() if rows]
+    if problems:
         raise no_chance(
             f"{path}: sample_id",
-            f"rows that are not the sample drawn: {'; '.join(found)}",
-            "restore the rows as they were drawn, with an empty reference where nothing could be told.",
+            f"rows that are not the sample drawn: {'; '.join(problems)}",
+            "restore the rows as they were drawn, with an empty reference where interpretation was impossible.",
         )
     rows = frame.set_index(pandas.Index(ids)).loc[drawn].reset_index(drop=True)
     _must_be_in_place(path, design, rows)
@@ -119,7 +120,7 @@ def _rows(path: Path, design: Design) -> pandas.DataFrame:
 
 
 def _table(path: Path) -> pandas.DataFrame:
-    """Any table as stripped text; a CSV may come back from a spreadsheet with semicolons, or in UTF-16."""
+    """Read a table as stripped text; spreadsheets return CSV with semicolons, or in UTF-16."""
     if path.suffix.lower() == ".csv":
         with refusing(
             path,
@@ -144,13 +145,13 @@ def _stripped(value: object) -> str:
 
 
 def _must_be_in_place(path: Path, design: Design, rows: pandas.DataFrame) -> None:
-    """Refuse points that were moved: what was seen elsewhere says nothing of the pixels that were drawn."""
+    """Refuse points that were moved, because their references belong to other pixels than those drawn."""
     unit = CRS.from_user_input(design.crs)
     meters = METERS_PER_DEGREE if unit.is_geographic else unit.axis_info[0].unit_conversion_factor
     for i, drawn in enumerate(design.units):
-        reach = 100 * sqrt(drawn.hectares) / meters / 2  # half a pixel
+        half_pixel = 100 * sqrt(drawn.hectares) / meters / 2
         place = _place(rows.iloc[i])
-        if place is not None and max(abs(place[0] - drawn.x), abs(place[1] - drawn.y)) > reach:
+        if place is not None and max(abs(place[0] - drawn.x), abs(place[1] - drawn.y)) > half_pixel:
             raise no_chance(
                 f"{path}: sample_id {drawn.id}",
                 f"a point at {place[0]:g}, {place[1]:g}, which was drawn at {drawn.x:g}, {drawn.y:g}",
@@ -159,9 +160,10 @@ def _must_be_in_place(path: Path, design: Design, rows: pandas.DataFrame) -> Non
 
 
 def _place(row: pandas.Series) -> tuple[float, float] | None:
-    """Where a row says that its point lies; None where it does not."""
+    """Coordinates of a row; None if it has none."""
     if PLACE in row:
-        return tuple(row[PLACE].tolist()) if len(row[PLACE]) == 2 and np.isfinite(row[PLACE]).all() else None
+        complete = len(row[PLACE]) == 2 and np.isfinite(row[PLACE]).all()
+        return tuple(row[PLACE].tolist()) if complete else None
     try:
         return float(row["x"].replace(",", ".")), float(row["y"].replace(",", "."))
     except (KeyError, ValueError):
@@ -169,29 +171,32 @@ def _place(row: pandas.Series) -> tuple[float, float] | None:
 
 
 def _unanswered(path: Path, design: Design, answered: np.ndarray, drop: bool) -> dict[str, int]:
-    """Units without a reference by stratum; only where they may be dropped."""
+    """Count units without a reference by stratum; refuse them unless they may be dropped."""
     names = {part.code: part.name for part in design.strata}
-    missing = Counter(names[unit.stratum] for unit, there in zip(design.units, answered, strict=True) if not there)
-    if missing and (not drop or not answered.any()):
-        number = sum(missing.values())
-        raise InputError(
-            f"{path}: reference",
-            found=f"nothing in {number} of {len(answered)} rows",
-            expected="the true class at every point",
-            repair="fill them in"
-            + (
-                ", or add --drop-unanswered, which assumes that within a stratum they are like the others."
-                if answered.any()
-                else " in QGIS or a spreadsheet, with names of classes."
-            ),
-        )
-    return dict(missing)
+    missing: Counter[str] = Counter()
+    for unit, has_reference in zip(design.units, answered, strict=True):
+        if not has_reference:
+            missing[names[unit.stratum]] += 1
+    if not missing or (drop and answered.any()):
+        return dict(missing)
+    repair = "fill them in in QGIS or a spreadsheet, with names of classes."
+    if answered.any():
+        repair = "fill them in, or add --drop-unanswered, which assumes that they are like the others of their stratum."
+    raise InputError(
+        f"{path}: reference",
+        found=f"nothing in {sum(missing.values())} of {len(answered)} rows",
+        expected="the true class at every point",
+        repair=repair,
+    )
 
 
 def _classes(path: Path, design: Design, texts: Sequence[str]) -> np.ndarray:
-    """Position of each class, given by its name or code; capitals do not matter."""
-    known = {str(entry.code): i for i, entry in enumerate(design.classes)}
-    known |= {f"{entry.code}.0": i for i, entry in enumerate(design.classes)}
+    """Position of each class, given by its code or by its name in any case."""
+    known: dict[str, int] = {}
+    for i, entry in enumerate(design.classes):
+        known[str(entry.code)] = i
+        known[f"{entry.code}.0"] = i  # as spreadsheets write whole numbers
+    # Names come last: a class may be named like the code of another.
     known |= {entry.name.strip().casefold(): i for i, entry in enumerate(design.classes)}
     unknown = Counter(text for text in texts if text.casefold() not in known)
     if unknown:
@@ -201,7 +206,7 @@ def _classes(path: Path, design: Design, texts: Sequence[str]) -> np.ndarray:
             f"{path}: reference",
             found=f"'{word}' in {count} rows" + (f", and {_some(list(unknown)[1:])}" if len(unknown) > 1 else ""),
             expected=f"one of {', '.join(names)}",
-            repair=f"{nearest(word, names)} A class that the map lacks is added to 'classes' of the design, "
+            repair=f"{nearest(word, names)} Add a class that the map does not have to 'classes' of the design, "
             "with a new code and 0 pixels.",
         )
     return np.array([known[text.casefold()] for text in texts])
@@ -220,36 +225,48 @@ def _check_counts(path: Path, design: Design, observed: Observed) -> None:
 
 
 def _some(names: Sequence[object]) -> str:
-    """The first few of many."""
-    return ", ".join(map(str, names[:SHOWN])) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    """The first few of many, as text."""
+    text = ", ".join(map(str, names[:SHOWN]))
+    return text if len(names) <= SHOWN else f"{text} and {len(names) - SHOWN} more"
 
 
 def estimates(
     answers: Answers, level: float = 0.95, column: str | None = None, outlines: Path | None = None
 ) -> list[Estimate]:
-    """Estimate everything and, where a column names them, every region, sorted by name.
+    """Estimate the whole population and, where a column names them, every region, sorted by name.
+
+    Args:
+        answers: Interpreted sample.
+        level: Level of the confidence intervals.
+        column: Column that names the regions.
+        outlines: Polygons of the regions; None takes the column of the sample.
 
     Raises:
-        InputError: as ``regions`` does.
+        InputError: If the regions cannot be used.
     """
     names = [entry.name for entry in answers.design.classes]
-    found = [estimate(answers.observed, names, level)]
-    if column is not None:
-        where = regions(answers, column, outlines)
-        found += [estimate(answers.observed, names, level, one, where == one) for one in sorted({*where} - {""})]
-    return found
+    results = [estimate(answers.observed, names, level)]
+    if column is None:
+        return results
+    region_of_unit = regions(answers, column, outlines)
+    for region in sorted({*region_of_unit} - {""}):
+        results.append(estimate(answers.observed, names, level, region, region_of_unit == region))
+    return results
 
 
 def regions(answers: Answers, column: str, outlines: Path | None) -> np.ndarray:
-    """Name of the region of every unit ``(n)``; empty where it lies in none.
+    """Find the region of every unit.
 
     Args:
-        answers: the sample.
-        column: of the sample, or of the outlines.
-        outlines: polygons; a point on a border belongs to the first in the file.
+        answers: Interpreted sample.
+        column: Column of the sample, or of the outlines, that names the region.
+        outlines: Polygons of the regions; a point on a border belongs to the first one in the file.
+
+    Returns:
+        Names ``(n)``, empty where a unit lies in no region.
 
     Raises:
-        InputError: no such column, a unit without a region, or regions that overlap.
+        InputError: If there is no such column, a unit of the sample has no region, or regions overlap.
     """
     if outlines is None:
         names = _column(answers.rows, column, "the sample").to_numpy()
@@ -275,17 +292,18 @@ def regions(answers: Answers, column: str, outlines: Path | None) -> np.ndarray:
         shapes = shapely.make_valid(frame.geometry.to_crs(answers.design.crs).to_numpy())
         tree = shapely.STRtree(shapes)
         unit, region = tree.query(points, predicate="within")
-    found = {i: {names[r] for r in region[unit == i]} for i in np.unique(unit)}
-    twice = next((which for which in found.values() if len(which) > 1), None)
-    if twice:
-        raise InputError(
-            outlines,
-            found=f"regions {' and '.join(sorted(twice))} on one another",
-            expected="regions that do not overlap",
-            repair="cut them, or estimate them one file at a time.",
-        )
+    for i in np.unique(unit):
+        overlapping = {names[r] for r in region[unit == i]}
+        if len(overlapping) > 1:
+            raise InputError(
+                outlines,
+                found=f"regions {' and '.join(sorted(overlapping))} on one another",
+                expected="regions that do not overlap",
+                repair="cut them, or estimate them one file at a time.",
+            )
     unit, region = tree.query(points, predicate="intersects")
     result = np.full(len(points), "", object)
+    # Of several assignments to one unit the last counts, so the regions go from the last to the first.
     order = np.argsort(-region, kind="stable")
     result[unit[order]] = names[region[order]]
     return result

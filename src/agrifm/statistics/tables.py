@@ -1,4 +1,4 @@
-"""Designs and estimates for people: tables on the screen, JSON, CSV and a picture."""
+"""Designs and estimates as tables on the screen, JSON, CSV and a picture."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from agrifm.statistics.estimates import Estimate, Value
 from agrifm.statistics.interpretation import Answers
 
 MOST_SHOWN = 8  # classes of a confusion matrix on the screen
-LONGEST = 60  # characters of a name in the picture
+LONGEST = 60  # characters of a class name in the picture
 FORMULA = ("=", "+", "-", "@")
 SOURCES = {
     False: "Olofsson et al. 2014, Remote Sensing of Environment 148, 42-57: the strata are the classes of the map",
@@ -31,12 +31,18 @@ SOURCES = {
 
 
 def design_table(design: Design) -> Table:
-    """Strata with their sizes and the pixels drawn from each."""
+    """Table of strata with their sizes and the number of pixels drawn from each."""
     table = _table("stratum", "pixels", "hectares", "share, %", "drawn", "probability")
     total = sum(part.pixels for part in design.strata)
     for part in design.strata:
-        cells = f"{part.pixels:,}", f"{part.hectares:,.1f}", f"{100 * part.pixels / total:.2f}", f"{part.drawn:,}"
-        table.add_row(part.name, *cells, f"{part.inclusion_probability:.2g}")
+        table.add_row(
+            part.name,
+            f"{part.pixels:,}",
+            f"{part.hectares:,.1f}",
+            f"{100 * part.pixels / total:.2f}",
+            f"{part.drawn:,}",
+            f"{part.inclusion_probability:.2g}",
+        )
     table.add_section()
     hectares = sum(part.hectares for part in design.strata)
     table.add_row("all", f"{total:,}", f"{hectares:,.1f}", "", f"{len(design.units):,}", "")
@@ -44,31 +50,39 @@ def design_table(design: Design) -> Table:
 
 
 def area_table(estimate: Estimate, design: Design) -> Table:
-    """Areas and shares of the classes with the half widths of their intervals; beside them what the map shows."""
-    known = {} if estimate.region else {entry.name: entry.hectares for entry in design.classes}
-    digits = 0 if sum(entry.hectares.value for entry in estimate.classes) >= 1000 else 1
-    table = _table("class", *(("map, ha",) if known else ()), "area, ha", "share, %", "points")
+    """Table of areas and shares of the classes with the half widths of their intervals, beside the areas on the map."""
+    total = sum(entry.hectares.value for entry in estimate.classes)
+    digits = 0 if total >= 1000 else 1
+    # The design knows the areas on the map of the whole population only.
+    on_map = {} if estimate.region else {entry.name: entry.hectares for entry in design.classes}
+    headings = ["area, ha", "share, %", "points"]
+    if on_map:
+        headings.insert(0, "map, ha")
+    table = _table("class", *headings)
     for entry, points in zip(estimate.classes, estimate.units_true, strict=True):
-        mapped = (f"{known[entry.name]:,.{digits}f}",) if known else ()
-        share = _shown(entry.share.times(100), 1)
-        table.add_row(entry.name, *mapped, _shown(entry.hectares, digits), share, f"{points:,}")
-    table.title = f"region {estimate.region}" if estimate.region else None
+        cells = [_shown(entry.hectares, digits), _shown(entry.share.times(100), 1), f"{points:,}"]
+        if on_map:
+            cells.insert(0, f"{on_map[entry.name]:,.{digits}f}")
+        table.add_row(entry.name, *cells)
+    if estimate.region:
+        table.title = f"region {estimate.region}"
     overall = _shown(estimate.overall.times(100), 1)
     table.caption = f"overall accuracy {overall} %; {estimate.units:,} points"
     return table
 
 
 def accuracy_table(estimate: Estimate) -> Table:
-    """User's and producer's accuracy of the classes, and how many points were mapped and found as them."""
+    """Table of user's and producer's accuracy of the classes, with their numbers of points."""
     table = _table("class", "user's, %", "producer's, %", "points mapped", "true")
-    for entry, *counts in zip(estimate.classes, estimate.units_mapped, estimate.units_true, strict=True):
-        accuracies = (_shown(value.times(100), 1) for value in (entry.user, entry.producer))
-        table.add_row(entry.name, *accuracies, *(f"{count:,}" for count in counts))
+    for entry, mapped, true in zip(estimate.classes, estimate.units_mapped, estimate.units_true, strict=True):
+        user = _shown(entry.user.times(100), 1)
+        producer = _shown(entry.producer.times(100), 1)
+        table.add_row(entry.name, user, producer, f"{mapped:,}", f"{true:,}")
     return table
 
 
 def confusion_table(estimate: Estimate) -> Table:
-    """Shares of the area in percent: what was mapped along rows, what it is along columns."""
+    """Table of shares of the area in percent, with mapped classes in rows and true classes in columns."""
     table = _table("mapped \\ true, %", *(entry.name for entry in estimate.classes), "sum")
     for entry, row in zip(estimate.classes, estimate.confusion, strict=True):
         table.add_row(entry.name, *(f"{100 * share:.2f}" for share in (*row, sum(row))))
@@ -87,39 +101,50 @@ def _shown(value: Value, digits: int) -> str:
 
 
 def show(console: Console, estimates: Sequence[Estimate], answers: Answers) -> None:
-    """Print everything, and what the reader must know to judge it."""
-    whole, *parts = estimates
+    """Print all tables, and the assumptions behind them."""
+    whole = estimates[0]
     for each in estimates:
         console.print(area_table(each, answers.design))
     console.print(accuracy_table(whole))
     if len(whole.classes) <= MOST_SHOWN:
         console.print(confusion_table(whole))
+    for line in _notes(estimates, answers):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _notes(estimates: Sequence[Estimate], answers: Answers) -> list[str]:
+    """Assumptions and limits that a reader must know."""
+    whole = estimates[0]
+    regions = estimates[1:]
     lines = [f"intervals of {whole.level * 100:g} %", f"estimator: {SOURCES[answers.observed.corrected]}"]
-    if parts:
+    if regions:
         lines.append(
             "regions add up to the whole; where a region's area is known, its share times that is more precise"
         )
-    if parts and (lost := whole.units - sum(part.units for part in parts)):
-        lines.append(f"{lost:,} points lie in no region")
-    if empty := _certain(estimates):
-        lines.append(f"± 0 where all points of a stratum agreed, which is no certainty: {', '.join(empty)}")
+        outside = whole.units - sum(region.units for region in regions)
+        if outside:
+            lines.append(f"{outside:,} points lie in no region")
+    without_error = _without_error(estimates)
+    if without_error:
+        lines.append(f"± 0 where all points of a stratum agreed, which is no certainty: {', '.join(without_error)}")
     if answers.dropped:
         counts = ", ".join(f"{count} of {name}" for name, count in answers.dropped.items())
         lines.append(
             f"left out without a reference: {counts}. This assumes that within a stratum they do not differ from the "
             "others."
         )
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return lines
 
 
-def _certain(estimates: Sequence[Estimate]) -> list[str]:
-    return [
-        f"{entry.name}{f' in {each.region}' if each.region else ''}"
-        for each in estimates
-        for entry in each.classes
-        if entry.hectares.se == 0
-    ]
+def _without_error(estimates: Sequence[Estimate]) -> list[str]:
+    """Classes whose estimated standard error is 0."""
+    names = []
+    for each in estimates:
+        suffix = f" in {each.region}" if each.region else ""
+        for entry in each.classes:
+            if entry.hectares.se == 0:
+                names.append(f"{entry.name}{suffix}")
+    return names
 
 
 def write_estimates(out: Path, estimates: Sequence[Estimate], answers: Answers) -> list[Path]:
@@ -130,14 +155,14 @@ def write_estimates(out: Path, estimates: Sequence[Estimate], answers: Answers) 
         "unanswered_dropped": answers.dropped,
         "estimates": [asdict(each) for each in estimates],
     }
-    plain = json.loads(json.dumps(record), parse_constant=lambda _: None)  # what does not exist is null
-    areas = [{"region": each.region, **asdict(entry)} for each in estimates for entry in each.classes]
-    shares = [
-        {"region": each.region, "mapped": entry.name}
-        | {f"true_{c.name}": x for c, x in zip(each.classes, row, strict=True)}
-        for each in estimates
-        for entry, row in zip(each.classes, each.confusion, strict=True)
-    ]
+    plain = json.loads(json.dumps(record), parse_constant=lambda _: None)  # NaN becomes null
+    areas = []
+    shares = []
+    for each in estimates:
+        for entry, row in zip(each.classes, each.confusion, strict=True):
+            areas.append({"region": each.region, **asdict(entry)})
+            shares_of_row = {f"true_{true.name}": share for true, share in zip(each.classes, row, strict=True)}
+            shares.append({"region": each.region, "mapped": entry.name, **shares_of_row})
     texts = {
         "estimate.json": json.dumps(plain, indent=1, ensure_ascii=False),
         "areas.csv": pandas.json_normalize(areas, sep="_").map(cell).to_csv(index=False),
@@ -150,7 +175,7 @@ def write_estimates(out: Path, estimates: Sequence[Estimate], answers: Answers) 
 
 
 def cell(value: Any) -> Any:
-    """A value as a CSV file may hold it: spreadsheets run text as a formula that begins like one."""
+    """Make a value safe for CSV: spreadsheets run text that begins like a formula."""
     if not isinstance(value, str):
         return value
     text = printable(value)
@@ -158,17 +183,20 @@ def cell(value: Any) -> Any:
 
 
 def draw_areas(path: Path, estimate: Estimate, design: Design) -> None:
-    """Bars of estimated areas with their intervals, and what the map shows as marks."""
+    """Draw estimated areas as bars with their intervals, and the areas on the map as marks."""
     from matplotlib.figure import Figure
 
     names = [printable(entry.name)[:LONGEST] for entry in estimate.classes]
     areas = [entry.hectares for entry in estimate.classes]
     values = [area.value for area in areas]
-    errors = [[a.value - a.low for a in areas], [a.high - a.value for a in areas]]
+    errors_below = [area.value - area.low for area in areas]
+    errors_above = [area.high - area.value for area in areas]
     figure = Figure(figsize=(7, 1.2 + 0.4 * len(names)), dpi=140, layout="constrained")
     axis = figure.subplots()
     rows = range(len(names))
-    axis.barh(rows, values, xerr=errors, color="#8fb4a4", ecolor="black", capsize=3, label="estimated")
+    axis.barh(
+        rows, values, xerr=[errors_below, errors_above], color="#8fb4a4", ecolor="black", capsize=3, label="estimated"
+    )
     axis.plot([entry.hectares for entry in design.classes], rows, "d", color="#b3541e", label="counted on the map")
     axis.set_yticks(rows, names, parse_math=False)
     axis.invert_yaxis()
@@ -177,5 +205,5 @@ def draw_areas(path: Path, estimate: Estimate, design: Design) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     with whole(path) as unfinished, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a script that the font lacks is drawn as boxes
+        warnings.filterwarnings("ignore", "Glyph")  # scripts that the font does not have are drawn as boxes
         figure.savefig(unfinished, format="png")
