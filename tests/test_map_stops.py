@@ -214,7 +214,7 @@ def test_a_damaged_tile_is_computed_again_and_a_line_says_so(how, begun, whole, 
         first.write_bytes({"flipped": data, "cut": data[:-7], "emptied": b"", "another's": second.read_bytes()}[how])
     said = io.StringIO()
     map_scene(model, scene, begun, EVERYTHING, console=Console(file=said))
-    assert f"computed again, as it was damaged: tile {first.name}" in said.getvalue()
+    assert f"computed again because it was damaged: tile {first.name}" in said.getvalue()
     assert contents(begun.parent) == contents(whole[0].parent)
 
 

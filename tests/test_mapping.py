@@ -224,7 +224,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(whole, model, fold
     assert not out.exists()
     result = CliRunner().invoke(app, command[3:])
     assert result.exit_code == 0, result.output
-    assert "going on" in result.output
+    assert "resuming" in result.output
     assert same(whole[0], out)
     assert not parts.exists()
 
