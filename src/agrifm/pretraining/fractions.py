@@ -51,16 +51,16 @@ def build(
     """Cut scenes into samples with shares of land cover, and write them as shards with ``report.json``.
 
     Args:
-        scenes: of any sensors, in reflectance units that were checked.
-        landcover: path or address of a raster of codes.
-        out: folder of the shards.
-        crosswalk: what the codes mean.
-        plan: how.
-        overwrite: replace a folder that is there.
-        console: where progress is shown.
+        scenes: Scenes of any sensors, in reflectance units that were checked.
+        landcover: Path or address of a raster of codes.
+        out: Folder of the shards.
+        crosswalk: What the codes mean.
+        plan: How.
+        overwrite: Replace a folder that is there.
+        console: Where progress is shown.
 
     Raises:
-        InputError: land cover or scenes cannot be used, nothing is left after the filters, or the folder is there.
+        InputError: If land cover or scenes cannot be used, nothing is left after the filters, or the folder is there.
     """
     _refuse_existing(out, overwrite)
     for scene in scenes:
@@ -114,7 +114,7 @@ def records(
     """The samples, one after another, and what became of all chips in ``outcomes``.
 
     Raises:
-        InputError: land cover or scenes cannot be used.
+        InputError: If land cover or scenes cannot be used.
     """
     names = [f"{i:04d}_" if len(scenes) > 1 else "" for i in range(len(scenes))]
     views = [view for scene, name in zip(scenes, names, strict=True) for view in SensorYear.of(scene, name, plan)]

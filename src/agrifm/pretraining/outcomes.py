@@ -20,9 +20,9 @@ class Outcomes:
     """What became of the chips; the counts grow while samples are written.
 
     Args:
-        chips: counts by sensor and the dominant cover they were written with, or why they were not.
-        biomes: samples by biome.
-        area: summed shares of the covers and of what is unknown ``(9)``.
+        chips: Counts by sensor and the dominant cover they were written with, or why they were not.
+        biomes: Samples by biome.
+        area: Summed shares of the covers and of what is unknown ``(9)``.
     """
 
     chips: Counter[tuple[str, str]] = field(default_factory=Counter)
