@@ -104,7 +104,7 @@ def forest(train: Sequence[Sample], test: Sequence[Sample], experiment: Experime
     """Confusion matrix of a random forest on the sensors that the training samples have."""
     there = {name for sample in train for name in sample.images}
     sensors = [sensor.name for sensor in experiment.data.sensors if sensor.name in there]
-    steps = experiment.model.calendar or 12
+    steps = experiment.model.time_steps or 12
     return random_forest(train, test, len(experiment.task.names), sensors=sensors, steps=steps, jobs=1)
 
 

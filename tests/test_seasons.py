@@ -137,11 +137,11 @@ def test_the_shipped_experiment_trains_a_step(farm, tmp_path):
         "data.sensors=[S2, Landsat]",
         "augment.crop=24",
         "training.epochs=1",
-        "training.limit=1",
+        "training.limit_train_batches=1",
     ]
     values = yaml.safe_load(CONFIG.read_text())
     assert values["augment"]["truncate"] > 0
-    experiment = load(CONFIG, [*settings, "training.limit=1", f"model.size={json.dumps(TINY)}"])
+    experiment = load(CONFIG, [*settings, "training.limit_train_batches=1", f"model.size={json.dumps(TINY)}"])
     checkpoint = Checkpoint.load(fit(experiment, tmp_path))
     assert checkpoint.experiment.data.seasons == (GrowingSeason("03-01", "10-31", "growing season"),)
     assert checkpoint.experiment.model.season is not None
@@ -154,7 +154,7 @@ def test_the_shipped_experiment_trains_a_step(farm, tmp_path):
 def test_a_truncated_batch_equals_deleted_frames_and_hides_the_future(calendar):
     """The same output from frames that are gone, from frames that are masked, and whatever the future holds."""
     torch.manual_seed(0)
-    config = ModelConfig(SwinSize(16, (1, 1), (1, 2)), (1, 2, 2), calendar=calendar, season=Season(90.0, 70.0))
+    config = ModelConfig(SwinSize(16, (1, 1), (1, 2)), (1, 2, 2), time_steps=calendar, season=Season(90.0, 70.0))
     model = CropModel(SENSORS, 5, config).eval()
     for parameter in model.context.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
@@ -310,7 +310,7 @@ def test_nothing_seen_and_no_dates_are_refused():
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A model with random weights and a calendar."""
-    values = {"data": {"sensors": [S2.name], "footprint": 480}, "model": {"size": TINY, "calendar": 8}}
+    values = {"data": {"sensors": [S2.name], "footprint": 480}, "model": {"size": TINY, "time_steps": 8}}
     experiment = parse(values | {"task": {"classes": NAMES}, "training": {"workers": 0}})
     experiment = experiment.with_sensors([unit(sensor) for sensor in (S2, LANDSAT)]).with_season(Season(60.0, 245.0))
     torch.manual_seed(1)

@@ -206,7 +206,7 @@ def _experiment(text: str, path: Path) -> Experiment:
     """The experiment in a header."""
     with refusing(f"{path}: experiment", expected="an experiment in JSON", repair=DAMAGED):
         values = json.loads(text)
-    return parse(values, path)
+    return parse(values, path, warn=False)
 
 
 def _part(header: Mapping[str, str], key: str, kind: Any, default: Any, path: Path) -> Any:

@@ -46,6 +46,10 @@ class Terminated(KeyboardInterrupt):
     received = False
 
 
+class RenamedKeyWarning(FutureWarning):
+    """A configuration uses an earlier name of a key."""
+
+
 class Unreadable(InputError):
     """One file among many that cannot be read; ``where`` is its path or address."""
 

@@ -74,7 +74,7 @@ def _ours(checkpoint: Checkpoint, experiment: Experiment, path: Path) -> State:
     before, model, sensors = checkpoint.experiment.model, experiment.model, names(experiment.data.sensors)
     _same_model(model, before.patch, before.swin, path)
     wanted = (*ENCODER, "context.") if model.day_of_year == before.day_of_year else ENCODER
-    if before.decoder == model.decoder == "light":
+    if before.decoder == model.decoder == "pyramid":
         wanted += ("decoder.",)
     if not before.shared_backbone or model.shared_backbone:
         return {key: value for key, value in checkpoint.weights.items() if key.startswith(wanted)}

@@ -23,17 +23,17 @@ LIMITS: dict[str, tuple[float, float]] = {
     "data.frames": (1, 100_000),
     "data.footprint": (1e-3, 1e7),
     "data.resize": (1, 100_000),
-    "data.shards.lap": (1, 1e12),
-    "data.shards.window": (1, 1e9),
-    "data.shards.mix": (0, 1e12),
+    "data.shards.epoch_size": (1, 1e12),
+    "data.shards.shuffle_window": (1, 1e9),
+    "data.shards.sensor_sampling_weights": (0, 1e12),
     "augment.crop": (1, 1e6),
     "augment.drop_frames": SHARE,
     "augment.drop_sensors": SHARE,
     "augment.truncate": SHARE,
     "augment.noise": (0, 10),
-    "augment.hide": SHARE,
+    "augment.mask_frames": SHARE,
     "model.patch": (1, 64),
-    "model.calendar": (1, 10_000),
+    "model.time_steps": (1, 10_000),
     "model.size.width": (1, 8_192),
     "model.size.depths": (1, 200),
     "model.size.heads": (1, 8_192),
@@ -50,12 +50,12 @@ LIMITS: dict[str, tuple[float, float]] = {
     "task.edge_weight": (1, 1e9),
     "training.epochs": (1, 1e7),
     "training.batch_size": (1, 1e6),
-    "training.accumulate": (1, 1e6),
+    "training.accumulate_grad_batches": (1, 1e6),
     "training.devices": (1, 1_024),
     "training.nodes": (1, 100_000),
     "training.workers": (0, 1_024),
 }
-HOLD_KEYS = ("data.shards.mix", "data.resize")
+HOLD_KEYS = ("data.shards.sensor_sampling_weights", "data.resize")
 MAY_BE_ANY = ("data.sensors.nodata",)  # NaN marks missing pixels in many files
 
 

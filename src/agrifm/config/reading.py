@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from agrifm.config.migration import migrate, migrate_override
 from agrifm.config.problems import explain
 from agrifm.config.sections import KINDS, Experiment
 from agrifm.errors import InputError
@@ -30,7 +31,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
             expected="an experiment: sections such as 'data:' and 'task:'",
             repair="name the right file, or start from configs/example.yaml.",
         )
-    return parse(override(values, overrides), path)
+    values = migrate(values, path)
+    current_overrides = [migrate_override(text) for text in overrides]
+    return parse(override(values, current_overrides), path)
 
 
 def override(values: Any, overrides: Sequence[str], *, as_text: Collection[str] = ()) -> Any:
@@ -70,14 +73,14 @@ def _set(values: Any, keys: list[str], value: Any) -> dict:
     return {**inner, keys[0]: below}
 
 
-def parse(values: Any, source: object = "experiment") -> Experiment:
+def parse(values: Any, source: object = "experiment", *, warn: bool = True) -> Experiment:
     """Turn plain values into an experiment.
 
     Raises:
         InputError: names the key, what was found, what was expected and the repair.
     """
     try:
-        return Experiment.model_validate(values)
+        return Experiment.model_validate(migrate(values, source, warn=warn))
     except ValidationError as error:
         raise explain(error, source, valid_keys=_siblings, left_out=KINDS) from error
 

@@ -67,27 +67,28 @@ class ShardsConfig(Section):
     Args:
         train, val: folder or address of shards, or ``synthetic``: made as they are needed, without end. ``train`` may
             list several.
-        shares: of several in ``train``, as whole numbers in a ratio; equal if left out.
-        lap: samples of an epoch.
+        sampling_weights: of several in ``train``, as whole numbers in a ratio; equal if left out.
+        epoch_size: samples of an epoch.
         val_samples: at most so many are scored.
-        mix: how often sensors are drawn, as a ratio; equal if left out.
-        window: samples that are shuffled together.
-        lost: ``refuse`` damaged shards, or leave them out and ``count`` their samples.
+        sensor_sampling_weights: how often sensors are drawn, as a ratio; equal if left out.
+        shuffle_window: samples that are shuffled together.
+        damaged: ``refuse`` damaged shards, or ``skip`` them and report how many samples they held.
     """
 
     train: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ("synthetic",)
     val: str = "synthetic"
-    shares: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    lap: int = Field(1024, ge=1)
+    sampling_weights: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    epoch_size: int = Field(1024, ge=1)
     val_samples: int = Field(256, ge=1)
-    mix: dict[str, float] = {}
-    window: int = Field(2048, ge=1)
-    lost: Literal["refuse", "count"] = "refuse"
+    sensor_sampling_weights: dict[str, float] = {}
+    shuffle_window: int = Field(2048, ge=1)
+    damaged: Literal["refuse", "skip"] = "refuse"
 
     @model_validator(mode="after")
     def _shared_out(self) -> ShardsConfig:
-        if self.shares and len(self.shares) != len(self.train):
-            raise ValueError(f"{len(self.shares)} shares for {len(self.train)} places in train: give one for each")
+        if self.sampling_weights and len(self.sampling_weights) != len(self.train):
+            count = len(self.sampling_weights)
+            raise ValueError(f"{count} sampling_weights for {len(self.train)} places in train: give one for each")
         return self
 
 
@@ -97,14 +98,14 @@ class Teacher(Section):
     Args:
         decay: of the average; it rises to this during the first steps.
         weight: of the disagreement beside the error in fractions.
-        ramp: share of all steps over which the weight rises.
-        trust: count a cell more where the teacher is sure.
+        ramp_up: share of all steps over which the weight rises.
+        confidence_weighting: count a cell more where the teacher is sure.
     """
 
     decay: float = Field(0.996, ge=0, lt=1)
     weight: float = Field(1.0, ge=0)
-    ramp: float = Field(0.2, ge=0, le=1)
-    trust: bool = True
+    ramp_up: float = Field(0.2, ge=0, le=1)
+    confidence_weighting: bool = True
 
 
 class DataConfig(Section):
@@ -130,7 +131,7 @@ class DataConfig(Section):
         seasons: growing seasons as days of the year; a chip or scene is cut to the first whose ``chips`` fits its name.
         shards: samples for pre-training, instead of chips.
         cache: keep samples in memory once they are read; for data sets that fit, with few workers.
-        check: read this many chips of each split, and check their values, before training; 0 is all.
+        check_chips: read this many chips of each split, and check their values, before training; 0 is all.
         check_bands: refuse chips whose bands look swapped or scaled wrongly.
     """
 
@@ -153,7 +154,7 @@ class DataConfig(Section):
     seasons: Annotated[tuple[GrowingSeason, ...], BeforeValidator(_listed)] = ()
     shards: ShardsConfig | None = None
     cache: bool = False
-    check: int = Field(200, ge=0)
+    check_chips: int = Field(200, ge=0)
     check_bands: bool = True
 
     @model_validator(mode="after")
@@ -206,14 +207,14 @@ class TrainingConfig(Section):
         learning_rate: after warm-up; then cosine down to ``min_learning_rate``.
         warmup: share of all steps with a linear rise from 1 % of the rate.
         layer_decay: factor on the rate per backbone block from the top down; 1 treats all alike.
-        encoder_rate: factor on the rate of the encoder; below 1 when it was pre-trained.
+        encoder_lr_scale: factor on the rate of the encoder; below 1 when it was pre-trained.
         precision: ``auto`` is bf16 on a GPU that has it, else float32.
-        clip: largest norm of the gradient; 0 switches clipping off.
-        spike: leave out steps whose gradient is this many times larger than usual (pre-training).
-        accumulate: batches per optimizer step.
-        ema: decay of a moving average of the weights, e.g. 0.999; it is what is scored and saved.
+        gradient_clip_val: largest norm of the gradient; 0 switches clipping off.
+        gradient_spike_factor: leave out steps whose gradient is this many times larger than usual (pre-training).
+        accumulate_grad_batches: batches per optimizer step.
+        ema_decay: decay of a moving average of the weights, e.g. 0.999; it is what is scored and saved.
         patience: stop after this many epochs without a better score.
-        limit: at most this many batches per epoch, for trying out.
+        limit_train_batches: at most this many batches per epoch, for trying out.
         devices, nodes: processes on each machine, and machines; ``torchrun`` and Slurm are recognized.
         strategy: of several processes: ``ddp`` keeps all weights in each, ``fsdp`` splits weights, gradients and
             optimizer state among them, for models that do not fit otherwise.
@@ -227,14 +228,14 @@ class TrainingConfig(Section):
     weight_decay: float = Field(0.05, ge=0)
     warmup: float = Field(0.05, ge=0, le=1)
     layer_decay: float = Field(1.0, gt=0, le=1)
-    encoder_rate: float = Field(1.0, ge=0)
+    encoder_lr_scale: float = Field(1.0, ge=0)
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
-    clip: float = Field(1.0, ge=0)
-    spike: float | None = Field(None, gt=1)
-    accumulate: int = Field(1, ge=1)
-    ema: float | None = Field(None, gt=0, lt=1)
+    gradient_clip_val: float = Field(1.0, ge=0)
+    gradient_spike_factor: float | None = Field(None, gt=1)
+    accumulate_grad_batches: int = Field(1, ge=1)
+    ema_decay: float | None = Field(None, gt=0, lt=1)
     patience: int | None = Field(None, ge=1)
-    limit: int | None = Field(None, ge=1)
+    limit_train_batches: int | None = Field(None, ge=1)
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = Field(1, ge=1)
     nodes: int = Field(1, ge=1)
@@ -279,8 +280,8 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _one_average(self) -> Experiment:
-        if self.training.strategy == "fsdp" and self.training.ema is not None:
-            raise ValueError("training.ema averages whole weights: leave it out, or use training.strategy 'ddp'")
+        if self.training.strategy == "fsdp" and self.training.ema_decay is not None:
+            raise ValueError("training.ema_decay averages whole weights: leave it out, or use training.strategy 'ddp'")
         return self
 
     @model_validator(mode="after")
@@ -288,8 +289,10 @@ class Experiment(Section):
         covers = isinstance(self.task, Fractions)
         if covers != (self.data.shards is not None):
             raise ValueError("task 'fractions' learns from data.shards, and data.shards holds nothing else")
-        if self.teacher and (not covers or self.training.ema is not None):
-            raise ValueError("a teacher belongs to task 'fractions', and is the moving average: leave out training.ema")
+        if self.teacher and (not covers or self.training.ema_decay is not None):
+            raise ValueError(
+                "a teacher belongs to task 'fractions', and is the moving average: leave out training.ema_decay"
+            )
         return self
 
     @model_validator(mode="after")
@@ -327,8 +330,8 @@ class Experiment(Section):
         return self.model_copy(update={"data": self.data.model_copy(update={"footprint": meters})})
 
     def with_season(self, season: Season) -> Experiment:
-        """The same experiment; a model with a calendar lays its dates over this season unless it has one."""
-        if self.model.calendar is None or self.model.season is not None:
+        """The same experiment; a model with time steps lays them over this season unless it has one."""
+        if self.model.time_steps is None or self.model.season is not None:
             return self
         return self.model_copy(update={"model": replace(self.model, season=season)})
 

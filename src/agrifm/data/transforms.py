@@ -23,24 +23,24 @@ class Augment:
 
     Args:
         flips: mirror rows and columns, each half of the time.
-        turns: quarter turns; half turns where a chip is not square.
+        rot90: quarter turns; half turns where a chip is not square.
         crop: side of a random square, in label pixels; sensors are cut to the same ground.
         drop_frames: share of frames left out at random.
         drop_sensors: chance for each sensor to be left out; one always stays.
         truncate: chance that the series ends early, on a random day between its first and its last: one model then
             serves all dates of the season.
         noise: deviation of a random factor on every band of every frame (pre-training).
-        hide: share of frames of which a random part counts as not seen (pre-training).
+        mask_frames: share of frames of which a random part counts as not seen (pre-training).
     """
 
     flips: bool = True
-    turns: bool = True
+    rot90: bool = True
     crop: int | None = None
     drop_frames: float = 0.0
     drop_sensors: float = 0.0
     truncate: float = 0.0
     noise: float = 0.0
-    hide: float = 0.0
+    mask_frames: float = 0.0
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Apply all steps."""
@@ -50,7 +50,7 @@ class Augment:
             sample = crop(sample, self.crop, rng)
         if self.flips:
             sample = flip(sample, bool(rng.random() < 0.5), bool(rng.random() < 0.5))
-        if self.turns:
+        if self.rot90:
             sample = turn(sample, int(rng.integers(4)) if _square(sample) else 2 * int(rng.integers(2)))
         if self.truncate and rng.random() < self.truncate:
             sample = truncate(sample, rng)  # last: two views of one ground may differ in days
@@ -97,7 +97,7 @@ def perturb(sample: Sample, augment: Augment, rng: np.random.Generator) -> Sampl
             images[name] = image.float() * torch.from_numpy(factors).float()
         mask = sample.mask(name).clone()
         height, width = mask.shape[1:]
-        for frame in np.flatnonzero(rng.random(len(mask)) < augment.hide):
+        for frame in np.flatnonzero(rng.random(len(mask)) < augment.mask_frames):
             top, left = int(rng.integers(height)), int(rng.integers(width))
             mask[frame, top : top + -(-height // 2), left : left + -(-width // 2)] = False
         valid[name] = mask

@@ -8,17 +8,17 @@ from typing import Any
 from agrifm.errors import InputError, nearest
 from agrifm.tasks.class_table import Row, Table
 
-KEYS = ("table", "only", "rest")
+KEYS = ("table", "only", "other")
 OTHER = ("other", "#9a9a9a")
 Tips = frozenset[str]
 
 
 def chosen(task: Mapping[str, Any]) -> dict[str, Any]:
-    """The section ``task`` with ``classes: {table, only, rest}`` spelled out.
+    """The section ``task`` with ``classes: {table, only, other}`` spelled out.
 
     ``table`` is a shipped table or a file. ``only`` names the classes: one, a list, or parts under a name of one's own,
     ``{cropland: [arable_crops, permanent_crops_perennial]}``; left out, every code that holds no other code is a class.
-    ``rest`` is the class of all that was not named: ``other``, or null for none.
+    ``other`` is the class of all that was not named: ``other``, or null for none.
 
     A code stands for those of its parts that the table has codes for. Where all are of one class the code means it;
     where they are of some classes it means their group, and teaches that it is one of them; where they may be anything,
@@ -38,7 +38,7 @@ def chosen(task: Mapping[str, Any]) -> dict[str, Any]:
     rows = [row for row in table.rows if row.number is not None]
     finest = _finest(table, rows)
     wanted = _named(table, choice["only"]) if choice.get("only") else finest
-    rest = choice.get("rest", OTHER[0] if choice.get("only") else None)
+    rest = choice.get("other", OTHER[0] if choice.get("only") else None)
     owner = _owners(wanted, table.source)
     owner = {tip: owner.get(tip, rest) for tips in finest.values() for tip in tips}
     means = {row: frozenset(owner[tip] for tip in table.tips(row) & owner.keys()) for row in rows}
@@ -120,7 +120,7 @@ def _groups(
             silent.append(row)
         elif len(found) > 1:
             groups.setdefault(found, {"name": row.name, "codes": [], "scored": False})["codes"].append(row.number)
-    ordered = [{**group, "of": [name for name in names if name in found]} for found, group in groups.items()]
+    ordered = [{**group, "classes": [name for name in names if name in found]} for found, group in groups.items()]
     return ordered, _numbers(silent)
 
 

@@ -58,8 +58,8 @@ class Fields:
     Args:
         classes: crops, in the order of their integers; without them only fields are learned.
         boundary_width: meters; at least the pixels that touch the line are boundary.
-        pixel: meters along a pixel of the label; if left out, that of the training data.
-        partial: only some fields are labeled: 0 ends a field, but says nothing about other fields.
+        pixel_size: meters along a pixel of the label; if left out, that of the training data.
+        partial_labels: only some fields are labeled: 0 ends a field, but says nothing about other fields.
         loss: of extent and of boundary, each a decision between two.
         crop_loss: of crops.
         edge_weight: how many times pixels of boundaries count in the losses of extent.
@@ -71,8 +71,8 @@ class Fields:
     kind: Literal["fields"] = "fields"
     classes: Classes = ()
     boundary_width: float = 20.0
-    pixel: float | None = None
-    partial: bool = False
+    pixel_size: float | None = None
+    partial_labels: bool = False
     loss: Losses = (CrossEntropy(), LogCoshDice())
     crop_loss: Losses = (CrossEntropy(),)
     edge_weight: float = 2.0
@@ -89,8 +89,10 @@ class Fields:
             raise ValueError(
                 "crops need at least two classes with different names; leave them out to learn fields alone"
             )
-        if min(self.boundary_width, self.tolerance, self.pixel or 1) <= 0 or self.edge_weight < 1:
-            raise ValueError("boundary_width, tolerance and pixel are meters above 0, and edge_weight is at least 1")
+        if min(self.boundary_width, self.tolerance, self.pixel_size or 1) <= 0 or self.edge_weight < 1:
+            raise ValueError(
+                "boundary_width, tolerance and pixel_size are meters above 0, and edge_weight is at least 1"
+            )
         for losses, count in ((self.loss, 2), (self.crop_loss, len(self.classes))):
             for loss in losses:
                 weights = getattr(loss, "class_weights", None)
@@ -124,7 +126,7 @@ class Fields:
 
     def with_pixel(self, meters: float) -> Fields:
         """The same task; boundaries are measured with this pixel unless it says otherwise."""
-        return self if self.pixel is not None else replace(self, pixel=meters)
+        return self if self.pixel_size is not None else replace(self, pixel_size=meters)
 
     def prepare(self, sample: Sample) -> Sample:
         """The sample with what is learned as its label ``(3 or 4, h, w)``: fields, boundary, distance, crop.
@@ -135,8 +137,8 @@ class Fields:
             return sample
         label = sample.label.reshape(-1, *sample.label.shape[-2:])
         fields = label[0].numpy().astype(np.int32)
-        width = self.boundary_width / (self.pixel or 1.0)
-        parts = [torch.from_numpy(part) for part in (fields, *targets(fields, width, partial=self.partial))]
+        width = self.boundary_width / (self.pixel_size or 1.0)
+        parts = [torch.from_numpy(part) for part in (fields, *targets(fields, width, partial=self.partial_labels))]
         return replace(sample, label=torch.stack([part.float() for part in (*parts, *label[1:])]))
 
     def losses(self, output: Float[Tensor, "b k h w"], label: Float[Tensor, "b n h w"]) -> list[tuple[float, LossSum]]:
@@ -155,7 +157,7 @@ class Fields:
 
     def _extent(self, label: Tensor) -> Tensor:
         """1 in fields, 0 where there is none, -1 unknown."""
-        known = label[:, 0] > 0 if self.partial else label[:, 0] >= 0
+        known = label[:, 0] > 0 if self.partial_labels else label[:, 0] >= 0
         return torch.where(known, (label[:, 0] > 0).long(), UNKNOWN)
 
     def _weighted(self, loss: AnyLoss, logits: Tensor, extent: Tensor, boundary: Tensor) -> LossSum:
@@ -174,7 +176,9 @@ class Fields:
         layers = percent(self.layers(output)).cpu().numpy()
         sums = torch.zeros(len(SUMS), dtype=torch.float64)
         for part, truth in zip(layers, label[:, 0].cpu().numpy().astype(np.int64), strict=True):
-            added = compare(self.watershed.find(part), truth, self.pixel or 1.0, self.tolerance, partial=self.partial)
+            added = compare(
+                self.watershed.find(part), truth, self.pixel_size or 1.0, self.tolerance, partial=self.partial_labels
+            )
             sums += torch.tensor([added[key] for key in SUMS], dtype=torch.float64)
         metric.update(sums, self._confusion(output, label))
 

@@ -200,32 +200,32 @@ class Tversky:
     """One minus the Tversky index, averaged as dice: hits over hits and weighted errors.
 
     Args:
-        false_alarms: weight of pixels wrongly given to a class; both weights 0.5 give dice.
-        misses: weight of a class's pixels that were missed; larger than the other for thin, rare things.
+        alpha: weight of pixels wrongly given to a class; both weights 0.5 give dice.
+        beta: weight of a class's pixels that were missed; larger than the other for thin, rare things.
         smooth: added to both sides of the ratio.
     """
 
     kind: Literal["tversky"] = "tversky"
-    false_alarms: float = 0.3
-    misses: float = 0.7
+    alpha: float = 0.3
+    beta: float = 0.7
     smooth: float = 1.0
     weight: float = 1.0
 
     def __call__(self, logits: Logits, label: Label, ignore_index: int, groups: Groups = None) -> LossSum:
         """Sum over samples that hold labels, and their number."""
-        index, present = _overlap(logits, label, ignore_index, groups, self.false_alarms, self.misses, self.smooth)
+        index, present = _overlap(logits, label, ignore_index, groups, self.alpha, self.beta, self.smooth)
         return _over_samples(1 - index, present)
 
 
 def _overlap(
-    logits: Logits, label: Label, ignore_index: int, groups: Groups, false_alarms: float, misses: float, smooth: float
+    logits: Logits, label: Label, ignore_index: int, groups: Groups, alpha: float, beta: float, smooth: float
 ) -> tuple[Tensor, Tensor]:
     """Tversky index of each class of each sample ``(b, k)``, and whether the sample holds the class."""
     logits, target, labeled = _settled(logits, label, ignore_index, groups)
     truth = F.one_hot(target, logits.shape[1]).permute(0, 3, 1, 2) * labeled.unsqueeze(1)
     guess = logits.softmax(1) * labeled.unsqueeze(1)
     hit, guessed, true = (x.sum((2, 3)) for x in (guess * truth, guess, truth))
-    wrong = false_alarms * (guessed - hit) + misses * (true - hit)
+    wrong = alpha * (guessed - hit) + beta * (true - hit)
     return (hit + smooth) / (hit + wrong + smooth), true > 0
 
 

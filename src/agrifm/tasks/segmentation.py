@@ -148,7 +148,7 @@ class Segmentation:
     @cached_property
     def members(self) -> Bool[Tensor, "g k"]:
         """Classes of each group."""
-        rows = [[name in group.of for name in self.names] for group in self.groups]
+        rows = [[name in group.classes for name in self.names] for group in self.groups]
         return torch.tensor(rows, dtype=torch.bool).view(len(rows), len(self.names))
 
     def encode(self, label: Int[Tensor, "*s"]) -> Int[Tensor, "*s"]:
