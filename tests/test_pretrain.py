@@ -84,7 +84,7 @@ def shards(tmp_path_factory):
 
 
 def of_shards(plan, shards, **more):
-    places = {"train": str(shards / "train"), "val": str(shards / "val"), "window": 8}
+    places = {"train": str(shards / "train"), "val": str(shards / "val"), "shuffle_window": 8}
     return {**plan, "data": {**plan["data"], "shards": {**plan["data"]["shards"], **places, **more}}}
 
 
@@ -306,7 +306,7 @@ def test_an_unsure_teacher_has_no_say():
 
 
 def test_the_teacher_counts_in_the_loss_unless_it_agrees(plan):
-    plan["teacher"]["trust"] = False
+    plan["teacher"]["confidence_weighting"] = False
     experiment = parse(plan)
     sensors = [s.with_statistics(S2.statistics) if s is S2 else replace(s, statistics=None) for s in (S2,)]
     trained = mean_teacher.MeanTeacher(experiment.with_sensors(sensors))

@@ -83,7 +83,7 @@ def test_resuming_goes_on_exactly(settings, tmp_path, ema):
     from agrifm.training import fit as module
 
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    fit(plan(settings, epochs=3, ema=ema), whole)
+    fit(plan(settings, epochs=3, ema_decay=ema), whole)
 
     class Killed(Exception):
         pass
@@ -103,9 +103,9 @@ def test_resuming_goes_on_exactly(settings, tmp_path, ema):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys.modules[module.__module__], "make_trainer", with_killer)
         with pytest.raises(Killed):
-            fit(plan(settings, epochs=3, ema=ema), parts)
+            fit(plan(settings, epochs=3, ema_decay=ema), parts)
     assert len(history(parts)) == 1
-    fit(plan(settings, epochs=3, ema=ema), parts)
+    fit(plan(settings, epochs=3, ema_decay=ema), parts)
     assert history(parts) == history(whole)
     assert_same_weights(weights_of(parts), weights_of(whole), rtol=0, atol=0)
     assert_same_weights(weights_of(parts, "best.safetensors"), weights_of(whole, "best.safetensors"), rtol=0, atol=0)
