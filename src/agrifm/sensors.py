@@ -20,7 +20,13 @@ LARGEST = 1e30  # of statistics, and its inverse the least deviation: single pre
 
 @dataclass(frozen=True)
 class Band:
-    """One spectral band: the sensor's own id, its STAC common name and center wavelength in micrometers."""
+    """One spectral band of a sensor.
+
+    Args:
+        id: The sensor's own id of the band, e.g. ``B04``.
+        common_name: Common name of the band in STAC, e.g. ``red``.
+        wavelength: Center wavelength in micrometers.
+    """
 
     id: str
     common_name: str
@@ -29,7 +35,13 @@ class Band:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Per-band mean and standard deviation in stored digital numbers, and where they come from."""
+    """Statistics of the stored digital numbers of each band.
+
+    Args:
+        mean: Mean of each band.
+        std: Standard deviation of each band.
+        source: Where the statistics come from.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]

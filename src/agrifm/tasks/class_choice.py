@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 from agrifm.errors import InputError, nearest
 from agrifm.tasks.class_table import Row, Table
 
-KEYS = ("table", "only", "other")
 OTHER = ("other", "#9a9a9a")
+
+
+@dataclass(frozen=True)
+class ClassChoice:
+    """Classes chosen from a class table.
+
+    Args:
+        table: Name of a table that comes with the package, or path of a file.
+        only: Names of the classes: one, a list, or parts by the name of the class that they make up. Every code that
+            holds no other code is a class by default.
+        other: Name of the class of everything that ``only`` does not name; null for none.
+    """
+
+    table: str
+    only: str | list[str] | dict[str, str | list[str]] | None = None
+    other: str | None = OTHER[0]
+
+
+KEYS = tuple(entry.name for entry in fields(ClassChoice))
 Tips = frozenset[str]
 
 
