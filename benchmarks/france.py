@@ -20,7 +20,6 @@ from real_table import FOREST, MAJORITY, MODEL, MODELS, Confusions, markdown, po
 from rich.console import Console
 
 from agrifm.chips.writer import ChipPlan, write_chips
-from agrifm.compat.weights import start_weights
 from agrifm.config import Experiment, load
 from agrifm.data.chips import read_place
 from agrifm.evaluation.baselines import majority, random_forest
@@ -41,7 +40,7 @@ def run(scene: Scene, parcels: Path, out: Path, seed: int, settings: list[str], 
     plan = ChipPlan("EC_hcat_n", CLASSES, size=24, seed=seed)
     write_chips(scene, parcels, out / "chips", plan, overwrite=True, console=console).show(console)
     experiment = load(out / "chips" / "crops.yaml", [*settings, f"seed={seed}"])
-    best = fit(experiment, out / "model", resume=False, weights=start_weights(experiment), console=console)
+    best = fit(experiment, out / "model", resume=False, console=console)
     options = MapOptions(("confidence", "observations"))
     mapped = map_scene(best, scene, out / "map.tif", options, overwrite=True, console=console)
     console.print(f"seams: {mapped.seams}", highlight=False)

@@ -36,7 +36,6 @@ from rich.console import Console
 
 from agrifm.checkpoint import Checkpoint
 from agrifm.chips.writer import ChipPlan, write_chips
-from agrifm.compat.weights import start_weights
 from agrifm.config import Experiment, load
 from agrifm.evaluation import evaluate
 from agrifm.evaluation.as_of import Timeline
@@ -77,11 +76,8 @@ class Data:
         """Train with these random steps beside the usual ones."""
         steps = replace(self.experiment.augment, **augment)
         experiment = self.experiment.model_copy(update={"augment": steps, "start_from": START})
-        sources, weights = (
-            {"train": Memory(self.train.samples, self.repeats), "val": self.val},
-            start_weights(experiment),
-        )
-        path = fit(experiment, self.out / name, resume=False, weights=weights, sources=sources, console=QUIET)
+        sources = {"train": Memory(self.train.samples, self.repeats), "val": self.val}
+        path = fit(experiment, self.out / name, resume=False, sources=sources, console=QUIET)
         return Checkpoint.load(path)
 
     def shorter(self, share: float) -> Data:

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import rasterio
 
-from agrifm.checkpoint import WEIGHTS, Checkpoint
+from agrifm.checkpoint import Checkpoint
 from agrifm.config.migration import migrate
 from agrifm.data.folder import ChipFolder
 from agrifm.maps.predict_chips import predict
 from agrifm.products.reproduce import reproduce
 from agrifm.sensors import S2
 from agrifm.tensor_files import read_safetensors
+from agrifm.weight_files.start_weights import SHIPPED
 
 BEFORE = Path(__file__).parent / "data" / "before"
 
@@ -43,7 +44,7 @@ def test_the_checkpoint_opens_and_predicts(before, tmp_path):
 
 def test_configurations_of_checkpoints_are_migrated_without_a_warning(before):
     """Nobody can edit them. Each of their values is found under its present name."""
-    for path in (before / "best.safetensors", WEIGHTS / "agrifm-tiny.safetensors"):
+    for path in (before / "best.safetensors", SHIPPED / "agrifm-tiny.safetensors"):
         stated = json.loads(read_safetensors(path)[1]["experiment"])
         with warnings.catch_warnings():
             warnings.simplefilter("error")

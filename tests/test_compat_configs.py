@@ -377,7 +377,6 @@ class Recorded:
             "agrifm.training.fit": Path("best.safetensors"),
             "agrifm.evaluation.evaluate": SimpleNamespace(summary={"mFscore": 0.5}),
             "agrifm.maps.predict_chips.predict": [Path("a_pred.png")],
-            "agrifm.compat.weights.start_weights": None,
         }
         for name, answer in answers.items():
             monkeypatch.setattr(name, self._stand_in(name.rsplit(".", 1)[1], answer))
@@ -413,7 +412,7 @@ class TestCommands:
         assert commands.train(["c.py", *options]) == 0
         (experiment, out), kwargs = recorded.calls["fit"]
         assert (experiment.training.epochs, experiment.seed, out) == (2, 4, Path("out"))
-        assert kwargs == {"resume": False, "weights": None}
+        assert kwargs == {"resume": False}
         assert experiment.training.precision == "auto"
         assert parse(yaml.safe_load(Path("out/c.yaml").read_text())) == experiment
         printed = capsys.readouterr().out

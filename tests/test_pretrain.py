@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from agrifm.checkpoint import Checkpoint
 from agrifm.cli import app
 from agrifm.cli.evaluate import refuse_split
-from agrifm.compat.weights import describe_weights, released_layout, start_weights
+from agrifm.compat.weights import describe_weights, released_layout
 from agrifm.config import load, parse
 from agrifm.data.transforms import Augment
 from agrifm.errors import InputError
@@ -39,6 +39,7 @@ from agrifm.training.linear_probe import LinearProbe
 from agrifm.training.mean_teacher import Pairs, Views, follow, sureness
 from agrifm.training.module import BAD
 from agrifm.training.throughput import forward_flops, tokens
+from agrifm.weight_files.start_weights import start_weights
 
 ROOT = Path(__file__).parents[1]
 
@@ -448,7 +449,7 @@ def test_fine_tuning_begins_with_what_was_learned(plan, settings, tmp_path):
         torch.testing.assert_close(start[key], learned[key], rtol=0, atol=0)
     one = start_weights(parse({**settings, "start_from": str(path), "data": {**settings["data"], "sensors": ["S2"]}}))
     assert not any("Landsat" in key for key in one)
-    fit(experiment, tmp_path / "tuned", weights=start)
+    fit(experiment, tmp_path / "tuned")
     with pytest.raises(InputError, match="pre-train with it"):
         start_weights(parse({**settings, "start_from": str(path), "data": {**settings["data"], "sensors": ["Modis"]}}))
     wider = {**settings["model"], "size": {**TINY, "width": 32}}

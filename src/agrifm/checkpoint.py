@@ -19,7 +19,7 @@ from pydantic import Field, TypeAdapter
 from torch import Tensor, nn
 
 from agrifm.config import Experiment, parse
-from agrifm.errors import InputError, nearest, refusing
+from agrifm.errors import InputError, refusing
 from agrifm.io import write_whole
 from agrifm.nn.ensemble import TestTimeEnsemble
 from agrifm.nn.model import CropModel
@@ -33,10 +33,9 @@ from agrifm.tensor_files import (
     write_safetensors,
 )
 
-__all__ = ["Checkpoint", "Match", "build", "describe", "load_strict", "weights_file", "write_provenance"]
+__all__ = ["Checkpoint", "Match", "build", "describe", "is_checkpoint", "load_strict", "write_provenance"]
 
 FORMAT = "agrifm-checkpoint-1"
-WEIGHTS = Path(__file__).parent / "weights"  # pre-trained, come with the package, go by their name
 DAMAGED = "copy the file again from where it was trained; it was damaged or changed."
 OTHER = "/"  # between the number of another model in the same file and the name of its weight
 
@@ -268,23 +267,13 @@ def _check_fit(ours: Experiment, theirs: Experiment, path: Path | str) -> None:
         )
 
 
-def weights_file(path: Path) -> Path:
-    """The file that ``start_from`` means: a path, or the name of weights that come with the package.
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file is a checkpoint of this project.
 
     Raises:
-        InputError: it is neither.
+        InputError: If it is a safetensors file that does not open.
     """
-    if path.suffix or len(path.parts) > 1 or path.exists():
-        return path
-    known = {file.stem: file for file in sorted(WEIGHTS.glob("*.safetensors"))}
-    if str(path) not in known:
-        raise InputError(
-            f"start_from: {path}",
-            found="no such file, and no weights of that name",
-            expected=f"a path of weights, or one of {', '.join(known)}",
-            repair=nearest(str(path), known),
-        )
-    return known[str(path)]
+    return path.suffix == ".safetensors" and read_safetensors(path)[1].get("format") == FORMAT
 
 
 def build(experiment: Experiment) -> CropModel:

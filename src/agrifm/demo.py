@@ -38,7 +38,6 @@ def write_data(out: Path, seed: int, console: Console, *, paddy: bool = False) -
 def run(config: Path, out: Path, console: Console) -> None:
     """Make the data, train, test, map, draw and print the table; then map a scene that the model never saw."""
     from agrifm.checkpoint import Checkpoint
-    from agrifm.compat.weights import start_weights
     from agrifm.evaluation import evaluate
     from agrifm.maps.predict_chips import predict
     from agrifm.training import fit
@@ -46,7 +45,7 @@ def run(config: Path, out: Path, console: Console) -> None:
     experiment = load(config)
     write_data(experiment.data.root, 0, console)
     begun = time.monotonic()
-    path = fit(experiment, out, weights=start_weights(experiment), console=console)
+    path = fit(experiment, out, console=console)
     best = Checkpoint.load(path)
     test = experiment.data.split("test")
     ours = evaluate(best, test, out / "scores_test", console=console)

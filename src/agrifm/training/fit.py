@@ -62,6 +62,7 @@ from agrifm.training.state import (
     write_checksums,
 )
 from agrifm.training.throughput import Throughput
+from agrifm.weight_files.start_weights import start_weights
 
 # Warnings of Lightning that say nothing new here: values are equal in all processes, and so on.
 KNOWN = ("does not have many workers", "LeafSpec", "Checkpoint directory", "sync_dist", "WeightAveraging")
@@ -75,7 +76,6 @@ def fit(
     out: Path,
     *,
     resume: bool = True,
-    weights: dict[str, Tensor] | None = None,
     sources: Mapping[str, SampleSource] | None = None,
     console: Console | None = None,
 ) -> Path:
@@ -86,7 +86,6 @@ def fit(
         out: folder of the results: ``best.safetensors``, ``last.safetensors``, ``history.csv``,
             ``experiment.yaml``, ``environment.json``, TensorBoard logs and the state for resuming.
         resume: go on where a run in ``out`` was interrupted; else begin anew.
-        weights: of a pre-trained encoder, by the names of the model.
         sources: ``train`` and ``val``, instead of the files that the experiment names.
         console: where progress is shown.
 
@@ -94,7 +93,7 @@ def fit(
         InputError: something in the data, the configuration or the weights is wrong.
     """
     console = console or Console()
-    _refuse_unstarted(experiment, weights)
+    weights = start_weights(experiment)
     refuse_unwritable(out)
     # Processes that train together share their folder, and the first of them keeps others out.
     with locked(out / "training") if is_first() else nullcontext():
@@ -135,16 +134,6 @@ def _fit(
     trainer = make_trainer(experiment, out, console, open_probe(experiment))
     _run(trainer, module, Loaders(experiment, sources), state if goes_on else None)
     return out / BEST
-
-
-def _refuse_unstarted(experiment: Experiment, weights: dict[str, Tensor] | None) -> None:
-    if experiment.start_from is not None and weights is None:
-        raise InputError(
-            f"start_from: {experiment.start_from}",
-            found="no weights handed to fit",
-            expected="those that start_from names",
-            repair="pass weights=start_weights(experiment) of agrifm.compat.weights, or leave start_from out.",
-        )
 
 
 def _run(trainer: pl.Trainer, module: TrainingModule, loaders: Loaders, state: Path | None) -> None:

@@ -18,6 +18,13 @@ from agrifm.tensor_files import read_safetensors, read_torch, refuse_expanded
 
 EMBEDDINGS = {"S2": "S2_patch_emd", "Landsat": "HLSL30_patch_emd", "Modis": "Modis_patch_emd"}
 INDEX = "relative_position_index"
+# Names of weights in a fine-tuned original, and in a CropModel.
+FINE_TUNED_KEYS = (
+    (r"^encoders\.encoders\.(\w+)\.patch_emd\.", r"embeddings.\1."),
+    (r"^encoders\.encoders\.(\w+)\.backbone\.", r"backbones.\1."),
+    (r"^neck\.", "decoder."),
+    (r"^heads\.head\.", "head."),
+)
 State = dict[str, Tensor]
 
 
@@ -172,4 +179,17 @@ def encoder_keys(weights: Mapping[str, Tensor], sensor: str, trunk: str) -> Stat
     for key, value in weights.items():
         key = re.sub(r"^patch_emd\.", f"embeddings.{sensor}.", key)
         renamed[re.sub(r"^backbone\.", f"backbones.{trunk}.", key)] = value
+    return renamed
+
+
+def from_original(state: Mapping[str, Tensor]) -> State:
+    """Rename the keys of a fine-tuned original (``encoders.encoders.S2...``, ``neck...``, ``heads...``)."""
+    renamed = {}
+    for key, value in state.items():
+        is_computed = key.endswith((INDEX, "num_batches_tracked")) and not key.startswith("neck.")
+        if is_computed:
+            continue
+        for pattern, replacement in FINE_TUNED_KEYS:
+            key = re.sub(pattern, replacement, key)
+        renamed[key] = value
     return renamed
