@@ -21,7 +21,7 @@ from rich.console import Console
 
 from agrifm.chips.writer import ChipPlan, write_chips
 from agrifm.config import Experiment, load
-from agrifm.data.chips import read_place
+from agrifm.data.chips import read_georeference
 from agrifm.evaluation.baselines import majority, random_forest
 from agrifm.maps.files.legend import picture
 from agrifm.maps.map_scene import MapOptions, map_scene
@@ -62,7 +62,7 @@ def on_test(experiment: Experiment, target: Path) -> np.ndarray:
     found = np.zeros((count, count), np.int64)
     with rasterio.open(target) as file:
         for i in range(len(source)):
-            label, place = np.asarray(source.read(i).label), read_place(source.path(i))
+            label, place = np.asarray(source.read(i).label), read_georeference(source.path(i))
             assert place is not None
             left, top, size = place.transform[2], place.transform[5], place.transform[0]
             bounds = left, top - label.shape[0] * size, left + label.shape[1] * size, top

@@ -22,7 +22,7 @@ from agrifm.config import parse
 from agrifm.data.checksums import changed
 from agrifm.data.chips import check_header, read_chip, write_chip
 from agrifm.data.folder import ChipFolder
-from agrifm.data.georeference import Georeference, read_grid, read_place
+from agrifm.data.georeference import Georeference, read_georeference, read_grid
 from agrifm.errors import InputError
 from agrifm.sample import Sample
 from agrifm.sensors import LANDSAT, S2
@@ -373,7 +373,7 @@ def test_a_place_that_is_none_is_refused(chip, case):
     with h5py.File(chip, "r+") as file:
         file.attrs["crs"], file.attrs["transform"] = crs, transform
     with pytest.raises(InputError) as caught:
-        read_place(chip)
+        read_georeference(chip)
     assert caught.value.where == f"{chip}: {where}"
 
 
@@ -381,7 +381,7 @@ def test_a_place_that_is_none_is_refused(chip, case):
 def test_places_are_read_however_the_text_is_stored(chip, crs):
     with h5py.File(chip, "r+") as file:
         file.attrs["crs"], file.attrs["transform"] = crs, (*GOOD, 0.0, 0.0, 1.0)
-    assert read_place(chip) == Georeference("EPSG:32631", GOOD)
+    assert read_georeference(chip) == Georeference("EPSG:32631", GOOD)
     assert read_grid(chip) == (Georeference("EPSG:32631", GOOD), (8, 8))
     assert Georeference("EPSG:32631", GOOD).resized((8, 8), 4, 2).transform == (40.0, 0.0, 5e5, 0.0, -20.0, 5e6)
 

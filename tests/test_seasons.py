@@ -19,8 +19,8 @@ from agrifm.checkpoint import Checkpoint, build
 from agrifm.cli import app, shell
 from agrifm.config import load, parse
 from agrifm.data.chips import write_chip
-from agrifm.data.folder import ChipFolder, View
-from agrifm.data.growing_season import GrowingSeason, date_of, growing_season_of, number_of
+from agrifm.data.folder import ChipFolder, SampleSubset
+from agrifm.data.growing_season import GrowingSeason, date_of, day_number, growing_season_of
 from agrifm.data.loader import Split
 from agrifm.data.transforms import Augment, truncate
 from agrifm.errors import InputError
@@ -46,7 +46,7 @@ CONFIG = Path(__file__).parents[1] / "configs" / "early_season.yaml"
 
 
 def day(text):
-    return number_of(dt.date.fromisoformat(text))
+    return day_number(dt.date.fromisoformat(text))
 
 
 def dated(first, step, *, seed=0, frames=6, **more):
@@ -233,7 +233,7 @@ def test_a_calendar_without_images_is_refused_with_the_dates_found():
     with pytest.raises(InputError, match=r"a day of every year as MM-DD, e\.g\. 10-01; '13-01' is none"):
         parse(experiment)
     experiment["data"]["seasons"] = [{"start": "03-01", "end": "06-30"}, {"start": "07-01", "end": "11-30"}]
-    with pytest.raises(InputError, match="a name of its own"):
+    with pytest.raises(InputError, match="a different name"):
         parse(experiment)
 
 
@@ -385,7 +385,7 @@ def test_a_chip_that_lacks_all_that_is_left_is_scored_as_unseen(model, farm):
     name = (farm / "data_lists" / "test.txt").read_text().split()[0]
     sample = ChipFolder(farm / "h5_samples", (name,), (S2, LANDSAT)).read(0).without("Landsat")
     other = replace(sample, images={"S2": sample.images["S2"].flip(-1) + 7})
-    found = [evaluate(checkpoint, View(Listed(one), (0,), (), ("Landsat",))) for one in (sample, other)]
+    found = [evaluate(checkpoint, SampleSubset(Listed(one), (0,), (), ("Landsat",))) for one in (sample, other)]
     assert found[0] == found[1]
     assert sum(map(sum, found[0].confusion)) == 48 * 48
 

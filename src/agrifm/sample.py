@@ -17,6 +17,7 @@ from torch import Tensor
 from agrifm.errors import InputError
 
 DAYS_PER_YEAR = 365.25
+ITEM_CONTRACT = '{"data": {sensor: (T,C,H,W)}, "label": (H,W), "file_name": str}'
 
 
 @dataclass(frozen=True)

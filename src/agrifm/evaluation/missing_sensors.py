@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agrifm.checkpoint import Checkpoint, write_provenance
-from agrifm.data.folder import SampleSource, View
+from agrifm.data.folder import SampleSource, SampleSubset
 from agrifm.evaluation.as_of import Timeline, refuse_unseen
 from agrifm.evaluation.scoring import evaluate
 from agrifm.io import write_whole
@@ -148,7 +148,8 @@ def failures(
     subsets = [part for n in range(len(every), 0, -1) for part in combinations(every, n)] if sensors else [every]
     lost = [" + ".join(name for name in every if name not in part) or "nothing" for part in subsets]
     ways: list[tuple[Values, SampleSource]] = [
-        ({"missing": name, "from": ""}, View(source, rows, (), part)) for name, part in zip(lost, subsets, strict=True)
+        ({"missing": name, "from": ""}, SampleSubset(source, rows, (), part))
+        for name, part in zip(lost, subsets, strict=True)
     ]
     lines = Timeline.of(source, checkpoint.experiment.data.seasons) if gaps else []
     for line in lines:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from agrifm.config import Experiment, ShardsConfig
 from agrifm.data.chips import FrameChoice
-from agrifm.data.folder import SampleSource, View
+from agrifm.data.folder import SampleSource, SampleSubset
 from agrifm.data.loader import Key
 from agrifm.data.transforms import Augment, perturb, pick_frames
 from agrifm.errors import InputError
@@ -109,7 +109,7 @@ def open_covers(experiment: Experiment, shards: ShardsConfig) -> dict[str, Sampl
     sensors = experiment.data.sensors
     train = Blend(tuple(_open(place, shards, sensors, experiment.seed) for place in shards.train))
     val = _open(shards.val, shards, sensors, experiment.seed + HELD_OUT)
-    return {"train": train, "val": View(val, tuple(range(min(shards.val_samples, len(val)))))}
+    return {"train": train, "val": SampleSubset(val, tuple(range(min(shards.val_samples, len(val)))))}
 
 
 def _open(place: str, shards: ShardsConfig, sensors: Sequence[Sensor], seed: int) -> SampleSource:
