@@ -74,7 +74,7 @@ def read_chip(
             chosen = _chosen_frames(stored, days, frames)
             image = _read_image(file, stored, sensor, chosen)
             mask = _read_mask(file, stored, sensor, chosen)
-            has_data = ~sensor.unseen(image, 1)
+            has_data = ~sensor.missing(image, 1)
             images[name], valid[name] = _check_finite(file, sensor, image, has_data & mask)
             if days is not None:
                 dates[name] = torch.from_numpy(days[chosen])
