@@ -42,7 +42,7 @@ def train(job: real.Job) -> dict[str, Fold]:
     train_, val, test = (real.Memory.of(job.experiment.data.split(split)) for split in SPLITS)
     sources, quiet = {"train": real.Memory(train_.samples, job.case.repeats), "val": val}, Console(file=io.StringIO())
     best = Checkpoint.load(fit(job.experiment, job.out, resume=False, sources=sources, console=quiet))
-    looks = {PLAIN: best, FLIPS: best.looking(flips=True)}
+    looks = {PLAIN: best, FLIPS: best.averaging(flips=True)}
     return {name: Fold(gather(one, val), gather(one, test)) for name, one in looks.items()}
 
 

@@ -160,7 +160,7 @@ def network(seed=1, classes=NAMES, sensors=SENSORS, **data):
 def test_flips_are_equivariant_and_change_nothing_else():
     """Turned ground gives the turned map: eight looks are the same looks in another order."""
     checkpoint, batch = network(), collate([random_sample(0), random_sample(1)])
-    plain, model = checkpoint.model(), checkpoint.looking(flips=True).model()
+    plain, model = checkpoint.model(), checkpoint.averaging(flips=True).model()
     with torch.inference_mode():
         before, straight = model(batch).softmax(1), plain(batch).softmax(1)
         for quarters, mirrored in SYMMETRIES[1:6:2]:
@@ -175,8 +175,8 @@ def test_an_ensemble_is_the_mean_and_comes_back_from_its_file(tmp_path):
     batch = collate([random_sample(0)])
     for seed in (2, 3):
         network(seed).save(tmp_path / f"{seed}.safetensors")
-    both = network(1).looking(others=[tmp_path / "2.safetensors", tmp_path / "3.safetensors"])
-    flipped = network(1).looking(flips=True)
+    both = network(1).averaging(others=[tmp_path / "2.safetensors", tmp_path / "3.safetensors"])
+    flipped = network(1).averaging(flips=True)
     flipped.save(tmp_path / "flipped.safetensors")
     both.save(tmp_path / "all.safetensors")
     with torch.inference_mode():
@@ -190,10 +190,10 @@ def test_an_ensemble_is_the_mean_and_comes_back_from_its_file(tmp_path):
 def test_models_that_differ_are_not_averaged(tmp_path):
     network(2, classes=NAMES[::-1]).save(tmp_path / "b.safetensors")
     with pytest.raises(InputError, match=r"b\.safetensors: classes\n.*grassland, sugar beet"):
-        network().looking(others=[tmp_path / "b.safetensors"])
+        network().averaging(others=[tmp_path / "b.safetensors"])
     network(2, sensors=SENSORS[:1]).save(tmp_path / "c.safetensors")
     with pytest.raises(InputError, match=r"c\.safetensors: sensors"):
-        network().looking(others=[tmp_path / "c.safetensors"])
+        network().averaging(others=[tmp_path / "c.safetensors"])
 
 
 CALIBRATED = Calibration(2.5, (0.1,) * 6, 0.9, False, (), "val", "chips", 9, 500, (0.2, 0.1))
@@ -208,7 +208,7 @@ def test_calibration_travels_in_the_checkpoint_and_old_files_open_as_before(tmp_
     assert new.calibration == CALIBRATED
     assert all(torch.equal(new.weights[key], value) for key, value in old.weights.items())
     with pytest.raises(InputError, match="calibrated without them"):
-        new.looking(flips=True)
+        new.averaging(flips=True)
     text = CliRunner().invoke(app, ["show", str(tmp_path / "new.safetensors")]).output
     assert "temperature 2.500" in " ".join(text.split())
 

@@ -133,7 +133,7 @@ def test_no_checkpoint_gives_itself_the_right_to_follow_links(settings, tmp_path
     path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
     loaded = Checkpoint.load(path)  # a file that was changed to grant itself the right
     assert not loaded.experiment.data.allow_links
-    assert loaded.at(None, allow_links=True).experiment.data.split("train").allow_links
+    assert loaded.with_root(None, allow_links=True).experiment.data.split("train").allow_links
 
 
 @pytest.mark.parametrize("target", ["/S2", "/nothing", "loop"])

@@ -33,7 +33,11 @@ def evaluate(
     from agrifm.evaluation.as_of import known
     from agrifm.training.fit import open_sources
 
-    loaded = Checkpoint.load(checkpoint).at(root, allow_links=allow_links).looking(flips=flips, others=ensemble or ())
+    loaded = (
+        Checkpoint.load(checkpoint)
+        .with_root(root, allow_links=allow_links)
+        .averaging(flips=flips, others=ensemble or ())
+    )
     looks = ("_flips" if flips else "") + ("_ensemble" if ensemble else "")
     refuse_split(split, endless=loaded.experiment.data.shards is not None)
     experiment, out = loaded.experiment, out or checkpoint.parent / f"scores_{split}{looks}"

@@ -48,7 +48,7 @@ def predict(
     from agrifm.data.folder import ChipFolder
     from agrifm.maps.predict_chips import predict as write
 
-    loaded = Checkpoint.load(checkpoint).looking(flips=flips, others=ensemble or ())
+    loaded = Checkpoint.load(checkpoint).averaging(flips=flips, others=ensemble or ())
     folder = chips / "h5_samples" if (chips / "h5_samples").is_dir() else chips
     data = loaded.experiment.data
     source = ChipFolder.in_folder(

@@ -33,8 +33,8 @@ def calibrate(
     out = out or checkpoint.with_name("calibrated.safetensors")
     if out.resolve() == checkpoint.resolve():
         raise InputError(out, found="the checkpoint itself", expected="a new file", repair="give another --out.")
-    loaded = replace(Checkpoint.load(checkpoint).at(root, allow_links=allow_links), calibration=None)
-    loaded = loaded.looking(flips=flips, others=ensemble or ())
+    loaded = replace(Checkpoint.load(checkpoint).with_root(root, allow_links=allow_links), calibration=None)
+    loaded = loaded.averaging(flips=flips, others=ensemble or ())
     found, splits = calibrate_checkpoint(loaded, out, split, coverage, by_class=by_class, unit=unit, console=console)
     show(splits)
     console.print(str(found), highlight=False)

@@ -93,7 +93,7 @@ def map_scene(
     console = console or Console(quiet=True)
     if out.suffix.lower() not in (".tif", ".tiff"):
         raise InputError(out, found=f"the ending '{out.suffix}'", expected="a GeoTIFF", repair="end it in .tif.")
-    checkpoint = Checkpoint.load(model).looking(flips=options.flips, others=options.ensemble)
+    checkpoint = Checkpoint.load(model).averaging(flips=options.flips, others=options.ensemble)
     models = (model, *map(Path, options.ensemble))
     run = _Run(checkpoint, models, scene, out, options, console)
     with locked(out):
