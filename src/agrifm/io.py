@@ -146,7 +146,7 @@ def writing(path: Path) -> Generator[None]:
     """Turn failures of the disk into an ``InputError``; other errors pass.
 
     Raises:
-        InputError: If there is no space or permission left, or a file where a folder must be.
+        InputError: If there is no space, no permission, or a file in place of a folder.
     """
     try:
         yield

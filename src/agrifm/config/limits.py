@@ -1,4 +1,4 @@
-"""Limits of the numbers in an experiment: what is not finite, or far outside of what an option means, is refused."""
+"""Limits of the numbers in an experiment: numbers that are not finite or far out of range are refused."""
 
 from __future__ import annotations
 

@@ -49,10 +49,10 @@ def migrate(values: Any, source: object, *, warn: bool = True) -> Any:
     Args:
         values: Plain values of a whole experiment.
         source: File or option that they come from; named in the warning.
-        warn: Warn of earlier names. Switch it off where nobody can edit them, as in checkpoints.
+        warn: Warn of earlier names. Callers switch it off for values that users cannot edit, as in checkpoints.
 
     Raises:
-        InputError: If a key stands there under both names.
+        InputError: If a key is given under both names.
     """
     renamed: dict[str, str] = {}
     current = _migrate_section(values, "", source, renamed)

@@ -87,11 +87,11 @@ def override(values: Any, overrides: Sequence[str], *, as_text: Collection[str] 
 def _parse_value(value: str, text: str, *, literal: bool) -> Any:
     if literal and not value.startswith(("'", '"')):
         return value
-    return load_yaml(value, f"--set {text}", "a value in YAML; text that begins with [ or { stands in quotes")
+    return load_yaml(value, f"--set {text}", "a value in YAML, with quotes around text that begins with [ or {")
 
 
 def _with_value(values: Any, keys: Sequence[str], value: Any) -> dict:
-    """Return a copy of nested mappings with a value set; what is no mapping on the way is replaced by one."""
+    """Return a copy of nested mappings with a value set; other values on the way become mappings."""
     current = values if isinstance(values, Mapping) else {}
     key, *deeper_keys = keys
     if deeper_keys:

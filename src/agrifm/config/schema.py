@@ -1,4 +1,4 @@
-"""JSON schema of an experiment, from which editors complete and explain keys.
+"""JSON schema of an experiment, with which editors complete and explain keys.
 
 Descriptions come from the ``Args`` sections of the docstrings, so that each is written once.
 """
