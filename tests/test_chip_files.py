@@ -108,7 +108,7 @@ def test_links_out_of_the_file_are_followed_on_request_only(chip, secret, make):
 
 @pytest.mark.parametrize("make", LINKS)
 def test_what_links_lead_to_must_be_there(chip, secret, make):
-    """A virtual data set without its source would count as its fill value."""
+    """A virtual dataset without its source would read as its fill value."""
     make(chip, secret)
     secret.unlink()
     secret.with_name("raw.bin").write_bytes(b"short")

@@ -1,4 +1,4 @@
-"""Random steps move everything together, and evaluation never sees them."""
+"""Augmentations transform label, images and masks together; evaluated samples stay unchanged."""
 
 from dataclasses import replace
 
