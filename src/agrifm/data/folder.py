@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import Dataset
 
-from agrifm.data.checksums import Checksum, checksums, digest
+from agrifm.data.checksums import Checksum, checksums
 from agrifm.data.chip_values import check_days
 from agrifm.data.chips import FrameChoice, read_chip
 from agrifm.data.growing_season import GrowingSeason, growing_season_of
@@ -110,10 +110,6 @@ class ChipFolder:
         """
         paths = {name: self.path(i) for i, name in enumerate(self.names)}
         return checksums(paths, known)
-
-    def fingerprint(self) -> str:
-        """SHA-256 over the names, their order and the content of all files."""
-        return digest(self.checksums())
 
     def read(self, index: int, frames: FrameChoice | None = None) -> Sample:
         """Read one sample, only the chosen frames of its season."""
