@@ -100,7 +100,7 @@ def test_without_label_the_finest_sensor_sets_the_grid():
 def test_checkpointing_changes_nothing():
     maps, gradients = [], []
     for checkpointing in (False, True):
-        model = make(checkpointing=checkpointing)
+        model = make(gradient_checkpointing=checkpointing)
         output = model(collate([random_sample(11)]))
         output.square().mean().backward()
         maps.append(output.detach())
@@ -151,9 +151,9 @@ def test_original_decoder_wants_its_frames():
         valid={},
     )
     assert run(model, fitting).shape == (1, 5, 24, 28)
-    with pytest.raises(InputError, match="decoder: light"):
+    with pytest.raises(InputError, match="decoder: pyramid"):
         run(model, random_sample(15, frames=13))
-    with pytest.raises(InputError, match="decoder: light"):
+    with pytest.raises(InputError, match="decoder: pyramid"):
         run(model, fitting.without("Modis"))
     with pytest.raises(InputError, match="set 'frames'"):
         make(decoder="original")
@@ -209,7 +209,7 @@ def test_a_calendar_reads_a_line_off_any_dates():
 
 
 def test_with_a_calendar_batches_of_any_dates_agree():
-    model = wake(make(calendar=8, season=Season(60.0, 200.0)))
+    model = wake(make(time_steps=8, season=Season(60.0, 200.0)))
     samples = [random_sample(i, frames=n) for i, n in enumerate((3, 9, 1))]
     samples = [
         replace(s, dates={k: 19800 + 7 * i + torch.arange(len(x)) * 11 for k, x in s.images.items()})
