@@ -29,14 +29,14 @@ def open_scene(path: Path, overrides: Sequence[str] = (), *, skip_unreadable: bo
     """Open a scene; headers are read, pixels are not.
 
     Args:
-        path: folder of rasters, a path with a pattern such as ``dir/{date}_{band}_{res}.jp2``, netCDF file or Zarr
+        path: Folder of rasters, a path with a pattern such as ``dir/{date}_{band}_{res}.jp2``, netCDF file or Zarr
             store, ``scene.yaml``, or a STAC item list.
         overrides: ``key=value`` with keys of ``Description`` or, for a single source, of ``Source``.
-        skip_unreadable: leave out dates with a file that does not open or is missing; ``skipped`` names them.
+        skip_unreadable: Leave out dates with a file that does not open or is missing; ``skipped`` names them.
 
     Raises:
-        InputError: what is there is no scene; the error says why and what to do.
-        Unreadable: a file does not open, or a date lacks a band.
+        InputError: If the path is no scene.
+        Unreadable: If a file does not open, or a date lacks a band.
     """
     path = Path(path)
     if path.suffix.lower() in (".yaml", ".yml"):

@@ -31,8 +31,8 @@ class Labels:
         label: ``(h, w)`` int16, number of the class or -1.
         parcel: ``(h, w)`` int32, number of the parcel from 1, 0 where there is none or labels are a raster, -1 where
             polygons of different classes overlap.
-        classes: in the order of their numbers.
-        account: what became of the labels that were read.
+        classes: Classes in the order of their numbers.
+        account: What became of the labels that were read.
     """
 
     label: np.ndarray
@@ -53,15 +53,15 @@ def read_labels(
     """Labels of a vector file or a raster on a grid in meters.
 
     Args:
-        path: of the labels.
-        grid: where they are wanted; a pixel gets the class of the polygon its center lies in.
-        table: which code means which class; without it every code is a class.
-        class_column: of a vector file; may be left out where there is only one.
-        layer: of a vector file; may be left out where there is only one.
-        buffer: meters by which polygons shrink on all sides, so that mixed pixels at edges stay out.
+        path: Path of the labels.
+        grid: Where they are wanted; a pixel gets the class of the polygon its center lies in.
+        table: Which code means which class; without it every code is a class.
+        class_column: Class column of a vector file; may be left out where there is only one.
+        layer: Layer of a vector file; may be left out where there is only one.
+        buffer: Meters by which polygons shrink on all sides, so that mixed pixels at edges stay out.
 
     Raises:
-        InputError: the file cannot be read, does not overlap the grid or holds nothing that can be used.
+        InputError: If the file cannot be read, does not overlap the grid or holds nothing that can be used.
     """
     if not path.exists():
         raise InputError(path, found="no such file", expected="a vector file or a raster", repair="check the path.")
@@ -152,7 +152,7 @@ def _must_overlap(path: Path, grid: GeoBox, own: GeoBox) -> None:
     """Refuse a raster that does not reach the grid, or of which GDAL would read only the part on one side of 180.
 
     Raises:
-        InputError: says which of the two.
+        InputError: If the file is neither; the error says why.
     """
     crs = CRS.from_user_input(str(own.crs))
     west, south, east, north = own.boundingbox.bbox

@@ -32,18 +32,18 @@ class Account:
     """What became of the labels that were read.
 
     Args:
-        parcels: polygons that reach into the scene.
-        outside: features that do not reach into the scene.
-        no_polygon: points and lines in the scene.
-        repaired: invalid polygons that were repaired.
-        vanished: parcels that the inner buffer used up.
-        too_small: parcels that hold no pixel center of their own.
-        merged: parcels that lie on others of the same class; each such group counts as one parcel.
-        empty: parcels without a class.
-        unlisted: by code, what the class table does not list.
-        overlap: hectares on which polygons of different classes lie; nobody knows which is right.
-        damaged: features near the scene whose coordinates are no places, or whose polygon can be read in several ways.
-        mixed: collections of which lines or points were left out.
+        parcels: Polygons that reach into the scene.
+        outside: Features that do not reach into the scene.
+        no_polygon: Points and lines in the scene.
+        repaired: Invalid polygons that were repaired.
+        vanished: Parcels that the inner buffer used up.
+        too_small: Parcels that hold no pixel center of their own.
+        merged: Parcels that lie on others of the same class; each such group counts as one parcel.
+        empty: Parcels without a class.
+        unlisted: Unlisted by code, what the class table does not list.
+        overlap: Hectares on which polygons of different classes lie; nobody knows which is right.
+        damaged: Features near the scene whose coordinates are no places, or whose polygon can be read in several ways.
+        mixed: Collections of which lines or points were left out.
     """
 
     parcels: int = 0
@@ -67,8 +67,8 @@ class Parcels:
     Args:
         polygons: ``(n)``.
         number: ``(n)`` of the class of each; the count of classes where the table does not list its code.
-        table: of the classes.
-        account: what was read and left out.
+        table: Table of the classes.
+        account: What was read and left out.
     """
 
     polygons: np.ndarray
@@ -83,7 +83,7 @@ def read_parcels(
     """Read the polygons that reach into a grid in meters, shrunk by ``buffer`` meters.
 
     Raises:
-        InputError: the column or the CRS is missing, nothing lies on the grid, or the table lists nothing of it.
+        InputError: If the column or the CRS is missing, nothing lies on the grid, or the table lists nothing of it.
     """
     source = Layer.open(path, layer)
     column = source.column(column)
@@ -170,7 +170,7 @@ def _codes(where: str, values: np.ndarray, features: np.ndarray) -> np.ndarray:
     """Codes of classes as text, '' where there is none.
 
     Raises:
-        InputError: the column holds no codes or names.
+        InputError: If the column holds no codes or names.
     """
     kind = {"M": "dates", "m": "durations", "V": "records", "S": "bytes"}.get(values.dtype.kind)
     if kind is not None:

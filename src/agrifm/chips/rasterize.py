@@ -26,9 +26,9 @@ class Burned:
     Args:
         label: ``(h, w)`` int16, number of the class or -1.
         parcel: ``(h, w)`` int32, number of the parcel from 1, 0 where there is none, -1 where classes overlap.
-        too_small: polygons without a pixel center of their own.
-        merged: polygons that lie on others of the same class; each such group is one parcel.
-        overlap: pixels on which polygons of different classes lie; nobody knows which is right.
+        too_small: Polygons without a pixel center of their own.
+        merged: Polygons that lie on others of the same class; each such group is one parcel.
+        overlap: Pixels on which polygons of different classes lie; nobody knows which is right.
     """
 
     label: np.ndarray
@@ -44,8 +44,8 @@ def rasterize_polygons(polygons: np.ndarray, number: np.ndarray, grid: GeoBox, c
     Args:
         polygons: ``(n)`` on the grid's CRS.
         number: ``(n)`` of the class of each; from ``classes`` on they burn as unlabeled ground.
-        grid: where they are wanted.
-        classes: how many there are.
+        grid: Where they are wanted.
+        classes: How many there are.
     """
     label = np.full(grid.shape, IGNORE, np.int16)
     parcel = np.zeros(grid.shape, np.int32)

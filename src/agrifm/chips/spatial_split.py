@@ -31,10 +31,10 @@ class Cell:
     """One cell of the lattice.
 
     Args:
-        row, column: counted in chips.
-        area: what its chip shows.
-        own: the part that belongs to this cell alone and whose labels its chip holds.
-        block: number of the block.
+        row, column: Counted in chips.
+        area: What its chip shows.
+        own: The part that belongs to this cell alone and whose labels its chip holds.
+        block: Number of the block.
     """
 
     row: int
@@ -79,7 +79,7 @@ class Pieces:
 
     Args:
         cell, parcel, label, pixels: ``(n)`` each; parcel 0 is ground that belongs to no known parcel.
-        classes: how many there are.
+        classes: How many there are.
     """
 
     cell: np.ndarray
@@ -137,13 +137,13 @@ def choose_splits(pieces: Pieces, cells: Sequence[Cell], shares: tuple[float, fl
     in several splits leave over. Images are never looked at.
 
     Args:
-        pieces: the labels.
-        cells: of the lattice.
-        shares: of train, val and test.
-        seed: the same seed gives the same splits.
+        pieces: The labels.
+        cells: Cells of the lattice.
+        shares: Shares of train, val and test.
+        seed: The same seed gives the same splits.
 
     Raises:
-        InputError: there are fewer blocks with labels than splits.
+        InputError: If there are fewer blocks with labels than splits.
     """
     blocks = np.array([cell.block for cell in cells])
     labeled, index = np.unique(blocks[pieces.cells], return_inverse=True)

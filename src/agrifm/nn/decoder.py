@@ -93,9 +93,9 @@ class Decoder(nn.Module):
     """Pool time, fuse sensors, merge levels, refine to full resolution.
 
     Args:
-        sensors: names of the sensors.
-        channels: of each level of the encoder, fine to coarse.
-        patch: the encoder's patch; the finest level has one token per ``patch[1] x patch[2]`` pixels.
+        sensors: Names of the sensors.
+        channels: Channels of each level of the encoder, fine to coarse.
+        patch: The encoder's patch; the finest level has one token per ``patch[1] x patch[2]`` pixels.
     """
 
     def __init__(self, sensors: tuple[str, ...], channels: tuple[int, ...], patch: Triple) -> None:
@@ -127,9 +127,9 @@ class Decoder(nn.Module):
         """Fuse the levels of all sensors that are there.
 
         Args:
-            reduced: per sensor what ``reduce`` returned.
-            extents: per sensor and level how many rows and columns of tokens cover the footprint.
-            size: rows and columns of the output.
+            reduced: Reduced per sensor what ``reduce`` returned.
+            extents: Extents per sensor and level how many rows and columns of tokens cover the footprint.
+            size: Rows and columns of the output.
         """
         x: Tensor | None = None
         below: tuple[float, float] = (0.0, 0.0)

@@ -88,10 +88,10 @@ def on_calendar(series: Series, begin: Float[Tensor, " b"], length: float, count
     What lies further than one step from a valid observation counts as not seen.
 
     Args:
-        series: with any dates; padding is invalid.
-        begin: the day on which each sample's season begins.
-        length: of the season in days.
-        count: how many dates.
+        series: With any dates; padding is invalid.
+        begin: The day on which each sample's season begins.
+        length: Length of the season in days.
+        count: How many dates.
     """
     image, valid, days = series
     t, step = image.shape[1], length / count
@@ -117,9 +117,9 @@ class PatchEmbedding(nn.Module):
     """Cut a series into space-time patches and project each to one token. Pads at the end with zeros.
 
     Args:
-        bands: channels of the sensor.
-        width: channels of a token.
-        patch: frames, rows and columns of one patch.
+        bands: Channels of the sensor.
+        width: Channels of a token.
+        patch: Frames, rows and columns of one patch.
     """
 
     def __init__(self, bands: int, width: int, patch: Triple) -> None:
@@ -139,9 +139,9 @@ class Context(nn.Module):
     Both start at zero, so pre-trained weights see at first exactly what they saw in training.
 
     Args:
-        width: channels of a token.
-        patch: frames, rows and columns of one patch.
-        dates: encode the day of the year.
+        width: Channels of a token.
+        patch: Frames, rows and columns of one patch.
+        dates: Encode the day of the year.
     """
 
     def __init__(self, width: int, patch: Triple, *, dates: bool) -> None:

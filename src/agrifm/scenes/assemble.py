@@ -75,18 +75,18 @@ def assemble(
     Without ``crs`` and ``resolution`` it is that of the finest band of the finest sensor, over all its frames.
 
     Args:
-        layers: one or several for each sensor.
-        crs: of the grid.
-        resolution: pixel size in units of the CRS.
-        bounds: what is wanted of it; frames outside are left out.
-        start, end: first and last day.
-        name: for people.
-        skipped: what was left out before.
+        layers: One or several for each sensor.
+        crs: CRS of the grid.
+        resolution: Pixel size in units of the CRS.
+        bounds: What is wanted of it; frames outside are left out.
+        start, end: First and last day.
+        name: Name for people.
+        skipped: What was left out before.
 
     Raises:
-        InputError: nothing is left, files are of several CRSs or in degrees and no CRS is asked for, or sensors, or
+        InputError: If nothing is left, files are of several CRSs or in degrees and no CRS is asked for, or sensors, or
             the bounds, do not overlap.
-        Unreadable: a file does not open.
+        Unreadable: If a file does not open.
     """
     merged = _between(_merged(layers), start, end)
     if not merged:

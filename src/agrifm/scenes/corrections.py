@@ -20,7 +20,7 @@ def corrected(layers: Sequence[Layer], description: Description, where: object) 
     """The layers with what the description says of single dates, and what it leaves out.
 
     Raises:
-        InputError: the description names a date or product that the scene does not have.
+        InputError: If the description names a date or product that the scene does not have.
     """
     for key in ("offsets", "scales", "skip_dates"):
         for name in getattr(description, key):

@@ -27,11 +27,11 @@ def find_pieces(path: Path, day: dt.date | None = None) -> list[BandSource]:
     """Every band of every date in a cube; none if nothing in it has a time.
 
     Args:
-        path: of the cube.
-        day: of variables without a time.
+        path: Path of the cube.
+        day: Day of variables without a time.
 
     Raises:
-        InputError: it does not open, or its time axis holds no dates.
+        InputError: If it does not open, or its time axis holds no dates.
     """
     cube = open_cube(path)
     return [piece for name in cube.data_vars for piece in _pieces(path, cube[name], day)]

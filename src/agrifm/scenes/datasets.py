@@ -23,16 +23,16 @@ def to_xarray(scene: Scene, sensor: str, chunk: int = CHUNK) -> xr.Dataset:
     """One sensor's series on its own grid, one dask chunk for each square of ground.
 
     Args:
-        scene: holds the sensor.
-        sensor: its name.
-        chunk: side of a square, in the scene's pixels.
+        scene: Holds the sensor.
+        sensor: Its name.
+        chunk: Side of a square, in the scene's pixels.
 
     Returns:
         ``images (time, band, y, x)`` in the sensor's stored numbers, with ``scale_factor`` and ``add_offset`` to
         reflectance as attributes, and ``clear (time, y, x)``. ``spatial_ref`` holds the CRS.
 
     Raises:
-        KeyError: the scene has no such sensor.
+        KeyError: If the scene has no such sensor.
     """
     import xarray as xr
 

@@ -104,16 +104,16 @@ class Source(Section):
     """Where images of one or several sensors lie, and how to read them where the files do not say.
 
     Args:
-        path: folder, file, cube, item list, or a path with a pattern in it.
-        pattern: of file names below the folder, e.g. ``{date}_{band}_{res}.jp2``.
-        sensor: whose images they are.
-        bands: the sensor's band ids by name in the files, or by position (from 1) in files with several bands; or the
+        path: Folder, file, cube, item list, or a path with a pattern in it.
+        pattern: Pattern of file names below the folder, e.g. ``{date}_{band}_{res}.jp2``.
+        sensor: Whose images they are.
+        bands: The sensor's band ids by name in the files, or by position (from 1) in files with several bands; or the
             names of all bands of such files, in order.
-        quality: name of the band that tells clear ground from cloud; ``false`` uses none.
-        rule: how to read it: SCL, Fmask, QA_PIXEL, pixel_qa, sur_refl_state_500m or mask.
+        quality: Name of the band that tells clear ground from cloud; ``false`` uses none.
+        rule: How to read it: SCL, Fmask, QA_PIXEL, pixel_qa, sur_refl_state_500m or mask.
         scale, offset: ``reflectance = stored * scale + offset``.
-        nodata: stored number that marks a missing pixel; NaN does anyway.
-        folders: one or several in which the files of an item list may lie, beside the folder of the list.
+        nodata: Stored number that marks a missing pixel; NaN does anyway.
+        folders: One or several in which the files of an item list may lie, beside the folder of the list.
     """
 
     path: Path
@@ -150,18 +150,18 @@ class Description(Section):
     """A scene.
 
     Args:
-        sources: where its images lie.
-        crs: of the scene's grid, e.g. ``EPSG:32631``; that of the finest sensor if left out.
-        resolution: pixel size of the grid in units of the CRS.
-        bbox: west, south, east, north in degrees; west of 180 degrees to east of it, such as 179,-17,-179,-16, is an
+        sources: Where its images lie.
+        crs: CRS of the scene's grid, e.g. ``EPSG:32631``; that of the finest sensor if left out.
+        resolution: Pixel size of the grid in units of the CRS.
+        bbox: West, south, east, north in degrees; west of 180 degrees to east of it, such as 179,-17,-179,-16, is an
             area across that meridian.
-        aoi: vector file of the area; what lies outside its bounds is left out.
-        start, end: first and last day.
-        offsets, scales: of single dates, by date (``2023-05-01``), sensor and date (``S2 2023-05-01``) or product.
-        skip_dates: dates, or products, to leave out.
-        check_units: hold the numbers against their units.
-        reflectance: lowest and highest that land can have; pixels outside do not count as seen.
-        impossible: largest share of such pixels on a date that is used at all.
+        aoi: Vector file of the area; what lies outside its bounds is left out.
+        start, end: First and last day.
+        offsets, scales: Of single dates, by date (``2023-05-01``), sensor and date (``S2 2023-05-01``) or product.
+        skip_dates: Dates, or products, to leave out.
+        check_units: Hold the numbers against their units.
+        reflectance: Lowest and highest that land can have; pixels outside do not count as seen.
+        impossible: Largest share of such pixels on a date that is used at all.
     """
 
     sources: tuple[Source, ...] = Field(min_length=1)
@@ -221,7 +221,7 @@ class Description(Section):
         """The area that is wanted, in its own CRS.
 
         Raises:
-            InputError: the vector file does not open, is empty or has no CRS.
+            InputError: If the vector file does not open, is empty or has no CRS.
         """
         if self.aoi:
             return read_area(self.aoi)
@@ -235,7 +235,7 @@ def read_area(path: Path) -> Geometry:
     """All that is in a vector file, as one shape in its own CRS.
 
     Raises:
-        InputError: the file does not open, is empty or has no CRS.
+        InputError: If the file does not open, is empty or has no CRS.
     """
     import geopandas
 
@@ -263,7 +263,7 @@ def describe(values: Mapping[str, Any], overrides: Sequence[str], where: Path) -
     """A description from plain values and ``key=value`` strings, whose values are YAML.
 
     Raises:
-        InputError: a key or value is wrong.
+        InputError: If a key or value is wrong.
     """
     given = _overrides(overrides)
     of_source = {key: value for key, value in given.items() if key in OF_SOURCE}
@@ -289,7 +289,7 @@ def load_description(path: Path, overrides: Sequence[str]) -> Description:
     """A description from ``scene.yaml``; relative paths in it start at its folder.
 
     Raises:
-        InputError: it is missing, is no YAML, or a key or value is wrong.
+        InputError: If it is missing, is no YAML, or a key or value is wrong.
     """
     values = read_yaml(path, "a scene in YAML")
     if not isinstance(values, Mapping):

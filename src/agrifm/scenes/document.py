@@ -41,7 +41,7 @@ def scene_from_dict(values: Mapping[str, Any], where: object = "scene") -> Scene
     """The scene of such values.
 
     Raises:
-        InputError: they are not those of a scene.
+        InputError: If they are not those of a scene.
     """
     with refusing(where, expected=EXPECTED, repair=REPAIR):
         grid = values["grid"]

@@ -40,11 +40,11 @@ class Header:
     """What a file says of each of its bands.
 
     Args:
-        names: empty where there is none.
-        kinds: data types.
+        names: Empty where there is none.
+        kinds: Data types.
         nodata: None where it does not say.
-        factors: scale and offset.
-        alpha: whether it is no band but says which pixels are there.
+        factors: Scale and offset.
+        alpha: Whether it is no band but says which pixels are there.
     """
 
     names: tuple[str, ...]
@@ -59,10 +59,10 @@ class FoundFiles:
     """What the files of a source are.
 
     Args:
-        root: folder or file without any pattern.
-        pieces: every band of every date.
-        headers: of the raster files that open, by path.
-        broken: files that do not, and why.
+        root: Folder or file without any pattern.
+        pieces: Every band of every date.
+        headers: Headers of the raster files that open, by path.
+        broken: Files that do not, and why.
     """
 
     root: Path
@@ -89,7 +89,7 @@ def look(source: Source, start: dt.date | None = None, end: dt.date | None = Non
     """Find the files of a source and open their headers.
 
     Raises:
-        InputError: nothing is there, nothing is recognized, or it is no surface reflectance.
+        InputError: If nothing is there, nothing is recognized, or it is no surface reflectance.
     """
     look_again()
     root, pattern = split_path(source.path, source.pattern)
@@ -235,7 +235,7 @@ def _top_of_atmosphere(
     """Refuse images of Level 1C; those of dates that have no other image are returned, one for each date.
 
     Raises:
-        InputError: an image that would be read is not corrected for the atmosphere.
+        InputError: If an image that would be read is not corrected for the atmosphere.
     """
     used, folders = {piece.raster.href for piece in pieces}, set()
     for piece in pieces:

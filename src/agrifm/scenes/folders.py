@@ -26,7 +26,7 @@ def files_below(root: Path) -> Iterator[Path]:
     """Files and Zarr stores below a folder, by name; links are followed, but never in a circle.
 
     Raises:
-        InputError: the folder cannot be listed, or links lead through more folders than there can be.
+        InputError: If the folder cannot be listed, or links lead through more folders than there can be.
     """
     kind = kind_of(root)
     if kind is None:
@@ -81,7 +81,7 @@ def refuse_special(path: Path) -> None:
     """Refuse what could hang or never end when it is opened.
 
     Raises:
-        Unreadable: it is a pipe, a device or a socket.
+        Unreadable: If it is a pipe, a device or a socket.
     """
     kind = kind_of(path)
     if kind not in (None, stat.S_IFREG, stat.S_IFDIR):

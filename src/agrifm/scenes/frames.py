@@ -40,8 +40,8 @@ class Reading:
         """Layers, and what was left out of them.
 
         Raises:
-            InputError: it is not clear whose images they are, or a date lacks a band.
-            Unreadable: a file does not open.
+            InputError: If it is not clear whose images they are, or a date lacks a band.
+            Unreadable: If a file does not open.
         """
         named = {piece.raster.href for piece in self.found.pieces}
         layers, skipped = [], [href for href in self.found.broken if href not in named]

@@ -22,10 +22,10 @@ class Rule:
     A pixel is clear if its value is one of ``clear`` (where that is given) and has none of the bits of ``clouded``.
 
     Args:
-        source: the product guide.
-        clear: values that mean clear ground.
-        clouded: bits that must not be set.
-        fill: value where there is no pixel.
+        source: The product guide.
+        clear: Values that mean clear ground.
+        clouded: Bits that must not be set.
+        fill: Value where there is no pixel.
     """
 
     source: str

@@ -39,7 +39,7 @@ class Glimpse:
     """One date of a sensor, small.
 
     Args:
-        image: red, green and blue ``(3, h, w)``, NaN where there are no data.
+        image: Red, green and blue ``(3, h, w)``, NaN where there are no data.
         clear: ``(h, w)``.
         impossible: ``(h, w)`` where it would be clear, but red, green or blue is no reflectance of land.
     """
@@ -63,7 +63,7 @@ def glimpses(scene: Scene, layer: Layer, days: Iterable[dt.date], size: int, con
     """Some dates of a sensor over all of the scene, at most ``size`` pixels along a side.
 
     Raises:
-        InputError: a file cannot be read.
+        InputError: If a file cannot be read.
     """
     box, wanted = coarse(scene, layer.sensor, size), list(days)
     told = f"reading {layer.sensor.name}"
@@ -77,7 +77,7 @@ def clear_shares(scene: Scene, console: Console | None = None) -> dict[str, list
     """The clear part of the footprint for each sensor and each of its days, 0 to 1, from a coarse look.
 
     Raises:
-        InputError: a file cannot be read.
+        InputError: If a file cannot be read.
     """
     looks = _all_glimpses(scene, console or Console(quiet=True))
     return {sensor: [look.share for look in found] for sensor, found in looks.items()}
@@ -122,7 +122,7 @@ def show(scene: Scene, picture: Path | None, console: Console) -> None:
     """Print what is in a scene, and draw a contact sheet if ``picture`` is given (PNG).
 
     Raises:
-        InputError: a file cannot be read.
+        InputError: If a file cannot be read.
     """
     looks = _all_glimpses(scene, console)
     shares = {sensor: [look.share for look in found] for sensor, found in looks.items()}

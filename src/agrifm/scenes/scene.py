@@ -41,8 +41,8 @@ class ReflectanceLimits:
     """Reflectance that land can have; pixels with any other do not count as seen.
 
     Args:
-        low, high: limits of reflectance.
-        most: largest share of such pixels, among those with data, on a date that is used at all.
+        low, high: Limits of reflectance.
+        most: Largest share of such pixels, among those with data, on a date that is used at all.
     """
 
     low: float = -0.2
@@ -99,12 +99,12 @@ class Frame:
     """One look of a sensor at one day.
 
     Args:
-        name: of the product or item, for people and for the passport.
-        day: of the acquisition.
-        bands: by the sensor's band ids.
-        quality: what tells clear ground from cloud; without it all that is not no-data counts as clear.
-        units: of the stored numbers.
-        possible: limits of reflectance.
+        name: Name of the product or item, for people and for the passport.
+        day: Day of the acquisition.
+        bands: Bands by the sensor's band ids.
+        quality: What tells clear ground from cloud; without it all that is not no-data counts as clear.
+        units: Units of the stored numbers.
+        possible: Limits of reflectance.
     """
 
     name: str
@@ -118,7 +118,7 @@ class Frame:
         """What the frame saw, in the sensor's numbers.
 
         Raises:
-            InputError: a file cannot be read.
+            InputError: If a file cannot be read.
         """
         fill, shape = no_data(sensor), (len(sensor.bands), *box.shape)
         image, absent = np.empty(shape, stored_dtype(sensor)), MissingPixels(sensor, box)
@@ -181,10 +181,10 @@ class Scene:
     """Dated rasters of several sensors over one footprint.
 
     Args:
-        layers: one for each sensor.
-        grid: of the finest sensor, or as asked for; maps lie on it.
-        name: for people.
-        skipped: files that could not be read and were left out on request.
+        layers: One for each sensor.
+        grid: Grid of the finest sensor, or as asked for; maps lie on it.
+        name: Name for people.
+        skipped: Files that could not be read and were left out on request.
     """
 
     layers: tuple[Layer, ...]
@@ -220,7 +220,7 @@ class Scene:
         """The scene as it was known on that day.
 
         Raises:
-            InputError: nothing had been seen yet.
+            InputError: If there is no image up to that day.
         """
         layers = tuple(layer for layer in (layer.until(day) for layer in self.layers) if layer.frames)
         if not layers:
@@ -263,7 +263,7 @@ class Scene:
         """Read an area of every sensor; the tile covers it, and a little more where pixels are large.
 
         Raises:
-            InputError: a file cannot be read.
+            InputError: If a file cannot be read.
         """
         with ThreadPoolExecutor(READERS) as pool:
             return Tile(area, {layer.sensor.name: self._read(layer, area, pool) for layer in self.layers})
@@ -288,8 +288,8 @@ class Stack:
         images: ``(t, c, h, w)`` in the sensor's numbers.
         clear: ``(t, h, w)``.
         days: ``(t)`` since 1970-01-01.
-        first: row and column of its first pixel on the sensor's grid.
-        factor: how many of the scene's pixels lie along one of its own.
+        first: Row and column of its first pixel on the sensor's grid.
+        factor: How many of the scene's pixels lie along one of its own.
         there: ``(t, h, w)`` where there are data.
         impossible: ``(t, h, w)`` where it would be clear, but no land reflects like that.
     """

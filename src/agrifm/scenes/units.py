@@ -37,8 +37,8 @@ def sentinel2(baseline: object, *, applied: bool = False) -> Units:
     """Units of a Sentinel-2 Level-2A product.
 
     Args:
-        baseline: processing baseline such as ``04.00``, ``N0400``, ``0509`` or ``5.1``; None if it is not known.
-        applied: whether the provider has taken the offset out of the numbers.
+        baseline: Processing baseline such as ``04.00``, ``N0400``, ``0509`` or ``5.1``; None if it is not known.
+        applied: Whether the provider has taken the offset out of the numbers.
 
     Returns:
         The units; the offset is NaN where the baseline is no version, until the user or the item gives the offset.
@@ -71,7 +71,7 @@ def refuse_unknown_offset(units: Units, where: object) -> None:
     """Refuse units whose offset follows from a processing baseline that cannot be read.
 
     Raises:
-        InputError: nothing else gave the offset.
+        InputError: If nothing else gave the offset.
     """
     if not math.isnan(units.offset):
         return

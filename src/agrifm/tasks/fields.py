@@ -56,16 +56,16 @@ class Fields:
     ``prepare`` makes of it.
 
     Args:
-        classes: crops, in the order of their integers; without them only fields are learned.
-        boundary_width: meters; at least the pixels that touch the line are boundary.
-        pixel: meters along a pixel of the label; if left out, that of the training data.
-        partial: only some fields are labeled: 0 ends a field, but says nothing about other fields.
-        loss: of extent and of boundary, each a decision between two.
-        crop_loss: of crops.
-        edge_weight: how many times pixels of boundaries count in the losses of extent.
-        distance_weight: of the absolute error of the distance.
-        tolerance: meters by which a boundary may be off in the scores.
-        watershed: how fields are made of the layers.
+        classes: Crops, in the order of their integers; without them only fields are learned.
+        boundary_width: Meters; at least the pixels that touch the line are boundary.
+        pixel: Meters along a pixel of the label; if left out, that of the training data.
+        partial: Only some fields are labeled: 0 ends a field, but says nothing about other fields.
+        loss: Loss of extent and of boundary, each a decision between two.
+        crop_loss: Crop loss of crops.
+        edge_weight: How many times pixels of boundaries count in the losses of extent.
+        distance_weight: Distance weight of the absolute error of the distance.
+        tolerance: Meters by which a boundary may be off in the scores.
+        watershed: How fields are made of the layers.
     """
 
     kind: Literal["fields"] = "fields"

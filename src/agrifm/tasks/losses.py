@@ -68,8 +68,8 @@ class CrossEntropy:
     """Cross entropy over labeled pixels.
 
     Args:
-        class_weights: one factor per class, or ``balanced``; the mean is over weights, as in PyTorch.
-        label_smoothing: share of the target spread evenly over all classes.
+        class_weights: One factor per class, or ``balanced``; the mean is over weights, as in PyTorch.
+        label_smoothing: Share of the target spread evenly over all classes.
     """
 
     kind: Literal["cross_entropy"] = "cross_entropy"
@@ -96,7 +96,7 @@ class Focal:
 
     Args:
         gamma: 0 gives cross entropy.
-        class_weights: one factor per class, or ``balanced``.
+        class_weights: One factor per class, or ``balanced``.
     """
 
     kind: Literal["focal"] = "focal"
@@ -117,8 +117,8 @@ class LogitAdjusted:
     """Cross entropy of ``logits + tau * log(prior)``, so that plain logits treat rare classes as if all were frequent.
 
     Args:
-        tau: how far; 1 is the value for which mean recall is best in theory.
-        prior: share of each class; left out, it is counted on the training split.
+        tau: How far; 1 is the value for which mean recall is best in theory.
+        prior: Share of each class; left out, it is counted on the training split.
     """
 
     kind: Literal["logit_adjusted"] = "logit_adjusted"
@@ -138,8 +138,8 @@ class GeneralizedCrossEntropy:
     """``(1 - p^q) / q``, between cross entropy (q near 0) and absolute error (q = 1), which wrong labels mislead less.
 
     Args:
-        q: larger is more robust and slower to learn.
-        class_weights: one factor per class, or ``balanced``.
+        q: Larger is more robust and slower to learn.
+        class_weights: One factor per class, or ``balanced``.
     """
 
     kind: Literal["generalized_cross_entropy"] = "generalized_cross_entropy"
@@ -164,7 +164,7 @@ class Dice:
     """One minus the soft dice overlap, averaged over the classes that a sample holds, then over samples.
 
     Args:
-        smooth: added to both sides of the ratio; keeps tiny classes stable.
+        smooth: Added to both sides of the ratio; keeps tiny classes stable.
     """
 
     kind: Literal["dice"] = "dice"
@@ -182,7 +182,7 @@ class LogCoshDice:
     """The logarithm of the hyperbolic cosine of the dice loss: smooth, with a gradient that fades near the optimum.
 
     Args:
-        smooth: as in dice.
+        smooth: As in dice.
     """
 
     kind: Literal["log_cosh_dice"] = "log_cosh_dice"
@@ -200,9 +200,9 @@ class Tversky:
     """One minus the Tversky index, averaged as dice: hits over hits and weighted errors.
 
     Args:
-        false_alarms: weight of pixels wrongly given to a class; both weights 0.5 give dice.
-        misses: weight of a class's pixels that were missed; larger than the other for thin, rare things.
-        smooth: added to both sides of the ratio.
+        false_alarms: Weight of pixels wrongly given to a class; both weights 0.5 give dice.
+        misses: Weight of a class's pixels that were missed; larger than the other for thin, rare things.
+        smooth: Added to both sides of the ratio.
     """
 
     kind: Literal["tversky"] = "tversky"

@@ -40,11 +40,11 @@ class CropClass:
     """A class of the map.
 
     Args:
-        name: of the class.
-        color: as ``#rrggbb``.
-        codes: numbers in the labels that mean it; left out, its position.
-        parent: what it is part of, in a table that says so.
-        hcat: what it is in HCAT.
+        name: Name of the class.
+        color: As ``#rrggbb``.
+        codes: Numbers in the labels that mean it; left out, its position.
+        parent: What it is part of, in a table that says so.
+        hcat: What it is in HCAT.
     """
 
     name: str
@@ -78,11 +78,11 @@ class Segmentation:
     """What a class label means, how a map of classes is scored and what it becomes.
 
     Args:
-        classes: in the order of the map's numbers 0, 1, 2..., which are also the labels' unless they have codes.
-        ignore_index: label of pixels that count neither in loss nor in scores.
-        loss: one or several, summed.
-        groups: of classes; a label of a group teaches the sum of their probabilities.
-        unlabeled: codes that count as little as ``ignore_index``.
+        classes: Classes in the order of their numbers 0, 1, 2... on the map, and in labels unless they have codes.
+        ignore_index: Label of pixels that count neither in loss nor in scores.
+        loss: One or several, summed.
+        groups: Groups of classes; a label of a group teaches the sum of their probabilities.
+        unlabeled: Codes that count as little as ``ignore_index``.
     """
 
     classes: Annotated[tuple[CropClass, ...], BeforeValidator(_classes)]
@@ -132,7 +132,7 @@ class Segmentation:
         """By number in the labels: the class, from ``outputs`` on the group, or ``ignore_index``.
 
         Raises:
-            ValueError: a number has two meanings, or only some classes have codes.
+            ValueError: If a number has two meanings, or only some classes have codes.
         """
         given = [entry.codes for entry in self.classes]
         if any(codes is None for codes in given) and not all(codes is None for codes in given):
@@ -155,7 +155,7 @@ class Segmentation:
         """Numbers of classes, from ``outputs`` on of groups, or ``ignore_index``, for the numbers of a label.
 
         Raises:
-            InputError: a number is not known; it is named.
+            InputError: If a number is not known; it is named.
         """
         if not self.groups and not self.unlabeled and all(entry.codes is None for entry in self.classes):
             return label
@@ -187,7 +187,7 @@ class Segmentation:
         The pixels of a group count evenly for its classes.
 
         Raises:
-            InputError: nothing is labeled.
+            InputError: If nothing is labeled.
         """
         if self.is_settled:
             return self

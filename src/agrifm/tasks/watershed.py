@@ -26,9 +26,9 @@ def targets(fields: np.ndarray, width: float, *, partial: bool = False) -> tuple
     is known in fields that neither the edge nor unknown ground cuts.
 
     Args:
-        fields: numbered.
-        width: of the boundary in pixels.
-        partial: only some fields are known: 0 ends a field, but other fields may lie there.
+        fields: Numbered.
+        width: Width of the boundary in pixels.
+        partial: Only some fields are known: 0 ends a field, but other fields may lie there.
     """
     reach = max(1.0, width / 2 + 0.5)
     other, unknown = _to_other(fields, int(reach) + 1), ndimage.distance_transform_edt(np.pad(fields >= 0, 1))
@@ -72,11 +72,11 @@ class Watershed:
     so what happens farther away decides nothing.
 
     Args:
-        extent: smallest percentage of pixels that belong to a field.
-        boundary: ground is open where a boundary is less likely.
-        core: smallest distance to the boundary on open ground, in percent of the field's largest.
-        waist: the smaller, the narrower must be what connects two fields.
-        reach: pixels by which a seed grows at most, and the largest radius that matters.
+        extent: Smallest percentage of pixels that belong to a field.
+        boundary: Ground is open where a boundary is less likely.
+        core: Smallest distance to the boundary on open ground, in percent of the field's largest.
+        waist: The smaller, the narrower must be what connects two fields.
+        reach: Pixels by which a seed grows at most, and the largest radius that matters.
     """
 
     extent: int = 50

@@ -37,7 +37,7 @@ class View:
     """Some pixels of an image, always the same places of the scene.
 
     Args:
-        frame: the image.
+        frame: The image.
         reflectance: ``(c, n)``, NaN where there are no data.
         clear: ``(n)``.
     """
@@ -64,13 +64,13 @@ class DateSamples:
         """Read them.
 
         Args:
-            layer: whose images.
-            scene: they belong to.
-            wanted: positions of the images.
-            skip: do without images that cannot be read.
+            layer: Whose images.
+            scene: They belong to.
+            wanted: Positions of the images.
+            skip: Do without images that cannot be read.
 
         Raises:
-            InputError: a file cannot be read.
+            InputError: If a file cannot be read.
         """
         small, whole = middle(scene, layer.sensor), coarse(scene, layer.sensor)
         near = _read(layer, wanted, small, skip)
@@ -141,7 +141,7 @@ def refuse_odd_dates(layer: Layer, scene: Scene, views: DateSamples) -> dict[int
     """What is to be noted of single images.
 
     Raises:
-        InputError: some dates surely contradict the others; it names them all.
+        InputError: If some dates surely contradict the others; it names them all.
     """
     notes: dict[int, str] = {}
     for group, known in ((views.near, views.near), (views.far, set(views.far) - set(views.near))):

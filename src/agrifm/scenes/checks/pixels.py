@@ -82,7 +82,7 @@ def look_at(
     """The clear pixels of a frame on a grid, with those that no land reflects; None if there are none.
 
     Raises:
-        InputError: a file cannot be read.
+        InputError: If a file cannot be read.
     """
     clear = np.ones(box.shape, bool) if frame.quality is None else frame.quality.clear(box)
     if not clear.any():
@@ -106,7 +106,7 @@ def impossible_shares(scene: Scene) -> dict[str, dict[dt.date, float]]:
     counts exactly, where all pixels are read anyway.
 
     Raises:
-        InputError: a file cannot be read.
+        InputError: If a file cannot be read.
     """
     shares: dict[str, dict[dt.date, float]] = {}
     with ThreadPoolExecutor(READERS) as pool:
@@ -124,9 +124,9 @@ def refuse_impossible(scene: Scene, sensor: Sensor, shares: Mapping[dt.date, flo
     """Refuse dates on which too many of the clear pixels are no reflectance of land.
 
     Args:
-        scene: holds the limit.
-        sensor: one of the scene's.
-        shares: by day, as ``impossible_shares`` gives them.
+        scene: Holds the limit.
+        sensor: One of the scene's.
+        shares: Shares by day, as ``impossible_shares`` gives them.
 
     Raises:
         InputError: names the dates.

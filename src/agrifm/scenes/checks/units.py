@@ -33,11 +33,11 @@ def check_units(scene: Scene, *, skip_unreadable: bool = False) -> Scene:
     Every date is compared with the dates around it, then all images with the same units are judged together.
 
     Args:
-        scene: as it was opened.
-        skip_unreadable: do not judge images that cannot be read.
+        scene: As it was opened.
+        skip_unreadable: Do not judge images that cannot be read.
 
     Raises:
-        InputError: the numbers contradict their units, or bands look swapped, doubled or empty of content.
+        InputError: If the numbers contradict their units, or bands look swapped, doubled or empty of content.
     """
     return replace(scene, layers=tuple(_checked(layer, scene, skip_unreadable) for layer in scene.layers))
 

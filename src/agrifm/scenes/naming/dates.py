@@ -93,12 +93,12 @@ def acquisition(days: Sequence[dt.date], parts: Sequence[str], where: object) ->
     """The day on which an image was taken.
 
     Args:
-        days: that its name may mean, at least one.
-        parts: of its path, from the file upward.
-        where: path, for the error.
+        days: Days that its name may mean, at least one.
+        parts: Parts of its path, from the file upward.
+        where: Path, for the error.
 
     Raises:
-        InputError: several days are possible, or the name of the product contradicts the only one.
+        InputError: If several days are possible, or the name of the product contradicts the only one.
     """
     product = product_of(parts)
     if product is None and len(days) == 1 and not GRANULE.search(parts[0]):

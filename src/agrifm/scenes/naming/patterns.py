@@ -57,7 +57,7 @@ class NamePattern:
         """Read a pattern.
 
         Raises:
-            InputError: an unknown part, no date, or a way out of the folder.
+            InputError: If an unknown part, no date, or a way out of the folder.
         """
         text = normalized(pattern).removeprefix("./")
         _stays_inside(pattern, text)
@@ -144,9 +144,9 @@ class _Trial:
     """Match one pattern against one path.
 
     Args:
-        pattern: to match.
-        path: of a file, below the scene's folder.
-        date_at: where the date must stand; anywhere if None.
+        pattern: Pattern to match.
+        path: Path of a file, below the scene's folder.
+        date_at: Where the date must stand; anywhere if None.
     """
 
     def __init__(self, pattern: NamePattern, path: str, date_at: int | None = None) -> None:

@@ -27,16 +27,16 @@ class NamingScheme:
     """A way of naming files.
 
     Args:
-        title: for people.
-        example: a name of that form.
-        pattern: for the path below the scene's folder; named parts ``date``, ``band``, ``time``, ``tile``, ``res`` and
-            ``sensor``, and ``last`` where the name states a period. Without ``band`` a file holds several bands.
-            Without ``date`` the only date in the name is meant.
-        sensor: whose files they are; told by the bands where it is empty.
-        bands: their names in the files, where they are not the sensor's own, and its ids.
-        units: from the path of a file and the id of a band.
-        nodata: of the bands, where the files do not say.
-        real: units of files that hold floating-point numbers.
+        title: Title for people.
+        example: A name of that form.
+        pattern: Pattern of the path below the scene's folder, with named parts ``date``, ``band``, ``time``, ``tile``,
+            ``res`` and ``sensor``, and ``last`` where the name states a period. Without ``band`` a file holds several
+            bands. Without ``date`` the only date in the name counts.
+        sensor: Sensor of the files; empty if the bands show it.
+        bands: Their names in the files, where they are not the sensor's own, and its ids.
+        units: Units from the path of a file and the id of a band.
+        nodata: Nodata of the bands, where the files do not say.
+        real: Units of files that hold floating-point numbers.
     """
 
     title: str
@@ -52,12 +52,12 @@ class NamingScheme:
         """The day and the named parts of a path that follows this layout, or None.
 
         Args:
-            shown: path below the scene's folder.
-            parts: of the whole path, from the file upward; they may name the product.
-            where: for errors.
+            shown: Path below the scene's folder.
+            parts: Parts of the whole path, from the file upward; they may name the product.
+            where: Where for errors.
 
         Raises:
-            InputError: it is not clear which of several dates is meant.
+            InputError: If it is not clear which of several dates is meant.
         """
         found = self._matches(shown)
         if not found:
@@ -93,17 +93,17 @@ class BandSource:
     """One band of one day, as the names tell it.
 
     Args:
-        raster: where it is stored.
-        name: of the band, in the files; empty if the file holds several that are not told apart yet.
-        day: of the acquisition.
-        group: pieces of one group are of one sensor.
-        layout: how it is named.
-        shown: path below the scene's folder, or variable and file.
-        stamp: date and time, as the name has them.
-        tile: of the product's tiling.
-        order: tells apart several looks of one day.
-        res: pixel size in the name, 0 if there is none.
-        units: of the stored numbers, if the file or the product says.
+        raster: Where it is stored.
+        name: Name of the band, in the files; empty if the file holds several that are not told apart yet.
+        day: Day of the acquisition.
+        group: Pieces of one group are of one sensor.
+        layout: How it is named.
+        shown: Path below the scene's folder, or variable and file.
+        stamp: Date and time, as the name has them.
+        tile: Tile of the product's tiling.
+        order: Tells apart several looks of one day.
+        res: Pixel size in the name, 0 if there is none.
+        units: Units of the stored numbers, if the file or the product says.
     """
 
     raster: Raster
@@ -218,7 +218,7 @@ def layout_of(pattern: str) -> NamingScheme:
     """The layout a user wrote, e.g. ``{tile}/{date}_{band}_{res}.jp2``; ``*`` and ``?`` stand for any letters.
 
     Raises:
-        InputError: an unknown part, or no date.
+        InputError: If an unknown part, or no date.
     """
     return NamingScheme(f"the pattern '{pattern}'", pattern, NamePattern.of(pattern))
 

@@ -35,9 +35,9 @@ class Metadata:
     """What a product's metadata say.
 
     Args:
-        path: of the file.
-        texts: the first text of each element that is needed.
-        offsets: added to the stored numbers of each band, in the units of those.
+        path: Path of the file.
+        texts: The first text of each element that is needed.
+        offsets: Added to the stored numbers of each band, in the units of those.
     """
 
     path: Path
@@ -54,7 +54,7 @@ class Metadata:
         """What the stored numbers of a band mean.
 
         Raises:
-            InputError: a number is none, or the baseline is needed and is none.
+            InputError: If a number is none, or the baseline is needed and is none.
         """
         baseline = self.texts.get("PROCESSING_BASELINE")
         stated = next((self.texts[name] for name in SCALES if name in self.texts), None)
@@ -85,7 +85,7 @@ def metadata_above(path: Path) -> Metadata | None:
     """The metadata of the product to which a file belongs, if they lie in a folder above it.
 
     Raises:
-        InputError: they cannot be read.
+        InputError: If they cannot be read.
     """
     found = _metadata_of(path.parent)
     return None if found is None else _read(str(found), found.stat().st_mtime_ns)
@@ -95,7 +95,7 @@ def refuse_top_of_atmosphere(path: Path) -> None:
     """Refuse a file that belongs to a product of Level 1C, by the product's metadata.
 
     Raises:
-        InputError: it does, or the metadata cannot be read.
+        InputError: If it does, or the metadata cannot be read.
     """
     metadata = metadata_above(path)
     if metadata is not None and metadata.top_of_atmosphere:
@@ -106,7 +106,7 @@ def product_units(path: Path, band: str) -> Units | None:
     """What the numbers of a band mean by its product's metadata or name; None if the path belongs to no product.
 
     Raises:
-        InputError: the metadata cannot be read, or hold nonsense.
+        InputError: If the metadata cannot be read, or hold nonsense.
     """
     metadata = metadata_above(path)
     if metadata is not None:
