@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from agrifm.figures import save_png
 from agrifm.maps.predict_chips import colorize
 from agrifm.sample import Sample
 from agrifm.sensors import Sensor
@@ -51,14 +52,15 @@ def false_color(sample: Sample, sensors: Sequence[Sensor]) -> np.ndarray:
 
 def draw(panels: Sequence[Panel], names: Sequence[str], colors: Sequence[str], path: Path, title: str) -> None:
     """Draw the rows with a legend and write a PNG."""
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.patches import Patch
 
     columns = ("near infrared, red, green", "truth", "prediction", "confidence")
     tight = ConstrainedLayoutEngine(h_pad=0.02, w_pad=0.02, hspace=0.02, wspace=0.02)
     size = (2.5 * len(columns), 2.35 * len(panels) + 0.9)
-    figure, axes = plt.subplots(len(panels), 4, figsize=size, layout=tight, squeeze=False)
+    figure = Figure(figsize=size, layout=tight)
+    axes = figure.subplots(len(panels), len(columns), squeeze=False)
     for row, panel in zip(axes, panels, strict=True):
         row[0].imshow(panel.image, interpolation="nearest")
         if panel.truth is not None:
@@ -73,5 +75,4 @@ def draw(panels: Sequence[Panel], names: Sequence[str], colors: Sequence[str], p
     figure.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)), frameon=False)
     figure.suptitle(title, fontsize=11)
     figure.colorbar(axes[0, 3].images[0], ax=axes, shrink=0.6, label="probability of the chosen class")
-    figure.savefig(path, dpi=140)
-    plt.close(figure)
+    save_png(figure, path, dpi=140)

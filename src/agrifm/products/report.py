@@ -18,6 +18,7 @@ from rasterio.errors import RasterioIOError
 
 from agrifm.checkpoint import Checkpoint, describe
 from agrifm.errors import InputError, refusing
+from agrifm.figures import png_bytes
 from agrifm.io import sha256, write_whole
 from agrifm.maps.files.legend import NODATA, picture
 from agrifm.maps.provenance import Provenance
@@ -159,9 +160,7 @@ def _curves(path: Path) -> Html:
     right.set(title="scores on val", xlabel="epoch")
     for text in right.legend(fontsize=7, frameon=False, ncols=2).get_texts():
         text.set_parse_math(False)
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return image(buffer.getvalue(), "loss and scores by epoch")
+    return image(png_bytes(figure, dpi=110), "loss and scores by epoch")
 
 
 def _model_provenance(loaded: Checkpoint, path: Path) -> Html:

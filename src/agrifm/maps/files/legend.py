@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import floor, log10
@@ -17,7 +16,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 
 from agrifm.errors import InputError
-from agrifm.io import whole
+from agrifm.figures import save_png
 from agrifm.rasters.grid import pixel_size
 from agrifm.tasks.fields import Fields
 from agrifm.tasks.fractions import Fractions
@@ -175,9 +174,7 @@ def picture(path: Path, out: Path, *, title: str = "", width: int = 1600) -> Non
         name = "no data" if value == NODATA else names.get(f"class_{value}", str(value))
         entries.append((name, f"#{table[value].tobytes().hex()}"))
     figure = _draw(table[classes], entries, title, meters, width / DPI)
-    with whole(out) as unfinished, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # scripts that the font does not have are drawn as boxes
-        figure.savefig(unfinished, format="png")
+    save_png(figure, out)
 
 
 def _width_in_meters(file: rasterio.DatasetReader) -> float:
