@@ -5,8 +5,9 @@ Szegedy et al., CVPR 2016 (label smoothing); Menon et al., "Long-tail learning v
 Zhang and Sabuncu, "Generalized Cross Entropy Loss", NeurIPS 2018; Salehi et al., MLMI 2017 (Tversky); Jadon, CIBCB 2020
 (log-cosh dice).
 
-A label from k on names a group of classes, ``groups[label - k]``: one of them is right, unknown which. Its probability
-is their sum. What else a loss asks of a class, such as its weight, is taken from the likeliest of them.
+A label from k on denotes a group of classes, ``groups[label - k]``, of which one unknown class is right. The
+probability of a group is the sum over its classes. Other properties of a class, such as its weight, are those of its
+likeliest class.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ Weights = tuple[float, ...] | Literal["balanced"] | None  # balanced: settled fr
 
 
 class LossSum(NamedTuple):
-    """A sum over units and how many (or how heavy) the units were; the loss is their ratio."""
+    """A sum over units and the number or weight of the units; the loss is their ratio."""
 
     total: Tensor
     count: Tensor
 
     @property
     def mean(self) -> Tensor:
-        """The loss of this batch alone; 0 where nothing was labeled."""
+        """Loss of this batch alone; 0 without labels."""
         return self.total / self.count.clamp(min=1e-8)
 
 
@@ -46,12 +47,14 @@ def _weights(weights: Weights, logits: Tensor) -> Tensor:
 
 
 def _settled(logits: Logits, label: Label, ignore_index: int, groups: Groups) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, a class for every pixel, and where there is a label.
+    """Replace groups by classes: returns logits, a class for every pixel, and the mask of labeled pixels.
 
-    Where the label is a group, its likeliest class stands for it: its logit holds all of them, the others' are -inf.
+    A group is represented by its likeliest class, whose logit becomes that of all of its classes; the logits of the
+    others become -inf.
     """
     labeled = label != ignore_index
-    target, k = label.masked_fill(~labeled, 0), logits.shape[1]
+    target = label.masked_fill(~labeled, 0)
+    k = logits.shape[1]
     if groups is None or not bool((target >= k).any()):
         return logits, target, labeled
     member = groups[(target - k).clamp(min=0)].movedim(-1, 1) & (target >= k).unsqueeze(1)
@@ -179,7 +182,7 @@ class Dice:
 
 @dataclass(frozen=True)
 class LogCoshDice:
-    """The logarithm of the hyperbolic cosine of the dice loss: smooth, with a gradient that fades near the optimum.
+    """Logarithm of the hyperbolic cosine of the dice loss: smooth, with a gradient that vanishes near the optimum.
 
     Args:
         smooth: As in dice.
@@ -220,17 +223,19 @@ class Tversky:
 def _overlap(
     logits: Logits, label: Label, ignore_index: int, groups: Groups, false_alarms: float, misses: float, smooth: float
 ) -> tuple[Tensor, Tensor]:
-    """Tversky index of each class of each sample ``(b, k)``, and whether the sample holds the class."""
+    """Tversky index of each class of each sample ``(b, k)``, and whether the class occurs in the sample."""
     logits, target, labeled = _settled(logits, label, ignore_index, groups)
     truth = F.one_hot(target, logits.shape[1]).permute(0, 3, 1, 2) * labeled.unsqueeze(1)
-    guess = logits.softmax(1) * labeled.unsqueeze(1)
-    hit, guessed, true = (x.sum((2, 3)) for x in (guess * truth, guess, truth))
-    wrong = false_alarms * (guessed - hit) + misses * (true - hit)
-    return (hit + smooth) / (hit + wrong + smooth), true > 0
+    probability = logits.softmax(1) * labeled.unsqueeze(1)
+    hits = (probability * truth).sum((2, 3))
+    predicted = probability.sum((2, 3))
+    actual = truth.sum((2, 3))
+    errors = false_alarms * (predicted - hits) + misses * (actual - hits)
+    return (hits + smooth) / (hits + errors + smooth), actual > 0
 
 
 def _over_samples(loss: Tensor, present: Tensor) -> LossSum:
-    """Mean over the classes that a sample holds, summed over samples."""
+    """Mean over the classes that occur in a sample, summed over samples."""
     per_sample = (loss * present).sum(1) / present.sum(1).clamp(min=1)
     return LossSum(per_sample.sum(), present.any(1).sum().to(loss.dtype))
 
@@ -239,15 +244,22 @@ Loss = CrossEntropy | Focal | LogitAdjusted | GeneralizedCrossEntropy | Dice | L
 
 
 def settled(loss: Loss, counts: Sequence[float]) -> Loss:
-    """The loss with weights and priors from the pixels of each class in the training split.
+    """Derive weights and priors of a loss from the pixels of each class in the training split.
 
-    A balanced weight is the mean count over that of the class; a class without pixels weighs nothing. Priors count one
-    pixel more of every class.
+    A balanced weight is the mean count divided by that of the class; a class without pixels has no weight. Priors add
+    one pixel to every class.
     """
     if isinstance(loss, LogitAdjusted):
-        whole = sum(counts) + len(counts)
-        return loss if loss.prior is not None else replace(loss, prior=tuple((n + 1) / whole for n in counts))
+        if loss.prior is not None:
+            return loss
+        total = sum(counts) + len(counts)
+        return replace(loss, prior=tuple((count + 1) / total for count in counts))
     if getattr(loss, "class_weights", None) != "balanced":
         return loss
-    mean = sum(counts) / max(1, sum(n > 0 for n in counts))
-    return replace(loss, class_weights=tuple(float(f"{mean / n:.6g}") if n else 0.0 for n in counts))
+    present = [count for count in counts if count > 0]
+    mean = sum(counts) / max(1, len(present))
+    weights = []
+    for count in counts:
+        # Six digits are enough, and keep the configuration of a checkpoint readable.
+        weights.append(float(f"{mean / count:.6g}") if count else 0.0)
+    return replace(loss, class_weights=tuple(weights))
