@@ -365,7 +365,7 @@ def test_sets_need_a_calibrated_model(maps, scene, tmp_path):
         map_scene(maps / "old.safetensors", scene, tmp_path / "map.tif", OPTIONS)
 
 
-def test_flips_and_ensembles_stand_in_the_passport_and_are_made_again(maps, scene, tmp_path):
+def test_flips_and_ensembles_stand_in_the_provenance_and_are_made_again(maps, scene, tmp_path):
     other = tmp_path / "other.safetensors"
     network(5, sensors=[unit(S2), unit(LANDSAT)]).save(other)
     options = replace(OPTIONS, extras=("confidence",), flips=True, ensemble=(str(other),))

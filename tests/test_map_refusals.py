@@ -139,7 +139,7 @@ def test_a_place_that_cannot_be_written_is_refused_in_a_sentence(model, scene, t
     "where", [(rasterio.io.DatasetWriter, "write"), (mapping, "write_whole"), (store, "write_whole")]
 )
 def test_a_full_disk_at_the_end_keeps_the_tiles(where, whole, model, scene, tmp_path, monkeypatch):  # noqa: F811
-    """While the rasters are written, their passport, or the list of finished files."""
+    """While the rasters are written, their provenance, or the list of finished files."""
     write, out = getattr(*where), tmp_path / "map.tif"
 
     def full(path, *args, **options):

@@ -356,9 +356,9 @@ def test_an_unreadable_file_is_named_and_left_out_on_request(damaged, model, tmp
         map_scene(model, scene, out, SMALL, skip_unreadable=True, overwrite=True)
     monkeypatch.setattr(mapping, "audit", audit)
     map_scene(model, scene, out, SMALL, skip_unreadable=True)  # goes on, without asking for the file again
-    passport = Provenance.load(tmp_path / "map.passport.json")
-    assert passport.values["scene"]["skipped"] == [str(damaged)]
-    assert len(passport.scene.layers[0].frames) == len(scene.layers[0].frames) - 1
+    provenance = Provenance.load(tmp_path / "map.passport.json")
+    assert provenance.values["scene"]["skipped"] == [str(damaged)]
+    assert len(provenance.scene.layers[0].frames) == len(scene.layers[0].frames) - 1
     map_scene(model, scene.without(str(damaged)), tmp_path / "without.tif", SMALL)
     assert out.read_bytes() == (tmp_path / "without.tif").read_bytes()
 
@@ -367,22 +367,22 @@ def stopped(*args):
     raise KeyboardInterrupt
 
 
-def test_the_passport_makes_the_map_again(whole, model, scene, tmp_path):
+def test_the_provenance_makes_the_map_again(whole, model, scene, tmp_path):
     out, mapped = whole
-    passport = Provenance.load(mapped.files[-1])
-    values = passport.values
+    provenance = Provenance.load(mapped.files[-1])
+    values = provenance.values
     assert values["scene"]["layers"][0]["frames"][0]["units"]["source"]
     assert {"torch", "gdal", "agrifm"} <= set(values["versions"])
     assert values["experiment"]["data"]["footprint"] == 480
-    assert passport.scene == plan(Checkpoint.load(model), scene, EVERYTHING).scene
-    again = reproduce(passport.path, out=tmp_path / "again")
+    assert provenance.scene == plan(Checkpoint.load(model), scene, EVERYTHING).scene
+    again = reproduce(provenance.path, out=tmp_path / "again")
     assert (again.identical, again.notes) == (True, ())
     assert same(out, tmp_path / "again" / "map.tif")
-    result = CliRunner().invoke(app, ["reproduce", str(passport.path)])
+    result = CliRunner().invoke(app, ["reproduce", str(provenance.path)])
     assert (result.exit_code, "identical, byte for byte" in result.output) == (0, True)
 
 
-def test_the_passport_counts_pixels_that_no_land_reflects_by_date(folder, scene, model, tmp_path):
+def test_the_provenance_counts_pixels_that_no_land_reflects_by_date(folder, scene, model, tmp_path):
     """However the map is cut into tiles; they are no data on that date."""
     shutil.copytree(folder, tmp_path / "scene")
     frame = scene.layers[0].frames[0]

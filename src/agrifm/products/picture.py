@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -37,15 +38,20 @@ def false_color(sample: Sample, sensors: Sequence[Sensor]) -> np.ndarray:
     They are the mean of the clear dates in the first half of the series, when crops differ most.
     """
     for sensor in sensors:
-        near = sensor.index("nir") if sensor.index("nir") is not None else sensor.index("nir08")
-        bands = [near, sensor.index("red"), sensor.index("green")]
-        if sensor.name in sample.images and None not in bands:
-            half = -(-len(sample.images[sensor.name]) // 2)
-            series = sample.images[sensor.name][:half, bands].float()
-            seen = sample.mask(sensor.name)[:half].unsqueeze(1)
-            image = ((series * seen).sum(0) / seen.sum(0).clamp(min=1)).permute(1, 2, 0).numpy()
-            low, high = np.percentile(image, (1, 99), axis=(0, 1))
-            return ((image - low) / np.maximum(high - low, 1e-6)).clip(0, 1)
+        near_infrared = sensor.index("nir")
+        if near_infrared is None:
+            near_infrared = sensor.index("nir08")
+        bands = [near_infrared, sensor.index("red"), sensor.index("green")]
+        if sensor.name not in sample.images or None in bands:
+            continue
+        series = sample.images[sensor.name]
+        half = ceil(len(series) / 2)
+        values = series[:half, bands].float()
+        clear = sample.mask(sensor.name)[:half].unsqueeze(1)
+        mean = (values * clear).sum(0) / clear.sum(0).clamp(min=1)
+        image = mean.permute(1, 2, 0).numpy()
+        low, high = np.percentile(image, (1, 99), axis=(0, 1))
+        return ((image - low) / np.maximum(high - low, 1e-6)).clip(0, 1)
     h, w = next(iter(sample.images.values())).shape[-2:]
     return np.zeros((h, w, 3))
 
@@ -61,11 +67,13 @@ def draw(panels: Sequence[Panel], names: Sequence[str], colors: Sequence[str], p
     size = (2.5 * len(columns), 2.35 * len(panels) + 0.9)
     figure = Figure(figsize=size, layout=tight)
     axes = figure.subplots(len(panels), len(columns), squeeze=False)
+    palette = tuple(colors)
     for row, panel in zip(axes, panels, strict=True):
         row[0].imshow(panel.image, interpolation="nearest")
         if panel.truth is not None:
-            row[1].imshow(colorize(panel.truth.astype(np.uint8), tuple(colors)), interpolation="nearest")
-        row[2].imshow(colorize(panel.prediction, tuple(colors)), interpolation="nearest")
+            truth = panel.truth.astype(np.uint8)  # unlabeled pixels, -1, become 255, which is white
+            row[1].imshow(colorize(truth, palette), interpolation="nearest")
+        row[2].imshow(colorize(panel.prediction, palette), interpolation="nearest")
         row[3].imshow(panel.confidence, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
         for axis in row:
             axis.set_axis_off()
