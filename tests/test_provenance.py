@@ -87,7 +87,7 @@ def test_only_files_of_the_map_are_compared(name, made, changed, tmp_path):
 
 
 def places(node, above=()):
-    """Where every value of a document stands."""
+    """Keys that lead to every value of a document."""
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for key, value in items:
         yield (*above, key)
@@ -95,7 +95,7 @@ def places(node, above=()):
 
 
 def test_provenance_files_with_missing_and_strange_parts_are_refused_or_right(made, changed, tmp_path):
-    """Nothing hangs and nothing ends in a traceback, whatever stands there; 'make fuzz' tries thousands."""
+    """No value makes it hang or ends in a traceback; 'make fuzz' tries thousands."""
     rng = random.Random(0)
     known = [place for place in places(json.loads(made.read_text())) if place[0] != "experiment"]
     refused = 0
@@ -147,7 +147,7 @@ def test_files_of_another_kind_are_no_provenance(text, tmp_path):
 
 
 class Requests(BaseHTTPRequestHandler):
-    """Counts whoever asks."""
+    """Counts the requests."""
 
     seen = 0
 
