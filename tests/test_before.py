@@ -1,4 +1,4 @@
-"""What the version before wrote still opens: a checkpoint, chips, a map and its passport."""
+"""What the version before wrote still opens: a checkpoint, chips, a map and its provenance."""
 
 import gzip
 import json
@@ -24,13 +24,13 @@ BEFORE = Path(__file__).parent / "data" / "before"
 
 @pytest.fixture(scope="module")
 def before(tmp_path_factory):
-    """A copy of the files in a folder of this machine, which the passport names."""
+    """A copy of the files in a folder of this machine, which the provenance names."""
     folder = tmp_path_factory.mktemp("before") / "before"
     shutil.copytree(BEFORE, folder)
     weights = folder / "best.safetensors"
     weights.write_bytes(gzip.decompress(weights.with_suffix(".safetensors.gz").read_bytes()))
-    passport = folder / "map" / "map.passport.json"
-    passport.write_text(passport.read_text().replace("FOLDER", str(folder)))
+    provenance = folder / "map" / "map.passport.json"
+    provenance.write_text(provenance.read_text().replace("FOLDER", str(folder)))
     return folder
 
 
@@ -66,9 +66,9 @@ def test_the_chips_open(before):
     assert sorted(np.unique(sample.label)) == [-1, 0, 1, 2]
 
 
-def test_the_map_is_made_again_from_its_passport(before, tmp_path):
-    passport = before / "map" / "map.passport.json"
-    result = reproduce(passport, before / "best.safetensors", tmp_path / "again")
+def test_the_map_is_made_again_from_its_provenance(before, tmp_path):
+    provenance = before / "map" / "map.passport.json"
+    result = reproduce(provenance, before / "best.safetensors", tmp_path / "again")
     with rasterio.open(before / "map" / "map.tif") as old, rasterio.open(tmp_path / "again" / "map.tif") as new:
         assert (old.read() == new.read()).mean() > 0.99  # processors round sums differently
     assert set(result.files) >= {"map.tif", "map_confidence.tif"}

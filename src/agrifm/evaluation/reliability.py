@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from agrifm.errors import printable
-from agrifm.io import whole
+from agrifm.figures import save_png
 from agrifm.tasks.calibration import TINY, Calibration
 
 BINS = 15
@@ -126,5 +126,4 @@ def draw_diagram(found: Mapping[str, tuple[Reliability, Reliability]], path: Pat
         for handle in legend.legend_handles:
             handle.set_sizes([30])
     panels[0].set_ylabel("share of pixels that are right")
-    with whole(path) as unfinished:
-        figure.savefig(unfinished, format="png", dpi=140)
+    save_png(figure, path, dpi=140)

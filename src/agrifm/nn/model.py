@@ -12,7 +12,15 @@ from torch import Tensor, nn
 
 from agrifm.errors import InputError
 from agrifm.nn.decoder import Decoder, Reduced
-from agrifm.nn.embedding import Context, Normalize, PatchEmbedding, Series, filled, on_calendar, token_validity
+from agrifm.nn.embedding import (
+    Context,
+    Normalize,
+    PatchEmbedding,
+    Series,
+    fill_series,
+    resample_in_time,
+    token_validity,
+)
 from agrifm.nn.legacy_decoder import LegacyDecoder, level_channels, original_head
 from agrifm.nn.swin import SIZES, Pyramid, Swin, SwinSize
 from agrifm.nn.windows import Triple
@@ -149,11 +157,11 @@ class CropModel(nn.Module):
         image, valid, days = (part[name][rows, :last] for part in (batch.images, batch.valid, batch.days))
         series = Series(self.normalize[name](image), valid, days)
         if self.config.time_steps is None:
-            return filled(series, real), real
+            return fill_series(series, real), real
         season = self.config.season
         assert season is not None, "settled before a model is built"
         begin = season.begin(batch.first_day()[rows])
-        series = on_calendar(series, begin, season.length, self.config.time_steps)
+        series = resample_in_time(series, begin, season.length, self.config.time_steps)
         return series, torch.ones_like(series.days, dtype=torch.bool)
 
     def _reduce(self, name: str, batch: Batch) -> Reduced:

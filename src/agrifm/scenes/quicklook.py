@@ -16,7 +16,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from agrifm.io import whole
+from agrifm.figures import save_png
 from agrifm.rasters.grid import meters_per_unit, pixel_size, sides
 from agrifm.scenes.checks.pixels import coarse
 from agrifm.scenes.quality import RULES
@@ -242,8 +242,7 @@ def draw(scene: Scene, shares: dict[str, list[float]], path: Path, console: Cons
             axis.set_title(f"{day}   {_percent(share)} clear", fontsize=9)
         for axis in axes:
             axis.set_axis_off()
-    with whole(path) as unfinished:
-        figure.savefig(unfinished, dpi=110, format="png")
+    save_png(figure, path, dpi=110)
 
 
 def _picked(shares: list[float]) -> list[int]:

@@ -99,7 +99,7 @@ class Frame:
     """One look of a sensor at one day.
 
     Args:
-        name: Name of the product or item, for people and for the passport.
+        name: Name of the product or item, for people and for the provenance.
         day: Day of the acquisition.
         bands: Bands by the sensor's band ids.
         quality: What tells clear ground from cloud; without it all that is not no-data counts as clear.
