@@ -36,7 +36,7 @@ LAND = ReflectanceLimits()
 
 @dataclass(frozen=True)
 class FramePixels:
-    """Pixels of a frame on a grid.
+    """Pixels of a frame, or of all frames of a day, on a grid.
 
     Args:
         image: Numbers of the sensor ``(c, h, w)``, its no-data value where pixels are missing.
@@ -49,6 +49,31 @@ class FramePixels:
     has_data: np.ndarray
     clear: np.ndarray
     impossible: np.ndarray
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...], fill: float, dtype: type) -> FramePixels:
+        """Allocate pixels ``(c, h, w)`` of which all are missing."""
+        masks = [np.zeros(shape[1:], bool) for _ in range(3)]
+        return cls(np.full(shape, fill, dtype), *masks)
+
+    def merge(self, other: FramePixels) -> None:
+        """Merge another frame of the day in place; clear pixels replace others, whatever the order of frames."""
+        better = (other.has_data & ~self.has_data) | (other.clear & ~self.clear)
+        self.image[:, better] = other.image[:, better]
+        self.impossible[better] = other.impossible[better]
+        self.clear[better] = other.clear[better]
+        self.has_data[better] = True
+
+    @property
+    def clear_share(self) -> float:
+        """Share of clear pixels among all."""
+        return float(self.clear.mean())
+
+    @property
+    def impossible_share(self) -> float:
+        """Share of impossible pixels among those that would be clear."""
+        impossible = self.impossible.sum()
+        return float(impossible / max(1, self.clear.sum() + impossible))
 
 
 class MissingPixels:

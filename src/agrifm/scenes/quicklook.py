@@ -7,7 +7,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -37,32 +36,6 @@ NO_DATA_GRAY = 0.90
 EQUAL_AREA = "EPSG:6933"
 
 
-@dataclass(frozen=True)
-class Thumbnail:
-    """One date of a sensor on a coarse grid.
-
-    Args:
-        image: Red, green and blue ``(3, h, w)``, NaN where there are no data.
-        clear: Mask ``(h, w)`` of clear ground.
-        impossible: Mask ``(h, w)`` of pixels that would be clear, but whose colors are no reflectance of land.
-    """
-
-    image: np.ndarray
-    clear: np.ndarray
-    impossible: np.ndarray
-
-    @property
-    def clear_share(self) -> float:
-        """Clear part of the footprint, 0 to 1."""
-        return float(self.clear.mean())
-
-    @property
-    def impossible_share(self) -> float:
-        """Share of impossible pixels among those that would be clear."""
-        impossible = self.impossible.sum()
-        return float(impossible / max(1, self.clear.sum() + impossible))
-
-
 def clear_shares(scene: Scene, console: Console | None = None) -> dict[str, list[float]]:
     """Return the clear part of the footprint for each sensor and each of its days, 0 to 1, from coarse images.
 
@@ -73,7 +46,7 @@ def clear_shares(scene: Scene, console: Console | None = None) -> dict[str, list
     return {sensor: [thumbnail.clear_share for thumbnail in series] for sensor, series in thumbnails.items()}
 
 
-def _read_all(scene: Scene, console: Console) -> dict[str, list[Thumbnail]]:
+def _read_all(scene: Scene, console: Console) -> dict[str, list[FramePixels]]:
     """Read all dates of all sensors."""
     thumbnails = {}
     for layer in scene.layers:
@@ -83,7 +56,7 @@ def _read_all(scene: Scene, console: Console) -> dict[str, list[Thumbnail]]:
 
 def _read_thumbnails(
     scene: Scene, layer: Layer, days: Iterable[dt.date], size: int, console: Console
-) -> list[Thumbnail]:
+) -> list[FramePixels]:
     """Read some dates of a sensor over the whole scene, at most ``size`` pixels along a side."""
     box = overview(scene, layer.sensor, size)
     days = list(days)
@@ -100,20 +73,12 @@ def _read_thumbnails(
         return list(shown)
 
 
-def _read_thumbnail(layer: Layer, day: dt.date, box: GeoBox) -> Thumbnail:
-    """Read one date; of several frames, clear pixels replace others."""
-    image = np.full((3, *box.shape), np.nan, np.float32)
-    has_data = np.zeros(box.shape, bool)
-    clear = np.zeros(box.shape, bool)
-    impossible = np.zeros(box.shape, bool)
+def _read_thumbnail(layer: Layer, day: dt.date, box: GeoBox) -> FramePixels:
+    """Read red, green and blue of one date."""
+    thumbnail = FramePixels.empty((3, *box.shape), np.nan, np.float32)
     for frame in layer.on(day):
-        pixels = _read_true_color(frame, layer.sensor, box)
-        better = (pixels.has_data & ~has_data) | (pixels.clear & ~clear)
-        image[:, better] = pixels.image[:, better]
-        clear[better] = pixels.clear[better]
-        impossible[better] = pixels.impossible[better]
-        has_data |= pixels.has_data
-    return Thumbnail(image, clear, impossible)
+        thumbnail.merge(_read_true_color(frame, layer.sensor, box))
+    return thumbnail
 
 
 def _read_true_color(frame: Frame, sensor: Sensor, box: GeoBox) -> FramePixels:
@@ -216,7 +181,7 @@ def _percent(share: float) -> str:
     return "<1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
 
 
-def _describe_impossible(layer: Layer, thumbnails: Sequence[Thumbnail]) -> list[str]:
+def _describe_impossible(layer: Layer, thumbnails: Sequence[FramePixels]) -> list[str]:
     """Return a line on dates with reflectance that land cannot have, if there are any."""
     dates = []
     for day, thumbnail in zip(layer.days, thumbnails, strict=True):
@@ -308,7 +273,7 @@ def _clearest_positions(shares: list[float]) -> list[int]:
     return [max(stretch.tolist(), key=lambda position: shares[position]) for stretch in stretches]
 
 
-def _stretch(thumbnails: list[Thumbnail]) -> list[np.ndarray]:
+def _stretch(thumbnails: list[FramePixels]) -> list[np.ndarray]:
     """Return images ``(h, w, 3)`` in 0..1; all dates are stretched between the same percentiles of clear pixels."""
     reference = np.concatenate([thumbnail.image[:, thumbnail.clear] for thumbnail in thumbnails], axis=1)
     if not reference.size:

@@ -70,14 +70,10 @@ class Stack:
         )
 
     def add(self, step: int, pixels: FramePixels) -> None:
-        """Merge a frame into the image of its day; clear pixels replace others, whatever the order of frames."""
-        has_data = self.has_data[step]
-        clear = self.clear[step]
-        better = (pixels.has_data & ~has_data) | (pixels.clear & ~clear)
-        self.images[step][:, better] = pixels.image[:, better]
-        self.impossible[step][better] = pixels.impossible[better]
-        clear[better] = pixels.clear[better]
-        has_data[better] = True
+        """Merge a frame into the image of its day."""
+        # Views of the arrays, so that merging changes the stack itself.
+        day = FramePixels(self.images[step], self.has_data[step], self.clear[step], self.impossible[step])
+        day.merge(pixels)
 
     def impossible_pixels(self) -> dict[dt.date, tuple[int, int]]:
         """Count pixels by day.
