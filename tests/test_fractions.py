@@ -380,11 +380,33 @@ def test_the_command(scene, cover, tmp_path):
     report = json.loads((out / "report.json").read_text())
     assert sum(sum(covers.values()) for covers in report["samples"].values()) == 9
     assert sum(report["shares"].values()) == pytest.approx(1, abs=1e-4)
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()}
+    again = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert again.exit_code == 0
+    assert "finished already" in again.output
+    assert result.output in again.output  # the same report
+    assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()} == before
     with pytest.raises(InputError, match="--overwrite"):
-        CliRunner().invoke(app, words, catch_exceptions=False)
+        CliRunner().invoke(app, [*words, "--seed", "1"], catch_exceptions=False)
     assert CliRunner().invoke(app, [*words, "--overwrite"], catch_exceptions=False).exit_code == 0
     with pytest.raises(InputError, match="no number of pixels"):
         CliRunner().invoke(app, [*words, "--size", "big"], catch_exceptions=False)
+
+
+def test_a_command_that_died_after_its_last_rename_may_be_given_again(scene, cover, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    plan = FractionPlan({"": 12}, cells=4, samples=4)
+
+    def die(*_, **__):
+        if out.is_dir():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("agrifm.pretraining.shard_writer.shutil.rmtree", die)
+    with pytest.raises(KeyboardInterrupt):
+        build([scene], cover, out, WORLDCOVER, plan)
+    monkeypatch.undo()
+    assert out.is_dir()
+    assert build([scene], cover, out, WORLDCOVER, plan).biomes.total() == 4
 
 
 def test_a_second_builder_is_refused_and_a_killed_one_replaced(scene, cover, tmp_path):

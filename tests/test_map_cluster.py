@@ -19,8 +19,8 @@ from agrifm.maps.map_scene import map_scene
 def impatient(monkeypatch):
     """The same waits, some ten times shorter; together they stay below 30 s as they are."""
     assert cluster.CONNECTING + cluster.ANSWERING < 30
-    assert cluster.LONELY + cluster.LOOKING + cluster.ANSWERING < 30
-    for name, seconds in (("CONNECTING", 2.0), ("ANSWERING", 2.0), ("LONELY", 1.0), ("LOOKING", 0.2)):
+    assert cluster.WITHOUT_WORKERS + cluster.CHECKING + cluster.ANSWERING < 30
+    for name, seconds in (("CONNECTING", 2.0), ("ANSWERING", 2.0), ("WITHOUT_WORKERS", 1.0), ("CHECKING", 0.2)):
         monkeypatch.setattr(cluster, name, seconds)
 
 
@@ -70,7 +70,7 @@ def test_addresses_without_sense(address, model, scene, tmp_path):  # noqa: F811
 def test_a_scheduler_without_workers(scheduler, model, scene, tmp_path):  # noqa: F811
     said = refused(model, scene, tmp_path, scheduler[1])
     assert "no workers" in said
-    assert "the same command goes on" in said
+    assert "the same command resumes" in said
 
 
 @pytest.mark.parametrize("how", ["killed", "stopped"])
@@ -98,7 +98,7 @@ def test_a_scheduler_that_dies_or_falls_silent(how, scheduler, model, scene, who
     gone.set()
     worker.join(30)
     assert "no longer answers" in said
-    assert "the same command goes on" in said
+    assert "the same command resumes" in said
     assert time.monotonic() - begun < 60
 
 

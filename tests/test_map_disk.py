@@ -54,7 +54,7 @@ def test_a_full_disk_is_told_and_the_old_map_stays(tmp_path, monkeypatch, where)
     with pytest.raises(InputError, match=r"a full disk|no space left") as caught:
         a_map(target, seed=1)
     monkeypatch.undo()
-    assert where == "folder" or "MB of room in" in caught.value.expected
+    assert where == "folder" or "MB of space in" in caught.value.expected
     assert "finished tiles are kept" in caught.value.repair
     assert contents(tmp_path) == before
     assert not list(tmp_path.glob(".*.part"))
@@ -76,7 +76,7 @@ def write_limited(folder, limit):
         write_cog(folder / "m.tif", *noise())
         code = 0
     except InputError as error:
-        code = 7 if "room" in error.expected and "quota" in error.repair else 8
+        code = 7 if "space" in error.expected and "quota" in error.repair else 8
     finally:
         os._exit(code)
 

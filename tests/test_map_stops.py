@@ -214,7 +214,7 @@ def test_a_damaged_tile_is_computed_again_and_a_line_says_so(how, begun, whole, 
         first.write_bytes({"flipped": data, "cut": data[:-7], "emptied": b"", "another's": second.read_bytes()}[how])
     said = io.StringIO()
     map_scene(model, scene, begun, EVERYTHING, console=Console(file=said))
-    assert f"computed again, as it was damaged: tile {first.name}" in said.getvalue()
+    assert f"computed again because it was damaged: tile {first.name}" in said.getvalue()
     assert contents(begun.parent) == contents(whole[0].parent)
 
 
@@ -282,7 +282,7 @@ def test_files_of_others_among_the_tiles_stay(begun, whole, model, scene):  # no
     foreign.write_text("mine")
     said = io.StringIO()
     map_scene(model, scene, begun, EVERYTHING, console=Console(file=said, width=400))
-    assert f"not of this map: {foreign.parent}" in said.getvalue()
+    assert f"files of something else: {foreign.parent}" in said.getvalue()
     assert foreign.read_text() == "mine"
     shutil.rmtree(foreign.parent)
     assert contents(begun.parent) == contents(whole[0].parent)
@@ -351,7 +351,9 @@ def test_an_image_or_model_that_changes_while_the_map_is_made_is_refused_by_name
             return audit(*args)
 
         monkeypatch.setattr(mapping, "audit", meanwhile)
-        with pytest.raises(InputError, match=rf"{victim.name}\n[^@]*changed while the map was made[^@]*--overwrite"):
+        with pytest.raises(
+            InputError, match=rf"{victim.name}\n[^@]*changed while the map was computed[^@]*--overwrite"
+        ):
             map_scene(copied, land, out, SMALL, overwrite=True)
         monkeypatch.undo()
         assert not out.exists()

@@ -201,7 +201,7 @@ def test_a_map_that_is_there_stays(whole, model, scene, tmp_path):
     before = (tmp_path / "map.tif").read_bytes()
     with pytest.raises(InputError, match="--overwrite"):
         map_scene(model, scene, tmp_path / "map.tif", SMALL)
-    with pytest.raises(InputError, match=r"end it in \.tif"):
+    with pytest.raises(InputError, match=r"ends in \.tif"):
         map_scene(model, scene, tmp_path / "map.png", SMALL)
     assert (tmp_path / "map.tif").read_bytes() == before
     map_scene(model, scene, tmp_path / "map.tif", EVERYTHING, overwrite=True)
@@ -224,7 +224,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(whole, model, fold
     assert not out.exists()
     result = CliRunner().invoke(app, command[3:])
     assert result.exit_code == 0, result.output
-    assert "going on" in result.output
+    assert "resuming" in result.output
     assert same(whole[0], out)
     assert not parts.exists()
 

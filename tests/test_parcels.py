@@ -165,7 +165,7 @@ def test_each_polygon_carries_what_grows_there(drawn):
     assert columns["second_crop"].tolist() == ["winter wheat", None]
     assert columns["second_share"] == pytest.approx([7 / 30, np.nan], nan_ok=True)
     assert columns["clear_observations"] == pytest.approx([12, 8])
-    assert str(found) == "2 fields, 28.0 ha; 0 too small ones joined a neighbor, 0 were dropped"
+    assert str(found) == "2 fields, 28.0 ha; 0 small ones merged into a neighbor, 0 dropped"
     assert len(parcels_of(drawn, ParcelRule(min_area=13)).polygons) == 1
 
 
@@ -245,7 +245,7 @@ def test_files_follow_the_fiboa_schema(drawn, tmp_path, ending):
     assert frame["determination:datetime"].dt.date.nunique() == 1
     assert frame["crop"].tolist() == ["maize", "rapeseed"]
     assert not list(tmp_path.glob("*.part*"))
-    assert "already" in refused("parcels", drawn, path)
+    assert "an existing file" in refused("parcels", drawn, path)
 
 
 def test_geoparquet_has_the_types_and_the_metadata_of_the_specification(made):
@@ -268,7 +268,7 @@ def test_geoparquet_without_its_library_says_what_to_install(tmp_path, monkeypat
     with pytest.raises(InputError, match=r"pip install 'agrifm\[parquet\]'"):
         fiboa.check_target(tmp_path / "fields.parquet")
     fiboa.check_target(tmp_path / "fields.gpkg")
-    with pytest.raises(InputError, match=r"end it in \.gpkg or \.parquet"):
+    with pytest.raises(InputError, match=r"ends in \.gpkg or \.parquet"):
         fiboa.check_target(tmp_path / "fields.shp")
 
 

@@ -103,8 +103,8 @@ NAMED = {
     "out of the folder": (("../x",), "without folders"),
     "absolute": (("/tmp/x",), "without folders"),
     "none": (("",), "without folders"),
-    "twice": (("x", "x"), "a name of its own"),
-    "as an extra of another": (("x", "x_confidence"), "a name of its own"),
+    "twice": (("x", "x"), "a unique name"),
+    "as an extra of another": (("x", "x_confidence"), "a unique name"),
 }
 
 

@@ -86,7 +86,7 @@ def test_what_lacks_is_named_with_its_command(run, tmp_path):
     report(lone, tmp_path / "lone.html")
     text = read(tmp_path / "lone.html").text
     for command in ("agrifm evaluate '", "agrifm calibrate '", "agrifm train EXPERIMENT.YAML"):
-        assert f"Make it with {command}" in text
+        assert f"Add it with {command}" in text
 
 
 def test_calibration_is_told_with_its_numbers(run, tmp_path):
@@ -115,15 +115,15 @@ def test_a_map_is_told_whole(tmp_path):
         count = int((arrays["classes"] == value).sum())
         assert name in found.text
         assert f"{count / 100:,.1f}" in found.text  # hectares: pixels of 10 m
-    assert "no estimate of areas" in found.text
-    assert "Missing: its passport." in found.text
+    assert "not an estimate of areas" in found.text
+    assert "Missing: its provenance." in found.text
     a_map(tmp_path / "bare.tif", extras=())
     report(tmp_path / "bare.tif", tmp_path / "bare.html")
     assert "--confidence" in read(tmp_path / "bare.html").text
 
 
 def test_other_files_are_refused(run, tmp_path):
-    with pytest.raises(InputError, match=r"end it in \.html"):
+    with pytest.raises(InputError, match=r"ends in \.html"):
         report(run, tmp_path / "report.pdf")
     for name in ("a.txt", "a.tif"):
         (tmp_path / name).write_text("")

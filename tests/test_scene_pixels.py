@@ -438,7 +438,7 @@ def test_cubes_do_not_lead_to_other_files(tmp_path):
     with h5py.File(external, "r+") as file:
         file.create_dataset("extra", (4,), "uint8", external=[("/etc/hostname", 0, 4)])
     for path in (linked, virtual, external):
-        with pytest.raises(Unreadable, match="extra, whose data lie in another file"):
+        with pytest.raises(Unreadable, match="extra, whose data are in another file"):
             open_scene(path)
 
 

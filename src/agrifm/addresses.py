@@ -34,12 +34,12 @@ def normalized(address: str, where: object, schemes: Sequence[str] = SCHEMES) ->
     """Return an address in the one form that is opened: known scheme in lower case, a host, no fragment.
 
     Args:
-        address: as a user or a file gives it.
-        where: it stands, for the error.
-        schemes: that are allowed.
+        address: As a user or a file gives it.
+        where: It stands, for the error.
+        schemes: Schemes that are allowed.
 
     Raises:
-        InputError: another scheme, no host, a user name, a backslash or control characters.
+        InputError: If it has another scheme, no host, a user name, a backslash or control characters.
     """
     text = address.strip()
     flaw = _flaw(text, schemes)
@@ -85,7 +85,7 @@ def local(href: str, where: object) -> str:
     """Return a path that was read from a file, if no library can take it for anything else.
 
     Raises:
-        InputError: it is empty, holds control characters, or names one of GDAL's drivers or virtual file systems.
+        InputError: If it is empty, holds control characters, or names one of GDAL's drivers or virtual file systems.
     """
     if not href.strip() or _holds_controls(href) or _GDAL.match(href):
         raise InputError(

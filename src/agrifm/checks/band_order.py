@@ -28,11 +28,11 @@ def look_at_bands(
     like water, cloud or snow have an order of their own and are left out.
 
     Args:
-        sensor: whose bands they are.
-        seen: pixels.
-        where: for the error.
-        single: they are of one chip.
-        named: whether the files name their bands; without names, weak evidence is only a warning.
+        sensor: Whose bands they are.
+        seen: Pixels.
+        where: Where for the error.
+        single: They are of one chip.
+        named: Whether the files name their bands; without names, weak evidence is only a warning.
 
     Returns:
         Warnings.
@@ -98,9 +98,9 @@ def swapped(sensor: Sensor, middle: np.ndarray, spread: np.ndarray, slack: float
     """The first pair of bands (brighter, darker) that stands the wrong way round.
 
     Args:
-        sensor: whose bands they are.
-        middle, spread: median and spread of the reflectance of each band.
-        slack: factor by which the brighter band may be darker after all; below 1 where only gross cases count.
+        sensor: Whose bands they are.
+        middle, spread: Median and spread of the reflectance of each band.
+        slack: Factor by which the brighter band may be darker after all; below 1 where only gross cases count.
     """
     index = {band.common_name: i for i, band in enumerate(sensor.bands)}
     near = index.get("nir", index.get("nir08"))

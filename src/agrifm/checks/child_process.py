@@ -27,12 +27,12 @@ def in_child_process(work: Callable[[], Any], seconds: float) -> Any:
     """Do work in another process and return what it gives.
 
     Args:
-        work: reads chips.
-        seconds: that one chip may take to read.
+        work: Reads chips.
+        seconds: Seconds that one chip may take to read.
 
     Raises:
         Stuck: a chip took longer, or reading it ended the process.
-        Exception: what the work raises.
+        Exception: Any exception of the work.
     """
     context: Any = mp.get_context(METHOD)
     ours, theirs = context.Pipe(duplex=False)

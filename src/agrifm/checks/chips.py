@@ -140,11 +140,11 @@ def unlabeled(
     """The error of a split in which no pixel has a class; samples are read until one has.
 
     Args:
-        split: its name.
-        source: its samples.
-        seen: a survey of some of them.
-        known: numbers in labels, or what they mean.
-        ignore_index: number, or meaning, of pixels to ignore.
+        split: Its name.
+        source: Its samples.
+        seen: A survey of some of them.
+        known: Numbers in labels, or what they mean.
+        ignore_index: Number, or meaning, of pixels to ignore.
     """
     if labeled(seen.labels, known, ignore_index):
         return None

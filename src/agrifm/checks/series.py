@@ -34,12 +34,12 @@ class Fault:
     """What is wrong with a date.
 
     Args:
-        step: position of the date in the series.
+        step: Position of the date in the series.
         kind: ``offset``, ``scale`` or ``order`` of bands.
-        amount: reflectance that is too much (negative: too little), or the factor by which it is too large.
-        seen, others: the number on this date, and on the dates it was compared with.
-        bands: that look exchanged.
-        sure: whether haze cannot explain it.
+        amount: Reflectance that is too much (negative: too little), or the factor by which it is too large.
+        seen, others: The number on this date, and on the dates it was compared with.
+        bands: Bands that look exchanged.
+        sure: Whether haze cannot explain it.
     """
 
     step: int
@@ -56,12 +56,12 @@ class Series:
     """Some pixels of one ground on many days, in the order of time.
 
     Args:
-        sensor: whose bands they are.
+        sensor: Whose bands they are.
         reflectance: ``(t, c, n)``, NaN where there are no data.
         clear: ``(t, n)``, what the quality layer calls clear.
         masked: ``(t)``, whether a date has a quality layer.
-        least: pixels of ground that a date must have to be judged.
-        orbits: relative orbit of each date, empty where it is unknown; dates of the same orbit are compared first.
+        least: Pixels of ground that a date must have to be judged.
+        orbits: Relative orbit of each date, empty where it is unknown; dates of the same orbit are compared first.
     """
 
     sensor: Sensor

@@ -87,7 +87,7 @@ class Survey:
         """Mean and deviation of each band over all valid pixels.
 
         Raises:
-            InputError: no valid pixel was seen.
+            InputError: If no valid pixel was seen.
         """
         count, total, square = self.sums.get(sensor.name, np.zeros((3, 1)))
         if not count[0]:

@@ -25,10 +25,10 @@ class ClassTable:
     """Which code of the labels means which class. Several codes may mean one class.
 
     Args:
-        classes: in the order of their numbers.
-        codes: number of the class by code; codes are compared as text.
-        source: of the table, for messages.
-        silent: codes of a shipped table that say nothing; there a code that is not listed is a mistake.
+        classes: Classes in the order of their numbers.
+        codes: Number of the class by code; codes are compared as text.
+        source: Source of the table, for messages.
+        silent: Codes of a shipped table that say nothing; there a code that is not listed is a mistake.
     """
 
     classes: tuple[CropClass, ...]
@@ -41,7 +41,7 @@ class ClassTable:
         """Read a CSV ``code,name[,color]``, a YAML list of ``{name, color, codes}``, or a shipped table by its name.
 
         Raises:
-            InputError: the file is missing or a row cannot be used; it is named.
+            InputError: If the file is missing or a row cannot be used; it is named.
         """
         rows = read_rows(path)
         if str(path) not in SHIPPED:
@@ -55,7 +55,7 @@ class ClassTable:
         """The table of rows (where, code, name, color, parent, hcat).
 
         Raises:
-            InputError: rows contradict each other, or there are too few or too many classes.
+            InputError: If rows contradict each other, or there are too few or too many classes.
         """
         listed = [Row(*row) for row in rows]
         colors, names = agree(listed), {row.code: row.name for row in listed}
@@ -83,7 +83,7 @@ class ClassTable:
         """The table to use for labels with these codes; of a shipped one, only the classes that occur.
 
         Raises:
-            InputError: the table lists none of them, or it is a shipped one and lacks one of them.
+            InputError: If the table lists none of them, or it is a shipped one and lacks one of them.
         """
         present = sorted(set(codes), key=by_size)
         listed = [code for code in present if code in self.codes]
@@ -138,8 +138,8 @@ def alike(names: Iterable[str], table: Path | None = None) -> list[str]:
     """A sentence for every group of classes whose names differ in case, accents or spaces only.
 
     Args:
-        names: of the classes.
-        table: that named them; without one, codes are the names.
+        names: Names of the classes.
+        table: Table that named them; without one, codes are the names.
     """
     sentences = []
     for group in same_names(names):

@@ -1,4 +1,4 @@
-"""Labels on a scene's grid: polygons of fields or a raster of class numbers."""
+"""Labels on the grid of a scene, from polygons of fields or a raster of class codes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from agrifm.tasks.segmentation import CropClass
 from agrifm.vectors.polygons import boxes_in
 from agrifm.vectors.reading import vector_layers
 
-NOTHING = int(np.iinfo(np.int64).min)  # where a label raster has no pixel
-LARGEST = 2**53  # from here on floating-point numbers leave out some of the whole ones
+NOTHING = int(np.iinfo(np.int64).min)  # marks pixels that a label raster does not have
+LARGEST = 2**53  # from here on, floating-point numbers cannot represent every integer
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Labels:
     """Labels on a scene's grid.
 
     Args:
-        label: ``(h, w)`` int16, number of the class or -1.
-        parcel: ``(h, w)`` int32, number of the parcel from 1, 0 where there is none or labels are a raster, -1 where
-            polygons of different classes overlap.
-        classes: in the order of their numbers.
-        account: what became of the labels that were read.
+        label: Number of the class ``(h, w)`` int16, -1 without a class.
+        parcel: Number of the parcel ``(h, w)`` int32 from 1; 0 without a parcel or for label rasters, -1 where polygons
+            of different classes overlap.
+        classes: Classes in the order of their numbers.
+        account: Counts of used and ignored labels.
     """
 
     label: np.ndarray
@@ -50,18 +50,18 @@ def read_labels(
     layer: str | None = None,
     buffer: float = 0.0,
 ) -> Labels:
-    """Labels of a vector file or a raster on a grid in meters.
+    """Read labels from a vector file or a raster onto a grid in meters.
 
     Args:
-        path: of the labels.
-        grid: where they are wanted; a pixel gets the class of the polygon its center lies in.
-        table: which code means which class; without it every code is a class.
-        class_column: of a vector file; may be left out where there is only one.
-        layer: of a vector file; may be left out where there is only one.
-        buffer: meters by which polygons shrink on all sides, so that mixed pixels at edges stay out.
+        path: Path of the labels.
+        grid: Grid of the labels; a pixel gets the class of the polygon that contains its center.
+        table: Class of each code; without a table, every code is a class.
+        class_column: Column of a vector file with the class; optional if there is only one column.
+        layer: Layer of a vector file; optional if there is only one layer.
+        buffer: Meters by which polygons are shrunk on all sides, which excludes mixed pixels at their edges.
 
     Raises:
-        InputError: the file cannot be read, does not overlap the grid or holds nothing that can be used.
+        InputError: If the file cannot be read, does not overlap the grid, or has no usable labels.
     """
     if not path.exists():
         raise InputError(path, found="no such file", expected="a vector file or a raster", repair="check the path.")
@@ -105,39 +105,43 @@ def _of_polygons(
     path: Path, layer: str, grid: GeoBox, column: str | None, table: ClassTable | None, buffer: float
 ) -> Labels:
     parcels = read_parcels(path, layer, grid, column, table, buffer)
-    burned = rasterize_polygons(parcels.polygons, parcels.number, grid, len(parcels.table.classes))
+    rasters = rasterize_polygons(parcels.polygons, parcels.number, grid, len(parcels.table.classes))
     account = replace(
         parcels.account,
-        too_small=burned.too_small,
-        merged=burned.merged,
-        overlap=hectares(burned.overlap, grid),
+        too_small=rasters.too_small,
+        merged=rasters.merged,
+        overlap=hectares(rasters.overlap, grid),
     )
-    return Labels(burned.label, burned.parcel, parcels.table.classes, account)
+    return Labels(rasters.label, rasters.parcel, parcels.table.classes, account)
 
 
 def _of_raster(path: Path, grid: GeoBox, table: ClassTable | None) -> Labels:
     values = _class_numbers(path, grid)
-    numbers, where, counts = np.unique(values, return_inverse=True, return_counts=True)
+    numbers, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     codes = ["" if number == NOTHING else str(number) for number in numbers]
-    found = {code: int(n) for code, n in zip(codes, counts, strict=True) if code}
-    if not found:
+    pixels = {code: int(count) for code, count in zip(codes, counts, strict=True) if code}
+    if not pixels:
         raise _elsewhere(path, grid)
-    table = table.among(found, str(path)) if table else ClassTable.of_codes(found, str(path))
-    unlisted = {code: Tally(0, hectares(n, grid)) for code, n in found.items() if code not in table.codes}
-    lookup = table.numbers(codes)
-    label = np.where(lookup < len(table.classes), lookup, IGNORE).astype(np.int16)[where].reshape(grid.shape)
+    table = table.among(pixels, str(path)) if table else ClassTable.of_codes(pixels, str(path))
+    unlisted = {}
+    for code, count in pixels.items():
+        if code not in table.codes:
+            unlisted[code] = Tally(0, hectares(count, grid))
+    class_of_code = table.numbers(codes)
+    class_of_code = np.where(class_of_code < len(table.classes), class_of_code, IGNORE).astype(np.int16)
+    label = class_of_code[inverse].reshape(grid.shape)
     return Labels(label, np.zeros(grid.shape, np.int32), table.classes, Account(unlisted=unlisted))
 
 
 def _class_numbers(path: Path, grid: GeoBox) -> np.ndarray:
-    """Numbers of a raster on a grid, picked at pixel centers; ``NOTHING`` where it has none."""
+    """Numbers of a raster at the pixel centers of a grid; ``NOTHING`` where it has no data."""
     _must_overlap(path, grid, grid_of(str(path)))
     values = np.full(grid.shape, NOTHING, np.int64)
     for rows, box in strips(grid):
         pixels = picked(str(path), box)
-        known = pixels.values[~pixels.missing]
-        numbers = known.astype(np.int64) if (np.abs(known) < LARGEST).all() else None
-        if numbers is None or (numbers != known).any():
+        stored = pixels.values[~pixels.missing]
+        numbers = stored.astype(np.int64) if (np.abs(stored) < LARGEST).all() else None
+        if numbers is None or (numbers != stored).any():
             raise InputError(
                 path,
                 found="fractions" if numbers is not None else "numbers beyond 2^53",
@@ -149,10 +153,10 @@ def _class_numbers(path: Path, grid: GeoBox) -> np.ndarray:
 
 
 def _must_overlap(path: Path, grid: GeoBox, own: GeoBox) -> None:
-    """Refuse a raster that does not reach the grid, or of which GDAL would read only the part on one side of 180.
+    """Refuse a raster that does not overlap the grid, or of which GDAL would read only the part on one side of 180.
 
     Raises:
-        InputError: says which of the two.
+        InputError: If the raster does not overlap the grid, or crosses the 180th meridian.
     """
     crs = CRS.from_user_input(str(own.crs))
     west, south, east, north = own.boundingbox.bbox

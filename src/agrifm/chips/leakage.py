@@ -23,12 +23,12 @@ class LeakageReport:
     """What chips on disk say about their splits.
 
     Args:
-        pixels: labeled pixels of each class, by split.
-        parcels: numbers of parcels with labels in more than one split.
-        shared: pixels that chips of different splits both show.
-        distance: smallest distance in meters between centers of labeled pixels of different splits; None where
+        pixels: Labeled pixels of each class, by split.
+        parcels: Numbers of parcels with labels in more than one split.
+        shared: Pixels that chips of different splits both show.
+        distance: Smallest distance in meters between centers of labeled pixels of different splits; None where
             only one split has labels.
-        asked: the distance that was asked for.
+        asked: The distance that was asked for.
     """
 
     pixels: dict[str, list[int]]
@@ -47,7 +47,7 @@ class LeakageReport:
         """Refuse chips that leak.
 
         Raises:
-            InputError: says what leaks.
+            InputError: If splits share ground; the error names the chips.
         """
         if not self.none:
             raise InputError(
@@ -77,12 +77,12 @@ def find_leakage(
     """Read the chips back and look for ground that two splits share.
 
     Args:
-        folder: of the HDF5 files.
-        names: of the chips, by split.
+        folder: Folder of the HDF5 files.
+        names: Names of the chips, by split.
         parcel: ``(h, w)`` number of the parcel of each pixel, 0 where there is none.
-        grid: of the scene.
-        classes: how many there are.
-        asked: meters that should lie between labels of different splits.
+        grid: Grid of the scene.
+        classes: How many there are.
+        asked: Meters that should lie between labels of different splits.
     """
     chips = {split: [_read(folder / f"{name}.h5", grid) for name in names[split]] for split in names}
     owners = {split: set() for split in names}

@@ -1,4 +1,4 @@
-"""Polygons of fields, read from a vector file onto the CRS of a scene, and an account of what was left out."""
+"""Polygons of fields, read from a vector file in the CRS of a scene, with counts of ignored features."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from agrifm.vectors.reading import Layer
 
 @dataclass(frozen=True)
 class Tally:
-    """How many parcels (0 in label rasters), and their area within the scene in hectares."""
+    """Number of parcels (0 in label rasters), and their area within the scene in hectares."""
 
     parcels: int = 0
     hectares: float = 0.0
@@ -29,21 +29,21 @@ class Tally:
 
 @dataclass(frozen=True)
 class Account:
-    """What became of the labels that were read.
+    """Counts of used and ignored labels.
 
     Args:
-        parcels: polygons that reach into the scene.
-        outside: features that do not reach into the scene.
-        no_polygon: points and lines in the scene.
-        repaired: invalid polygons that were repaired.
-        vanished: parcels that the inner buffer used up.
-        too_small: parcels that hold no pixel center of their own.
-        merged: parcels that lie on others of the same class; each such group counts as one parcel.
-        empty: parcels without a class.
-        unlisted: by code, what the class table does not list.
-        overlap: hectares on which polygons of different classes lie; nobody knows which is right.
-        damaged: features near the scene whose coordinates are no places, or whose polygon can be read in several ways.
-        mixed: collections of which lines or points were left out.
+        parcels: Polygons that intersect the scene.
+        outside: Features outside of the scene.
+        no_polygon: Points and lines in the scene.
+        repaired: Invalid polygons that were repaired.
+        vanished: Parcels that the inner buffer removed.
+        too_small: Parcels that contain no pixel center alone.
+        merged: Parcels that overlap others of the same class, with which they count as one parcel.
+        empty: Parcels without a class.
+        unlisted: Parcels by code that the class table does not list.
+        overlap: Hectares in polygons of different classes, of which none can be trusted.
+        damaged: Features near the scene with invalid coordinates, or with an ambiguous outline.
+        mixed: Collections whose lines or points were ignored.
     """
 
     parcels: int = 0
@@ -62,13 +62,13 @@ class Account:
 
 @dataclass(frozen=True)
 class Parcels:
-    """Polygons on the scene's CRS.
+    """Polygons in the CRS of a scene.
 
     Args:
-        polygons: ``(n)``.
-        number: ``(n)`` of the class of each; the count of classes where the table does not list its code.
-        table: of the classes.
-        account: what was read and left out.
+        polygons: Polygons ``(n)``.
+        number: Number of the class of each ``(n)``; the number of classes if the table does not list its code.
+        table: Table of the classes.
+        account: Counts of used and ignored features.
     """
 
     polygons: np.ndarray
@@ -80,15 +80,16 @@ class Parcels:
 def read_parcels(
     path: Path, layer: str, grid: GeoBox, column: str | None, table: ClassTable | None, buffer: float
 ) -> Parcels:
-    """Read the polygons that reach into a grid in meters, shrunk by ``buffer`` meters.
+    """Read the polygons that intersect a grid in meters, shrunk by ``buffer`` meters.
 
     Raises:
-        InputError: the column or the CRS is missing, nothing lies on the grid, or the table lists nothing of it.
+        InputError: If the column or the CRS is missing, nothing lies on the grid, or the table lists nothing of it.
     """
     source = Layer.open(path, layer)
     column = source.column(column)
-    found = _read(source, column, grid)
-    usable, where = shapely.get_dimensions(found.shapes) == 2, f"{path}: {column}"
+    features = _read(source, column, grid)
+    where = f"{path}: {column}"
+    usable = shapely.get_dimensions(features.shapes) == 2
     if not usable.any():
         raise InputError(
             path,
@@ -96,38 +97,38 @@ def read_parcels(
             expected="polygons of fields",
             repair="draw outlines around them, e.g. with a buffer in QGIS.",
         )
-    listed = usable & (found.codes != "")
-    present = found.codes[listed].tolist()
+    listed = usable & (features.codes != "")
+    present = features.codes[listed].tolist()
     table = table.among(present, where) if table else ClassTable.of_codes(present, where)
-    number = table.numbers(found.codes.tolist())
+    number = table.numbers(features.codes.tolist())
     unit = meters_per_unit(grid.crs)
-    shrunk = shapely.buffer(found.shapes, -buffer / unit) if buffer else found.shapes
-    gone = listed & shapely.is_empty(shrunk)
+    shrunk = shapely.buffer(features.shapes, -buffer / unit) if buffer else features.shapes
+    vanished = listed & shapely.is_empty(shrunk)
     with refusing(path, expected="polygons with closed rings"):
-        clipped = shapely.clip_by_rect(found.shapes, *grid.boundingbox.bbox)
+        clipped = shapely.clip_by_rect(features.shapes, *grid.boundingbox.bbox)
     area = shapely.area(clipped) * unit**2 / 1e4
     unknown = listed & (number == len(table.classes))
-    unlisted = sorted(set(found.codes[unknown]), key=by_size)
+    unlisted = sorted(set(features.codes[unknown]), key=by_size)
     account = Account(
         parcels=int(usable.sum()),
-        outside=source.features - len(usable) - found.damaged,
+        outside=source.features - len(usable) - features.damaged,
         no_polygon=int((~usable).sum()),
-        repaired=int(found.repaired.sum()),
-        vanished=int(gone.sum()),
-        empty=_tally(area[usable & (found.codes == "")]),
-        unlisted={code: _tally(area[unknown & (found.codes == code)]) for code in unlisted},
-        damaged=found.damaged,
-        mixed=int(found.mixed.sum()),
+        repaired=int(features.repaired.sum()),
+        vanished=int(vanished.sum()),
+        empty=_tally(area[usable & (features.codes == "")]),
+        unlisted={code: _tally(area[unknown & (features.codes == code)]) for code in unlisted},
+        damaged=features.damaged,
+        mixed=int(features.mixed.sum()),
     )
-    kept = listed & ~gone
-    return Parcels(shrunk[kept], number[kept], table, account)
+    used = listed & ~vanished
+    return Parcels(shrunk[used], number[used], table, account)
 
 
 @dataclass(frozen=True)
 class _Features:
-    """Features that reach into the scene: code of the class or '', shape, whether it was repaired or has other parts.
+    """Features that intersect the scene: code or '', shape, whether it was repaired or has other parts.
 
-    ``damaged`` counts those near the scene that have no place.
+    ``damaged`` counts features near the scene with invalid coordinates.
     """
 
     codes: np.ndarray
@@ -156,7 +157,7 @@ def _read(source: Layer, column: str, grid: GeoBox) -> _Features:
 
 
 def _within(boxes: Sequence[tuple[float, ...]], bounds: tuple[float, ...] | None) -> list[tuple[float, ...]]:
-    """The boxes that reach into the bounds of a file; the first of them where the file does not state any."""
+    """Boxes that intersect the bounds of a file; the first of them if the file states no bounds."""
     if bounds is None:
         return list(boxes[:1])
     return [
@@ -167,10 +168,10 @@ def _within(boxes: Sequence[tuple[float, ...]], bounds: tuple[float, ...] | None
 
 
 def _codes(where: str, values: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """Codes of classes as text, '' where there is none.
+    """Codes of classes as text, '' for missing ones.
 
     Raises:
-        InputError: the column holds no codes or names.
+        InputError: If the column holds no codes or names.
     """
     kind = {"M": "dates", "m": "durations", "V": "records", "S": "bytes"}.get(values.dtype.kind)
     if kind is not None:
@@ -202,7 +203,7 @@ def _tally(areas: np.ndarray) -> Tally:
 def no_overlap(
     path: Path, grid: GeoBox, labels: Sequence[float] | None, crs: CRS | str, damaged: int = 0
 ) -> InputError:
-    """The error of labels that lie elsewhere."""
+    """The error for labels that do not overlap the scene."""
 
     def text(bounds: Sequence[float] | None) -> str:
         if bounds is None or not np.isfinite(bounds).all():

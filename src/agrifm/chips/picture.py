@@ -31,11 +31,11 @@ def save_split_picture(
     """Draw labels in the classes' colors over chips tinted by split, and write a PNG.
 
     Args:
-        path: of the picture.
+        path: Path of the picture.
         label: ``(h, w)`` as it was before the splits; what was lost since is gray.
-        division: the splits, and the labels in the chips.
-        classes: with their colors.
-        title: above the picture.
+        division: The splits, and the labels in the chips.
+        classes: With their colors.
+        title: Above the picture.
     """
     height, width = label.shape
     scale = min(TALL / height, WIDE / width)

@@ -34,18 +34,18 @@ class ChipPlan:
     """How labels become chips.
 
     Args:
-        class_column: of a vector file; may be left out where it has only one.
-        classes: table of codes, names and colors; without it every code is a class.
-        layer: of a vector file; may be left out where it has only one.
-        size: rows and columns of a chip, in the scene's pixels.
-        buffer: meters by which polygons shrink on all sides.
-        distance: meters between labels of different splits; parcels are never shared anyway.
-        val, test: shares of the labeled area.
-        block: chips along the side of a block of ground; by default as many as leave two dozen blocks with labels.
-        seed: other seeds give other splits.
+        class_column: Class column of a vector file; may be left out where it has only one.
+        classes: Table of codes, names and colors; without it every code is a class.
+        layer: Layer of a vector file; may be left out where it has only one.
+        size: Rows and columns of a chip, in the scene's pixels.
+        buffer: Meters by which polygons shrink on all sides.
+        distance: Meters between labels of different splits; parcels are never shared anyway.
+        val, test: Shares of the labeled area.
+        block: Chips along the side of a block of ground; by default as many as leave two dozen blocks with labels.
+        seed: Other seeds give other splits.
 
     Raises:
-        InputError: a number is out of range.
+        InputError: If a number is out of range.
     """
 
     class_column: str | None = None
@@ -91,12 +91,12 @@ class SplitAssignment:
     """Ground shared out to splits.
 
     Args:
-        cells: of the lattice.
-        splits: of the cells, -1 where their block has no labels.
+        cells: Cells of the lattice.
+        splits: Splits of the cells, -1 where their block has no labels.
         label: ``(h, w)`` what is left of the labels.
-        block: chips along the side of a block.
-        crossing: parcels that lay in several splits.
-        lost: pixels that lost their label, by reason.
+        block: Chips along the side of a block.
+        crossing: Parcels that lay in several splits.
+        lost: Pixels that lost their label, by reason.
     """
 
     cells: tuple[Cell, ...]
@@ -111,7 +111,7 @@ class SplitAssignment:
         """Share out the ground; ``pixel`` is its size in meters.
 
         Raises:
-            InputError: a split gets no labels.
+            InputError: If a split gets no labels.
         """
         shape, classes = labels.label.shape, len(labels.classes)
         fine = lattice(shape, plan.size, 1)

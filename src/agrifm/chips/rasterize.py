@@ -1,4 +1,4 @@
-"""Polygons to pixels: a pixel belongs to the polygon that its center lies in."""
+"""Rasterization of polygons: a pixel belongs to the polygon that contains its center."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from scipy.sparse.csgraph import connected_components
 from agrifm.chips.classes import IGNORE
 from agrifm.rasters.grid import pixel_area
 
-STRIP = 1024  # rows that are burned at once
+STRIP = 1024  # rows that are rasterized at once
 
 
 @dataclass(frozen=True)
-class Burned:
+class RasterizedPolygons:
     """Polygons on a grid.
 
     Args:
-        label: ``(h, w)`` int16, number of the class or -1.
-        parcel: ``(h, w)`` int32, number of the parcel from 1, 0 where there is none, -1 where classes overlap.
-        too_small: polygons without a pixel center of their own.
-        merged: polygons that lie on others of the same class; each such group is one parcel.
-        overlap: pixels on which polygons of different classes lie; nobody knows which is right.
+        label: Number of the class ``(h, w)`` int16, -1 without a class.
+        parcel: Number of the parcel ``(h, w)`` int32 from 1; 0 without a parcel, -1 where classes overlap.
+        too_small: Number of polygons that contain no pixel center alone.
+        merged: Number of polygons that were merged with overlapping ones of the same class.
+        overlap: Number of pixels in polygons of different classes, of which none can be trusted.
     """
 
     label: np.ndarray
@@ -38,72 +38,82 @@ class Burned:
     overlap: int
 
 
-def rasterize_polygons(polygons: np.ndarray, number: np.ndarray, grid: GeoBox, classes: int) -> Burned:
-    """Burn polygons.
+def rasterize_polygons(polygons: np.ndarray, number: np.ndarray, grid: GeoBox, classes: int) -> RasterizedPolygons:
+    """Rasterize polygons.
 
     Args:
-        polygons: ``(n)`` on the grid's CRS.
-        number: ``(n)`` of the class of each; from ``classes`` on they burn as unlabeled ground.
-        grid: where they are wanted.
-        classes: how many there are.
+        polygons: Polygons ``(n)`` in the CRS of the grid.
+        number: Number of the class of each ``(n)``; from ``classes`` on they become unlabeled ground.
+        grid: Grid of the result.
+        classes: Number of classes.
     """
     label = np.full(grid.shape, IGNORE, np.int16)
     parcel = np.zeros(grid.shape, np.int32)
     tree = shapely.STRtree(polygons)
-    links, overlap = [np.empty((2, 0), int)], 0
+    links = [np.empty((2, 0), int)]
+    overlap = 0
     for rows, box in strips(grid):
         near = np.sort(tree.query(box.extent.geom))
         if len(near):
-            found, owner, clash, shared = _burn_strip(polygons[near], number[near], near + 1, box)
-            label[rows] = np.where(found < classes, found, IGNORE)
-            parcel[rows] = owner
+            numbers, parcels, clash, shared = _rasterize_strip(polygons[near], number[near], near + 1, box)
+            label[rows] = np.where(numbers < classes, numbers, IGNORE)
+            parcel[rows] = parcels
             overlap += int(clash.sum())
             links.append(_links(tree, shared, box))
     group = _groups(np.concatenate(links, 1), len(polygons))
-    seen = np.bincount(parcel[parcel > 0], minlength=len(group) + 1)[1:] > 0
-    parcel = np.concatenate([[0], group + 1, [-1]]).astype(np.int32)[parcel]
+    has_pixels = np.bincount(parcel[parcel > 0], minlength=len(group) + 1)[1:] > 0
+    too_small = np.count_nonzero(~np.isin(group, group[has_pixels]))
     merged = len(group) - len(set(group.tolist()))
-    return Burned(label, parcel, int((~np.isin(group, group[seen])).sum()), merged, overlap)
+    # Look up the number of the group: 0 stays 0, and -1 is the last entry.
+    number_of_group = np.concatenate([[0], group + 1, [-1]]).astype(np.int32)
+    return RasterizedPolygons(label, number_of_group[parcel], int(too_small), merged, overlap)
 
 
 def strips(grid: GeoBox) -> Iterator[tuple[slice, GeoBox]]:
-    """The grid in parts of few rows, so that memory stays bounded."""
+    """Parts of a grid with few rows, which bound the memory."""
     for top in range(0, grid.shape[0], STRIP):
         rows = slice(top, min(top + STRIP, grid.shape[0]))
         yield rows, grid[rows, :]
 
 
 def hectares(pixels: float, grid: GeoBox) -> float:
-    """Area of so many pixels."""
+    """Area of a number of pixels in hectares."""
     return float(pixels) * pixel_area(grid) / 1e4
 
 
-def _burn_strip(polygons: np.ndarray, number: np.ndarray, owner: np.ndarray, box: GeoBox) -> tuple[np.ndarray, ...]:
-    """Class, parcel, where classes clash and where polygons of one class lie on one another."""
+def _rasterize_strip(
+    polygons: np.ndarray, number: np.ndarray, parcel: np.ndarray, box: GeoBox
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Class, parcel, mask of overlapping classes, and mask of overlapping polygons of one class."""
 
-    def burned(values: np.ndarray, how: MergeAlg, kind: str) -> np.ndarray:
+    def rasterized(values: np.ndarray, merge: MergeAlg, dtype: str) -> np.ndarray:
         shapes = zip(polygons, values.tolist(), strict=True)
-        return rasterize(shapes, box.shape, transform=box.affine, merge_alg=how, dtype=kind)
+        return rasterize(shapes, box.shape, transform=box.affine, merge_alg=merge, dtype=dtype)
 
-    count, total, square = (burned(number.astype(float) ** power, MergeAlg.add, "float64") for power in (0, 1, 2))
-    # The numbers at a pixel are all equal exactly where their count times the sum of squares is the square of the sum.
-    clash = count * square != total**2
-    found = np.where((count > 0) & ~clash, total / np.maximum(count, 1), IGNORE).astype(np.int16)
-    parcel = np.where(clash, -1, burned(owner, MergeAlg.replace, "int32"))
-    return found, parcel, clash, (count > 1) & ~clash
+    # The numbers at a pixel are equal exactly if their count times the sum of their squares is the square of their sum.
+    numbers = number.astype(float)
+    count = rasterized(np.ones_like(numbers), MergeAlg.add, "float64")
+    total = rasterized(numbers, MergeAlg.add, "float64")
+    squares = rasterized(numbers**2, MergeAlg.add, "float64")
+    clash = count * squares != total**2
+    label = np.where((count > 0) & ~clash, total / np.maximum(count, 1), IGNORE).astype(np.int16)
+    parcels = np.where(clash, -1, rasterized(parcel, MergeAlg.replace, "int32"))
+    return label, parcels, clash, (count > 1) & ~clash
 
 
 def _links(tree: shapely.STRtree, shared: np.ndarray, box: GeoBox) -> np.ndarray:
-    """Pairs ``(2, n)`` of polygons that hold the same pixel center."""
+    """Pairs ``(2, n)`` of polygons that contain the same pixel center."""
     rows, columns = shared.nonzero()
     a, b, c, d, e, f = tuple(box.affine)[:6]
-    x, y = columns + 0.5, rows + 0.5
-    point, polygon = tree.query(shapely.points(a * x + b * y + c, d * x + e * y + f), predicate="intersects")
+    x = columns + 0.5
+    y = rows + 0.5
+    centers = shapely.points(a * x + b * y + c, d * x + e * y + f)
+    point, polygon = tree.query(centers, predicate="intersects")
     same = point[1:] == point[:-1]
     return np.stack([polygon[:-1][same], polygon[1:][same]])
 
 
 def _groups(links: np.ndarray, count: int) -> np.ndarray:
-    """Number of the group of each of ``count`` things, where links tie things into groups."""
-    ties = coo_array((np.ones(links.shape[1], bool), (links[0], links[1])), shape=(count, count))
-    return connected_components(ties, directed=False)[1]
+    """Number of the group of each of ``count`` polygons, which links connect to groups."""
+    graph = coo_array((np.ones(links.shape[1], bool), (links[0], links[1])), shape=(count, count))
+    return connected_components(graph, directed=False)[1]

@@ -26,19 +26,19 @@ class Report:
     """What was written and what was not.
 
     Args:
-        scene, labels: names of both.
-        plan: the settings, as plain values.
-        classes: in the order of their numbers.
-        chips: how many, by split.
-        areas: hectares of each class, by split.
-        blocks: how many have labels.
-        block: chips along the side of a block.
-        account: what became of the labels that were read.
-        crossing: parcels that lay in blocks of several splits.
-        lost: hectares that lost their label, by reason.
-        leaks: what the chips on disk say.
-        notes: what the reader should know.
-        impossible: by sensor and day, how many of the clear pixels have a reflectance that no land has.
+        scene, labels: Names of both.
+        plan: The settings, as plain values.
+        classes: Classes in the order of their numbers.
+        chips: How many, by split.
+        areas: Hectares of each class, by split.
+        blocks: How many have labels.
+        block: Chips along the side of a block.
+        account: What became of the labels that were read.
+        crossing: Parcels that lay in blocks of several splits.
+        lost: Hectares that lost their label, by reason.
+        leaks: What the chips on disk say.
+        notes: What the reader should know.
+        impossible: Impossible by sensor and day, how many of the clear pixels have a reflectance that no land has.
     """
 
     scene: str

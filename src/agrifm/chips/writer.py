@@ -49,15 +49,15 @@ def write_chips(
     ``split.png`` and last ``data_lists/{train,val,test}.txt``.
 
     Args:
-        scene: on a grid in meters.
-        labels: vector file or raster.
-        out: folder.
-        plan: how.
-        overwrite: replace chips that are there.
-        console: shows progress.
+        scene: Scene on a grid in meters.
+        labels: Vector file or raster.
+        out: Folder.
+        plan: How.
+        overwrite: Replace chips that are there.
+        console: Shows progress.
 
     Raises:
-        InputError: labels or scene cannot be used, or chips are there already.
+        InputError: If labels or scene cannot be used, or chips are there already.
     """
     console = console or Console(quiet=True)
     _check_grid(scene)

@@ -51,7 +51,7 @@ def read_data(config: Keys, network: Network) -> Loading:
     """Translate ``train_dataloader``, ``val_dataloader`` and ``test_dataloader``.
 
     Raises:
-        InputError: a key is unknown, or the three do not describe one data set.
+        InputError: If a key is unknown, or the three do not describe one data set.
     """
     with config.inside("train_dataloader") as loader:
         batch_size = loader.number("batch_size", 1, least=1, whole=True)

@@ -21,13 +21,13 @@ class Network:
     """What the ``model`` section says.
 
     Args:
-        channels: bands of each sensor, in the order in which the neck fuses them.
-        config: of our model.
-        frames: of every series, which the neck's channels imply.
-        classes: outputs of the head.
-        ignore_index: label that the loss leaves out.
-        out_size: rows and columns of the output.
-        start_from: weights to begin with.
+        channels: Bands of each sensor, in the order in which the neck fuses them.
+        config: Config of our model.
+        frames: Frames of every series, which the neck's channels imply.
+        classes: Outputs of the head.
+        ignore_index: Label that the loss leaves out.
+        out_size: Rows and columns of the output.
+        start_from: Weights to begin with.
     """
 
     channels: dict[str, int]
@@ -50,7 +50,7 @@ def read_model(config: Keys) -> Network:
     """Translate the section ``model``.
 
     Raises:
-        InputError: a key is unknown, or the model is not one that ours can be.
+        InputError: If a key is unknown, or the model is not one that ours can be.
     """
     with config.inside("model", "MultiUnifiedModel") as model:
         encoders = _encoders(model)

@@ -88,10 +88,10 @@ def read_schedule(config: Keys, epochs: int, batches: int | None, rate: float) -
     """Translate ``param_scheduler``: linear warm-up, then cosine; without cosine the rate stays.
 
     Args:
-        config: top level.
-        epochs: of training.
-        batches: of an epoch; None where the list of chips is not here.
-        rate: after warm-up.
+        config: Top level.
+        epochs: Epochs of training.
+        batches: Batches of an epoch; None where the list of chips is not here.
+        rate: After warm-up.
     """
     warmup, last_rate, seen = 0.0, rate, []
     for entry in config.each("param_scheduler", "LinearLR", "CosineAnnealingLR"):

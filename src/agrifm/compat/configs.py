@@ -47,11 +47,11 @@ class Translation:
     """What became of a configuration.
 
     Args:
-        experiment: ours.
-        notes: what a reader should know, by key.
-        out: folder of the results, if the configuration names one.
-        resume: whether to go on from the last checkpoint, if the configuration says so.
-        variables: top-level names that are no keys of the schema: helpers of the file.
+        experiment: Ours.
+        notes: What a reader should know, by key.
+        out: Folder of the results, if the configuration names one.
+        resume: Whether to go on from the last checkpoint, if the configuration says so.
+        variables: Top-level names that are no keys of the schema: helpers of the file.
     """
 
     experiment: Experiment
@@ -65,8 +65,8 @@ def translate(values: Mapping[str, Any], source: object) -> Translation:
     """Turn a configuration in the original's schema into an experiment.
 
     Args:
-        values: as ``python_config.read`` returns them.
-        source: the file, for messages and for the experiment's name.
+        values: As ``python_config.read`` returns them.
+        source: The file, for messages and for the experiment's name.
 
     Raises:
         InputError: names the key, what was found and what to write instead.

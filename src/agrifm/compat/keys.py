@@ -17,10 +17,10 @@ class Note:
     """What a reader should know about one key.
 
     Args:
-        key: full path of the key.
+        key: Full path of the key.
         kind: ``changed``: results may differ from the original's; ``derived``: chosen here, because the original
             does not say; ``harmless``: has no effect on results.
-        text: why.
+        text: Why.
     """
 
     key: str
@@ -32,10 +32,10 @@ class Keys:
     """One level of a configuration. Used in a ``with`` block, which ends with every key taken or an error.
 
     Args:
-        values: keys of this level.
-        source: file, for messages.
-        path: of this level from the top, e.g. ``model.neck``.
-        notes: shared by all levels; grows.
+        values: Keys of this level.
+        source: File, for messages.
+        path: Path of this level from the top, e.g. ``model.neck``.
+        notes: Shared by all levels; grows.
 
     ``asked`` holds the keys that were asked for so far: the valid ones.
     """
@@ -85,7 +85,7 @@ class Keys:
         """The value of a key, or the default.
 
         Raises:
-            InputError: it is required and missing.
+            InputError: If it is required and missing.
         """
         self.asked.add(key)
         if key in self.values:
@@ -126,7 +126,7 @@ class Keys:
         """Take a key that may be absent and can only have the values we have.
 
         Raises:
-            InputError: it has another value.
+            InputError: If it has another value.
         """
         options = list(allowed)
         if self.take(key, options[0]) not in options:

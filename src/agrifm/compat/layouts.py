@@ -28,7 +28,7 @@ def read_state(path: Path) -> State:
     beside it, such as hooks or optimizer state, is not looked at. A leading ``module.`` of data parallelism goes.
 
     Raises:
-        InputError: the file is missing, cut off, of another kind, or holds no tensors.
+        InputError: If the file is missing, cut off, of another kind, or holds no tensors.
     """
     if path.suffix == ".safetensors":
         return read_safetensors(path)[0]
@@ -51,10 +51,10 @@ class Released:
     """One sensor's encoder in a released file.
 
     Args:
-        size: of the backbone, read off the tensors.
-        patch: of the embedding.
-        bands: of the sensor.
-        weights: by the names ``patch_emd.proj.*`` and ``backbone.*``.
+        size: Size of the backbone, read off the tensors.
+        patch: Patch of the embedding.
+        bands: Bands of the sensor.
+        weights: Weights by the names ``patch_emd.proj.*`` and ``backbone.*``.
     """
 
     size: SwinSize
@@ -72,7 +72,7 @@ def released_encoder(state: Mapping[str, Tensor], sensor: str, source: object) -
     """Find one sensor in a state of the published layout.
 
     Raises:
-        InputError: the layout is another one, or the sensor is not in it.
+        InputError: If the layout is another one, or the sensor is not in it.
     """
     prefix = f"encoder.{EMBEDDINGS.get(sensor, sensor + '_patch_emd')}"
     if f"{prefix}.weights" not in state or f"{prefix}.bias" not in state:
@@ -96,7 +96,7 @@ def infer_size(trunk: Mapping[str, Tensor], source: object) -> SwinSize:
     """Read width, depths, heads, window and MLP ratio off the tensors of a backbone.
 
     Raises:
-        InputError: the keys are not those of a Video Swin.
+        InputError: If the keys are not those of a Video Swin.
     """
     try:
         stages = _count(trunk, "layers.")
@@ -151,7 +151,7 @@ def without_indices(state: Mapping[str, Tensor], module: nn.Module) -> State:
     """Drop ``relative_position_index``, after comparing it with what the module computes.
 
     Raises:
-        InputError: an index differs, so the window is another one.
+        InputError: If an index differs, so the window is another one.
     """
     modules = dict(module.named_modules())
     for key, value in state.items():

@@ -32,12 +32,12 @@ class Encoder(nn.Module):
     """One sensor's encoder (``PretrainingSwinTransformer3DEncoder``).
 
     Args:
-        embedding: of the sensor's patches.
-        backbone: the Video Swin.
-        fusion: how time leaves the features.
-        group: average this many frames before (``reduce_feature_scale``).
-        levels: which levels ``features_list`` holds (``out_indices``).
-        frozen: how many stages do not train (``frozen_stages``).
+        embedding: Embedding of the sensor's patches.
+        backbone: The Video Swin.
+        fusion: How time leaves the features.
+        group: Average this many frames before (``reduce_feature_scale``).
+        levels: Which levels ``features_list`` holds (``out_indices``).
+        frozen: How many stages do not train (``frozen_stages``).
     """
 
     def __init__(
@@ -144,7 +144,7 @@ def load_state_dict(module: nn.Module, state: Mapping[str, Tensor]) -> Match:
     ``relative_position_index`` may be there (it is compared, then dropped).
 
     Raises:
-        InputError: a key is missing, left over or of another shape.
+        InputError: If a key is missing, left over or of another shape.
     """
     return load_strict(module, without_indices(state, module))
 
@@ -153,7 +153,7 @@ def forward(module: nn.Module, inputs: Tensor | Mapping[str, Tensor]) -> Any:
     """Run a module: an encoder gives ``encoder_features`` and ``features_list``, a model gives logits.
 
     Args:
-        module: from ``build`` or ``load_released``.
+        module: Module from ``build`` or ``load_released``.
         inputs: ``(b, t, c, h, w)`` for an encoder, such tensors by sensor for a model; already normalized.
     """
     return module(inputs)
@@ -165,11 +165,11 @@ def load_released(path: str | Path, sensor: str) -> Encoder:
     Patch size, width, depths, heads and window are read off the tensors. Nothing in the file is executed.
 
     Args:
-        path: the file.
+        path: The file.
         sensor: ``S2``, ``Landsat`` or ``Modis``.
 
     Raises:
-        InputError: the file does not open, or lacks the sensor, or a tensor does not fit.
+        InputError: If the file does not open, or lacks the sensor, or a tensor does not fit.
     """
     found = released_encoder(read_state(Path(path)), sensor, path)
     size = replace(found.size, clipped_bias="first_rows")

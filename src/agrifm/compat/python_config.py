@@ -24,7 +24,7 @@ def read(path: Path, options: Sequence[str] = ()) -> dict[str, Any]:
     """Run the file and return its variables, with ``_base_`` files merged and ``a.b=c`` options applied.
 
     Raises:
-        InputError: the file is missing or fails (with its line), or an option does not fit.
+        InputError: If the file is missing or fails (with its line), or an option does not fit.
     """
     values = merge({}, _run(path, ()))
     for option in options:
@@ -82,7 +82,7 @@ def merge(base: Any, child: Any, source: str = "_base_") -> Any:
     A dictionary whose keys are numbers changes entries of a list.
 
     Raises:
-        InputError: a number lies beyond the list.
+        InputError: If a number lies beyond the list.
     """
     if isinstance(child, list | tuple):
         return [merge({}, entry, source) for entry in child]

@@ -43,7 +43,7 @@ def start_weights(experiment: Experiment) -> State | None:
     """The encoder weights that an experiment's ``start_from`` names, by the names of its model; None without one.
 
     Raises:
-        InputError: the file does not open, is of an unknown layout, or was made for another model.
+        InputError: If the file does not open, is of an unknown layout, or was made for another model.
     """
     if experiment.start_from is None:
         return None
@@ -154,7 +154,7 @@ def open_checkpoint(path: Path, experiment: Experiment) -> Checkpoint:
     """Open a checkpoint of ours, or a fine-tuned original with the experiment it was made with.
 
     Raises:
-        InputError: the file does not open or does not fit the experiment.
+        InputError: If the file does not open or does not fit the experiment.
     """
     if _is_ours(path):
         return Checkpoint.load(path)
@@ -168,7 +168,7 @@ def released_layout(checkpoint: Checkpoint, where: object) -> State:
     """Embeddings and shared backbone of a checkpoint under the keys of the published file.
 
     Raises:
-        InputError: every sensor has a backbone of its own, or one has no name there.
+        InputError: If every sensor has a backbone of its own, or one has no name there.
     """
     sensors = names(checkpoint.experiment.data.sensors)
     unknown = [name for name in sensors if name not in EMBEDDINGS]
@@ -195,12 +195,12 @@ def convert(source: Path, target: Path, layout: Literal["same", "released"] = "s
     """Write the tensors of any weights file, without computed indices.
 
     Args:
-        source: the weights file.
-        target: a ``.safetensors`` file; of the published layout also ``.pth``.
-        layout: the source's own, or that of the published file.
+        source: The weights file.
+        target: A ``.safetensors`` file; of the published layout also ``.pth``.
+        layout: The source's own, or that of the published file.
 
     Raises:
-        InputError: the source does not open or does not fit, or the target has another ending.
+        InputError: If the source does not open or does not fit, or the target has another ending.
     """
     endings = (".safetensors", ".pth")[: 1 + (layout == "released")]
     if target.suffix not in endings:

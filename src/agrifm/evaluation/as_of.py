@@ -24,10 +24,10 @@ class Timeline:
     """Samples of one growing season.
 
     Args:
-        source: where they are read.
-        rows: their numbers in the source.
-        days: of the images of each, of all sensors.
-        calendar: the season; None where the series are longer than a year and no calendar is given.
+        source: Where they are read.
+        rows: Their numbers in the source.
+        days: Days of the images of each, of all sensors.
+        calendar: The season; None where the series are longer than a year and no calendar is given.
     """
 
     source: SampleSource
@@ -40,7 +40,7 @@ class Timeline:
         """The samples of each calendar; without calendars all samples, with the season that they cover.
 
         Raises:
-            InputError: a sample has no dates, or no calendar.
+            InputError: If a sample has no dates, or no calendar.
         """
         groups: dict[GrowingSeason | None, list[int]] = {}
         days = []
@@ -84,7 +84,7 @@ class Timeline:
         """Days named by ``text``: a list, ``monthly`` or FIRST:LAST:STEP; each with its year or as ``MM-DD``.
 
         Raises:
-            InputError: it names no days.
+            InputError: If it names no days.
         """
         if text == MONTHLY:
             calendar = self._needs_calendar(text)
@@ -131,7 +131,7 @@ class Timeline:
         """The samples without any image for some months, for every month of the season in which that may begin.
 
         Raises:
-            InputError: the season is not that long.
+            InputError: If the season is not that long.
         """
         steps = max(1, ceil(self.length / MONTH - 0.25))  # a week more makes no month
         if not 1 <= months < steps:
@@ -153,7 +153,7 @@ def known(source: SampleSource, calendars: Sequence[GrowingSeason], day: str) ->
     """All samples of a source as they were known on a day, ``YYYY-MM-DD`` or ``MM-DD`` of the season of each.
 
     Raises:
-        InputError: it is no day, or nothing had been seen by then.
+        InputError: If it is no day, or nothing had been seen by then.
     """
     timelines = Timeline.of(source, calendars)
     for line in timelines:
@@ -168,7 +168,7 @@ def refuse_unseen(timelines: Sequence[Timeline], moments: Sequence[str], text: s
     """Refuse days before the first image of all.
 
     Raises:
-        InputError: nothing had been seen on any of them.
+        InputError: If no image was acquired up to any of them.
     """
     if not any(line.images(moment) for line in timelines for moment in moments):
         first = min(float(days.min()) for line in timelines for days in line.days)

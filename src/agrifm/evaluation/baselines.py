@@ -23,7 +23,7 @@ def majority(train: Iterable[Sample], test: Iterable[Sample], classes: int, igno
     """Predict everywhere the class that is most frequent in training.
 
     Raises:
-        InputError: a label is missing or is no class, or nothing is labeled.
+        InputError: If a label is missing or is no class, or nothing is labeled.
     """
     confusion = np.zeros((classes, classes), np.int64)
     frequent = np.sum(_counts(train, classes, ignore_index), axis=0).argmax()
@@ -50,13 +50,13 @@ def random_forest(
     seen takes the median of training. ``train`` is gone through thrice: an iterator is kept in memory.
 
     Args:
-        sensors: names of the sensors to use; a sample may lack some.
-        ignore_index: label of pixels that count neither in training nor in the score.
-        pixels: at most so many training pixels, drawn at random from all samples.
-        steps: dates to interpolate to, evenly spaced over the season seen in training.
+        sensors: Names of the sensors to use; a sample may lack some.
+        ignore_index: Label of pixels that count neither in training nor in the score.
+        pixels: Pixels at most so many training pixels, drawn at random from all samples.
+        steps: Dates to interpolate to, evenly spaced over the season seen in training.
 
     Raises:
-        InputError: a label is missing or is no class, nothing is labeled, or no training sample has a sensor.
+        InputError: If a label is missing or is no class, nothing is labeled, or no training sample has a sensor.
     """
     samples = tuple(train) if isinstance(train, Iterator) else train
     season, rng = Steps.of(samples, sensors, steps), np.random.default_rng(seed)

@@ -42,7 +42,7 @@ def gather(
     """The model's own probabilities at labeled pixels, at most so many of each chip, drawn at random.
 
     Raises:
-        InputError: nothing is labeled.
+        InputError: If nothing is labeled.
     """
     task, rng = checkpoint.experiment.task, np.random.default_rng(seed)
     assert isinstance(task, Segmentation)
@@ -84,17 +84,17 @@ def calibrate_checkpoint(
     """Calibrate a checkpoint, and look at what came of it on every split that is there.
 
     Args:
-        checkpoint: with the flips and others that it is to be used with.
-        out: the new checkpoint; ``OUT.json`` with all numbers and ``OUT.png``, the diagram, lie beside it.
+        checkpoint: With the flips and others that it is to be used with.
+        out: The new checkpoint; ``OUT.json`` with all numbers and ``OUT.png``, the diagram, lie beside it.
         split: ``val``, or a list file of other chips in the same folder.
-        coverage, by_class, unit: see :func:`calibrate`.
-        console: where progress is shown.
+        coverage, by_class, unit: See :func:`calibrate`.
+        console: Where progress is shown.
 
     Returns:
         The calibration, and for each split ``before``, ``after``, ``sets``, ``chips`` and ``pixels``.
 
     Raises:
-        InputError: the model was trained on these chips, or is to be tested on them; too few; no labels.
+        InputError: If the model was trained on these chips, or is to be tested on them; too few; no labels.
     """
     data, names = checkpoint.experiment.data, checkpoint.experiment.task.names
     sources = _open(checkpoint, data, split)
@@ -157,16 +157,16 @@ def calibrate(
     """Learn temperature and thresholds.
 
     Args:
-        pixels: of ground that the model was not trained on; probabilities are the model's own.
-        names: of the classes.
-        coverage: share of pixels whose set should hold the true class.
-        split: name of the chips.
-        by_class: ask for this share in every class alone (Vovk, 2012); a class with too few chips gets the threshold of
+        pixels: Pixels of ground that the model was not trained on; probabilities are the model's own.
+        names: Names of the classes.
+        coverage: Share of pixels whose set should hold the true class.
+        split: Name of the chips.
+        by_class: Ask for this share in every class alone (Vovk, 2012); a class with too few chips gets the threshold of
             all together.
         unit: ``pixels`` counts each as new ground, which it is not: sets are smaller, and nothing is promised.
 
     Raises:
-        InputError: coverage is no share, or too few chips for it.
+        InputError: If coverage is no share, or too few chips for it.
     """
     if not 0 < coverage < 1:
         raise InputError(
@@ -208,9 +208,9 @@ def threshold(own: np.ndarray, units: np.ndarray, coverage: float) -> float | No
     """The largest probability that the true class of a pixel of a new unit reaches with this chance.
 
     Args:
-        own: probability of the true class ``(n)``.
-        units: which of the exchangeable units each pixel belongs to ``(n)``.
-        coverage: that chance.
+        own: Probability of the true class ``(n)``.
+        units: Which of the exchangeable units each pixel belongs to ``(n)``.
+        coverage: Coverage that chance.
 
     Returns:
         None where there are fewer units than coverage / (1 - coverage).

@@ -32,8 +32,8 @@ class Rows:
     """A table of scores.
 
     Args:
-        keys: columns that say what was seen; the others are scores, those of classes begin with ``F``.
-        rows: each a value for every column.
+        keys: Columns that say what was seen; the others are scores, those of classes begin with ``F``.
+        rows: Each a value for every column.
     """
 
     keys: tuple[str, ...]
@@ -96,12 +96,12 @@ def early_season(checkpoint: Checkpoint, source: SampleSource, as_of: str, *, co
     ground; ``images`` tells how many dates a sample has by then, of all sensors together.
 
     Args:
-        checkpoint: the model; a calendar comes from its experiment, or from the series if they lie within a year.
-        source: labeled samples.
-        as_of: the days: ``monthly``, FIRST:LAST:STEP, or a list.
+        checkpoint: The model; a calendar comes from its experiment, or from the series if they lie within a year.
+        source: Labeled samples.
+        as_of: The days: ``monthly``, FIRST:LAST:STEP, or a list.
 
     Raises:
-        InputError: it names no days, or nothing was seen by any of them.
+        InputError: If it names no days, or nothing was seen by any of them.
     """
     timelines = Timeline.of(source, checkpoint.experiment.data.seasons)
     plans = [(line, moment) for line in timelines for moment in line.moments(as_of)]
@@ -136,10 +136,10 @@ def failures(
     """Score a checkpoint with every subset of its sensors, and with gaps in the season in which none saw anything.
 
     Args:
-        checkpoint: the model.
-        source: labeled samples.
-        sensors: try every subset; else all together only.
-        gaps: their lengths in months; each may begin in every month of the season.
+        checkpoint: The model.
+        source: Labeled samples.
+        sensors: Try every subset; else all together only.
+        gaps: Their lengths in months; each may begin in every month of the season.
 
     Returns:
         The table, with mean and worst of each length of gap, and every single run behind it.

@@ -33,12 +33,12 @@ class Reliability:
     """How probabilities agree with what was true.
 
     Args:
-        accuracy, confidence: share of right pixels, and mean probability of the chosen class.
+        accuracy, confidence: Share of right pixels, and mean probability of the chosen class.
         ECE: mean difference of both in 15 bins of equal width.
-        adaptive_ECE: the same in 15 bins of equal numbers of pixels.
+        adaptive_ECE: The same in 15 bins of equal numbers of pixels.
         Brier: mean squared error of all probabilities of a pixel, summed over classes: 0 to 2.
         NLL: mean negative logarithm of the true class's probability.
-        bins: of equal width: share of the pixels, mean confidence, accuracy; empty ones are left out.
+        bins: Bins of equal width: share of the pixels, mean confidence, accuracy; empty ones are left out.
     """
 
     accuracy: float
@@ -81,11 +81,11 @@ class Coverage:
     """How class sets did.
 
     Args:
-        chips: share of pixels whose set holds the true class, mean over chips.
-        pixels: the same over all pixels.
-        size: mean number of classes in a set.
-        single: share of pixels whose set is one class.
-        classes: coverage of each class, by name.
+        chips: Share of pixels whose set holds the true class, mean over chips.
+        pixels: The same over all pixels.
+        size: Mean number of classes in a set.
+        single: Share of pixels whose set is one class.
+        classes: Coverage of each class, by name.
     """
 
     chips: float

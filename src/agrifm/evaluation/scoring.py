@@ -57,11 +57,11 @@ def evaluate(
     """Score a checkpoint on a source of labeled samples.
 
     Args:
-        checkpoint: says by itself how to read and what to predict.
-        source: the samples.
-        out: folder for ``scores.json``, ``classes.csv``, ``confusion.csv`` and ``confusion.png``, with what they were
+        checkpoint: Says by itself how to read and what to predict.
+        source: The samples.
+        out: Folder for ``scores.json``, ``classes.csv``, ``confusion.csv`` and ``confusion.png``, with what they were
             made with; None writes nothing.
-        console: where progress is shown.
+        console: Where progress is shown.
     """
     task = checkpoint.experiment.task
     metric = task.metric()

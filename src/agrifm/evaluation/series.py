@@ -25,7 +25,7 @@ class Steps:
         """Evenly spaced steps over the season that the samples cover.
 
         Raises:
-            InputError: no sample has one of the sensors.
+            InputError: If no sample has one of the sensors.
         """
         spans: list[tuple[float, float]] = []
         bands: dict[str, int] = {}

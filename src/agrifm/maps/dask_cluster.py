@@ -1,4 +1,4 @@
-"""Tiles on dask workers, on this machine or behind a scheduler, and every way in which those can fail to answer."""
+"""Computation of tiles on dask workers, with a refusal for every way in which a cluster can fail."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 QUEUED = 2  # tiles waiting for each worker, so that none is idle
-DEATHS = 3  # workers that may die over one tile before the map stops
+DEATHS = 3  # workers that may die on one tile before the map stops
 CONNECTING = 10.0  # seconds until a scheduler must have answered for the first time
 ANSWERING = 10.0  # seconds that it may take to say how many workers there are
-LONELY = 15.0  # seconds without a worker
-LOOKING = 2.0  # seconds between looks whether scheduler and workers are still there
+WITHOUT_WORKERS = 15.0  # seconds without a worker until the map stops
+CHECKING = 2.0  # seconds between checks of scheduler and workers
 
-STOPPED = "finished tiles are kept; the same command goes on from there."
+STOPPED = "finished tiles are kept, and the same command resumes."
 
 
 def spread(job: MapJob, tiles: Sequence[Area], workers: int, address: str | None) -> Iterator[ComputedTile]:
-    """Compute tiles on dask workers, one tile to a task; a tile whose worker dies is given to another.
+    """Compute tiles on dask workers, one tile for each task; a tile whose worker dies is given to another worker.
 
     Raises:
-        InputError: the scheduler does not answer, there are no workers, or tiles kill their workers.
+        InputError: If the scheduler does not answer, there are no workers, or workers die repeatedly.
     """
     from distributed import KilledWorker
 
@@ -46,15 +46,17 @@ def spread(job: MapJob, tiles: Sequence[Area], workers: int, address: str | None
         warnings.filterwarnings("ignore", message="Sending large graph")
         watch = _Watch(client, address)
         watch.wait_for_worker()
-        shared = client.submit(pickle.loads, pickle.dumps(job), pure=False)  # a task: made again where it is lost
-        rest = iter(tiles)
+        shared = client.submit(
+            pickle.loads, pickle.dumps(job), pure=False
+        )  # as a task, it is computed again if it is lost
+        waiting = iter(tiles)
         slots = QUEUED * max(1, watch.workers())
-        running = {client.submit(_task, shared, tile, pure=False) for tile in islice(rest, slots)}
+        running = {client.submit(_task, shared, tile, pure=False) for tile in islice(waiting, slots)}
         while running:
             for future in watch.finished(running):
                 running.remove(future)
                 try:
-                    made = future.result(timeout=CONNECTING + LONELY)
+                    computed = future.result(timeout=CONNECTING + WITHOUT_WORKERS)
                 except KilledWorker as error:
                     raise _deaths() from error
                 except ImportError as error:
@@ -62,9 +64,9 @@ def spread(job: MapJob, tiles: Sequence[Area], workers: int, address: str | None
                 except (CancelledError, asyncio.CancelledError, TimeoutError, OSError) as error:
                     raise watch.lost(reason(error)) from error
                 future.release()
-                for tile in islice(rest, 1):
+                for tile in islice(waiting, 1):
                     running.add(client.submit(_task, shared, tile, pure=False))
-                yield made
+                yield computed
 
 
 def _task(job: MapJob, tile: Area) -> ComputedTile:
@@ -74,61 +76,61 @@ def _task(job: MapJob, tile: Area) -> ComputedTile:
 
 @dataclass
 class _Watch:
-    """Looks whether scheduler and workers are still there, as dask itself waits for them without an end."""
+    """Checks of scheduler and workers, for which dask itself waits without a limit."""
 
     client: Client
     address: str | None
 
     def workers(self) -> int:
-        """How many workers there are.
+        """Count the workers.
 
         Raises:
-            InputError: the scheduler does not answer.
+            InputError: If the scheduler does not answer.
         """
         try:
             scheduler = self.client.scheduler
             assert scheduler is not None
-            found = self.client.sync(scheduler.identity, n_workers=-1, callback_timeout=ANSWERING)
+            identity = self.client.sync(scheduler.identity, n_workers=-1, callback_timeout=ANSWERING)
         except (OSError, TimeoutError, AssertionError) as error:
             raise self.lost(reason(error)) from error
-        return len(found["workers"])
+        return len(identity["workers"])
 
     def wait_for_worker(self) -> None:
         """Wait for the first worker.
 
         Raises:
-            InputError: none comes.
+            InputError: If there is none in time.
         """
-        begun = time.monotonic()
+        start = time.monotonic()
         while not self.workers():
-            if time.monotonic() - begun > LONELY:
-                raise self._lonely()
-            time.sleep(min(0.2, LONELY))
+            if time.monotonic() - start > WITHOUT_WORKERS:
+                raise self._without_workers()
+            time.sleep(min(0.2, WITHOUT_WORKERS))
 
     def finished(self, running: set[Future]) -> set[Future]:
-        """Wait until some of the tasks have ended, in whatever way.
+        """Wait until some of the tasks have ended, with or without an error.
 
         Raises:
-            InputError: scheduler or workers are gone.
+            InputError: If scheduler or workers are gone.
         """
         from distributed import wait
 
-        seen = time.monotonic()  # when there was a worker
+        last_worker = time.monotonic()  # when there was a worker
         while True:
             try:
-                return wait(running, timeout=LOOKING, return_when="FIRST_COMPLETED").done
+                return wait(running, timeout=CHECKING, return_when="FIRST_COMPLETED").done
             except TimeoutError:
                 if self.client.status not in ("running", "connecting"):
                     raise self.lost(f"the connection is {self.client.status}") from None
             except (CancelledError, asyncio.CancelledError) as error:
                 raise self.lost("the connection was lost") from error
             if self.workers():
-                seen = time.monotonic()
-            elif time.monotonic() - seen > LONELY:
-                raise self._lonely()
+                last_worker = time.monotonic()
+            elif time.monotonic() - last_worker > WITHOUT_WORKERS:
+                raise self._without_workers()
 
     def lost(self, why: str) -> InputError:
-        """What to say when the scheduler no longer answers."""
+        """The error for a scheduler that no longer answers."""
         return InputError(
             self._where,
             found=f"a dask scheduler that no longer answers: {why}",
@@ -136,10 +138,10 @@ class _Watch:
             repair=f"start it again: {STOPPED}",
         )
 
-    def _lonely(self) -> InputError:
+    def _without_workers(self) -> InputError:
         return InputError(
             self._where,
-            found=f"no workers for {LONELY:g} seconds",
+            found=f"no workers for {WITHOUT_WORKERS:g} seconds",
             expected="at least one dask worker",
             repair=f"start some with 'dask worker {self.address or 'tcp://...'}': {STOPPED}",
         )
@@ -152,23 +154,23 @@ class _Watch:
 def _deaths() -> InputError:
     return InputError(
         "workers",
-        found=f"{DEATHS} workers in a row died over one tile",
+        found=f"{DEATHS} workers in a row died on one tile",
         expected="workers that run until the map is finished",
-        repair="give them more memory or a smaller --memory; the same command goes on from here.",
+        repair="give them more memory or a smaller --memory; the same command resumes from here.",
     )
 
 
 def _without_package(address: str | None, error: ImportError) -> InputError:
     return InputError(
         f"--dask {address}",
-        found=f"a worker that cannot load what it needs: {reason(error)}",
+        found=f"a worker that cannot import what it needs: {reason(error)}",
         expected="workers with this version of agrifm",
         repair="install the same environment for the workers.",
     )
 
 
 def dask_setup(worker: object) -> None:
-    """Leave Ctrl-C to the main process, which ends its workers; dask calls this in each of them."""
+    """Ignore Ctrl-C in workers, because the main process ends them; dask calls this in each worker."""
     with suppress(ValueError):  # outside of the main thread
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -199,7 +201,7 @@ def _client(workers: int, address: str | None) -> Generator[Client]:
         try:
             yield client
         finally:
-            with suppress(Exception):  # it may be gone, which was told already
+            with suppress(Exception):  # it may be gone, which was reported before
                 client.close(timeout=CONNECTING)
 
 
@@ -209,7 +211,7 @@ def _connected(address: str) -> Client:
     try:
         _greet(address)
         return Client(address, timeout=CONNECTING)
-    except Exception as error:  # of an address without sense or a port that speaks otherwise, dask raises anything
+    except Exception as error:  # for invalid addresses and ports of other services, dask raises any exception
         raise InputError(
             f"--dask {address}",
             found=f"no scheduler that answers: {reason(error)}",
@@ -219,11 +221,11 @@ def _connected(address: str) -> Client:
 
 
 def _greet(address: str) -> None:
-    """Ask who is there before a client is made: at a port that says nothing, a client waits without an end.
+    """Ask for the identity of a scheduler first, because a client waits without a limit at a port that never answers.
 
     Raises:
-        TimeoutError: there was no answer.
-        Exception: whatever dask raises where there is no scheduler.
+        TimeoutError: If there was no answer.
+        Exception: Any exception that dask raises if there is no scheduler.
     """
     answers: Queue[Exception | None] = Queue()
 
@@ -240,18 +242,18 @@ def _greet(address: str) -> None:
         except Exception as error:
             answers.put(error)
 
-    Thread(target=run, daemon=True).start()  # which may wait for ever
+    Thread(target=run, daemon=True).start()  # it may never return
     try:
         error = answers.get(timeout=CONNECTING + 1)
     except Empty:
-        error = TimeoutError(f"nothing was said within {CONNECTING:g} seconds")
+        error = TimeoutError(f"no answer within {CONNECTING:g} seconds")
     if error is not None:
         raise error
 
 
 @contextmanager
 def _quiet() -> Generator[None]:
-    """Keep dask from logging the tracebacks of what is told in a sentence."""
+    """Keep dask from logging tracebacks of errors that are reported as a refusal."""
     logger = logging.getLogger("distributed")
     before = logger.level
     logger.setLevel(logging.CRITICAL)

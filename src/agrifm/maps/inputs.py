@@ -1,4 +1,4 @@
-"""The files that a map is made of: what tells a changed one from the one before."""
+"""Input files of a map: time stamps and checksums by which changed files are recognized."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from rasterio.errors import RasterioError
 from agrifm.addresses import is_address
 from agrifm.scenes.scene import Scene
 
-ENDS = 1 << 20  # bytes at either end of an input file that its checksum covers
+ENDS = 1 << 20  # bytes at the beginning and at the end of a file that its checksum covers
 # Files beside a raster in which GDAL looks for masks, no-data values, coordinates, headers and overviews.
 SIDECARS = (".aux.xml", ".msk", ".ovr")
 SIDECAR_SUFFIXES = (".hdr", ".prj", ".tfw", ".wld")
-MARKUP_BYTES = 1 << 20  # a VRT is a small text; what is longer is an image
+MARKUP_BYTES = 1 << 20  # a VRT is a short text; a longer file is an image
 
 Stamp = tuple[int, int]  # size and time of the last change
 
 
 def hrefs_of(scene: Scene) -> list[str]:
-    """Paths and addresses of every file that a scene reads."""
-    found = set()
+    """Paths and addresses of all files that a scene reads."""
+    hrefs: set[str] = set()
     for layer in scene.layers:
         for frame in layer.frames:
-            found |= frame.hrefs
-    return sorted(found)
+            hrefs |= frame.hrefs
+    return sorted(hrefs)
 
 
 def stamps(scene: Scene) -> dict[str, Stamp | None]:
-    """Size and time of change of every local file that a scene reads, those that were left out included.
+    """Size and modification time of every local file that a scene reads or has left out.
 
-    None stands for a file that is not there. Addresses are left out: nothing is known of them without the network.
+    Missing files have None. Addresses are not included, because that would need the network.
     """
     found: dict[str, Stamp | None] = {}
     for href in (*hrefs_of(scene), *scene.skipped):
@@ -51,12 +51,12 @@ def stamps(scene: Scene) -> dict[str, Stamp | None]:
 
 
 def elsewhere(href: str) -> bool:
-    """Whether GDAL would look for a file elsewhere than in the folders of this machine."""
+    """Whether GDAL would not read a file from a folder of this machine."""
     return is_address(href) or href.startswith("/vsi")
 
 
 def is_there(path: Path) -> bool:
-    """Whether a file or folder is there; a name that no file can have is none."""
+    """Whether a file or folder exists; names that no file can have do not."""
     try:
         return path.is_file() or path.is_dir()
     except (OSError, ValueError):
@@ -64,17 +64,19 @@ def is_there(path: Path) -> bool:
 
 
 def _stamp(path: Path) -> Stamp | None:
-    """Size and time of change of a file; of a folder, such as a Zarr store, of everything below it."""
+    """Size and modification time of a file, or of everything below a folder such as a Zarr store."""
     if not is_there(path):
         return None
     try:
         if not path.is_dir():
             state = path.stat()
             return state.st_size, state.st_mtime_ns
-        size, latest = 0, 0
+        size = 0
+        latest = 0
         for below in _files_below(path):
             state = below.stat()
-            size, latest = size + state.st_size, max(latest, state.st_mtime_ns)
+            size += state.st_size
+            latest = max(latest, state.st_mtime_ns)
         return size, latest
     except OSError:
         return None
@@ -87,7 +89,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def _sidecars(path: Path) -> Iterator[Path]:
-    """Files that may lie beside a raster and decide how it is read."""
+    """Files that may exist beside a raster and influence how it is read."""
     if not path.name:
         return
     for ending in SIDECARS:
@@ -100,7 +102,7 @@ def _sidecars(path: Path) -> Iterator[Path]:
 
 
 def markup(path: Path) -> str | None:
-    """The text of a raster that is described in XML, such as a VRT; None where it is none."""
+    """Text of a raster that is described in XML, such as a VRT; None for any other file."""
     try:
         if not is_there(path) or path.is_dir() or path.stat().st_size > MARKUP_BYTES:
             return None
@@ -117,7 +119,7 @@ def _named_by(path: Path) -> Iterator[Path]:
     try:
         with rasterio.open(path) as file:
             names = list(file.files)
-    except RasterioError:  # told when its pixels are read
+    except RasterioError:  # reported when its pixels are read
         return
     for name in names:
         if not elsewhere(name):
@@ -125,12 +127,12 @@ def _named_by(path: Path) -> Iterator[Path]:
 
 
 def changed(before: dict[str, Stamp | None], now: dict[str, Stamp | None]) -> list[str]:
-    """Files of either that are not the same in both."""
+    """Files that differ between two sets of stamps."""
     return sorted(path for path in {*before, *now} if before.get(path) != now.get(path))
 
 
 def checksums(scene: Scene) -> dict[str, str | None]:
-    """A quick checksum of every input file that lies on this machine: its size and both ends."""
+    """Quick checksums of all local input files, from their size, beginning and end."""
     hrefs = hrefs_of(scene)
     with ThreadPoolExecutor(8) as pool:
         return dict(zip(hrefs, pool.map(_quick_sum, hrefs), strict=True))
@@ -140,7 +142,8 @@ def _quick_sum(href: str) -> str | None:
     path = Path(href)
     if not is_there(path) or path.is_dir():
         return None
-    size, digest = path.stat().st_size, hashlib.sha256()
+    size = path.stat().st_size
+    digest = hashlib.sha256()
     with path.open("rb") as file:
         digest.update(file.read(ENDS))
         file.seek(max(ENDS, size - ENDS))

@@ -1,4 +1,4 @@
-"""From a checkpoint and a scene to a finished map: windows, tiles, files, seam audit, passport."""
+"""From a checkpoint and a scene to a finished map: windows, tiles, files, seam audit, provenance."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from agrifm.sensors import Sensor, names
 from agrifm.tasks.fields import Fields
 
 STRIP = 1024  # rows of a finished map that are counted at a time
-FOOTPRINT = 960.0  # meters, where a checkpoint does not say how large its chips were
+FOOTPRINT = 960.0  # side of a window in meters if a checkpoint does not state the size of its chips
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Mapped:
     """A finished map.
 
     Args:
-        files: all that were written, the map of classes first, the passport last.
-        hectares: of each class, by name, and of no data; counted pixels, no area estimates.
-        seams: what the audit found.
-        visible_seams: window borders show beyond the limit.
+        files: Written files, the map of classes first and the provenance last.
+        hectares: Hectares of each class by name, and of no data; counted pixels, no area estimates.
+        seams: Result of the seam audit.
+        visible_seams: Whether window borders are visible beyond the limit.
     """
 
     files: tuple[Path, ...]
@@ -55,8 +55,8 @@ class Mapped:
     visible_seams: bool
 
     def table(self) -> Table:
-        """Hectares and share of each class."""
-        table = Table("class", "hectares", "share", caption="pixels counted on the map, which is no estimate of areas")
+        """Table of hectares and share of each class."""
+        table = Table("class", "hectares", "share", caption="counted pixels of the map, not an area estimate")
         total = sum(self.hectares.values())
         for name, area in self.hectares.items():
             table.add_row(name, f"{area:,.1f}", f"{area / total:.1%}")
@@ -75,24 +75,31 @@ def map_scene(
     dask: str | None = None,
     console: Console | None = None,
 ) -> Mapped:
-    """Map a scene with a checkpoint. Stopped at any moment, the same call goes on and ends with the same files.
+    """Map a scene with a checkpoint. Stopped at any moment, the same call resumes and ends with the same files.
 
     Args:
-        model: the checkpoint.
-        scene: any of the model's sensors must be there.
-        out: the GeoTIFF; other files are written beside it.
-        options: what decides the pixels.
-        overwrite: replace a map that is there; it stays until the new one is complete.
-        skip_unreadable: leave out frames with a file that cannot be read, and note it in the passport.
-        workers, dask: processes on this machine, or a scheduler, that do the work; the result is the same.
-        console: where progress is shown.
+        model: Checkpoint.
+        scene: Scene with at least one of the model's sensors.
+        out: GeoTIFF to write; other files are written beside it.
+        options: Options that decide the pixels.
+        overwrite: Whether to replace an existing map, which is kept until the new one is complete.
+        skip_unreadable: Whether to leave out frames with a file that cannot be read; the provenance lists them.
+        workers: Processes on this machine; the result does not depend on it.
+        dask: Address of a dask scheduler whose workers compute the map instead.
+        console: Where progress is shown.
+
+    Returns:
+        The written files, areas and the seam audit.
 
     Raises:
-        InputError: sensors do not fit, a file cannot be read or has changed, another map is there, the disk is full.
+        InputError: If sensors do not fit, a file cannot be read or has changed, another map exists, or the disk is
+            full.
     """
     console = console or Console(quiet=True)
     if out.suffix.lower() not in (".tif", ".tiff"):
-        raise InputError(out, found=f"the ending '{out.suffix}'", expected="a GeoTIFF", repair="end it in .tif.")
+        raise InputError(
+            out, found=f"the ending '{out.suffix}'", expected="a GeoTIFF", repair="give a name that ends in .tif."
+        )
     checkpoint = Checkpoint.load(model).looking(flips=options.flips, others=options.ensemble)
     models = (model, *map(Path, options.ensemble))
     run = _Run(checkpoint, models, scene, out, options, console)
@@ -100,16 +107,16 @@ def map_scene(
         completed = run.store.complete(out, (*map_files(out), Provenance.beside(out)))
         if completed:
             console.print("completed the map of a run that was stopped at its end", highlight=False)
-        there = run.finished(skip_unreadable=skip_unreadable)
-        if there is not None and (completed or not overwrite):
-            return there
+        finished = run.finished(skip_unreadable=skip_unreadable)
+        if finished is not None and (completed or not overwrite):
+            return finished
         refuse_existing(out, overwrite=overwrite)
         return run.make(overwrite=overwrite, skip_unreadable=skip_unreadable, workers=workers, dask=dask)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """One run of ``map_scene``; arguments as there."""
+    """One run of ``map_scene``, with its arguments."""
 
     checkpoint: Checkpoint
     models: tuple[Path, ...]
@@ -123,7 +130,7 @@ class _Run:
         return Store.beside(self.out)
 
     def job(self, skipped: Iterable[str] = ()) -> MapJob:
-        """What to compute when some files are left out."""
+        """The job without some files."""
         scene = self.scene
         for href in skipped:
             if href not in scene.skipped:
@@ -131,29 +138,32 @@ class _Run:
         return plan(self.checkpoint, scene, self.options)
 
     def finished(self, *, skip_unreadable: bool) -> Mapped | None:
-        """The map that is there already, if it was made of exactly what this run is given."""
+        """The existing map, if it was computed from exactly the inputs of this run."""
         path = Provenance.beside(self.out)
         if not (self.out.is_file() and path.is_file()):
             return None
         try:
-            passport = Provenance.load(path)
-            job = self.job(passport.scene.skipped if skip_unreadable else ())
-        except InputError:  # a passport of something else
+            provenance = Provenance.load(path)
+            job = self.job(provenance.scene.skipped if skip_unreadable else ())
+        except InputError:  # the provenance of another map
             return None
-        files = [self.out.with_name(name) for name in passport.document.files]
-        whole = all(file.is_file() and sha256(file) == passport.document.files[file.name] for file in files)
-        if not whole or files[0] != self.out or not passport.describes(job, self.models, self.options):
+        files = [self.out.with_name(name) for name in provenance.document.files]
+        for file in files:
+            if not file.is_file() or sha256(file) != provenance.document.files[file.name]:
+                return None
+        if files[0] != self.out or not provenance.describes(job, self.models, self.options):
             return None
         self.console.print(f"{self.out} is finished already", highlight=False)
-        seams = passport.document.seams
+        seams = provenance.document.seams
         hectares = _hectares(job, _blocks(self.out))
         return Mapped((*files, path), hectares, seams, seams.visible(self.options.seam_limit))
 
     def make(self, *, overwrite: bool, skip_unreadable: bool, workers: int, dask: str | None) -> Mapped:
-        """Compute what is missing, and put the map together."""
-        store, afresh = self.store, overwrite
+        """Compute missing tiles, and write the map."""
+        store = self.store
+        afresh = overwrite
         job = self._first_job(store, overwrite=overwrite, skip_unreadable=skip_unreadable)
-        made_again: set[Path] = set()
+        recomputed: set[Path] = set()
         while True:
             request = fingerprint(job, self.models)
             store.open(request, afresh=afresh)
@@ -164,16 +174,17 @@ class _Run:
                 if not skip_unreadable or error.where not in hrefs_of(job.scene):
                     raise
                 self.console.print(f"left out: {error.where}", highlight=False)
-                job, afresh = self.job((*job.scene.skipped, error.where)), True
+                job = self.job((*job.scene.skipped, error.where))
+                afresh = True
             except DamagedTile as error:
-                if error.path in made_again:
+                if error.path in recomputed:
                     raise _bad_disk(error.path) from error
-                made_again.add(error.path)
+                recomputed.add(error.path)
                 store.drop(error.path)
-                self.console.print(f"computed again, as it was damaged: tile {error.path.name}", highlight=False)
+                self.console.print(f"computed again because it was damaged: tile {error.path.name}", highlight=False)
 
     def _first_job(self, store: Store, *, overwrite: bool, skip_unreadable: bool) -> MapJob:
-        """The job that a stopped run had, where it left out files and may still do so; otherwise of the whole scene."""
+        """The job of a stopped run if it left out files and this run may do so, too; otherwise of the whole scene."""
         skipped = store.plan().get("skipped") if skip_unreadable else None
         known = {*hrefs_of(self.scene), *self.scene.skipped}
         if not isinstance(skipped, list) or not all(isinstance(href, str) and href in known for href in skipped):
@@ -184,8 +195,9 @@ class _Run:
         return job
 
     def _finish(self, job: MapJob, store: Store, request: dict[str, Any]) -> Mapped:
-        """From finished tiles to files, audit and passport; all of them appear together, at the very end."""
-        tiles, task, scene = job.windows.tiles(), job.checkpoint.experiment.task, job.scene
+        """Write files, audit and provenance from finished tiles; all of them appear together at the very end."""
+        tiles = job.windows.tiles()
+        scene = job.scene
         days = [day for layer in scene.layers for day in layer.days]
         folder = store.empty_files()
         with self.console.status("writing the map"):
@@ -194,29 +206,30 @@ class _Run:
                 self.out,
                 scene.grid,
                 lambda product: store.tiles(product, tiles),
-                Legend.of(task),
+                Legend.of(job.checkpoint.experiment.task),
                 names(scene.sensors),
                 (min(days), max(days)),
                 extras=job.extras,
                 calibration=job.checkpoint.calibration,
             )
-        with self.console.status("looking for seams"):
+        with self.console.status("auditing window borders"):
             seams = audit(folder / self.out.name, job)
         sums = {path.name: sha256(folder / path.name) for path in files}
-        passport = Provenance.beside(self.out)
-        values = provenance_of(sums, job, self.models, seams, self.options) | {"impossible": _impossible(job, store)}
-        write_whole(folder / passport.name, json.dumps(values, indent=1))
+        provenance = Provenance.beside(self.out)
+        values = provenance_of(sums, job, self.models, seams, self.options)
+        values["impossible"] = _impossible(job, store)
+        write_whole(folder / provenance.name, json.dumps(values, indent=1))
         _refuse_changes(request, job, self.models)
         hectares = _hectares(job, store.tiles("classes", tiles))
-        store.commit([path.name for path in (*files, passport)])
-        store.complete(self.out, (*map_files(self.out), passport))
+        store.commit([path.name for path in (*files, provenance)])
+        store.complete(self.out, (*map_files(self.out), provenance))
         if store.folder.is_dir():
-            self.console.print(f"kept, as it holds files that are not of this map: {store.folder}", highlight=False)
-        return Mapped((*files, passport), hectares, seams, seams.visible(self.options.seam_limit))
+            self.console.print(f"kept because it holds files of something else: {store.folder}", highlight=False)
+        return Mapped((*files, provenance), hectares, seams, seams.visible(self.options.seam_limit))
 
 
 def _impossible(job: MapJob, store: Store) -> dict[str, dict[str, list[int]]]:
-    """By sensor and day: pixels of the map that counted as not seen as no land reflects like that, of how many clear.
+    """Count pixels with impossible reflectance by sensor and day, and their sum with the clear ones.
 
     Days without such pixels are left out.
     """
@@ -232,16 +245,20 @@ def _impossible(job: MapJob, store: Store) -> dict[str, dict[str, list[int]]]:
 
 
 def _hectares(job: MapJob, pieces: Iterable[Strip]) -> dict[str, float]:
-    """Hectares of each class that occurs, by name, and of no data."""
+    """Hectares of each class of the map by name, and of no data."""
     counts = np.zeros(NODATA + 1, np.int64)
     for *_, part in pieces:
         counts += np.bincount(part.ravel(), minlength=len(counts))
-    entries = [*enumerate(job.checkpoint.experiment.task.names), (NODATA, "no data")]
-    return {name: float(counts[i]) * pixel_area(job.scene.grid) / 1e4 for i, name in entries if counts[i]}
+    hectares_per_pixel = pixel_area(job.scene.grid) / 1e4
+    hectares = {}
+    for value, name in [*enumerate(job.checkpoint.experiment.task.names), (NODATA, "no data")]:
+        if counts[value]:
+            hectares[name] = float(counts[value]) * hectares_per_pixel
+    return hectares
 
 
 def _blocks(path: Path) -> Iterator[Strip]:
-    """The pixels of a map of classes, in strips."""
+    """Read a map of classes in strips."""
     with rasterio.open(path) as file:
         for row in range(0, file.height, STRIP):
             rows = min(STRIP, file.height - row)
@@ -249,37 +266,38 @@ def _blocks(path: Path) -> Iterator[Strip]:
 
 
 def _refuse_changes(before: dict[str, Any], job: MapJob, models: Sequence[Path]) -> None:
-    """Refuse a map whose files changed while it was made.
+    """Refuse a map whose inputs changed while it was computed.
 
     Raises:
-        InputError: names them.
+        InputError: If a file changed.
     """
     now = fingerprint(job, models)
     files = changed(before["inputs"], now["inputs"])
     files += [str(path) for path, old, new in zip(models, before["model"], now["model"], strict=True) if old != new]
     if files:
+        more = f", as did {len(files) - 1} more" if len(files) > 1 else ""
         raise InputError(
             files[0],
-            found=f"a file that changed while the map was made{f', as did {len(files) - 1} more' if files[1:] else ''}",
-            expected="images and models that stay as they are until the map is finished",
-            repair="run the same command again with --overwrite, which drops the tiles made so far.",
+            found=f"a file that changed while the map was computed{more}",
+            expected="images and models that do not change until the map is finished",
+            repair="run the same command again with --overwrite, which drops the finished tiles.",
         )
 
 
 def _bad_disk(path: Path) -> InputError:
     return InputError(
         path,
-        found="a tile that does not keep what is written to it, twice in a row",
-        expected="a disk that keeps files",
+        found="a tile that was damaged twice in a row after it was written",
+        expected="a reliable disk",
         repair="check the disk, or write the map to another one.",
     )
 
 
 def plan(checkpoint: Checkpoint, scene: Scene, options: MapOptions) -> MapJob:
-    """Everything that decides the pixels of a map.
+    """Collect everything that decides the pixels of a map.
 
     Raises:
-        InputError: the scene has none of the model's sensors, or lacks one of their bands.
+        InputError: If the scene has none of the model's sensors, or one of their bands is missing.
     """
     Legend.of(checkpoint.experiment.task)  # refuses more classes than a map can hold before anything is computed
     calibration_for(checkpoint, options.extras)
@@ -297,31 +315,35 @@ def plan(checkpoint: Checkpoint, scene: Scene, options: MapOptions) -> MapJob:
 
 
 def in_season(scene: Scene, calendars: Sequence[GrowingSeason]) -> Scene:
-    """The scene cut to the season that is its own; as it is where there are no calendars.
+    """Cut a scene to its growing season; without seasons, the scene is returned unchanged.
 
     Raises:
-        InputError: no calendar fits the scene's name, or no image lies in its season.
+        InputError: If no season fits the scene's name, or no image lies in its season.
     """
     if not calendars:
         return scene
     days = days_since_epoch([str(day) for layer in scene.layers for day in layer.days])
     begin, end = map(date_of, growing_season_of(calendars, scene.name).of(days, f"scene {scene.name}"))
-    layers = [(layer, tuple(frame for frame in layer.frames if begin <= frame.day <= end)) for layer in scene.layers]
-    return replace(scene, layers=tuple(Layer(layer.sensor, frames) for layer, frames in layers if frames))
+    layers = []
+    for layer in scene.layers:
+        frames = tuple(frame for frame in layer.frames if begin <= frame.day <= end)
+        if frames:
+            layers.append(Layer(layer.sensor, frames))
+    return replace(scene, layers=tuple(layers))
 
 
 def fit_sensors(scene: Scene, sensors: Sequence[Sensor], frames: int | None = None) -> Scene:
-    """The scene as a model with these sensors sees it: its bands, in its order, and as many dates as it takes.
+    """Select the sensors and bands of a model in its order, and as many dates as it takes.
 
     Raises:
-        InputError: none of the sensors is there, or a band lacks.
+        InputError: If none of the sensors is present, or a band is missing.
     """
-    scene_names, known = names(scene.sensors), {sensor.name: sensor for sensor in sensors}
+    known = {sensor.name: sensor for sensor in sensors}
     fitting = scene.only(tuple(known))
     if not fitting.layers:
         raise InputError(
             scene.name,
-            found=f"sensors {', '.join(scene_names)}",
+            found=f"sensors {', '.join(names(scene.sensors))}",
             expected=f"at least one of the model's: {', '.join(known)}",
             repair="add images of one of these sensors, or use a model that was trained with yours.",
         )

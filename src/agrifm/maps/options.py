@@ -1,4 +1,4 @@
-"""How to map: what decides the pixels beside the model and the scene."""
+"""Options of a map: what decides its pixels besides the model and the scene."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ DEVICES = re.compile(r"auto|cpu|cuda(:\d{1,3})?|mps")
 
 @dataclass(frozen=True)
 class MapOptions:
-    """How to map.
+    """Options of a map.
 
     Args:
-        extras: any of ``probabilities``, ``confidence``, ``entropy``, ``observations``, ``sets``.
-        window: side of a window in pixels; if left out, that of the chips the model learned from.
-        memory: megabytes that the images of one tile may take; two tiles are held at a time.
-        seam_limit: largest rate of transitions on window borders over the rate elsewhere.
+        extras: Additional layers: ``probabilities``, ``confidence``, ``entropy``, ``observations``, ``sets``.
+        window: Side of a window in pixels; None takes that of the training chips.
+        memory: Memory for the images of one tile in megabytes; two tiles are held at a time.
+        seam_limit: Highest rate of transitions on window borders, relative to the rate elsewhere.
         device: ``auto``, ``cpu`` or ``cuda``.
-        flips: average over the eight orientations of a square.
-        ensemble: checkpoints whose probabilities are averaged with the model's.
+        flips: Whether to average over the eight orientations of a square (test-time augmentation).
+        ensemble: Checkpoints whose probabilities are averaged with the model's.
 
     Raises:
-        InputError: a value is out of its range.
+        InputError: If a value is out of its range.
     """
 
     extras: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ class MapOptions:
                     name, found=f"{value:g}", expected="a finite number above 0", repair="give another number."
                 )
         if not DEVICES.fullmatch(self.device):
-            raise InputError("device", found=self.device, expected="auto, cpu or cuda", repair="correct it.")
+            raise InputError("device", found=self.device, expected="auto, cpu or cuda", repair="give one of these.")
 
 
 DEFAULTS = MapOptions()

@@ -1,4 +1,4 @@
-"""Chips to maps: one class map for each, with probabilities and confidence on request."""
+"""Prediction of chips: one class map for each chip, with probabilities and confidence on request."""
 
 from __future__ import annotations
 
@@ -36,65 +36,72 @@ def predict(
 ) -> list[Path]:
     """Write the class map of every sample and return the paths.
 
-    A chip that knows its place becomes a GeoTIFF with the chip's CRS; any other a PNG in the classes' colors.
-    Pixels that no sensor ever saw are no data (255). The map of ``north/x`` lies in the folder ``north``.
+    A georeferenced chip becomes a GeoTIFF in the chip's CRS, and any other chip a PNG in the colors of the classes.
+    Pixels that no sensor ever saw are no data (255). The map of ``north/x`` is written to the folder ``north``.
 
     Args:
-        checkpoint: the model.
-        source: the samples; labels are not needed.
-        out: folder of the maps.
-        suffix: added to the sample's name.
-        force_png: write PNG of class numbers, whatever the chip knows.
-        probabilities: also write ``<name>_probabilities``, one band per class.
-        confidence: also write ``<name>_confidence``, the probability of the chosen class.
-        sets: also write ``<name>_sets``: how many classes are possible, then 1 for each that is.
-        console: where progress is shown.
+        checkpoint: Model.
+        source: Samples; labels are not needed.
+        out: Folder of the maps.
+        suffix: Suffix of the file names, after the name of the sample.
+        force_png: Whether to write PNG of class numbers for all chips.
+        probabilities: Whether to write ``<name>_probabilities``, with one band for each class.
+        confidence: Whether to write ``<name>_confidence``, the probability of the chosen class.
+        sets: Whether to write ``<name>_sets``: the number of possible classes, then 1 for each possible class.
+        console: Where progress is shown.
 
     Raises:
-        InputError: sets of a checkpoint that is not calibrated, more classes than a map can hold, a chip whose place
-            is none, two samples with one name, or output that is not finite.
+        InputError: If sets are wanted of a checkpoint that is not calibrated, there are too many classes for a map, a
+            georeference is invalid, two samples have one name, or output is not finite.
     """
-    wanted = [key for key, on in (("probabilities", probabilities), ("confidence", confidence), ("sets", sets)) if on]
+    options = {"probabilities": probabilities, "confidence": confidence, "sets": sets}
+    wanted = [key for key, on in options.items() if on]
     calibration = calibration_for(checkpoint, wanted)
-    task, written = checkpoint.experiment.task, []
-    Legend(task.names, task.colors)  # refuses what a map cannot hold before anything is computed
+    task = checkpoint.experiment.task
+    Legend(task.names, task.colors)  # refuses too many classes before anything is computed
+    written: list[Path] = []
     names = Names(out, suffix, wanted)
     grids = _grids(source, names) if isinstance(source, ChipFolder) and not force_png else {}
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     for batch, output in outputs(checkpoint, source, console=console):
-        chances = task.probabilities(output).cpu().numpy()
+        values = task.probabilities(output).cpu().numpy()
         for i, name in enumerate(batch.names):
-            seen = seen_anywhere(batch, i, chances.shape[-2:])
-            classes = chances[i].argmax(0).astype(np.uint8)
+            seen = seen_anywhere(batch, i, values.shape[-2:])
+            classes = values[i].argmax(0).astype(np.uint8)
             classes[~seen] = NODATA
-            extras = _extras(chances[i], calibration, wanted)
+            extras = _extras(values[i], calibration, wanted)
             grid = grids.get(name)
-            place = None if grid is None else grid[0].resized(grid[1], *classes.shape)
+            place = None
+            if grid is not None:
+                georeference, shape = grid
+                place = georeference.resized(shape, *classes.shape)
             written += _write(names.take(name), classes, extras, task, place, force_png)
     write_provenance(checkpoint.experiment, out)
     return written
 
 
 class Names:
-    """Where the maps of samples go; no two of them to one file, and none out of the folder.
+    """File names of the maps of samples: unique, and inside the folder of the maps.
 
     Args:
-        out: folder of the maps.
-        suffix: added to the sample's name.
-        extras: what else is written beside each map.
+        out: Folder of the maps.
+        suffix: Suffix after the name of the sample.
+        extras: Additional files beside each map.
     """
 
     def __init__(self, out: Path, suffix: str, extras: Sequence[str]) -> None:
-        self.out, self.suffix, self.endings = out, suffix, ("", *(f"_{key}" for key in extras))
+        self.out = out
+        self.suffix = suffix
+        self.endings = ["", *(f"_{key}" for key in extras)]
         self.owners: dict[Path, str] = {}
         self.taken: set[str] = set()
 
     def claim(self, name: str) -> Path:
-        """Path of a sample's map without its ending.
+        """Reserve the path of a sample's map, without its suffix.
 
         Raises:
-            InputError: the name leads out of the folder, or a file of another sample has it.
+            InputError: If the name leads out of the folder, or another sample has the same file.
         """
         parts = [plain_name(part, f"sample {name!r}") for part in name.split("/")]
         stem = self.out.joinpath(*parts[:-1], f"{parts[-1]}{self.suffix}")
@@ -106,10 +113,10 @@ class Names:
         return stem
 
     def take(self, name: str) -> Path:
-        """The same for a sample whose map is written now.
+        """Return the path of a sample's map to write it.
 
         Raises:
-            InputError: also if the map of a sample of that name was written already.
+            InputError: If the path is not available, or the map of a sample of that name was written already.
         """
         stem = self.claim(name)
         if name in self.taken:
@@ -123,25 +130,28 @@ def _same_file(name: str, found: str) -> InputError:
     return InputError(
         f"sample {name}",
         found=f"a map in the file {found}",
-        expected="a name of its own for each sample",
+        expected="a unique name for each sample",
         repair="rename one of the samples, or map them into two folders.",
     )
 
 
 def _grids(chips: ChipFolder, names: Names) -> dict[str, tuple[Georeference, tuple[int, int]] | None]:
-    """Where all chips lie, and their rows and columns: what is wrong is found before anything is computed."""
-    found = {}
+    """Georeference, rows and columns of all chips; errors are found before anything is computed."""
+    grids = {}
     for i, name in enumerate(chips.names):
         names.claim(name)
-        found[name] = read_grid(chips.path(i), allow_links=chips.allow_links)
-    return found
+        grids[name] = read_grid(chips.path(i), allow_links=chips.allow_links)
+    return grids
 
 
-def _extras(chances: np.ndarray, calibration: Calibration | None, wanted: Sequence[str]) -> dict[str, np.ndarray]:
-    """The bands ``(n, h, w)`` that were asked for, by the ending of their file."""
-    chances = calibration.probabilities(chances) if calibration else chances
-    found = {"probabilities": chances, "confidence": chances.max(0, keepdims=True)}
-    return {key: calibration.bands(chances) if calibration and key == "sets" else found[key] for key in wanted}
+def _extras(values: np.ndarray, calibration: Calibration | None, wanted: Sequence[str]) -> dict[str, np.ndarray]:
+    """The wanted bands ``(n, h, w)`` by the ending of their file."""
+    if calibration is not None:
+        values = calibration.probabilities(values)
+    bands = {"probabilities": values, "confidence": values.max(0, keepdims=True)}
+    if calibration is not None and "sets" in wanted:
+        bands["sets"] = calibration.bands(values)
+    return {key: bands[key] for key in wanted}
 
 
 def _write(stem: Path, classes: np.ndarray, extras: dict, task, place: Georeference | None, plain: bool) -> list[Path]:
@@ -163,14 +173,14 @@ def _write(stem: Path, classes: np.ndarray, extras: dict, task, place: Georefere
 
 
 def colorize(classes: np.ndarray, colors: tuple[str, ...]) -> np.ndarray:
-    """Class numbers to colors ``(h, w, 3)``; no data is white."""
+    """Convert class numbers to colors ``(h, w, 3)``; no data is white."""
     table = np.full((256, 3), 255, np.uint8)
     table[: len(colors)] = [rgb(color) for color in colors]
     return table[classes]
 
 
 def seen_anywhere(batch: Batch, index: int, size: tuple[int, int]) -> np.ndarray:
-    """Where at least one sensor saw the ground at least once, on the grid of the map."""
+    """Mask of pixels that at least one sensor saw at least once, on the grid of the map."""
     seen = np.zeros(size, bool)
     for mask in batch.valid.values():
         once = mask[index].any(0).cpu().numpy()

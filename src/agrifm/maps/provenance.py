@@ -1,4 +1,4 @@
-"""The passport of a map: everything it was made of, so that anyone can make it again and compare."""
+"""Provenance of a map: everything that it was computed from, so that anyone can compute it again and compare."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from agrifm.tasks.watershed import Watershed
 
 FORMAT = "agrifm-passport-1"
 TILES = "agrifm-tiles-2"  # format of the tiles of an unfinished map
-LARGEST_FILE = 1 << 29  # bytes of a passport; one of 10,000 images has some 30 MB
+LARGEST_FILE = 1 << 29  # bytes of a provenance file; one with 10,000 images has some 30 MB
 MOST_PIXELS = 10_000_000  # along one side of a grid; the equator has 4 million at 10 m
-FARTHEST = 1e9  # of coordinates and pixel sizes, in units of the CRS
+FARTHEST = 1e9  # largest coordinate and pixel size, in units of the CRS
 MOST_TEXT = 100_000  # characters of a CRS
 MOST_HREF = 8192  # characters of a path or address
 
@@ -39,7 +39,7 @@ def _plain(name: str) -> str:
     return plain_name(name, "files")
 
 
-def _lies(values: tuple[float, ...]) -> tuple[float, ...]:
+def _transform(values: tuple[float, ...]) -> tuple[float, ...]:
     a, b, _, d, e, _ = values
     if abs(a * e - b * d) < 1e-18:
         raise ValueError("pixels without an area")
@@ -64,7 +64,7 @@ Side = Annotated[int, Field(strict=True, ge=1, le=MOST_PIXELS)]
 
 
 class _Part(BaseModel):
-    """A part of the file; what later versions add is kept and not looked at."""
+    """A part of the file; keys that later versions add are kept and not checked."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -78,34 +78,34 @@ class Model(_Part):
 
 
 class Grid(_Part):
-    """Where the map lies."""
+    """Grid of the map."""
 
     crs: Text
     shape: tuple[Side, Side]
-    transform: Annotated[tuple[FiniteFloat, ...], Field(min_length=6, max_length=6), AfterValidator(_lies)]
+    transform: Annotated[tuple[FiniteFloat, ...], Field(min_length=6, max_length=6), AfterValidator(_transform)]
 
 
 class Raster(_Part):
-    """Where a band or quality layer lies."""
+    """Path of a band or quality layer."""
 
     href: Href
 
 
 class QualityLayer(_Part):
-    """What tells clear ground from cloud."""
+    """Quality layer, which distinguishes clear ground from clouds."""
 
     raster: Raster
 
 
 class StoredUnits(_Part):
-    """What stored numbers mean."""
+    """Units of stored numbers."""
 
     scale: Annotated[FiniteFloat, Field(gt=0)] = 1e-4
     offset: FiniteFloat = 0.0
 
 
 class Image(_Part):
-    """One date of one sensor; its parts are those of a scene."""
+    """One date of one sensor, as in a scene."""
 
     day: Text
     bands: Annotated[dict[str, Raster], Field(min_length=1)]
@@ -114,7 +114,7 @@ class Image(_Part):
 
 
 class Sensor(_Part):
-    """As far as it decides how much is read."""
+    """Sensor, as far as it decides how much is read."""
 
     name: Text
     gsd: Annotated[FiniteFloat, Field(gt=0, le=1e6)]
@@ -128,7 +128,7 @@ class Layer(_Part):
 
 
 class SceneDocument(_Part):
-    """The images; the rest is checked when the scene is opened."""
+    """Images; the rest is checked when the scene is opened."""
 
     grid: Grid
     skipped: list[Href] = []
@@ -136,7 +136,7 @@ class SceneDocument(_Part):
 
 
 class Task(_Part):
-    """What was mapped, as far as fields need it."""
+    """Task of the model, as far as fields need it."""
 
     kind: str = ""
     classes: list[Any] | None = None
@@ -144,13 +144,13 @@ class Task(_Part):
 
 
 class ExperimentDocument(_Part):
-    """How the model was trained, as far as maps need it."""
+    """Experiment of the model, as far as maps need it."""
 
     task: Task
 
 
 class Machine(_Part):
-    """Where the map was made."""
+    """Machine that computed the map."""
 
     system: str = ""
     processor: str = ""
@@ -174,45 +174,45 @@ class Document(_Part):
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a map was made of.
+    """Provenance of a map.
 
     Args:
-        values: as they stand in the file.
-        path: of the file.
+        values: Content of the file.
+        path: Path of the file.
 
     Raises:
-        InputError: a value is missing, or of another type or range.
+        InputError: If a value is missing or of another type or range.
     """
 
     values: dict[str, Any]
     path: Path
 
     def __post_init__(self) -> None:
-        self.document  # noqa: B018 - checked at the door
+        self.document  # noqa: B018 - checked when it is opened
 
     @classmethod
     def beside(cls, target: Path) -> Path:
-        """The path of a map's passport."""
+        """Path of the provenance of a map."""
         return target.with_name(target.stem + ".passport.json")
 
     @classmethod
     def load(cls, path: Path) -> Provenance:
-        """Read a passport and check every part of it.
+        """Read a provenance file and check every part of it.
 
         Raises:
-            InputError: it is missing, damaged or another kind of file.
+            InputError: If it is missing, damaged or another kind of file.
         """
         if not path.is_file():
-            raise _no_passport(path, "no such file")
+            raise _no_provenance(path, "no such file")
         if path.stat().st_size > LARGEST_FILE:
-            raise _no_passport(path, f"a file of {path.stat().st_size / 1e6:,.0f} MB")
+            raise _no_provenance(path, f"a file of {path.stat().st_size / 1e6:,.0f} MB")
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise _no_passport(path, str(error)) from error
+            raise _no_provenance(path, str(error)) from error
         if not isinstance(values, dict) or values.get("format") != FORMAT:
-            form = values.get("format") if isinstance(values, dict) else type(values).__name__
-            raise _no_passport(path, f"format {form!r}")
+            found = values.get("format") if isinstance(values, dict) else type(values).__name__
+            raise _no_provenance(path, f"format {found!r}")
         return cls(values, path)
 
     @cached_property
@@ -220,7 +220,7 @@ class Provenance:
         """The checked values.
 
         Raises:
-            InputError: names the first value that is missing or of another type.
+            InputError: If a value is missing or of another type.
         """
         try:
             return Document.model_validate(self.values)
@@ -230,32 +230,32 @@ class Provenance:
             raise InputError(
                 f"{self.path}: {place}",
                 found=f"{str(first['input'])[:80]!r}: {first['msg']}",
-                expected=f"a passport as 'agrifm map' writes it ({FORMAT})",
-                repair="restore the file from where the map was made; it was damaged or changed.",
+                expected=f"a provenance file of 'agrifm map' ({FORMAT})",
+                repair="copy the file again from where the map was computed; it was damaged or changed.",
             ) from error
 
     @cached_property
     def scene(self) -> Scene:
-        """The scene, file by file."""
+        """The scene with all of its files."""
         with refusing(f"{self.path}: scene", expected="a scene as 'agrifm map' stores it"):
             return scene_from_dict(self.values["scene"], self.path)
 
     def describes(self, job: MapJob, models: Sequence[Path], options: MapOptions) -> bool:
-        """Whether a map made now would be made of the same: model, images, settings and versions."""
+        """Whether a map computed now would have the same model, images, options and versions."""
         for key, value in _made_of(job, models, options).items():
             if json.dumps(self.values.get(key)) != json.dumps(value):  # as text: in JSON, NaN equals itself
                 return False
         return True
 
 
-def _no_passport(path: Path, found: str) -> InputError:
+def _no_provenance(path: Path, found: str) -> InputError:
     return InputError(
-        path, found=found, expected=f"a passport written by 'agrifm map' ({FORMAT})", repair="name OUT.passport.json."
+        path, found=found, expected=f"a provenance file of 'agrifm map' ({FORMAT})", repair="name OUT.passport.json."
     )
 
 
 def _made_of(job: MapJob, models: Sequence[Path], options: MapOptions) -> dict[str, Any]:
-    """What decides a map, as its passport says it; of several models the first says what classes mean."""
+    """What decides a map; of several models, the first one defines the classes."""
     model, *others = models
     return {
         "model": {"path": str(model), "sha256": sha256(model), "name": job.checkpoint.experiment.name},
@@ -270,7 +270,7 @@ def _made_of(job: MapJob, models: Sequence[Path], options: MapOptions) -> dict[s
 def provenance_of(
     files: Mapping[str, str], job: MapJob, models: Sequence[Path], seams: Seams, options: MapOptions
 ) -> dict[str, Any]:
-    """The values of the passport of a finished map, whose files are given by name with their checksums."""
+    """Content of the provenance file of a finished map, whose files are given by name with their checksums."""
     made_of = _made_of(job, models, options)
     return {
         "format": FORMAT,
@@ -288,7 +288,7 @@ def provenance_of(
 
 
 def fingerprint(job: MapJob, models: Sequence[Path]) -> dict[str, Any]:
-    """What must be equal for tiles to belong to the same map: they then come from files that did not change."""
+    """Identity of a map: tiles with an equal one belong to the same map and come from unchanged files."""
     scene = json.dumps(scene_to_dict(job.scene), sort_keys=True)
     windows = job.windows
     return {
@@ -310,11 +310,10 @@ def versions() -> dict[str, str]:
 
 
 def processor() -> str:
-    """The kind of processor; sums may round differently on another."""
+    """Model of the processor; sums may round differently on another one."""
     info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.is_file()
-        else []
-    )
-    return names[0] if names else platform.processor()
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()

@@ -1,4 +1,4 @@
-"""Work off the tiles of a map, in this process or on a dask cluster: same pixels, to the bit."""
+"""Computation of all tiles of a map, in this process or on a dask cluster, with the same pixels to the bit."""
 
 from __future__ import annotations
 
@@ -21,57 +21,63 @@ from agrifm.maps.store import DamagedTile, Store
 from agrifm.maps.tiles import ComputedTile, MapJob, one_thread
 from agrifm.scenes.scene import Area
 
-SAY_EVERY = 60.0  # seconds
+REPORT_EVERY = 60.0  # seconds between lines of progress where there is no terminal
 
 
 def work(job: MapJob, store: Store, console: Console, *, workers: int = 1, dask: str | None = None) -> None:
     """Compute all tiles that are not finished yet.
 
     Args:
-        job: what to compute.
-        store: where finished tiles are kept.
-        console: where progress is shown.
-        workers: processes on this machine; 1 computes here, on as many threads as there are cores.
-        dask: address of a dask scheduler whose workers do it instead.
+        job: What to compute.
+        store: Where finished tiles are stored.
+        console: Where progress is shown.
+        workers: Processes on this machine; 1 computes in this process, on as many threads as there are cores.
+        dask: Address of a dask scheduler whose workers compute the tiles instead.
     """
     tiles = job.windows.tiles()
     todo = list(_unfinished(tiles, store, console))
     if len(todo) < len(tiles):
-        console.print(f"going on: {len(tiles) - len(todo)} of {len(tiles)} tiles are finished", highlight=False)
+        console.print(f"resuming: {len(tiles) - len(todo)} of {len(tiles)} tiles are finished", highlight=False)
     if not todo:
         return
-    alone = workers == 1 and dask is None
     km2 = partial(_km2, job.scene.resolution)
-    with _progress(console, sum(map(km2, tiles)), sum(map(km2, todo))) as step, ThreadPoolExecutor(1) as writer:
-        saved: deque = deque()
-        for tile, arrays in here(job, todo) if alone else spread(job, todo, workers, dask):
-            saved.append(writer.submit(store.save, tile, arrays))
-            while len(saved) > 1:
-                saved.popleft().result()
+    total = sum(km2(tile) for tile in tiles)
+    left = sum(km2(tile) for tile in todo)
+    in_this_process = workers == 1 and dask is None
+    results = here(job, todo) if in_this_process else spread(job, todo, workers, dask)
+    # One tile is written while the next is computed; more would pile up in memory on a slow disk.
+    with _progress(console, total, left) as step, ThreadPoolExecutor(1) as writer:
+        writing: deque = deque()
+        for tile, arrays in results:
+            writing.append(writer.submit(store.save, tile, arrays))
+            while len(writing) > 1:
+                writing.popleft().result()
             step(km2(tile))
-        for waiting in saved:
-            waiting.result()
+        for unfinished in writing:
+            unfinished.result()
 
 
 def _unfinished(tiles: Sequence[Area], store: Store, console: Console) -> Iterator[Area]:
-    """Tiles that are still to be computed: missing ones, and damaged ones, of which a line tells."""
+    """Tiles that must be computed: missing and damaged ones; a line is printed for each damaged one."""
     for tile in tiles:
         try:
             if not store.done(tile):
                 yield tile
         except DamagedTile as error:
-            console.print(f"computed again, as it was damaged: tile {error.path.name}", highlight=False)
+            console.print(f"computed again because it was damaged: tile {error.path.name}", highlight=False)
             store.drop(error.path)
             yield tile
 
 
 def here(job: MapJob, tiles: Sequence[Area]) -> Iterator[ComputedTile]:
-    """Compute tiles in this process; the next is read meanwhile."""
+    """Compute tiles in this process, and read the next one meanwhile."""
     with one_thread(), ThreadPoolExecutor(os.cpu_count()) as threads, ThreadPoolExecutor(1) as reader:
-        coming = deque(reader.submit(job.read, tile) for tile in tiles[:1])
+        reading = reader.submit(job.read, tiles[0]) if tiles else None
         for number, tile in enumerate(tiles):
-            data = coming.popleft().result()
-            coming.extend(reader.submit(job.read, following) for following in tiles[number + 1 : number + 2])
+            assert reading is not None
+            data = reading.result()
+            if number + 1 < len(tiles):
+                reading = reader.submit(job.read, tiles[number + 1])
             yield tile, job.make(tile, data, threads)
 
 
@@ -80,27 +86,33 @@ def _km2(resolution: float, tile: Area) -> float:
 
 
 class _Speed(Column):
-    """Square kilometers a second."""
+    """Square kilometers done and per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{task.completed:,.1f} of {task.total:,.1f} km2" + (f", {speed:.2f} km2/s" if speed else ""))
+        text = f"{task.completed:,.1f} of {task.total:,.1f} km2"
+        return Text(f"{text}, {speed:.2f} km2/s" if speed else text)
 
 
 @contextmanager
 def _progress(console: Console, total: float, left: float) -> Generator[Callable[[float], None]]:
-    """A bar with km2/s and time left; where there is no terminal, a line now and then."""
+    """Show a bar with km2/s and time left; where there is no terminal, print a line now and then."""
     columns = (TextColumn("mapping"), BarColumn(), _Speed(), TimeElapsedColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=console, transient=True, speed_estimate_period=120)
-    task, begun, said, done = bar.add_task("", total=total, completed=0), time.monotonic(), time.monotonic(), 0.0
+    task = bar.add_task("", total=total, completed=0)
     bar.advance(task, total - left)
+    start = time.monotonic()
+    reported = start
+    done = 0.0
 
     def step(km2: float) -> None:
-        nonlocal said, done
-        done, now = done + km2, time.monotonic()
+        nonlocal reported, done
+        now = time.monotonic()
+        done += km2
         bar.advance(task, km2)
-        if now - said > SAY_EVERY and not console.is_terminal:
-            said, speed = now, done / (now - begun)
+        if now - reported > REPORT_EVERY and not console.is_terminal:
+            reported = now
+            speed = done / (now - start)
             rest = timedelta(seconds=round((left - done) / speed))
             console.print(
                 f"{total - left + done:,.1f} of {total:,.1f} km2, {speed:.2f} km2/s, {rest} left", highlight=False

@@ -1,8 +1,8 @@
-"""Do window borders show in a map? Two numbers say so, after every map.
+"""Audit of window borders in a map, by two numbers.
 
-Transitions: how often neighboring pixels differ in class across lines where windows begin or end, against other lines
-on which patches of the model meet as well: classes change there more often, in the middle of windows too.
-Agreement: how many pixels of some areas keep their class when the windows are moved by half their distance.
+Transitions: how often neighboring pixels differ in class across lines where windows begin or end, compared with other
+lines on which patches of the model meet. Classes change more often on all of those, even in the middle of windows.
+Agreement: the share of pixels in some areas that keep their class when the windows are moved by half their distance.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ from agrifm.maps.tiles import MapJob
 from agrifm.maps.windows import Axis, common_unit
 from agrifm.scenes.scene import Area
 
-SIGNIFICANT = 4.0  # standard errors
-OTHER, ALIKE, BORDER = range(3)  # kinds of lines
-AREAS = 3  # at most, whose windows are moved
+SIGNIFICANT = 4.0  # standard errors from which on a difference is no chance
+OTHER, PATCH, BORDER = 0, 1, 2  # kinds of lines: any, where patches meet, where windows begin or end
+AREAS = 3  # largest number of areas whose windows are moved
 
 
 @dataclass(frozen=True)
 class Seams:
-    """What the audit found.
+    """Result of the audit.
 
     Args:
-        ratio: rate of transitions on window borders over that on alike lines; 1 is no seam; None without borders.
-        errors: how many standard errors the rate on borders lies above that on alike lines.
-        agreement: share of pixels with the same class under moved windows; None where no pixel was seen.
-        pixels: how many pixels that share is of.
+        ratio: Rate of transitions on window borders over that on comparable lines; 1 without seams, None without
+            borders.
+        errors: Number of standard errors by which the rate on borders exceeds that on comparable lines.
+        agreement: Share of pixels with the same class under moved windows; None if no pixel was seen.
+        pixels: Number of pixels of that share.
     """
 
     ratio: float | None
@@ -45,94 +46,106 @@ class Seams:
     pixels: int
 
     def visible(self, limit: float) -> bool:
-        """Whether borders show: more transitions than ``limit`` allows, and not by chance."""
+        """Whether borders are visible: more transitions than ``limit`` allows, and not by chance."""
         return self.ratio is not None and self.ratio > limit and self.errors > SIGNIFICANT
 
     def __str__(self) -> str:
-        ratio = "no window borders" if self.ratio is None else f"{self.ratio:.3f} times the transitions of alike lines"
-        moved = "" if self.agreement is None else f"; {self.agreement:.1%} of pixels agree under moved windows"
-        return ratio + moved
+        text = "no window borders"
+        if self.ratio is not None:
+            text = f"{self.ratio:.3f} times the transitions of comparable lines"
+        if self.agreement is not None:
+            text += f"; {self.agreement:.1%} of pixels agree under moved windows"
+        return text
 
     def to_dict(self) -> dict[str, float | int | None]:
-        """For the passport."""
+        """Values for the provenance."""
         return asdict(self)
 
 
 def audit(path: Path, job: MapJob) -> Seams:
-    """Look for window borders in a finished class map."""
+    """Audit the window borders of a finished map of classes."""
     ratio, errors = _transitions(path, job)
     agreement, pixels = _agreement(path, job)
     return Seams(ratio, errors, agreement, pixels)
 
 
 def _transitions(path: Path, job: MapJob) -> tuple[float | None, float]:
-    """Ratio of the rates on borders and on alike lines, and by how many standard errors they differ."""
+    """Ratio of the rates on borders and on comparable lines, and their difference in standard errors."""
     height, width = job.windows.size
-    changes = [np.zeros((2, height)), np.zeros((2, width))]  # of neighbors across each line: different, all
+    # For each line, the number of pairs of neighbors across it that differ, and of all pairs.
+    changes = [np.zeros((2, height)), np.zeros((2, width))]
     with rasterio.open(path) as file:
         for tile in job.windows.tiles():
-            rows, columns = min(tile.height + 1, height - tile.row), min(tile.width + 1, width - tile.column)
+            # One more row and column: a pair of pixels belongs to the tile of its first pixel.
+            rows = min(tile.height + 1, height - tile.row)
+            columns = min(tile.width + 1, width - tile.column)
             part = file.read(1, window=Window(tile.column, tile.row, columns, rows))  # ty: ignore[too-many-positional-arguments]
-            for axis, first in ((0, tile.row), (1, tile.column)):
-                counted = _count(part, axis, (tile.width, tile.height)[axis])
-                changes[axis][:, first + 1 : first + 1 + counted.shape[1]] += counted
+            for axis, first, across in ((0, tile.row, tile.width), (1, tile.column, tile.height)):
+                counts = _count(part, axis, across)
+                changes[axis][:, first + 1 : first + 1 + counts.shape[1]] += counts
     kinds = [_kinds(axis, job.pitch) for axis in (job.windows.rows, job.windows.columns)]
-    on, off = _lines(changes, kinds, BORDER), _lines(changes, kinds, ALIKE)
-    if not len(on) or len(off) < 2 or not off[:, 0].sum():
+    borders = _lines(changes, kinds, BORDER)
+    comparable = _lines(changes, kinds, PATCH)
+    if not len(borders) or len(comparable) < 2 or not comparable[:, 0].sum():
         return None, 0.0
-    rates = off[:, 0] / off[:, 1]
-    rate_on, rate_off = on[:, 0].sum() / on[:, 1].sum(), off[:, 0].sum() / off[:, 1].sum()
-    spread = max(float(rates.std()), 1e-9) / len(on) ** 0.5
-    return float(rate_on / rate_off), float((rate_on - rate_off) / spread)
+    border_rate = borders[:, 0].sum() / borders[:, 1].sum()
+    comparable_rate = comparable[:, 0].sum() / comparable[:, 1].sum()
+    deviation = float((comparable[:, 0] / comparable[:, 1]).std())
+    standard_error = max(deviation, 1e-9) / len(borders) ** 0.5
+    return float(border_rate / comparable_rate), float((border_rate - comparable_rate) / standard_error)
 
 
 def _count(part: np.ndarray, axis: int, across: int) -> np.ndarray:
-    """Different and all pairs of seen neighbors along an axis ``(2, n)``; each pair belongs to one tile."""
+    """Number ``(2, n)`` of different and of all pairs of neighbors with data along an axis."""
     part = np.moveaxis(part, axis, 0)[:, :across]
-    both = (part[1:] != NODATA) & (part[:-1] != NODATA)
-    return np.stack([((part[1:] != part[:-1]) & both).sum(1), both.sum(1)])
+    valid = (part[1:] != NODATA) & (part[:-1] != NODATA)
+    different = (part[1:] != part[:-1]) & valid
+    return np.stack([different.sum(1), valid.sum(1)])
 
 
 def _kinds(axis: Axis, pitch: int) -> np.ndarray:
-    """Which lines are window borders, and which of the others lie where patches meet in every window."""
+    """Kind of each line: a window border, a line where patches meet in every window, or any other."""
     period = gcd(pitch, axis.window, *np.diff(axis.starts[:-1]).tolist())
     kinds = np.full(axis.size, OTHER)
-    kinds[axis.starts[0] % period :: period] = ALIKE
+    kinds[axis.starts[0] % period :: period] = PATCH
     kinds[axis.borders()] = BORDER
     return kinds
 
 
 def _lines(changes: Sequence[np.ndarray], kinds: Sequence[np.ndarray], kind: int) -> np.ndarray:
-    """Counts ``(n, 2)`` of the lines of one kind that have any."""
-    together = np.concatenate([counts[:, chosen == kind].T for counts, chosen in zip(changes, kinds, strict=True)])
-    return together[together[:, 1] > 0]
+    """Counts ``(n, 2)`` of the lines of one kind that have data."""
+    parts = []
+    for counts, kind_of_line in zip(changes, kinds, strict=True):
+        parts.append(counts[:, kind_of_line == kind].T)
+    lines = np.concatenate(parts)
+    return lines[lines[:, 1] > 0]
 
 
 def _agreement(path: Path, job: MapJob) -> tuple[float | None, int]:
-    """Share of pixels that keep their class under moved windows, and of how many."""
+    """Share of pixels that keep their class under moved windows, and the number of those pixels."""
     factors = [job.scene.factor(sensor) for sensor in job.scene.sensors]
     moved = replace(job, windows=job.windows.shifted(common_unit(job.windows.rows.window, factors)), extras=())
-    same = total = 0
+    same = 0
+    total = 0
     with one_thread(), ThreadPoolExecutor() as threads, rasterio.open(path) as file:
         for area in _areas(job):
             before = file.read(1, window=Window(area.column, area.row, area.width, area.height))  # ty: ignore[too-many-positional-arguments]
             after = moved.make(area, moved.read(area), threads)["classes"]
-            seen = (before != NODATA) & (after != NODATA)
-            same, total = same + int((before == after)[seen].sum()), total + int(seen.sum())
+            valid = (before != NODATA) & (after != NODATA)
+            same += int((before == after)[valid].sum())
+            total += int(valid.sum())
     return (same / total if total else None), total
 
 
 def _areas(job: MapJob) -> list[Area]:
-    """Areas of two windows' width in the middle of some tiles, evenly spread."""
+    """Areas of twice the width of a window, in the middle of some evenly spread tiles."""
     tiles = job.windows.tiles()
-    count, side = min(AREAS, max(1, len(tiles) // 8)), 2 * job.windows.rows.window
-    chosen = [tiles[round((i + 0.5) * len(tiles) / count - 0.5)] for i in range(count)]
-    return [
-        Area(
-            tile.row + max(0, tile.height - side) // 2,
-            tile.column + max(0, tile.width - side) // 2,
-            min(side, tile.height),
-            min(side, tile.width),
-        )
-        for tile in chosen
-    ]
+    count = min(AREAS, max(1, len(tiles) // 8))
+    side = 2 * job.windows.rows.window
+    areas = []
+    for i in range(count):
+        tile = tiles[round((i + 0.5) * len(tiles) / count - 0.5)]
+        row = tile.row + max(0, tile.height - side) // 2
+        column = tile.column + max(0, tile.width - side) // 2
+        areas.append(Area(row, column, min(side, tile.height), min(side, tile.width)))
+    return areas

@@ -1,15 +1,15 @@
-"""Where a map waits until it is whole: finished tiles, then finished files, then one step that makes them the map.
+"""Storage of an unfinished map: finished tiles, then finished files, then one commit that makes them the map.
 
-Everything lies in ``OUT.tif.parts`` beside the map:
+Everything is in the folder ``OUT.tif.parts`` beside the map:
 
 ``plan.json``
-    what the tiles belong to; a run with another plan does not go on from them.
+    identity of the map; a run with another plan does not use its tiles.
 ``*.npz``
-    finished tiles, each behind a checksum over its plan, its place and its bytes.
+    finished tiles, each after a checksum over its plan, its position and its bytes.
 ``files/``
-    the finished files of the map, its passport among them.
+    finished files of the map, including its provenance.
 ``commit.json``
-    names and checksums of those files. From here on the map is complete: whoever comes next only renames.
+    names and checksums of those files. Once it exists the map is complete, and only renames are left.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from agrifm.io import disk_refusal, sha256, sync, write_whole
 from agrifm.maps.inputs import changed
 from agrifm.scenes.scene import Area
 
-SEAL = hashlib.sha256().digest_size  # bytes before a tile
-NAMED = 4  # changed files that an error names
+SEAL = hashlib.sha256().digest_size  # bytes of the checksum before a tile
+NAMED = 4  # changed files that an error lists
 KEPT = "the finished tiles are kept and not computed again"
 
 
 class DamagedTile(Exception):
-    """A finished tile that no longer holds what was written."""
+    """A finished tile whose content is not what was written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -48,10 +48,10 @@ class DamagedTile(Exception):
 
 
 class Commit(BaseModel):
-    """What ``commit.json`` holds.
+    """Content of ``commit.json``.
 
     Args:
-        files: checksums by name, the map of classes first.
+        files: Checksums by file name, the map of classes first.
     """
 
     files: dict[str, str]
@@ -59,11 +59,11 @@ class Commit(BaseModel):
 
 @dataclass
 class Store:
-    """The folder in which a map waits; a run that was stopped goes on from it.
+    """Folder of an unfinished map, from which a stopped run resumes.
 
     Args:
-        folder: beside the map, gone once the map is whole.
-        plan_sum: checksum of the plan, part of every tile's.
+        folder: Folder beside the map, which is removed once the map is complete.
+        plan_sum: Checksum of the plan, which is part of the checksum of every tile.
     """
 
     folder: Path
@@ -71,7 +71,7 @@ class Store:
 
     @classmethod
     def beside(cls, target: Path) -> Store:
-        """The store of a map."""
+        """Return the store of a map."""
         return cls(target.with_name(target.name + ".parts"))
 
     @property
@@ -88,32 +88,34 @@ class Store:
         return self.folder / "commit.json"
 
     def plan(self) -> dict[str, Any]:
-        """What the tiles here belong to; nothing where there is no plan, or a damaged one."""
+        """Read the plan of the stored tiles; empty if it is missing or damaged."""
         try:
             values = json.loads(self._plan.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             return {}
-        known = isinstance(values, dict) and isinstance(values.get("inputs", {}), dict)
-        return values if known else {}
+        if not isinstance(values, dict) or not isinstance(values.get("inputs", {}), dict):
+            return {}
+        return values
 
     def holds(self, fingerprint: dict[str, Any]) -> bool:
-        """Whether the tiles here are those of a map."""
+        """Whether the stored tiles belong to a map."""
         return self.plan() == json.loads(json.dumps(fingerprint))
 
     def open(self, fingerprint: dict[str, Any], *, afresh: bool = False) -> None:
-        """Get ready to keep tiles of a map.
+        """Prepare the folder for the tiles of a map.
 
-        A damaged plan is written again: the tiles' own checksums tell whether they belong to it.
+        A damaged plan is written again; the checksums of the tiles show whether they belong to it.
 
         Args:
-            fingerprint: of the map.
-            afresh: drop tiles of another map.
+            fingerprint: Identity of the map.
+            afresh: Whether to drop tiles of another map.
 
         Raises:
-            InputError: the tiles there belong to another map, or the disk is full or read-only.
+            InputError: If the stored tiles belong to another map, or the disk is full or read-only.
         """
         text = json.dumps(fingerprint, indent=1, sort_keys=True)
-        before, now = self.plan(), json.loads(text)
+        before = self.plan()
+        now = json.loads(text)
         if before and before != now:
             if not afresh:
                 raise self._of_another_map(before, now)
@@ -133,7 +135,7 @@ class Store:
         elif "inputs" in different:
             different.remove("inputs")
             files = changed(before["inputs"], now["inputs"])
-            if "scene" in different:  # its other files are no changed ones
+            if "scene" in different:  # files that only one of the scenes reads did not change
                 files = [path for path in files if path in before["inputs"] and path in now["inputs"]]
             more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
             if files:
@@ -141,21 +143,21 @@ class Store:
         return InputError(
             self.folder,
             found=f"finished tiles of a map that differs in: {', '.join(different)}",
-            expected="tiles of the same map, to go on from",
+            expected="tiles of the same map, to resume from",
             repair="give --overwrite to drop them, or write to another file.",
         )
 
     # Tiles
 
     def path(self, tile: Area) -> Path:
-        """The file of a tile."""
+        """Path of a tile."""
         return self.folder / f"{tile.row:07d}_{tile.column:07d}.npz"
 
     def done(self, tile: Area) -> bool:
         """Whether a tile is finished.
 
         Raises:
-            DamagedTile: it is there, but not as it was written.
+            DamagedTile: If it exists, but not as it was written.
         """
         path = self.path(tile)
         try:
@@ -169,18 +171,20 @@ class Store:
         return True
 
     def _seal(self, path: Path, data: bytes) -> bytes:
-        """Checksum over plan, place and bytes of a tile: it fits nowhere else."""
+        """Checksum over plan, position and bytes of a tile, so that a tile is valid in its own place only."""
         return hashlib.sha256(self.plan_sum + path.name.encode() + data).digest()
 
     def save(self, tile: Area, arrays: dict[str, np.ndarray]) -> None:
-        """Keep a finished tile; it appears whole.
+        """Store a finished tile atomically.
 
         Raises:
-            InputError: the disk is full or read-only.
+            InputError: If the disk is full or read-only.
         """
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)  # ty: ignore[invalid-argument-type]
-        path, data = self.path(tile), buffer.getvalue()
+        data = buffer.getvalue()
+        path = self.path(tile)
+        # Not ``agrifm.io.whole``: its search for leftovers lists the folder, which may hold millions of tiles.
         unfinished = path.with_suffix(".part")
         try:
             with unfinished.open("wb") as file:
@@ -193,24 +197,24 @@ class Store:
             raise self._unwritable(error) from error
 
     def drop(self, path: Path) -> None:
-        """Remove a damaged tile, which may also be a folder of that name."""
+        """Remove a damaged tile, which may be a folder of that name."""
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
 
     def tiles(self, product: str, tiles: Sequence[Area]) -> Iterator[tuple[int, int, np.ndarray]]:
-        """Row, column and bands ``(n, h, w)`` of each tile of a product.
+        """Read row, column and bands ``(n, h, w)`` of each tile of a product.
 
         Raises:
-            DamagedTile: a tile can no longer be read.
+            DamagedTile: If a tile cannot be read.
         """
         for tile in tiles:
             part = self._read(self.path(tile), product)
             yield tile.row, tile.column, part.reshape(-1, *part.shape[-2:])
 
     def _read(self, path: Path, product: str) -> np.ndarray:
-        """One product of a tile; the archive has a checksum for each of its parts."""
+        """Read one product of a tile; the archive has a checksum for each of its parts."""
         try:
             with path.open("rb") as file:
                 file.seek(SEAL)
@@ -222,13 +226,13 @@ class Store:
     # The finished map
 
     def commit(self, names: Sequence[str]) -> None:
-        """Declare the finished files to be the map; from here on nothing can be lost.
+        """Declare the finished files to be the map. After this, no work can be lost.
 
         Args:
-            names: of files in ``files``, the map of classes first.
+            names: Names of the files in ``files``, the map of classes first.
 
         Raises:
-            InputError: the disk is full.
+            InputError: If the disk is full.
         """
         sums = {name: sha256(self.files / name) for name in names}
         for name in names:
@@ -236,18 +240,18 @@ class Store:
         write_whole(self._commit, Commit(files=sums).model_dump_json(indent=1))
 
     def complete(self, target: Path, known: Sequence[Path]) -> bool:
-        """Make committed files the map, also those of a run that was stopped in between.
+        """Move committed files into place, including those of a run that was stopped before that.
 
         Args:
-            target: the map of classes.
-            known: every file that can belong to the map. Those that do not belong to this one go first, so that no two
-                maps are ever mixed.
+            target: Map of classes.
+            known: All files that can belong to the map. Those that do not belong to this map are removed first, so that
+                files of two maps are never mixed.
 
         Returns:
-            Whether there were any.
+            Whether there were committed files.
 
         Raises:
-            InputError: a file cannot be renamed.
+            InputError: If a file cannot be renamed.
         """
         names = self._committed(target, known)
         if not names:
@@ -269,7 +273,7 @@ class Store:
         return True
 
     def _committed(self, target: Path, known: Sequence[Path]) -> list[str]:
-        """Names of the committed files; none where a part is damaged: the files are then made again from the tiles."""
+        """Names of the committed files; empty if one is damaged, so that all are written again from the tiles."""
         try:
             commit = Commit.model_validate_json(self._commit.read_bytes())
         except (OSError, ValidationError):
@@ -279,7 +283,7 @@ class Store:
         return list(commit.files)
 
     def _all_there(self, commit: Commit, target: Path) -> bool:
-        """Whether each file waits to be renamed, or was renamed already."""
+        """Whether each committed file exists, before or after its rename."""
         for name, wanted in commit.files.items():
             waiting, renamed = self.files / name, target.with_name(name)
             path = waiting if waiting.exists() else renamed
@@ -288,16 +292,16 @@ class Store:
         return True
 
     def _drop_files(self) -> None:
-        """Remove finished files, but no tiles. The commit goes first: without files it must not stand."""
+        """Remove finished files, but no tiles. The commit is removed first, as it must not exist without the files."""
         with suppress(OSError):
             self._commit.unlink(missing_ok=True)
             shutil.rmtree(self.files)
 
     def empty_files(self) -> Path:
-        """An empty folder for the files of the map.
+        """Create an empty folder for the files of the map.
 
         Raises:
-            InputError: it cannot be made.
+            InputError: If it cannot be created.
         """
         self._drop_files()
         try:
@@ -307,10 +311,10 @@ class Store:
         return self.files
 
     def remove(self) -> list[str]:
-        """Drop everything that is the map's; the commit goes last.
+        """Remove everything that belongs to the map; the commit is removed last.
 
         Returns:
-            Names of other files, which stay, and the folder with them.
+            Names of other files, which are kept together with the folder.
         """
         if not self.folder.is_dir():
             return []
@@ -327,7 +331,7 @@ class Store:
         return foreign
 
     def _unwritable(self, error: OSError) -> Exception:
-        """What to say when a tile or file cannot be written; other errors stay what they are."""
+        """The refusal for a tile or file that cannot be written; any other error is returned unchanged."""
         refusal = disk_refusal(self.folder, error)
         if refusal is None:
             return error

@@ -1,4 +1,4 @@
-"""Tiles of a map: how one is computed."""
+"""Computation of one tile of a map."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from agrifm.scenes.scene import Area, Scene, Stack, Tile
 from agrifm.tasks.calibration import Calibration
 from agrifm.tasks.fields import LAYERS, Fields
 
-BATCH = 4  # windows in one pass; part of the result, as rounding depends on it
+BATCH = 4  # windows in one forward pass; rounding depends on it, so it is part of the result
 EXTRAS = ("probabilities", "confidence", "entropy", "observations", "sets")
 
 ComputedTile = tuple[Area, dict[str, np.ndarray]]  # a tile and its layers
 
-_BUILDING = Lock()  # threads that share a job share its model
+_BUILDING = Lock()  # threads of one process share the model of a job
 
 
 @dataclass(frozen=True)
 class MapJob:
-    """Everything that decides the pixels of a map; it travels to workers.
+    """Everything that decides the pixels of a map; it is sent to workers.
 
     Args:
-        checkpoint: the model.
-        scene: with the model's sensors only.
-        windows: where the model looks.
-        extras: products beside the classes.
-        device: ``auto`` takes a GPU where there is one; ``cpu``, ``cuda``, ``cuda:1``.
+        checkpoint: The model.
+        scene: The scene, with the model's sensors only.
+        windows: Windows in which the model is applied.
+        extras: Layers beside the classes.
+        device: ``auto`` takes a GPU if there is one; otherwise ``cpu``, ``cuda`` or ``cuda:1``.
     """
 
     checkpoint: Checkpoint
@@ -53,12 +53,12 @@ class MapJob:
     device: str = "auto"
 
     def __getstate__(self) -> dict[str, Any]:
-        """The model is built anew wherever the job arrives."""
+        """Leave out the model, which every process builds for itself."""
         return {key: value for key, value in self.__dict__.items() if key != "_model"}
 
     @property
     def model(self) -> nn.Module:
-        """The model, ready to run, on the device of this process."""
+        """The model on the device of this process."""
         with _BUILDING:
             return self._model
 
@@ -69,35 +69,50 @@ class MapJob:
     @property
     def pitch(self) -> int:
         """Pixels of the map from one of the model's largest patches to the next."""
-        config, factors = self.checkpoint.experiment.model, [self.scene.factor(s) for s in self.scene.sensors]
-        return max(config.swin.strides(config.patch)[-1][1:]) * min(factors)
+        config = self.checkpoint.experiment.model
+        largest_stride = max(config.swin.strides(config.patch)[-1][1:])
+        return largest_stride * min(self.scene.factor(sensor) for sensor in self.scene.sensors)
 
     def read(self, tile: Area) -> Tile:
-        """Read what the windows over a tile look at."""
+        """Read the images under all windows over a tile."""
         return self.scene.read(self.windows.reach(tile))
 
     def make(self, tile: Area, data: Tile, threads: Executor) -> dict[str, np.ndarray]:
-        """Compute a tile: ``classes (h, w)`` and the extras, all uint8, and what was left out as impossible, by date.
+        """Compute a tile.
 
-        Windows are computed in groups that follow from the tile alone and added up in a fixed order, each group on
-        one thread, so that the numbers do not depend on how many threads or processes there are.
+        Windows are computed in groups that follow from the tile alone, each on one thread, and added up in a fixed
+        order, so that the numbers do not depend on the number of threads or processes.
+
+        Args:
+            tile: Pixels of the map.
+            data: Images under the windows over the tile.
+            threads: Threads on which windows are computed.
+
+        Returns:
+            ``classes (h, w)`` and the extras, all uint8, and counts of pixels with impossible reflectance by date.
+
+        Raises:
+            InputError: If outputs of the model are not finite.
         """
-        counts = _observations(data, tile)
+        observations = _observations(data, tile)
         numbers = [number for number in self.windows.over(tile) if data.seen(self.windows.area(number))]
         groups = [numbers[i : i + BATCH] for i in range(0, len(numbers), BATCH)]
         task = self.checkpoint.experiment.task
-        classes, layers = len(task.names), len(LAYERS) if isinstance(task, Fields) else 0
+        classes = len(task.names)
+        layers = len(LAYERS) if isinstance(task, Fields) else 0
         total = np.zeros((classes + layers, tile.height, tile.width), np.float32)
-        for group, chances in zip(groups, threads.map(lambda group: self._predict(data, group), groups), strict=True):
-            for number, chance in zip(group, chances, strict=True):
-                self._add(total, tile, number, chance)
-        made = self._products(tile, total[:classes], counts)
+        predictions = threads.map(lambda group: self._predict(data, group), groups)
+        for group, of_group in zip(groups, predictions, strict=True):
+            for number, probabilities in zip(group, of_group, strict=True):
+                self._add(total, tile, number, probabilities)
+        arrays = self._products(tile, total[:classes], observations)
         if "fields" in self.extras:
-            made["fields"] = np.where(counts.any(0), _percent(total[classes:]), NODATA).astype(np.uint8)
-        return made | _impossible(data, tile)
+            seen = observations.any(0)
+            arrays["fields"] = np.where(seen, _percent(total[classes:]), NODATA).astype(np.uint8)
+        return arrays | _impossible(data, tile)
 
     def _predict(self, data: Tile, numbers: Sequence[tuple[int, int]]) -> np.ndarray:
-        """Class probabilities ``(n, k, window, window)`` of some windows; of fields the layers come after them."""
+        """Class probabilities ``(n, k, window, window)`` of some windows, followed by the layers of fields."""
         task = self.checkpoint.experiment.task
         areas = [self.windows.area(number) for number in numbers]
         sizes = dict(self.checkpoint.experiment.data.resize)
@@ -105,61 +120,73 @@ class MapJob:
         batch = batch.to(next(self.model.parameters()).device)
         with torch.inference_mode():
             output = self.model(batch)
-            chances = task.probabilities(output)
+            values = task.probabilities(output)
             if isinstance(task, Fields):
-                chances = torch.cat([chances, task.layers(output)], 1)
-            if chances.shape[-2:] != (areas[0].height, areas[0].width):
-                chances = F.interpolate(chances, (areas[0].height, areas[0].width), mode="bilinear")
-        made = chances.cpu().numpy()
-        self._refuse_infinite(made, areas)
-        return made
+                values = torch.cat([values, task.layers(output)], 1)
+            size = (areas[0].height, areas[0].width)
+            if values.shape[-2:] != size:
+                values = F.interpolate(values, size, mode="bilinear")
+        probabilities = values.cpu().numpy()
+        self._refuse_infinite(probabilities, areas)
+        return probabilities
 
-    def _refuse_infinite(self, made: np.ndarray, areas: Sequence[Area]) -> None:
-        """Refuse outputs that are no numbers: the largest of them would be class 0."""
-        for area, part in zip(areas, made, strict=True):
+    def _refuse_infinite(self, values: np.ndarray, areas: Sequence[Area]) -> None:
+        """Refuse outputs that are not finite, of which ``argmax`` would make class 0."""
+        for area, part in zip(areas, values, strict=True):
             if not np.isfinite(part).all():
                 raise InputError(
                     f"{self.scene.name}: the window at row {area.row}, column {area.column}",
                     found="outputs of the model that are infinite or not a number",
                     expected="finite numbers",
-                    repair="look at the images of that place with 'agrifm scene show', or use another checkpoint.",
+                    repair="inspect the images there with 'agrifm scene show', or use another checkpoint.",
                 )
 
-    def _add(self, total: np.ndarray, tile: Area, number: tuple[int, int], chance: np.ndarray) -> None:
+    def _add(self, total: np.ndarray, tile: Area, number: tuple[int, int], values: np.ndarray) -> None:
+        """Add the part of a window that lies in a tile to the weighted sum."""
         area = self.windows.area(number)
-        top, bottom = max(area.row, tile.row), min(area.row + area.height, tile.row + tile.height)
-        left, right = max(area.column, tile.column), min(area.column + area.width, tile.column + tile.width)
-        share = self.windows.rows.weight(number[0], top, bottom)[:, None]
-        share = share * self.windows.columns.weight(number[1], left, right)
-        part = chance[:, top - area.row : bottom - area.row, left - area.column : right - area.column]
-        total[:, top - tile.row : bottom - tile.row, left - tile.column : right - tile.column] += share * part
+        top = max(area.row, tile.row)
+        bottom = min(area.row + area.height, tile.row + tile.height)
+        left = max(area.column, tile.column)
+        right = min(area.column + area.width, tile.column + tile.width)
+        weight = self.windows.rows.weight(number[0], top, bottom)[:, None]
+        weight = weight * self.windows.columns.weight(number[1], left, right)
+        part = values[:, top - area.row : bottom - area.row, left - area.column : right - area.column]
+        total[:, top - tile.row : bottom - tile.row, left - tile.column : right - tile.column] += weight * part
 
-    def _products(self, tile: Area, chances: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
-        unseen, classes = ~counts.any(0), chances.argmax(0).astype(np.uint8)
+    def _products(self, tile: Area, probabilities: np.ndarray, observations: np.ndarray) -> dict[str, np.ndarray]:
+        """The classes and the extras of a tile; pixels that no sensor saw are no data."""
+        classes = probabilities.argmax(0).astype(np.uint8)
         calibration = self.checkpoint.calibration
-        if calibration is not None:  # after blending: so no class changes
-            chances = calibration.probabilities(chances)
-            self._refuse_infinite(chances[None], [tile])
-        entropy = -(chances * np.log(np.maximum(chances, 1e-12))).sum(0) / np.log(max(2, len(chances)))
-        parts = {"probabilities": chances, "confidence": chances.max(0), "entropy": entropy}
-        made = {"classes": classes} | {key: _percent(part) for key, part in parts.items() if key in self.extras}
+        if calibration is not None:  # after the classes were chosen, so that no class changes
+            probabilities = calibration.probabilities(probabilities)
+            self._refuse_infinite(probabilities[None], [tile])
+        arrays = {"classes": classes}
+        if "probabilities" in self.extras:
+            arrays["probabilities"] = _percent(probabilities)
+        if "confidence" in self.extras:
+            arrays["confidence"] = _percent(probabilities.max(0))
+        if "entropy" in self.extras:
+            arrays["entropy"] = _percent(_normalized_entropy(probabilities))
         if calibration is not None and "sets" in self.extras:
-            made["sets"] = calibration.bands(chances)
-        for part in made.values():
-            part[..., unseen] = NODATA
-        return made | ({"observations": counts} if "observations" in self.extras else {})
+            arrays["sets"] = calibration.bands(probabilities)
+        unseen = ~observations.any(0)
+        for array in arrays.values():
+            array[..., unseen] = NODATA
+        if "observations" in self.extras:
+            arrays["observations"] = observations
+        return arrays
 
 
 def calibration_for(checkpoint: Checkpoint, extras: Sequence[str]) -> Calibration | None:
-    """The checkpoint's calibration.
+    """Return the calibration of a checkpoint, if it has one.
 
     Raises:
-        InputError: it has none, and sets cannot be had without.
+        InputError: If it has none although prediction sets, which need it, are wanted.
     """
     if "sets" in extras and checkpoint.calibration is None:
         raise InputError(
             "--sets",
-            found="a checkpoint whose probabilities were never held against the truth",
+            found="a checkpoint that is not calibrated",
             expected="a calibrated one",
             repair="run 'agrifm calibrate CKPT' and use the file it writes.",
         )
@@ -167,7 +194,7 @@ def calibration_for(checkpoint: Checkpoint, extras: Sequence[str]) -> Calibratio
 
 
 def own_device() -> str:
-    """A GPU where there is one; dask workers of one machine, which are numbered, take one each."""
+    """Choose a GPU if there is one; the numbered dask workers of one machine take one each."""
     gpus = torch.cuda.device_count()
     if not gpus:
         return "cpu"
@@ -175,8 +202,14 @@ def own_device() -> str:
 
     try:
         return f"cuda:{int(get_worker().name) % gpus}"
-    except ValueError:  # no worker, or one with a name of its own, which was given its GPU by whoever started it
+    except ValueError:  # no worker, or one with a name, which got its GPU from the environment
         return "cuda"
+
+
+def _normalized_entropy(probabilities: np.ndarray) -> np.ndarray:
+    """Entropy ``(h, w)`` as a share of the largest possible."""
+    entropy = -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(0)
+    return entropy / np.log(max(2, len(probabilities)))
 
 
 def _percent(share: np.ndarray) -> np.ndarray:
@@ -184,29 +217,30 @@ def _percent(share: np.ndarray) -> np.ndarray:
 
 
 def impossible_key(sensor: str) -> str:
-    """Name under which the counts of ``_impossible`` are kept with a tile."""
+    """Name under which a tile stores the counts of pixels with impossible reflectance of a sensor."""
     return f"impossible {sensor}"
 
 
 def _impossible(data: Tile, tile: Area) -> dict[str, np.ndarray]:
-    """By sensor and date ``(t, 2)``: pixels that no land reflects, and those with all clear ones, on the map's grid."""
+    """Counts ``(t, 2)`` by sensor and date: pixels with impossible reflectance, and their sum with the clear ones."""
     counts = {}
     for name, stack in data.stacks.items():
         rows, columns = _under(stack, tile)
-        odd, clear = (mask[:, rows[:, None], columns].sum((1, 2)) for mask in (stack.impossible, stack.clear))
-        counts[impossible_key(name)] = np.stack([odd, odd + clear], 1)
+        impossible = stack.impossible[:, rows[:, None], columns].sum((1, 2))
+        clear = stack.clear[:, rows[:, None], columns].sum((1, 2))
+        counts[impossible_key(name)] = np.stack([impossible, impossible + clear], 1)
     return counts
 
 
 def _under(stack: Stack, tile: Area) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of a sensor's pixels under each of the map's pixels."""
+    """Row and column of a sensor's pixel under each row and column of a tile."""
     rows = np.arange(tile.row, tile.row + tile.height) // stack.factor - stack.first[0]
     columns = np.arange(tile.column, tile.column + tile.width) // stack.factor - stack.first[1]
     return rows, columns
 
 
 def _observations(data: Tile, tile: Area) -> np.ndarray:
-    """Number of clear dates per sensor ``(s, h, w)`` uint8, on the grid of the map."""
+    """Number of clear dates of each sensor ``(s, h, w)`` uint8, on the grid of the map."""
     counts = []
     for stack in data.stacks.values():
         total = stack.clear.sum(0).clip(0, NODATA - 1).astype(np.uint8)
@@ -217,7 +251,7 @@ def _observations(data: Tile, tile: Area) -> np.ndarray:
 
 @contextmanager
 def one_thread() -> Generator[None]:
-    """Every operation of torch runs on the thread that calls it: sums then have one order, however many there are."""
+    """Run every operation of torch on the calling thread, so that sums have the same order on any machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     keep_freed_memory()

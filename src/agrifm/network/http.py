@@ -1,6 +1,6 @@
-"""JSON over the network or from disk, within limits: of size, of time, of depth and of places.
+"""JSON over HTTP or from disk, within limits of size, time, depth and place.
 
-A request is repeated after passing failures, and no faster than a server allows.
+Requests are retried after temporary failures, no faster than the server allows.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from agrifm.addresses import is_address, normalized
 from agrifm.errors import InputError, printable
 
 ATTEMPTS = 5
-PATIENCE = 30.0  # seconds that all attempts of one request may take together, beyond the pauses between them
-PAUSE = 0.5  # seconds before the second attempt; the next pauses are twice as long each
+PATIENCE = 30.0  # seconds that all attempts of one request may take together, without the pauses between them
+PAUSE = 0.5  # seconds before the second attempt; each further pause is twice as long
 LONGEST = 120.0  # seconds to wait at most, whatever a server asks for
 PASSING = (429, 500, 502, 503, 504)
-GRACE = 1.0  # seconds after which a request that ignores its own limit is left behind
+GRACE = 1.0  # seconds after which a request that exceeds its limit is abandoned
 REDIRECTS = 5
 MOST_ANSWER = 64 * 2**20  # bytes of one answer
 MOST_FILE = 256 * 2**20  # bytes of one file
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
-class _Passing(Exception):
-    """A failure that may go away; ``after`` are the seconds that the server asks for."""
+class _Temporary(Exception):
+    """A failure that may go away; ``after`` are the seconds that the server asks to wait."""
 
     def __init__(self, text: str, after: float | None = None) -> None:
         super().__init__(text)
@@ -48,8 +48,8 @@ class HttpReader(StacApiIO):
     """Reads text at no more than ``rate`` requests per second.
 
     Args:
-        rate: requests per second.
-        local: whether documents may also be files of this machine; never those that a server names.
+        rate: Requests per second.
+        local: Whether documents may be local files; paths that a server names never are.
     """
 
     def __init__(self, rate: float, *, local: bool = False) -> None:
@@ -83,21 +83,23 @@ class HttpReader(StacApiIO):
         headers: dict[str, str] | None = None,
         parameters: dict[str, Any] | None = None,
     ) -> str:
-        """One request, repeated after passing failures until ``PATIENCE`` is used up."""
-        address, method = normalized(href, href, ("http", "https")), (method or "GET").upper()
+        """Send one request, and retry after temporary failures until ``PATIENCE`` is used up."""
+        address = normalized(href, href, ("http", "https"))
+        method = (method or "GET").upper()
         if method == "POST":
-            asked = Request(method, address, headers=headers, json=parameters)
+            unprepared = Request(method, address, headers=headers, json=parameters)
         else:
-            asked = Request(method, address, headers=headers, params=parameters or {})
-        request = self.session.prepare_request(asked)
-        left, pause = PATIENCE, PAUSE
+            unprepared = Request(method, address, headers=headers, params=parameters or {})
+        request = self.session.prepare_request(unprepared)
+        left = PATIENCE
+        pause = PAUSE
         for attempt in range(1, ATTEMPTS + 1):
             self._pace()
-            began = time.monotonic()
+            start = time.monotonic()
             try:
                 return text_of(within(lambda left=left: self._answer(request, left), left))
-            except _Passing as failure:
-                left -= time.monotonic() - began
+            except _Temporary as failure:
+                left -= time.monotonic() - start
                 if attempt == ATTEMPTS or left <= 0:
                     raise APIError(f"after several attempts: {failure}") from failure
                 time.sleep(pause if failure.after is None else failure.after)
@@ -107,9 +109,9 @@ class HttpReader(StacApiIO):
     def _answer(self, request: PreparedRequest, seconds: float) -> bytes:
         """The bytes of one answer."""
         end = time.monotonic() + seconds
-        asked = self.session.merge_environment_settings(str(request.url), {}, True, True, None)
+        settings = self.session.merge_environment_settings(str(request.url), {}, True, True, None)
         try:
-            with self.session.send(request, timeout=seconds, **asked) as response:
+            with self.session.send(request, timeout=seconds, **settings) as response:
                 if not 200 <= response.status_code < 300:
                     raise _failure(response)
                 content = bytearray()
@@ -121,7 +123,7 @@ class HttpReader(StacApiIO):
         except InvalidSchema as error:
             raise APIError(f"a redirect to a place that is not opened: {error}") from error
         except (ConnectionError, Timeout, ChunkedEncodingError) as error:
-            raise _Passing(str(error)) from error
+            raise _Temporary(str(error)) from error
         except RequestException as error:
             raise APIError(str(error)) from error
 
@@ -129,7 +131,7 @@ class HttpReader(StacApiIO):
         """A JSON object at an address or path.
 
         Raises:
-            InputError: there is none.
+            InputError: If there is none.
         """
         with asking(address, what):
             return json_object(self.read_text(address))
@@ -141,16 +143,16 @@ class HttpReader(StacApiIO):
 
 
 def _failure(response: Response) -> Exception:
-    """What an answer with an error status means; the text of the answer is cut."""
+    """Exception for an answer with an error status, with the beginning of its text."""
     text = response.raw.read(1000, decode_content=True).decode("utf-8", "replace")
-    told = f"status {response.status_code}, {printable(text)}"
+    message = f"status {response.status_code}, {printable(text)}"
     if response.status_code not in PASSING:
-        return APIError(told)
-    return _Passing(told, _asked_pause(response.headers.get("Retry-After")))
+        return APIError(message)
+    return _Temporary(message, _asked_pause(response.headers.get("Retry-After")))
 
 
 def _asked_pause(text: str | None) -> float | None:
-    """Seconds that a server asks to wait, as a number or a date."""
+    """Seconds to wait from a Retry-After header, which is a number or a date."""
     try:
         seconds = float(text or "")
     except ValueError:
@@ -161,16 +163,16 @@ def _asked_pause(text: str | None) -> float | None:
     return min(max(seconds, 0.0), LONGEST) if seconds == seconds else None
 
 
-def within(work: Callable[[], Found], seconds: float) -> Found:
-    """What ``work`` returns, if it does so in time.
+def within(work: Callable[[], Result], seconds: float) -> Result:
+    """Return the result of a function if it takes no longer than a time limit.
 
-    No time limit of a socket bounds the whole: it begins again with each byte. The thread is left behind if it is
-    late; it ends with its connection, or with the process.
+    The timeout of a socket does not limit the whole, because it starts again with each byte. A late thread is
+    abandoned; it ends with its connection or with the process.
 
     Raises:
-        APIError: it takes longer.
+        APIError: If it takes longer.
     """
-    results: list[Found] = []
+    results: list[Result] = []
     errors: list[BaseException] = []
 
     def run() -> None:
@@ -190,11 +192,11 @@ def within(work: Callable[[], Found], seconds: float) -> Found:
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of a JSON file, if it is a plain file of a sensible size.
+    """Read a JSON file if it is a regular file of a sensible size.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is larger than ``MOST_FILE``, or a device.
+        OSError: If it cannot be read.
+        ValueError: If it is larger than ``MOST_FILE``, or a device.
     """
     if path.exists() and not path.is_file():
         raise ValueError("no plain file")
@@ -204,32 +206,32 @@ def read_file(path: Path) -> bytes:
 
 
 def text_of(data: bytes) -> str:
-    """Text of JSON: UTF-8, with or without a byte order mark, or UTF-16 or 32 with one.
+    """Decode JSON: UTF-8 with or without a byte order mark, or UTF-16 or 32 with one.
 
     Raises:
-        ValueError: it is none of them.
+        ValueError: If it is none of them.
     """
     return data.decode(json.detect_encoding(data))
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """The JSON object in a text.
+    """Parse a JSON object.
 
     Raises:
-        ValueError: there is none, it is nested too deeply, or a number is too long.
+        ValueError: If there is none, it is nested too deeply, or a number is too long.
     """
     try:
-        found = json.loads(text.removeprefix("\ufeff"))
+        value = json.loads(text.removeprefix("\ufeff"))
     except RecursionError as error:
         raise ValueError("JSON that is nested too deeply") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"JSON that is no object: {str(found)[:80]}")
-    return found
+    if not isinstance(value, dict):
+        raise ValueError(f"JSON that is no object: {str(value)[:80]}")
+    return value
 
 
 @contextmanager
 def asking(address: str, what: str) -> Generator[None]:
-    """Turn failures of network and files, and of libraries that read odd answers, into the one kind of error."""
+    """Turn failures of network, files and libraries into one kind of error."""
     try:
         yield
     except InputError:

@@ -1,4 +1,4 @@
-"""Short-lived tokens, with which files of Planetary Computer are read."""
+"""Short-lived tokens for files of Planetary Computer."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from agrifm.network.http import HttpReader
 ENDPOINT = "https://planetarycomputer.microsoft.com/api/sas/v1/token/{account}/{container}"
 STORED = re.compile(r"https://([a-z0-9]+)\.blob\.core\.windows\.net/([a-z0-9$-]+)/.*")  # account and container
 SIGNED = "pc+"  # put before the scheme of files of Planetary Computer, which are read with a token
-EARLY = 300  # seconds before its end at which a token is renewed
+EARLY = 300  # seconds before the end of a token at which it is renewed
 
 
 class Tokens:
-    """Tokens by storage container, kept until shortly before they end; safe to use from several threads."""
+    """Cache of tokens by storage container; safe to use from several threads."""
 
     def __init__(self, endpoint: str = ENDPOINT) -> None:
         self.endpoint = endpoint
-        self._kept: dict[str, tuple[float, str]] = {}
+        self._tokens: dict[str, tuple[float, str]] = {}
         self._lock = threading.Lock()
 
     def sign(self, href: str) -> str:
-        """The address with a token, unless it carries one.
+        """Add a token to an address, unless it has one.
 
         Raises:
-            InputError: the token cannot be fetched, or the address is no file of an Azure container.
+            InputError: If the token cannot be fetched, or the address is no file of an Azure container.
         """
-        parts, stored = urlsplit(href), STORED.fullmatch(href)
+        parts = urlsplit(href)
+        stored = STORED.fullmatch(href)
         if "sig=" in parts.query:
             return href
         if stored is None:
@@ -43,14 +44,14 @@ class Tokens:
             )
         address = self.endpoint.format(account=stored[1], container=stored[2])
         with self._lock:
-            end, token = self._kept.get(address, (0.0, ""))
+            end, token = self._tokens.get(address, (0.0, ""))
             if time.time() > end - EARLY:
-                end, token = self._kept[address] = _fetch(address)
+                end, token = self._tokens[address] = _fetch(address)
         return f"{href}{'&' if parts.query else '?'}{token}"
 
 
 def _fetch(address: str) -> tuple[float, str]:
-    """When the token ends (seconds since 1970) and the token."""
+    """Fetch a token; returns its end in seconds since 1970 and the token."""
     answer = HttpReader(rate=1).document(address, "a token to read files of Planetary Computer")
     try:
         return datetime.fromisoformat(answer["msft:expiry"]).timestamp(), answer["token"]
@@ -64,10 +65,10 @@ def _fetch(address: str) -> tuple[float, str]:
 
 
 def signed(href: str) -> str:
-    """The address under which a file can be read now: files of Planetary Computer get a token.
+    """Return the address under which a file can be read now; files of Planetary Computer get a token.
 
     Raises:
-        InputError: the token cannot be fetched.
+        InputError: If the token cannot be fetched.
     """
     return _TOKENS.sign(href.removeprefix(SIGNED)) if href.startswith(SIGNED) else href
 

@@ -7,6 +7,8 @@ Every norm works on one pixel, so neither batch size nor tile borders change a r
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -23,17 +25,17 @@ HEADS = 4
 
 
 def masked_softmax(scores: Tensor, mask: Tensor, dim: int) -> Tensor:
-    """Softmax over the places where the mask is true; all zeros where none is."""
+    """Softmax over the entries where the mask is true; all zeros if there is none."""
     scores = scores.float().masked_fill(~mask, float("-inf"))
-    top = scores.amax(dim, keepdim=True)
-    weights = (scores - top.masked_fill(top.isinf(), 0.0)).exp()
+    largest = scores.amax(dim, keepdim=True)
+    weights = (scores - largest.masked_fill(largest.isinf(), 0.0)).exp()
     return weights / weights.sum(dim, keepdim=True).clamp(min=1e-12)
 
 
 def resample_matrix(source: int, source_extent: float, target: int, target_extent: float) -> Float[Tensor, "y x"]:
-    """Linear interpolation between two grids over one footprint, as a matrix ``(target, source)``.
+    """Matrix ``(target, source)`` of the linear interpolation between two grids over one footprint.
 
-    A grid of n cells covers the footprint with its first ``extent`` cells; the rest is padding.
+    A grid covers the footprint with its first ``extent`` cells; the other cells are padding.
     """
     centers = (torch.arange(target) + 0.5) / target_extent * source_extent - 0.5
     centers = centers.clamp(0, max(source_extent - 0.5, 0.0)).clamp(max=source - 1)
@@ -46,7 +48,7 @@ def resample_matrix(source: int, source_extent: float, target: int, target_exten
 def resample(
     x: Float[Tensor, "b h w c"], extent: tuple[float, float], size: Size, size_extent: tuple[float, float]
 ) -> Float[Tensor, "b y x c"]:
-    """Bring channels-last features to another grid over the same footprint."""
+    """Resample channels-last features to another grid over the same footprint."""
     if x.shape[1:3] == size and extent == size_extent:
         return x
     rows = resample_matrix(x.shape[1], extent[0], size[0], size_extent[0]).to(x)
@@ -56,7 +58,7 @@ def resample(
 
 
 class TimePool(nn.Module):
-    """Reduce time by attention over valid frames, several heads, each with its own channels."""
+    """Pool time by attention over valid frames, with several heads, each for its own channels."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -67,7 +69,7 @@ class TimePool(nn.Module):
     def forward(
         self, x: Float[Tensor, "b t h w c"], valid: Bool[Tensor, "b t h w"]
     ) -> tuple[Float[Tensor, "b h w k"], Bool[Tensor, "b h w"]]:
-        """Return the pooled features, zero where no frame was valid, and where any was."""
+        """Return the pooled features, zero where no frame was valid, and the mask of places with a valid frame."""
         weights = masked_softmax(self.score(x), valid.unsqueeze(-1), dim=1)
         value = self.value(x).unflatten(-1, (HEADS, -1))
         pooled = (value * weights.to(value.dtype).unsqueeze(-1)).sum(1).flatten(-2)
@@ -76,7 +78,7 @@ class TimePool(nn.Module):
 
 
 class Refine(nn.Module):
-    """A residual 3x3 convolution behind a per-pixel norm."""
+    """A residual 3x3 convolution after a per-pixel norm."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -84,18 +86,18 @@ class Refine(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
-        """Same shape out as in."""
+        """Refine features; the shape stays the same."""
         y = self.conv(F.gelu(self.norm(x)).permute(0, 3, 1, 2))
         return x + y.permute(0, 2, 3, 1)
 
 
 class Decoder(nn.Module):
-    """Pool time, fuse sensors, merge levels, refine to full resolution.
+    """Pool time, fuse sensors, merge levels, and refine to full resolution.
 
     Args:
-        sensors: names of the sensors.
-        channels: of each level of the encoder, fine to coarse.
-        patch: the encoder's patch; the finest level has one token per ``patch[1] x patch[2]`` pixels.
+        sensors: Names of the sensors.
+        channels: Channels of each level of the encoder, fine to coarse.
+        patch: Patch of the encoder; the finest level has one token for ``patch[1] x patch[2]`` pixels.
     """
 
     def __init__(self, sensors: tuple[str, ...], channels: tuple[int, ...], patch: Triple) -> None:
@@ -107,11 +109,11 @@ class Decoder(nn.Module):
         self.trust = nn.ModuleList(nn.Linear(self.width, 1) for _ in channels)
         self.refine = nn.ModuleList(Refine(self.width) for _ in channels)
         self.expand = nn.Linear(self.width, self.out_channels * patch[1] * patch[2])
-        self._begin_alike(patch[1] * patch[2])
+        self._equalize_pixels(patch[1] * patch[2])
 
     @torch.no_grad()
-    def _begin_alike(self, count: int) -> None:
-        """Start with the same weights for all pixels of a patch: random ones print its grid on maps for long.
+    def _equalize_pixels(self, count: int) -> None:
+        """Start with equal weights for all pixels of a patch, because random ones leave its grid on maps for long.
 
         Source: Aitken et al., "Checkerboard artifact free sub-pixel convolution", 2017.
         """
@@ -119,27 +121,30 @@ class Decoder(nn.Module):
             parameter.copy_(parameter[::count].repeat_interleave(count, 0))
 
     def reduce(self, sensor: str, pyramid: Pyramid, valid: list[Tensor]) -> Reduced:
-        """Pool the time of one sensor: per level ``(b, h, w, c)`` features and ``(b, h, w)`` whether seen."""
+        """Pool the time of one sensor: features ``(b, h, w, c)`` and mask ``(b, h, w)`` of seen places by level."""
         levels = zip(self.pools[sensor], pyramid.stages, valid, strict=True)  # ty: ignore[invalid-argument-type]
         return [pool(tokens, mask) for pool, tokens, mask in levels]
 
     def forward(self, reduced: dict[str, Reduced], extents: Extents, size: Size) -> Float[Tensor, "b c y x"]:
-        """Fuse the levels of all sensors that are there.
+        """Fuse the levels of all present sensors.
 
         Args:
-            reduced: per sensor what ``reduce`` returned.
-            extents: per sensor and level how many rows and columns of tokens cover the footprint.
-            size: rows and columns of the output.
+            reduced: Results of ``reduce`` by sensor.
+            extents: Rows and columns of tokens that cover the footprint, by sensor and level.
+            size: Rows and columns of the output.
         """
         x: Tensor | None = None
         below: tuple[float, float] = (0.0, 0.0)
         for i in reversed(range(len(self.trust))):
-            rows, columns = (size[0] / (self.patch[1] * 2**i), size[1] / (self.patch[2] * 2**i))
-            grid = (-int(-rows // 1), -int(-columns // 1))
+            rows = size[0] / (self.patch[1] * 2**i)
+            columns = size[1] / (self.patch[2] * 2**i)
+            extent = (rows, columns)
+            grid = (math.ceil(rows), math.ceil(columns))
             level = [(*reduced[name][i], extents[name][i]) for name in reduced]
-            fused = self._fuse(i, level, grid, (rows, columns))
-            x = fused if x is None else fused + resample(x, below, grid, (rows, columns))
-            x, below = self.refine[i](x), (rows, columns)
+            fused = self._fuse(i, level, grid, extent)
+            x = fused if x is None else fused + resample(x, below, grid, extent)
+            x = self.refine[i](x)
+            below = extent
         _, p, q = self.patch
         full = rearrange(self.expand(x), "b h w (c p q) -> b c (h p) (w q)", p=p, q=q)
         return full[:, :, : size[0], : size[1]]
@@ -147,11 +152,13 @@ class Decoder(nn.Module):
     def _fuse(
         self, index: int, level: list[tuple[Tensor, Tensor, tuple[float, float]]], grid: Size, extent: tuple
     ) -> Float[Tensor, "b h w c"]:
-        values, masks = [], []
+        """Fuse one level of all sensors by attention over the sensors that saw each place."""
+        values = []
+        masks = []
         for features, seen, source in level:
             share = resample(seen.to(features).unsqueeze(-1), source, grid, extent)
             values.append(resample(features, source, grid, extent) / share.clamp(min=1e-3))
             masks.append(share > 1e-3)
-        stacked, mask = torch.stack(values, 1), torch.stack(masks, 1)
-        weights = masked_softmax(self.trust[index](stacked), mask, dim=1)
+        stacked = torch.stack(values, 1)
+        weights = masked_softmax(self.trust[index](stacked), torch.stack(masks, 1), dim=1)
         return (stacked * weights.to(stacked.dtype)).sum(1)

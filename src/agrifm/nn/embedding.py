@@ -20,12 +20,14 @@ DATE_CHANNELS = 2 * HARMONICS
 
 def pad_to_multiple(x: Tensor, multiple: Triple) -> Tensor:
     """Zero-pad the last three axes at their ends up to whole multiples."""
-    t, h, w = (-size % step for size, step in zip(x.shape[-3:], multiple, strict=True))
+    t = -x.shape[-3] % multiple[0]
+    h = -x.shape[-2] % multiple[1]
+    w = -x.shape[-1] % multiple[2]
     return F.pad(x, (0, w, 0, h, 0, t)) if t or h or w else x
 
 
 class Normalize(nn.Module):
-    """Subtract the mean and divide by the deviation of each band; statistics travel with the weights."""
+    """Standardize each band by its mean and standard deviation, which are stored with the weights."""
 
     mean: Tensor
     std: Tensor
@@ -37,7 +39,7 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(statistics.std))
 
     def forward(self, image: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t c h w"]:
-        """Digital numbers in, zero mean and unit deviation out."""
+        """Convert digital numbers to zero mean and unit deviation."""
         return (image - self.mean[:, None, None]) / self.std[:, None, None]
 
 
@@ -52,20 +54,24 @@ class Series(NamedTuple):
 def fill_gaps(
     image: Float[Tensor, "b t c h w"], valid: Bool[Tensor, "b t h w"], days: Float[Tensor, "b t"]
 ) -> tuple[Float[Tensor, "b t c h w"], Float[Tensor, "b t h w"]]:
-    """Replace what was not seen by what was: linear in time between the valid neighbors, constant at the ends.
+    """Fill invalid pixels: linearly in time between the valid neighbors, and constant before and after them.
 
-    A pixel that was never seen becomes 0, the mean. Nothing that stood under an invalid pixel survives. Also
-    returns how many days each value lies from the nearest valid one, infinity where there is none.
+    A pixel that was never valid becomes 0, the mean. Values of invalid pixels never have an influence.
+
+    Returns:
+        The filled series, and the days between each value and the nearest valid one; infinity if there is none.
     """
     t = image.shape[1]
     steps = torch.arange(t, device=image.device).view(1, t, 1, 1)
-    before = torch.where(valid, steps, -1).cummax(1).values
-    after = torch.where(valid, steps, t).flip(1).cummin(1).values.flip(1)
-    before, after = torch.where(before < 0, after, before), torch.where(after >= t, before, after)
+    # Position of the last valid frame up to each frame (-1 if none), and of the first one from there on (t if none).
+    last = torch.where(valid, steps, -1).cummax(1).values
+    following = torch.where(valid, steps, t).flip(1).cummin(1).values.flip(1)
+    before = torch.where(last < 0, following, last).clamp(0, t - 1)
+    after = torch.where(following >= t, last, following).clamp(0, t - 1)
     never = ~valid.any(1, keepdim=True)
-    before, after = before.clamp(0, t - 1), after.clamp(0, t - 1)
     time = days[:, :, None, None].expand_as(valid)
-    start, end = time.gather(1, before), time.gather(1, after)
+    start = time.gather(1, before)
+    end = time.gather(1, after)
     distance = torch.minimum((time - start).abs(), (end - time).abs()).masked_fill(never, float("inf"))
     share = ((time - start) / (end - start).clamp(min=1e-6)).clamp(0, 1).unsqueeze(2)
     image = image.masked_fill(~valid.unsqueeze(2), 0.0)
@@ -75,7 +81,7 @@ def fill_gaps(
 
 
 def filled(series: Series, real: Bool[Tensor, "b t"]) -> Series:
-    """The same frames with gaps filled; frames that are not ``real`` are padding and become zeros."""
+    """Fill the gaps of a series; frames that are not ``real`` are padding and become zeros."""
     if bool(series.valid.all()):
         return series
     image, _ = fill_gaps(*series)
@@ -83,43 +89,45 @@ def filled(series: Series, real: Bool[Tensor, "b t"]) -> Series:
 
 
 def on_calendar(series: Series, begin: Float[Tensor, " b"], length: float, count: int) -> Series:
-    """Interpolate a series to ``count`` dates evenly spread over a season.
+    """Interpolate a series to ``count`` dates that are evenly spread over a season.
 
-    What lies further than one step from a valid observation counts as not seen.
+    Dates further than one step from a valid observation count as not seen.
 
     Args:
-        series: with any dates; padding is invalid.
-        begin: the day on which each sample's season begins.
-        length: of the season in days.
-        count: how many dates.
+        series: Series with any dates; padding is invalid.
+        begin: First day of the season of each sample.
+        length: Length of the season in days.
+        count: Number of dates.
     """
     image, valid, days = series
-    t, step = image.shape[1], length / count
+    t = image.shape[1]
+    step = length / count
     dates = (torch.arange(count, device=days.device) + 0.5).expand(len(days), -1) * step
-    together = torch.cat([days - begin[:, None], dates], 1)
-    order = together.argsort(dim=1, stable=True)
-    b = torch.arange(len(order), device=days.device)[:, None]
-    image = torch.cat([image, image.new_zeros(len(image), count, *image.shape[2:])], 1)[b, order]
-    valid = torch.cat([valid, valid.new_zeros(len(valid), count, *valid.shape[2:])], 1)[b, order]
-    image, distance = fill_gaps(image, valid, together.gather(1, order))
-    wanted = order.argsort(dim=1)[:, t:]
-    return Series(image[b, wanted], distance[b, wanted] <= step, begin[:, None] + dates)
+    # The new dates join the series as invalid frames, in the order of time; filling the gaps interpolates them.
+    all_days = torch.cat([days - begin[:, None], dates], 1)
+    order = all_days.argsort(dim=1, stable=True)
+    sample = torch.arange(len(order), device=days.device)[:, None]
+    image = torch.cat([image, image.new_zeros(len(image), count, *image.shape[2:])], 1)[sample, order]
+    valid = torch.cat([valid, valid.new_zeros(len(valid), count, *valid.shape[2:])], 1)[sample, order]
+    image, distance = fill_gaps(image, valid, all_days.gather(1, order))
+    position = order.argsort(dim=1)[:, t:]
+    return Series(image[sample, position], distance[sample, position] <= step, begin[:, None] + dates)
 
 
 def date_encoding(days: Float[Tensor, "b t"]) -> Float[Tensor, "b t 8"]:
-    """Sines and cosines of the first four harmonics of the year."""
+    """Encode days by sines and cosines of the first four harmonics of the year."""
     angle = days.unsqueeze(-1).remainder(DAYS_PER_YEAR) * torch.arange(1, HARMONICS + 1, device=days.device)
     angle = angle * (2 * math.pi / DAYS_PER_YEAR)
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
 class PatchEmbedding(nn.Module):
-    """Cut a series into space-time patches and project each to one token. Pads at the end with zeros.
+    """Project space-time patches of a series to tokens; the series is padded with zeros at its end.
 
     Args:
-        bands: channels of the sensor.
-        width: channels of a token.
-        patch: frames, rows and columns of one patch.
+        bands: Channels of the sensor.
+        width: Channels of a token.
+        patch: Frames, rows and columns of one patch.
     """
 
     def __init__(self, bands: int, width: int, patch: Triple) -> None:
@@ -134,14 +142,14 @@ class PatchEmbedding(nn.Module):
 
 
 class Context(nn.Module):
-    """Tell each token which of its pixels were filled and on which days its frames were taken.
+    """Encode for each token which of its pixels were filled and on which days its frames were taken.
 
-    Both start at zero, so pre-trained weights see at first exactly what they saw in training.
+    Both encodings start at zero, so that pre-trained weights first get the same inputs as in pre-training.
 
     Args:
-        width: channels of a token.
-        patch: frames, rows and columns of one patch.
-        dates: encode the day of the year.
+        width: Channels of a token.
+        patch: Frames, rows and columns of one patch.
+        dates: Whether to encode the day of the year.
     """
 
     def __init__(self, width: int, patch: Triple, *, dates: bool) -> None:
@@ -149,10 +157,9 @@ class Context(nn.Module):
         self.patch = patch
         self.gaps = nn.Conv3d(1, width, kernel_size=patch, stride=patch, bias=False)
         nn.init.zeros_(self.gaps.weight)
-        self.dates = (
-            nn.Conv1d(DATE_CHANNELS, width, kernel_size=patch[0], stride=patch[0], bias=False) if dates else None
-        )
-        if self.dates is not None:
+        self.dates: nn.Conv1d | None = None
+        if dates:
+            self.dates = nn.Conv1d(DATE_CHANNELS, width, kernel_size=patch[0], stride=patch[0], bias=False)
             nn.init.zeros_(self.dates.weight)
 
     def forward(
@@ -163,7 +170,8 @@ class Context(nn.Module):
         real: Bool[Tensor, "b t"],
     ) -> Float[Tensor, "b t2 h2 w2 k"]:
         """Add both encodings to the tokens; padded frames have neither gaps nor a date."""
-        gaps = pad_to_multiple((~valid & real[:, :, None, None]).to(tokens.dtype).unsqueeze(1), self.patch)
+        gaps = (~valid & real[:, :, None, None]).to(tokens.dtype).unsqueeze(1)
+        gaps = pad_to_multiple(gaps, self.patch)
         tokens = tokens + self.gaps(gaps).permute(0, 2, 3, 4, 1)
         if self.dates is not None:
             encoding = (date_encoding(days) * real.unsqueeze(-1)).transpose(1, 2)
@@ -173,10 +181,13 @@ class Context(nn.Module):
 
 
 def token_validity(valid: Bool[Tensor, "b t h w"], strides: tuple[Triple, ...]) -> list[Tensor]:
-    """Per level ``(b, t', h', w')``: true where at least one pixel of a token was seen."""
-    levels, seen, reached = [], valid.float().unsqueeze(1), (1, 1, 1)
+    """Mask ``(b, t', h', w')`` for each level: true if at least one pixel of a token was seen."""
+    levels = []
+    seen = valid.float().unsqueeze(1)
+    previous: Triple = (1, 1, 1)
     for stride in strides:
-        step: Triple = tuple(s // r for s, r in zip(stride, reached, strict=True))  # ty: ignore[invalid-assignment]
-        seen, reached = F.max_pool3d(pad_to_multiple(seen, step), step, step), stride
+        step: Triple = (stride[0] // previous[0], stride[1] // previous[1], stride[2] // previous[2])
+        seen = F.max_pool3d(pad_to_multiple(seen, step), step, step)
+        previous = stride
         levels.append(seen.squeeze(1) > 0)
     return levels

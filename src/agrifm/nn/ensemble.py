@@ -22,8 +22,8 @@ class TestTimeEnsemble(nn.Module):
     Called like one model. What it returns is the logarithm of the mean: softmax gives the mean back.
 
     Args:
-        models: with the same classes.
-        flips: look in all orientations.
+        models: With the same classes.
+        flips: Look in all orientations.
     """
 
     def __init__(self, models: Sequence[nn.Module], *, flips: bool) -> None:

@@ -27,9 +27,9 @@ def fold_time(
     """Move time into channels (``cat``, channel-major) or average it (``mean``).
 
     Args:
-        tokens: one level of the pyramid.
-        fusion: how time is removed.
-        group: with ``cat``, first average groups of this many frames; a last incomplete group is filled with
+        tokens: One level of the pyramid.
+        fusion: How time is removed.
+        group: With ``cat``, first average groups of this many frames; a last incomplete group is filled with
             zero frames, as the original does between its stages.
     """
     if fusion == "mean":
@@ -66,9 +66,9 @@ class LegacyDecoder(nn.Module):
     """Fuse the deepest features of all sensors, then three times double the size and add a shallower level.
 
     Args:
-        width: channels throughout; equal to the channels of the deepest features.
-        sensors: whose deepest features are fused first.
-        lateral: per doubling the channels of each sensor's level, coarse to fine.
+        width: Channels throughout; equal to the channels of the deepest features.
+        sensors: Whose deepest features are fused first.
+        lateral: Lateral per doubling the channels of each sensor's level, coarse to fine.
     """
 
     def __init__(self, width: int, sensors: Sequence[str], lateral: Sequence[Mapping[str, int]]) -> None:
@@ -103,10 +103,10 @@ class LegacyDecoder(nn.Module):
         """Return full-resolution features.
 
         Args:
-            deepest: per sensor ``(b, c, h, w)`` with time folded.
-            levels: per sensor the levels fine to coarse, time folded.
-            start: rows and columns at which fusion begins.
-            size: rows and columns of the output.
+            deepest: Deepest per sensor ``(b, c, h, w)`` with time folded.
+            levels: Levels per sensor the levels fine to coarse, time folded.
+            start: Rows and columns at which fusion begins.
+            size: Rows and columns of the output.
         """
         x = self.in_conv(torch.cat([_resize(deepest[name], start) for name in self.sensors], 1))
         for i, (fuse, keys) in enumerate(zip(self.fusion_list, self.lateral, strict=True)):

@@ -29,15 +29,15 @@ class ModelConfig:
 
     Args:
         size: ``tiny``, ``small``, ``base`` or the numbers themselves.
-        patch: frames, rows and columns of a patch; (4, 4, 4) is what the published weights have.
+        patch: Frames, rows and columns of a patch; (4, 4, 4) is what the published weights have.
         decoder: ``light``, or ``original`` for the parity decoder, which needs a fixed number of frames.
-        shared_backbone: one backbone for all sensors, as in pre-training; else one each.
-        day_of_year: tell the model the day of the year of each frame.
-        calendar: interpolate every series to this many dates, evenly spread over the season, before it is cut into
+        shared_backbone: One backbone for all sensors, as in pre-training; else one each.
+        day_of_year: Tell the model the day of the year of each frame.
+        calendar: Interpolate every series to this many dates, evenly spread over the season, before it is cut into
             patches; for series whose dates differ from place to place. Without it frames stay as they are.
-        season: what the calendar covers; if left out, the training data's.
-        checkpointing: recompute activations in the backward pass to save memory.
-        freeze_encoder: train the decoder and head only.
+        season: What the calendar covers; if left out, the training data's.
+        checkpointing: Recompute activations in the backward pass to save memory.
+        freeze_encoder: Train the decoder and head only.
     """
 
     size: Literal["tiny", "small", "base"] | SwinSize = "tiny"
@@ -60,10 +60,10 @@ class CropModel(nn.Module):
     """Sensors of one footprint to one map.
 
     Args:
-        sensors: with their statistics.
-        outputs: channels of the map, e.g. classes.
-        config: the dials.
-        frames: frames of every series; needed by the ``original`` decoder only.
+        sensors: With their statistics.
+        outputs: Channels of the map, e.g. classes.
+        config: The dials.
+        frames: Frames of every series; needed by the ``original`` decoder only.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class CropModel(nn.Module):
         """Return the map of every sample on the grid of the labels, or of the finest sensor.
 
         Raises:
-            InputError: the batch holds none of the model's sensors.
+            InputError: If the batch holds none of the model's sensors.
         """
         present = [name for name in self.sensors if bool((batch.frames.get(name, NO_FRAMES) > 0).any())]
         if not present:

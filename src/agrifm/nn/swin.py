@@ -28,15 +28,15 @@ class SwinSize:
     """Every free number of the backbone; what follows from them is derived.
 
     Args:
-        width: channels of the first stage; doubles at every stage.
-        depths: blocks per stage.
-        heads: attention heads per stage; 32 channels to a head unless given.
-        window: tokens of one attention window along time, rows, columns.
-        mlp_ratio: hidden over outer width of the block's MLP.
-        drop_path: stochastic depth of the last block; rises linearly from 0.
-        steps: down-sampling (time, rows, columns) after each stage but the last.
-        average_frames: average the merged frames; else keep the first (an option of the original).
-        clipped_bias: position bias where a grid is narrower than a window: ``geometric``, or the original's
+        width: Channels of the first stage; doubles at every stage.
+        depths: Blocks per stage.
+        heads: Attention heads per stage; 32 channels to a head unless given.
+        window: Tokens of one attention window along time, rows, columns.
+        mlp_ratio: Hidden over outer width of the block's MLP.
+        drop_path: Stochastic depth of the last block; rises linearly from 0.
+        steps: Down-sampling (time, rows, columns) after each stage but the last.
+        average_frames: Average the merged frames; else keep the first (an option of the original).
+        clipped_bias: Position bias where a grid is narrower than a window: ``geometric``, or the original's
             ``first_rows``, which ties a model to one size of image.
     """
 
@@ -194,8 +194,8 @@ class Swin(nn.Module):
     """The backbone: tokens in, a pyramid of tokens out.
 
     Args:
-        size: all its numbers.
-        checkpointing: recompute each block in the backward pass; memory falls, time rises by about a third.
+        size: All its numbers.
+        checkpointing: Recompute each block in the backward pass; memory falls, time rises by about a third.
     """
 
     def __init__(self, size: SwinSize, *, checkpointing: bool = False) -> None:

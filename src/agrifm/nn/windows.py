@@ -45,7 +45,7 @@ class Piece:
     """Consecutive windows that the shift cut in the same way.
 
     Args:
-        windows: how many.
+        windows: How many.
         allowed: ``(k, k)`` true where two tokens may see each other, or None where all may.
     """
 
@@ -58,11 +58,11 @@ class Layout:
     """Where the tokens of a batch of grids stand once they are cut into windows.
 
     Args:
-        window: tokens of a window along time, rows, columns.
-        pieces: the windows, kind by kind.
-        tokens: number of the token at each place of each window; 0 where there is none.
-        padding: places without a token.
-        places: where each token went.
+        window: Tokens of a window along time, rows, columns.
+        pieces: The windows, kind by kind.
+        tokens: Number of the token at each place of each window; 0 where there is none.
+        padding: Places without a token.
+        places: Where each token went.
     """
 
     window: Triple
@@ -149,10 +149,10 @@ class WindowAttention(nn.Module):
     """Multi-head attention within windows with a learned bias per relative position.
 
     Args:
-        width: channels.
-        window: full window size; smaller grids use a part of its bias table.
-        heads: attention heads.
-        first_rows: index a clipped window as the original does, see ``bias``.
+        width: Channels.
+        window: Full window size; smaller grids use a part of its bias table.
+        heads: Attention heads.
+        first_rows: Index a clipped window as the original does, see ``bias``.
     """
 
     relative_position_index: Tensor
@@ -206,9 +206,9 @@ def in_portions(
     """Apply a function that treats every token alone.
 
     Args:
-        function: to tokens from tokens of the same width.
-        x: the tokens.
-        recompute: keep nothing inside of the function for the backward pass.
+        function: Function to tokens from tokens of the same width.
+        x: The tokens.
+        recompute: Keep nothing inside of the function for the backward pass.
     """
     if recompute and torch.is_grad_enabled():
         function = partial(checkpoint, function, use_reentrant=False, preserve_rng_state=False)

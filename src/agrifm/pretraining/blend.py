@@ -49,8 +49,8 @@ class BlendOrder:
     """The order of a blend: each source in its own order, and of every stretch its share.
 
     Args:
-        orders: of the sources.
-        shares: how many samples of each are drawn, as whole numbers in a ratio.
+        orders: Orders of the sources.
+        shares: How many samples of each are drawn, as whole numbers in a ratio.
     """
 
     orders: tuple[Order, ...]

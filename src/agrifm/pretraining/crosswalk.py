@@ -35,9 +35,9 @@ class Crosswalk:
     """Codes of a land-cover product and the cover each one means.
 
     Args:
-        name: of a shipped table, or the path of a file.
-        source: the product guide that states the codes.
-        covers: position in ``COVERS`` by code, or ``UNKNOWN``.
+        name: Name of a shipped table, or the path of a file.
+        source: The product guide that states the codes.
+        covers: Position in ``COVERS`` by code, or ``UNKNOWN``.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Crosswalk:
         """Read a shipped table by its name, or a YAML file with ``source``, ``covers`` and ``unknown``.
 
         Raises:
-            InputError: there is no such table, it has another form, or it lists a code twice.
+            InputError: If there is no such table, it has another form, or it lists a code twice.
         """
         try:
             return cls._of(str(name), _Table.model_validate(_values(str(name))))
@@ -83,7 +83,7 @@ class Crosswalk:
         """Position of the cover of each code, uint8 of the same shape; ``UNKNOWN`` where it is not known.
 
         Raises:
-            InputError: a code is not listed.
+            InputError: If a code is not listed.
         """
         listed = np.array(sorted(self.covers))
         at = np.searchsorted(listed, codes).clip(max=len(listed) - 1)

@@ -1,4 +1,4 @@
-"""Scenes and a land-cover raster to samples for pre-training: one sensor, one place, one year, shares of land cover."""
+"""Samples for pre-training from scenes and a land-cover raster: one sensor, one place, one year, land-cover shares."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import asdict
 from heapq import heapify, heappop, heappush
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -22,6 +22,7 @@ from agrifm.pretraining.crosswalk import Crosswalk
 from agrifm.pretraining.landcover import LandCover
 from agrifm.pretraining.outcomes import Outcomes
 from agrifm.pretraining.shard_writer import ShardWriter
+from agrifm.pretraining.shards import MANIFEST
 from agrifm.pretraining.views import DARK, FEW, FEWEST, FractionCell, FractionPlan, SensorYear
 from agrifm.scenes.scene import Scene
 from agrifm.tasks.fractions import COVERS
@@ -51,23 +52,37 @@ def build(
     """Cut scenes into samples with shares of land cover, and write them as shards with ``report.json``.
 
     Args:
-        scenes: of any sensors, in reflectance units that were checked.
-        landcover: path or address of a raster of codes.
-        out: folder of the shards.
-        crosswalk: what the codes mean.
-        plan: how.
-        overwrite: replace a folder that is there.
-        console: where progress is shown.
+        scenes: Scenes of any sensors, whose units were checked.
+        landcover: Path or address of a raster of codes.
+        out: Folder of the shards.
+        crosswalk: Meaning of the codes.
+        plan: Sizes, filters and balance of the samples.
+        overwrite: Whether to replace an existing folder.
+        console: Where progress is shown.
+
+    Returns:
+        Counts of samples, filters and covers. A folder that the same call has finished before is kept, and its counts
+        are returned, so that a command that was killed at its very end can be given again.
 
     Raises:
-        InputError: land cover or scenes cannot be used, nothing is left after the filters, or the folder is there.
+        InputError: If land cover or scenes cannot be used, nothing is left after the filters, or the folder is there.
     """
-    _refuse_existing(out, overwrite)
     for scene in scenes:
         for layer in scene.layers:
             plan.size(layer.sensor.name)
+    origin = {
+        "scenes": [scene.name for scene in scenes],
+        "landcover": Path(landcover).name,
+        "crosswalk": {"name": Path(crosswalk.name).name, "source": crosswalk.source},
+        "plan": asdict(plan),
+    }
     outcomes = Outcomes()
     with locked(_lock(out)):
+        finished = None if overwrite else _finished(out, origin)
+        if finished is not None:
+            if console is not None:
+                console.print(f"{out} is finished already; --overwrite makes it again", highlight=False)
+            return finished
         _refuse_existing(out, overwrite)
         found = records(scenes, landcover, crosswalk, plan, outcomes, console)
         first = next(found, None)
@@ -78,18 +93,24 @@ def build(
                 expected="at least one",
                 repair="check the filter that took most: --max-unknown, --min-clear, --year; or use a smaller --size.",
             )
-        origin = {
-            "scenes": [scene.name for scene in scenes],
-            "landcover": Path(landcover).name,
-            "crosswalk": {"name": Path(crosswalk.name).name, "source": crosswalk.source},
-            "plan": asdict(plan),
-        }
         with ShardWriter(out, overwrite=overwrite, made_from=origin) as writer:
             for record in chain((first,), found):
                 writer.add(record)
             report = {**outcomes.to_dict(), "plan": asdict(plan)}
             writer.attach(REPORT, json.dumps(report, indent=1))
     return outcomes
+
+
+def _finished(out: Path, origin: Mapping[str, Any]) -> Outcomes | None:
+    """Counts of a folder that was finished with the same settings; None for any other folder."""
+    try:
+        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+        report = json.loads((out / REPORT).read_text(encoding="utf-8"))
+        if manifest["made_from"] != json.loads(json.dumps(origin)):
+            return None
+        return Outcomes.from_dict(report)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _refuse_existing(out: Path, overwrite: bool) -> None:
@@ -114,7 +135,7 @@ def records(
     """The samples, one after another, and what became of all chips in ``outcomes``.
 
     Raises:
-        InputError: land cover or scenes cannot be used.
+        InputError: If land cover or scenes cannot be used.
     """
     names = [f"{i:04d}_" if len(scenes) > 1 else "" for i in range(len(scenes))]
     views = [view for scene, name in zip(scenes, names, strict=True) for view in SensorYear.of(scene, name, plan)]

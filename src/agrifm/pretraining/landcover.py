@@ -30,9 +30,9 @@ class LandCover:
     """An open raster of land-cover codes.
 
     Args:
-        file: what GDAL opened.
-        grid: of the file.
-        crosswalk: what the codes mean.
+        file: What GDAL opened.
+        grid: Grid of the file.
+        crosswalk: What the codes mean.
     """
 
     file: rasterio.DatasetReader
@@ -45,7 +45,7 @@ class LandCover:
         """Open a raster of one band.
 
         Raises:
-            InputError: it does not open, has no place on the ground or several bands.
+            InputError: If it does not open, has no place on the ground or several bands.
         """
         with ExitStack() as stack:
             try:
@@ -63,7 +63,7 @@ class LandCover:
         """Refuse land cover that does not lie under a grid, or holds codes there that the crosswalk does not list.
 
         Raises:
-            InputError: with both extents in degrees, or with the codes.
+            InputError: If with both extents in degrees, or with the codes.
         """
         columns, rows = self._pixels(grid, 1)
         if not np.isfinite(columns).all():  # the grid holds a pole, or reaches beyond what the projection can show
@@ -94,7 +94,7 @@ class LandCover:
         beyond the raster is unknown. Reads no more than ``most_pixels`` at the same time.
 
         Raises:
-            InputError: a code is not listed in the crosswalk.
+            InputError: If a code is not listed in the crosswalk.
         """
         columns, rows = self._pixels(box, cells)
         result = np.zeros((cells * cells, UNKNOWN + 1))

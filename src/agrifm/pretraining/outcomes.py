@@ -1,4 +1,4 @@
-"""What became of the chips of scenes: samples by dominant cover, what each filter took, shares of the covers."""
+"""Counts of chips of scenes: samples by dominant cover, chips that each filter removed, shares of the covers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from agrifm.tasks.fractions import COVERS
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What became of the chips; the counts grow while samples are written.
+    """Counts of chips, which grow while samples are written.
 
     Args:
-        chips: counts by sensor and the dominant cover they were written with, or why they were not.
-        biomes: samples by biome.
-        area: summed shares of the covers and of what is unknown ``(9)``.
+        chips: Counts by sensor and dominant cover of written chips, or by sensor and filter of the others.
+        biomes: Samples by biome.
+        area: Summed shares of the covers and of what is unknown ``(9)``.
     """
 
     chips: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -38,20 +38,36 @@ class Outcomes:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values: samples by sensor and dominant cover, rejected by sensor and filter, biomes, mean shares."""
-        samples, rejected = defaultdict(dict), defaultdict(dict)
+        samples: dict[str, dict[str, int]] = defaultdict(dict)
+        rejected: dict[str, dict[str, int]] = defaultdict(dict)
         for (sensor, outcome), count in sorted(self.chips.items()):
-            (samples if outcome in COVERS else rejected)[sensor][outcome] = count
+            if outcome in COVERS:
+                samples[sensor][outcome] = count
+            else:
+                rejected[sensor][outcome] = count
         shares = (self.area / max(1, self.biomes.total())).round(6).tolist()
         named = dict(zip((*COVERS, "unknown"), shares, strict=True))
         return {"samples": samples, "rejected": rejected, "biomes": self.biomes, "shares": named}
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Outcomes:
+        """Read the values of ``to_dict``; shares are then rounded."""
+        chips: Counter[tuple[str, str]] = Counter()
+        for group in ("samples", "rejected"):
+            for sensor, counts in values[group].items():
+                for outcome, count in counts.items():
+                    chips[sensor, outcome] = int(count)
+        biomes = Counter(values["biomes"])
+        shares = np.array([values["shares"][name] for name in (*COVERS, "unknown")], float)
+        return cls(chips, biomes, shares * biomes.total())
+
     def left_out(self) -> str:
-        """Which filter took how many, in words."""
+        """Text on the number of chips that each filter removed."""
         rejected = self.to_dict()["rejected"].items()
         return "; ".join(f"{sensor}: {_listed(reasons)}" for sensor, reasons in rejected) or "nothing"
 
     def show(self, console: Console) -> None:
-        """Print samples by sensor and dominant cover, what was left out, and the shares of the covers."""
+        """Print samples by sensor and dominant cover, removed chips, and the shares of the covers."""
         values = self.to_dict()
         table = Table("dominant cover", *values["samples"], "mean share")
         for cover, share in values["shares"].items():

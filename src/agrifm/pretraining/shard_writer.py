@@ -25,13 +25,13 @@ class ShardWriter:
     One process writes a folder at a time. What a killed one left unfinished is replaced.
 
     Args:
-        folder: to make.
-        size: samples in a shard.
-        overwrite: replace a data set of that name.
-        made_from: told in the manifest.
+        folder: Folder to make.
+        size: Samples in a shard.
+        overwrite: Replace a data set of that name.
+        made_from: Told in the manifest.
 
     Raises:
-        InputError: the folder is there; or it holds no data set and shall be replaced.
+        InputError: If the folder is there; or it holds no data set and shall be replaced.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class ShardWriter:
         """Add one sample.
 
         Raises:
-            InputError: its sensor's name cannot be a file's, or the record does not fit together.
+            InputError: If its sensor's name cannot be a file's, or the record does not fit together.
         """
         where = f"record {record.name}"
         record.check(where)
@@ -109,7 +109,7 @@ class ShardWriter:
         """Write a text, e.g. a report, that lies in the folder when it appears.
 
         Raises:
-            InputError: the disk is full.
+            InputError: If the disk is full.
         """
         with writing(self.folder):
             (self.unfinished / name).write_text(text, encoding="utf-8")

@@ -91,10 +91,10 @@ class Shards:
     """The samples of a data set, sensor by sensor; a ``Source``.
 
     Args:
-        root: folder or address.
-        shards: that are used, in the order of their samples.
-        lost: shards that were left out.
-        keep: shards of each sensor held in memory; a window of a ``Stream`` should fit (``Stream.held``).
+        root: Folder or address.
+        shards: Shards that are used, in the order of their samples.
+        lost: Shards that were left out.
+        keep: Shards of each sensor held in memory; a window of a ``Stream`` should fit (``Stream.held``).
     """
 
     root: str
@@ -110,7 +110,7 @@ class Shards:
         Remote shards are verified when they are read: to fetch all of them first would take as long as a pass.
 
         Raises:
-            InputError: the manifest is missing or of another format, a shard is bad, or none is left.
+            InputError: If the manifest is missing or of another format, a shard is bad, or none is left.
         """
         root, listed = str(path).rstrip("/"), _manifest(str(path).rstrip("/"))
         listed = sorted(listed, key=lambda shard: shard.sensor)  # stable: the order of the manifest within a sensor
@@ -156,7 +156,7 @@ class Shards:
         """One sample as it is stored.
 
         Raises:
-            InputError: its shard is missing, truncated or corrupt, or the record is wrong.
+            InputError: If its shard is missing, truncated or corrupt, or the record is wrong.
         """
         if not 0 <= index < len(self):
             raise IndexError(index)
@@ -177,7 +177,7 @@ class Shards:
         """Fetch a whole shard and verify it; a remote one is asked for again before it counts as bad.
 
         Raises:
-            Unreadable: it is missing, truncated or corrupt.
+            Unreadable: If it is missing, truncated or corrupt.
         """
         try:
             return read_whole(self._at(shard), shard.flaw, shard.bytes)

@@ -30,10 +30,10 @@ class Lap:
     """One pass over the samples of a sensor.
 
     Args:
-        seed: of all windows.
-        sizes: samples of each shard ``(n)``.
-        first: index of each shard's first sample ``(n)``.
-        window: samples after whose number a window ends, with the shard that is open then.
+        seed: Seed of all windows.
+        sizes: Samples of each shard ``(n)``.
+        first: Index of each shard's first sample ``(n)``.
+        window: Samples after whose number a window ends, with the shard that is open then.
     """
 
     seed: tuple[int, ...]
@@ -77,13 +77,13 @@ class Stream:
     """The order of samples, without end.
 
     Args:
-        groups: by sensor, index of its first sample and how many samples each of its shards holds.
-        weights: how often sensors are drawn, as a ratio; equal if not given. Their thousandths count.
-        window: samples that are shuffled together, about.
-        seed: of everything.
+        groups: Groups by sensor, index of its first sample and how many samples each of its shards holds.
+        weights: How often sensors are drawn, as a ratio; equal if not given. Their thousandths count.
+        window: Samples that are shuffled together, about.
+        seed: Seed of everything.
 
     Raises:
-        InputError: a weight names no sensor that is there, lacks or is negative, or the window is empty.
+        InputError: If a weight names no sensor that is there, lacks or is negative, or the window is empty.
     """
 
     def __init__(
@@ -172,13 +172,13 @@ class StreamBatches(Sampler[list[Key]]):
     same steps as one process, each sees its share of every sensor, and a shard is wanted by few of them.
 
     Args:
-        stream: order of the samples.
-        lap: samples of an epoch, a multiple of the batch.
-        batch_size: samples of a batch over all processes.
-        rank, world: this process and how many there are.
+        stream: Order of the samples.
+        lap: Samples of an epoch, a multiple of the batch.
+        batch_size: Samples of a batch over all processes.
+        rank, world: This process and how many there are.
 
     Raises:
-        InputError: a lap is no whole number of batches, or a batch holds less than one sample for each process.
+        InputError: If a lap is no whole number of batches, or a batch holds less than one sample for each process.
     """
 
     def __init__(self, stream: Order, lap: int, batch_size: int, *, rank: int = 0, world: int = 1) -> None:

@@ -34,15 +34,15 @@ class FractionPlan:
     """How samples are cut and chosen.
 
     Args:
-        sizes: pixels along a chip, by sensor; ``""`` stands for all others.
-        cells: along a chip.
-        min_clear: smallest mean clear share of the kept dates.
-        max_unknown: largest share of a chip without land cover.
-        samples: how many are wanted; None takes all.
-        balance: from 0, as they come, to 1, every dominant cover and biome equally often.
-        biome: label of the scenes; None goes by latitude.
-        year: of all dates; None takes the one with the most.
-        seed: decides which are drawn.
+        sizes: Pixels along a chip, by sensor; ``""`` stands for all others.
+        cells: Cells along a chip.
+        min_clear: Smallest mean clear share of the kept dates.
+        max_unknown: Largest share of a chip without land cover.
+        samples: How many are wanted; None takes all.
+        balance: Balance from 0, as they come, to 1, every dominant cover and biome equally often.
+        biome: Label of the scenes; None goes by latitude.
+        year: Year of all dates; None takes the one with the most.
+        seed: Decides which are drawn.
     """
 
     sizes: Mapping[str, int] = field(default_factory=lambda: {"": 48, "Modis": 16})
@@ -73,7 +73,7 @@ class FractionPlan:
         """Pixels along a chip of a sensor.
 
         Raises:
-            InputError: they are no whole number of cells.
+            InputError: If they are no whole number of cells.
         """
         size = self.sizes.get(sensor, self.sizes.get("", 48))
         if size % self.cells or not 0 < size <= LARGEST:
@@ -105,10 +105,10 @@ class SensorYear:
     """One sensor of a scene in one year, on the sensor's own grid.
 
     Args:
-        scene: of that sensor alone.
-        name: goes into the names of the samples.
-        size: pixels along a chip.
-        year: of all dates.
+        scene: Scene of that sensor alone.
+        name: Goes into the names of the samples.
+        size: Pixels along a chip.
+        year: Year of all dates.
         biome: None goes by latitude.
     """
 

@@ -38,50 +38,51 @@ def check_target(path: Path, *, overwrite: bool = False) -> None:
     """Refuse a file that cannot be written, before anything is computed.
 
     Raises:
-        InputError: another ending, a file that is there already, or GeoParquet without pyarrow.
+        InputError: If the suffix is unknown, the file exists, or pyarrow is missing for GeoParquet.
     """
     if path.suffix.lower() not in ENDINGS:
         raise InputError(
             path,
             found=f"the ending '{path.suffix}'",
             expected="a GeoPackage or GeoParquet",
-            repair="end it in .gpkg or .parquet.",
+            repair="give a name that ends in .gpkg or .parquet.",
         )
     if path.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:
         raise InputError(
             path,
             found="no pyarrow, which writes GeoParquet",
-            expected="the optional library",
+            expected="this optional library",
             repair="run pip install 'agrifm[parquet]', or end the name in .gpkg.",
         )
     refuse_existing(path, overwrite=overwrite)
 
 
 def check_map(checkpoint: Path, path: Path, *, overwrite: bool = False) -> None:
-    """Refuse a checkpoint that knows no fields, and a file that cannot be written, before a map is made.
+    """Refuse a checkpoint without fields, and a file that cannot be written, before a map is computed.
 
     Raises:
-        InputError: either.
+        InputError: If the checkpoint is of another task, or the file cannot be written.
     """
     task = Checkpoint.load(checkpoint).experiment.task
     if not isinstance(task, Fields):
         raise InputError(
             checkpoint,
             found=f"a checkpoint of task '{task.kind}'",
-            expected="one of task 'fields', which knows where fields end",
+            expected="one of task 'fields'",
             repair="leave out --parcels, or give 'agrifm parcels' a map of fields and this one as --crops.",
         )
     check_target(path, overwrite=overwrite)
 
 
 def write_parcels(parcels: Parcels, path: Path) -> None:
-    """Write fields; the file appears whole. Collection metadata stand in the file's own.
+    """Write fields atomically, with the metadata of the collection in the metadata of the file.
 
     Raises:
-        InputError: as ``check_target``.
+        InputError: If the suffix is unknown, or pyarrow is missing for GeoParquet.
     """
     check_target(path, overwrite=True)
-    frame, collection = table(parcels), {"collection": path.stem, "schemas": {path.stem: list(SCHEMAS)}}
+    frame = table(parcels)
+    collection = {"collection": path.stem, "schemas": {path.stem: list(SCHEMAS)}}
     with whole(path) as unfinished, _writing(path):
         if path.suffix.lower() == ".parquet":
             _write_parquet(frame, unfinished, collection)
@@ -92,7 +93,7 @@ def write_parcels(parcels: Parcels, path: Path) -> None:
 
 @contextmanager
 def _writing(path: Path) -> Generator[None]:
-    """GDAL says that a disk is full, or a file cannot be written, with an error of its own."""
+    """Turn GDAL's own errors about full disks and files that cannot be written into refusals."""
     from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError
 
     try:
@@ -107,12 +108,12 @@ def _writing(path: Path) -> Generator[None]:
 
 
 def table(parcels: Parcels) -> geopandas.GeoDataFrame:
-    """Fields with the columns of fiboa, then our own."""
+    """Table of fields with the columns of fiboa, followed by our own."""
     import geopandas
     import pandas as pd
 
     count = len(parcels.polygons)
-    last = max(day for layer in parcels.passport.scene.layers for day in layer.days)
+    last = max(day for layer in parcels.provenance.scene.layers for day in layer.days)
     columns: dict[str, Any] = {
         "id": [str(number) for number in range(1, count + 1)],
         "metrics:area": shapely.area(parcels.polygons),
@@ -121,12 +122,13 @@ def table(parcels: Parcels) -> geopandas.GeoDataFrame:
         "determination:method": ["auto-imagery"] * count,
         "determination:details": [parcels.details] * count,
     }
-    own = {key: np.round(x, 4) if x.dtype.kind == "f" else x for key, x in parcels.columns.items()}
-    return geopandas.GeoDataFrame(columns | own, geometry=parcels.polygons, crs=parcels.crs)
+    for key, values in parcels.columns.items():
+        columns[key] = np.round(values, 4) if values.dtype.kind == "f" else values
+    return geopandas.GeoDataFrame(columns, geometry=parcels.polygons, crs=parcels.crs)
 
 
 def _write_parquet(frame: geopandas.GeoDataFrame, path: Path, collection: dict[str, Any]) -> None:
-    """As geopandas writes it, then with the types that fiboa asks for and the metadata of the collection."""
+    """Write with geopandas, then again with the types that fiboa requires and the metadata of the collection."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,4 +1,4 @@
-"""Pieces of one self-contained HTML page: whatever comes in as text is escaped, pictures are part of the page."""
+"""Elements of one self-contained HTML page: text is escaped, and pictures are embedded."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import NewType
 
 from agrifm.errors import printable
 
-Html = NewType("Html", str)  # made here, and safe to put into a page
+Html = NewType("Html", str)  # created here only, and safe to put into a page
 
 
 def shown(text: str) -> str:
-    """Text of unknown origin, to be put into a page: neither markup nor control characters."""
+    """Escape markup and control characters of text of unknown origin."""
     return "\n".join(escape("".join(map(printable, line))) for line in text.split("\n"))
 
 
@@ -30,12 +30,12 @@ pre { background: #f6f6f6; padding: .8rem; overflow-x: auto }
 caption, .note { color: #555; text-align: left } .missing { background: #fff4d6; padding: .5rem .8rem }
 .swatch { display: inline-block; width: .9em; height: .9em; border: 1px solid #888; margin-right: .4em }
 """
-# The page may load nothing from anywhere.
+# The page must not load anything.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def page(title: str, parts: Iterable[Html]) -> str:
-    """The whole document."""
+    """The complete document."""
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
@@ -46,7 +46,7 @@ def page(title: str, parts: Iterable[Html]) -> str:
 
 
 def section(title: str, *parts: Html) -> Html:
-    """A heading and what stands under it."""
+    """A heading with its content."""
     return Html(f"<section>\n<h2>{shown(title)}</h2>\n" + "\n".join(parts) + "\n</section>")
 
 
@@ -56,9 +56,9 @@ def note(text: str) -> Html:
 
 
 def missing(what: str, *command: object) -> Html:
-    """What is not there, and the command that makes it."""
+    """A missing part, and the command that adds it."""
     words = " ".join(word if word.isupper() else shlex.quote(word) for word in map(str, command))
-    return Html(f'<p class="missing">Missing: {shown(what)} Make it with <code>{shown(words)}</code></p>')
+    return Html(f'<p class="missing">Missing: {shown(what)} Add it with <code>{shown(words)}</code></p>')
 
 
 def table(
@@ -68,7 +68,7 @@ def table(
     shades: Sequence[Sequence[float]] = (),
     colors: Sequence[str] = (),
 ) -> Html:
-    """A table; for each row ``shades`` say how dark its cells are, 0 to 1, ``colors`` are of a square before it."""
+    """A table; ``shades`` are the darkness of the cells of each row from 0 to 1, ``colors`` of a square before it."""
     lines = ["<table>", "<tr>" + "".join(f"<th>{shown(name)}</th>" for name in head) + "</tr>"]
     for i, row in enumerate(rows):
         first, *rest = (shown(_number(value)) for value in row)
@@ -80,7 +80,7 @@ def table(
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> Html:
-    """Names with what is said of them; a dictionary becomes one line."""
+    """A table of names and values; a dictionary becomes one line."""
     rows = []
     for name, value in pairs:
         text = ", ".join(f"{key} {part}" for key, part in value.items()) if isinstance(value, Mapping) else str(value)
@@ -89,7 +89,9 @@ def facts(pairs: Iterable[tuple[str, object]]) -> Html:
 
 
 def _number(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _shade(share: float) -> str:
@@ -97,10 +99,10 @@ def _shade(share: float) -> str:
 
 
 def image(png: bytes, text: str) -> Html:
-    """A picture inside the page."""
+    """An embedded picture."""
     return Html(f'<img alt="{shown(text)}" src="data:image/png;base64,{b64encode(png).decode()}">')
 
 
 def folded(title: str, text: str) -> Html:
-    """Long text that opens on a click."""
+    """A long text that opens on a click."""
     return Html(f"<details><summary>{shown(title)}</summary><pre>{shown(text)}</pre></details>")

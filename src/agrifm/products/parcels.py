@@ -1,4 +1,4 @@
-"""From a map's layers to polygons of fields: the watershed over the whole map, clean common borders, what grows there.
+"""From the layers of a map to polygons of fields: watershed over the whole map, shared borders, and crops.
 
 Memory: some 12 bytes for each pixel of the map, and 100 MB for a block while seeds grow.
 """
@@ -10,7 +10,6 @@ import re
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,7 @@ from agrifm.maps.provenance import Provenance
 from agrifm.tasks.fields import LAYERS
 from agrifm.tasks.watershed import Watershed
 
-STRAIGHT = 0.01  # pixels: a tolerance that takes points off straight lines and nothing else
+STRAIGHT = 0.01  # tolerance in pixels that removes points of straight lines and nothing else
 CLASS_TAG = re.compile(r"class_(0|[1-9]\d{0,3})")  # of a band, by number
 Slices = tuple[slice, ...]
 
@@ -35,17 +34,17 @@ BLOCK = 1024  # pixels along the side of a block
 
 @dataclass(frozen=True)
 class ParcelRule:
-    """How layers become polygons.
+    """Rule by which layers become polygons.
 
     Args:
-        min_area: hectares; a smaller field joins the neighbor that it shares at least half of its outline with, the
-            one with most of it, and is dropped where there is none.
-        tolerance: meters; outlines lose corners whose triangle is smaller than its square (Visvalingam & Whyatt,
-            1993), shared ones together; one pixel of the map if left out, 0 keeps them all.
-        watershed: how layers become fields; as the model's task says if left out.
+        min_area: Smallest field in hectares. A smaller field is merged into the neighbor with which it shares the most,
+            and at least half, of its outline, and is dropped if there is none.
+        tolerance: Tolerance of the simplification in meters: corners whose triangle is smaller than its square are
+            removed, from shared borders together (Visvalingam & Whyatt, 1993). None is one pixel, 0 keeps all corners.
+        watershed: Rule by which layers become fields; None takes that of the model's task.
 
     Raises:
-        InputError: a number is negative or not finite.
+        InputError: If a number is negative or not finite.
     """
 
     min_area: float = 0.05
@@ -63,44 +62,46 @@ class Parcels:
     """Fields of a map.
 
     Args:
-        polygons: ``(n)`` in the map's CRS, in meters.
-        columns: ``(n)`` each, what is known of them.
-        crs: of the polygons.
-        passport: of the map.
-        details: how they were made.
-        joined, dropped: how many were too small, and where they went.
+        polygons: Polygons ``(n)`` in the CRS of the map, in meters.
+        columns: Attributes ``(n)`` by name.
+        crs: CRS of the polygons.
+        provenance: Provenance of the map.
+        details: Description of the method.
+        joined: Number of small fields that were merged into a neighbor.
+        dropped: Number of small fields that were dropped.
     """
 
     polygons: np.ndarray
     columns: dict[str, np.ndarray]
     crs: str
-    passport: Provenance
+    provenance: Provenance
     details: str
     joined: int
     dropped: int
 
     def __str__(self) -> str:
         hectares = self.columns["area_ha"].sum()
-        small = f"{self.joined} too small ones joined a neighbor, {self.dropped} were dropped"
+        small = f"{self.joined} small ones merged into a neighbor, {self.dropped} dropped"
         return f"{len(self.polygons):,} fields, {hectares:,.1f} ha; {small}"
 
 
 def parcels_of(target: Path, rule: ParcelRule = ParcelRule(), crops: Path | None = None) -> Parcels:
     """Polygons of the fields of a finished map.
 
-    Columns: ``area_ha``; where the map knows crops, ``crop`` (that of most pixels), its ``crop_share`` of the pixels
-    and mean ``crop_probability``, ``second_crop`` and ``second_share``; ``clear_observations`` (a pixel's mean).
-    Probability and observations need the map's files of these names.
+    Columns: ``area_ha``; with crops, ``crop`` (that of most pixels), its ``crop_share`` of the pixels and mean
+    ``crop_probability``, ``second_crop`` and ``second_share``; ``clear_observations`` (mean of the pixels). Probability
+    and observations need the files of the map with these names.
 
     Args:
-        target: the map, written with a checkpoint of task ``fields``.
-        rule: how layers become polygons.
-        crops: another map on the same grid that says what grows; if left out, the map itself where its model knows.
+        target: Map that was written with a checkpoint of task ``fields``.
+        rule: Rule by which layers become polygons.
+        crops: Crop map on the same grid; None takes the map itself, if its model knows crops.
 
     Raises:
-        InputError: layers or passport are missing, a raster is of another kind, or grids differ.
+        InputError: If layers or provenance are missing, a raster is of another kind, or grids differ.
     """
-    passport, layers = Provenance.load(Provenance.beside(target)), _beside(target, "fields")
+    provenance = Provenance.load(Provenance.beside(target))
+    layers = _beside(target, "fields")
     if not layers.is_file():
         raise InputError(
             layers,
@@ -109,25 +110,29 @@ def parcels_of(target: Path, rule: ParcelRule = ParcelRule(), crops: Path | None
             repair="map the scene with a checkpoint of task 'fields'.",
         )
     with _opened(layers, len(LAYERS), "the layers of fields that 'agrifm map' writes") as file:
-        crs, transform = file.crs, file.transform
-    pixel, task = _in_meters(layers, crs, transform), passport.document.experiment.task
+        crs = file.crs
+        transform = file.transform
+    pixel = _in_meters(layers, crs, transform)
+    task = provenance.document.experiment.task
     watershed = rule.watershed or task.watershed
-    fields, joined, dropped = join_small(find_fields(layers, watershed), rule.min_area * 1e4 / pixel**2)
+    least_pixels = rule.min_area * 1e4 / pixel**2
+    fields, joined, dropped = join_small(find_fields(layers, watershed), least_pixels)
     tolerance = pixel if rule.tolerance is None else rule.tolerance
     polygons = outlines(fields, transform, tolerance)
     columns = {"area_ha": shapely.area(polygons) / 1e4} | _measured(fields, target)
     if crops is not None or task.classes:
         columns |= _crops(fields, crops or target, layers)
     rule_text = ", ".join(f"{key} {value}" for key, value in asdict(watershed).items())
-    details = f"model {passport.document.model.name}; watershed by topographic distance, {rule_text}"
+    details = f"model {provenance.document.model.name}; watershed by topographic distance, {rule_text}"
     details += f"; at least {rule.min_area:g} ha; simplified within {tolerance:g} m"
-    return Parcels(polygons, columns, str(crs), passport, details, joined, dropped)
+    return Parcels(polygons, columns, str(crs), provenance, details, joined, dropped)
 
 
 def find_fields(layers: Path, rule: Watershed, block: int = BLOCK) -> np.ndarray:
-    """Fields ``(h, w)`` int32 of a file of layers. Seeds are planted on the whole map; radii before and growth after
-    are computed in blocks that see ``reach`` pixels beyond their edge, farther than anything matters: the size of a
-    block changes nothing.
+    """Fields ``(h, w)`` int32 of a file of layers.
+
+    Seeds are placed on the whole map. Radii before and growth after that are computed in blocks with a margin of
+    ``reach`` pixels, beyond which nothing has an influence, so that the result does not depend on the size of a block.
     """
     with rasterio.open(layers) as file:
         radius = np.zeros(file.shape, np.uint8)
@@ -141,11 +146,22 @@ def find_fields(layers: Path, rule: Watershed, block: int = BLOCK) -> np.ndarray
 
 
 def _blocks(shape: tuple[int, int], step: int, reach: int) -> Iterator[tuple[Slices, Slices, Slices]]:
-    """Blocks, the same with what they see around, and where they lie in that."""
-    for part in product(*(_strips(size, step) for size in shape)):
-        wide = tuple(slice(max(0, s.start - reach), min(s.stop + reach, n)) for s, n in zip(part, shape, strict=True))
-        inner = tuple(slice(s.start - w.start, s.stop - w.start) for s, w in zip(part, wide, strict=True))
-        yield part, wide, inner
+    """Blocks, the same blocks with their margins, and their position inside of those."""
+    height, width = shape
+    for rows in _strips(height, step):
+        for columns in _strips(width, step):
+            wide_rows = _widened(rows, reach, height)
+            wide_columns = _widened(columns, reach, width)
+            inner = (_relative(rows, wide_rows), _relative(columns, wide_columns))
+            yield (rows, columns), (wide_rows, wide_columns), inner
+
+
+def _widened(side: slice, reach: int, size: int) -> slice:
+    return slice(max(0, side.start - reach), min(side.stop + reach, size))
+
+
+def _relative(side: slice, wide: slice) -> slice:
+    return slice(side.start - wide.start, side.stop - wide.start)
 
 
 def _read(file: rasterio.DatasetReader, part: Slices) -> np.ndarray:
@@ -158,48 +174,69 @@ def _strips(size: int, step: int) -> Iterator[slice]:
 
 
 def join_small(fields: np.ndarray, least: float) -> tuple[np.ndarray, int, int]:
-    """Fields ``(h, w)`` of at least so many pixels, numbered anew from 1, and how many others joined one or went."""
-    size = np.bincount(fields.ravel())
-    small = (size < least) & (size > 0)
+    """Merge or drop small fields.
+
+    Args:
+        fields: Numbers of fields ``(h, w)``, 0 outside of fields.
+        least: Smallest number of pixels of a field.
+
+    Returns:
+        Fields ``(h, w)`` numbered from 1, the number of merged fields, and the number of dropped fields.
+    """
+    count = np.bincount(fields.ravel())
+    small = (count < least) & (count > 0)
     small[0] = False
-    pairs = []
-    for one, other in ((fields[:, :-1], fields[:, 1:]), (fields[:-1], fields[1:])):
-        touching = (one != other) & (small[one] | small[other])
-        a, b = one[touching].astype(np.int64), other[touching].astype(np.int64)
-        pairs += [a[small[a]] * len(size) + b[small[a]], b[small[b]] * len(size) + a[small[b]]]
-    keys, shared = np.unique(np.concatenate(pairs), return_counts=True)
-    mine, neighbor = keys // len(size), keys % len(size)
-    outline = np.bincount(mine, shared, len(size))
-    fits = (neighbor > 0) & ~small[neighbor] & (2 * shared >= outline[mine])
-    order = np.argsort(-shared[fits], kind="stable")[::-1]  # of several the one with most is written last
-    target = np.where(small, 0, np.arange(len(size)))
-    target[mine[fits][order]] = neighbor[fits][order]
+    field, neighbor, shared = _shared_outlines(fields, small)
+    outline = np.bincount(field, shared, len(count))
+    fits = (neighbor > 0) & ~small[neighbor] & (2 * shared >= outline[field])
+    target = np.where(small, 0, np.arange(len(count)))
+    # Of several assignments to one field the last counts, so the neighbor with the longest shared outline comes last.
+    order = np.argsort(-shared[fits], kind="stable")[::-1]
+    target[field[fits][order]] = neighbor[fits][order]
     joined = int((target[small] > 0).sum())
-    numbers = np.unique(target[size > 0])
-    again = np.searchsorted(numbers[numbers > 0], target) + 1
-    again[target == 0] = 0
-    return again.astype(np.int32)[fields], joined, int(small.sum()) - joined
+    remaining = np.unique(target[count > 0])
+    numbers = np.searchsorted(remaining[remaining > 0], target) + 1
+    numbers[target == 0] = 0
+    return numbers.astype(np.int32)[fields], joined, int(small.sum()) - joined
+
+
+def _shared_outlines(fields: np.ndarray, small: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each small field with each of its neighbors, and the number of pixel edges that they share."""
+    size = len(small)
+    keys = []
+    for first, second in ((fields[:, :-1], fields[:, 1:]), (fields[:-1], fields[1:])):
+        touching = (first != second) & (small[first] | small[second])
+        a = first[touching].astype(np.int64)
+        b = second[touching].astype(np.int64)
+        # A pair becomes one number, field * size + neighbor, so that equal pairs can be counted.
+        keys.append(a[small[a]] * size + b[small[a]])
+        keys.append(b[small[b]] * size + a[small[b]])
+    pairs, shared = np.unique(np.concatenate(keys), return_counts=True)
+    return pairs // size, pairs % size, shared
 
 
 def outlines(fields: np.ndarray, transform: Affine, tolerance: float) -> np.ndarray:
-    """Polygons ``(n)`` of the fields 1 to n, with holes; common borders stay common when they are simplified.
+    """Polygons ``(n)`` of the fields 1 to n, with holes; shared borders stay shared when they are simplified.
 
-    They are first drawn with a point at every corner of a pixel, so that neighbors have the same points.
+    Outlines first get a point at every corner of a pixel, so that neighbors have the same points.
     """
     parts: list[list] = [[] for _ in range(int(fields.max(initial=0)))]
     for outline, number in shapes(fields, fields > 0, connectivity=4):
         parts[int(number) - 1].append(shape(outline))
-    polygons = np.array([part[0] if len(part) == 1 else shapely.multipolygons(part) for part in parts], object)
+    polygons = np.empty(len(parts), object)
+    for i, part in enumerate(parts):
+        polygons[i] = part[0] if len(part) == 1 else shapely.multipolygons(part)
     if not len(polygons):
         return polygons
     polygons = shapely.transform(shapely.segmentize(polygons, 1.0), np.rint)
     polygons = shapely.coverage_simplify(polygons, max(tolerance / abs(transform.a), STRAIGHT))
     a, b, c, d, e, f = tuple(transform)[:6]
-    return shapely.transform(polygons, lambda at: at @ np.array([[a, d], [b, e]]) + [c, f])
+    matrix = np.array([[a, d], [b, e]])
+    return shapely.transform(polygons, lambda points: points @ matrix + [c, f])
 
 
 def _measured(fields: np.ndarray, target: Path) -> dict[str, np.ndarray]:
-    """The mean number of clear dates of a field's pixels, all sensors together."""
+    """Mean number of clear dates of the pixels of each field, of all sensors together."""
     path = _beside(target, "observations")
     if not path.is_file():
         return {}
@@ -207,58 +244,78 @@ def _measured(fields: np.ndarray, target: Path) -> dict[str, np.ndarray]:
     total = np.zeros(int(fields.max(initial=0)) + 1)
     for rows, part in _bands(path):
         total += np.bincount(fields[rows].ravel(), part.sum(0, dtype=np.int64).ravel(), len(total))
-    return {"clear_observations": (total / np.bincount(fields.ravel(), minlength=len(total)).clip(1))[1:]}
+    pixels = np.bincount(fields.ravel(), minlength=len(total)).clip(1)
+    return {"clear_observations": (total / pixels)[1:]}
 
 
 def _crops(fields: np.ndarray, crops: Path, layers: Path) -> dict[str, np.ndarray]:
-    """What grows in each field, by pixels."""
+    """Crops of each field, by the classes of its pixels."""
     names = _class_names(crops, layers)
-    count, n = len(names), int(fields.max(initial=0)) + 1
-    votes, chances = np.zeros((n, count)), np.zeros((n, count))
-    for rows, part in _bands(crops):
-        _check_codes(part[0], count, crops)
-        known = (fields[rows] > 0) & (part[0] < count)
-        place = fields[rows][known].astype(np.int64) * count + part[0][known]
-        votes += np.bincount(place, minlength=n * count).reshape(n, count)
-    votes, total = votes[1:], votes[1:].sum(1)
-    order = np.argsort(-votes, 1, kind="stable")
-    rows = np.arange(len(votes))
-    share = votes / total.clip(1)[:, None]
+    count = len(names)
+    pixels = _pixels_by_class(fields, crops, count)[1:]
+    total = pixels.sum(1)
+    share = pixels / total.clip(1)[:, None]
+    order = np.argsort(-pixels, 1, kind="stable")
+    first = order[:, 0]
     second = order[:, min(1, count - 1)]
-    some, several = total > 0, votes[rows, second] > 0
-    words = np.array([*names, None], object)
-    found = {
-        "crop": words[np.where(some, order[:, 0], count)],
-        "crop_share": np.where(some, share[rows, order[:, 0]], np.nan),
-        "second_crop": words[np.where(several, second, count)],
-        "second_share": np.where(several, share[rows, second], np.nan),
+    rows = np.arange(len(pixels))
+    has_crop = total > 0
+    has_second = pixels[rows, second] > 0
+    names_or_none = np.array([*names, None], object)
+    columns = {
+        "crop": names_or_none[np.where(has_crop, first, count)],
+        "crop_share": np.where(has_crop, share[rows, first], np.nan),
+        "second_crop": names_or_none[np.where(has_second, second, count)],
+        "second_share": np.where(has_second, share[rows, second], np.nan),
     }
     path = _beside(crops, "probabilities")
     if path.is_file():
         _check_grid(path, layers)
         with _opened(path, count, f"one band for each of the {count} classes of {crops.name}"):
             pass
-        for strip, part in _bands(path):
-            seen = part[0] != NODATA
-            for k in range(count):
-                chances[:, k] += np.bincount(fields[strip][seen], part[k][seen], n)
-        mean = chances[1:][rows, order[:, 0]] / total.clip(1) / 100
-        found["crop_probability"] = np.where(some, mean, np.nan)
-    return found
+        percent = _summed_probabilities(fields, path, count)[1:]
+        mean = percent[rows, first] / total.clip(1) / 100
+        columns["crop_probability"] = np.where(has_crop, mean, np.nan)
+    return columns
+
+
+def _pixels_by_class(fields: np.ndarray, crops: Path, count: int) -> np.ndarray:
+    """Number of pixels of each class ``(n, k)`` in each field, from number 0 on."""
+    number = int(fields.max(initial=0)) + 1
+    pixels = np.zeros((number, count))
+    for rows, part in _bands(crops):
+        classes = part[0]
+        _check_codes(classes, count, crops)
+        known = (fields[rows] > 0) & (classes < count)
+        cell = fields[rows][known].astype(np.int64) * count + classes[known]
+        pixels += np.bincount(cell, minlength=number * count).reshape(number, count)
+    return pixels
+
+
+def _summed_probabilities(fields: np.ndarray, path: Path, count: int) -> np.ndarray:
+    """Sum of the probabilities in percent of each class ``(n, k)`` in each field, from number 0 on."""
+    number = int(fields.max(initial=0)) + 1
+    sums = np.zeros((number, count))
+    for rows, part in _bands(path):
+        seen = part[0] != NODATA
+        for k in range(count):
+            sums[:, k] += np.bincount(fields[rows][seen], part[k][seen], number)
+    return sums
 
 
 def _class_names(crops: Path, layers: Path) -> list[str]:
-    """Names of the classes of a map, which its band carries as tags; their positions are the pixels' values."""
+    """Names of the classes of a map from the tags of its band, in the order of the pixel values."""
     _check_grid(crops, layers)
     with _opened(crops, 1, "a map of classes written by 'agrifm map'") as file:
         tags = file.tags(1)
-    numbers = [int(found[1]) for found in map(CLASS_TAG.fullmatch, tags) if found]
+    matches = [CLASS_TAG.fullmatch(tag) for tag in tags]
+    numbers = [int(match[1]) for match in matches if match]
     if sorted(numbers) != list(range(len(numbers))) or not 0 < len(numbers) <= MOST_CLASSES:
         raise InputError(
             crops,
             found=f"names of the classes {', '.join(map(str, sorted(numbers)))}" if numbers else "no class names",
-            expected="a map written by 'agrifm map', with a name for each class from 0 on",
-            repair="name OUT.tif of a map.",
+            expected="a map of 'agrifm map' with a name for each class from 0 on",
+            repair="give OUT.tif of a map.",
         )
     return [tags[f"class_{number}"] for number in range(len(numbers))]
 
@@ -271,7 +328,7 @@ def _check_codes(part: np.ndarray, count: int, crops: Path) -> None:
             crops,
             found=f"pixels of class {strange[0]}",
             expected=f"classes 0 to {count - 1}, which have names, and {NODATA} for no data",
-            repair="name OUT.tif of a map as 'agrifm map' wrote it.",
+            repair="give OUT.tif of a map as 'agrifm map' wrote it.",
         )
 
 
@@ -289,12 +346,12 @@ def _check_grid(path: Path, layers: Path) -> None:
 
 @contextmanager
 def _opened(path: Path, bands: int | None, expected: str) -> Generator[rasterio.DatasetReader]:
-    """A raster of bytes, as all files of a map are.
+    """Open a raster of bytes, as all files of a map are.
 
     Raises:
-        InputError: it does not open, or has other bands or numbers.
+        InputError: If it does not open, or has other bands or data types.
     """
-    repair = "name OUT.tif of a map, and keep the files that 'agrifm map' wrote beside it."
+    repair = "give OUT.tif of a map, and keep the files that 'agrifm map' wrote beside it."
     with refusing(path, expected=expected, repair=repair):
         file = rasterio.open(path)
     with file:
@@ -305,7 +362,7 @@ def _opened(path: Path, bands: int | None, expected: str) -> Generator[rasterio.
 
 
 def _bands(path: Path) -> Iterator[tuple[slice, np.ndarray]]:
-    """Rows and the bands ``(n, h, w)`` there, strip after strip."""
+    """Read rows and bands ``(n, h, w)`` in strips."""
     with rasterio.open(path) as file:
         for rows in _strips(file.height, BLOCK):
             with refusing(path, expected="a complete raster file"):

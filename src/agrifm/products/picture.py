@@ -1,4 +1,4 @@
-"""One picture to look at: image, truth, prediction and confidence of a few chips."""
+"""A picture of some chips: image, truth, prediction and confidence."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Panel:
     """One row of the picture.
 
     Args:
-        image: ``(h, w, 3)`` in 0..1.
-        truth: ``(h, w)`` classes, or None.
-        prediction: ``(h, w)`` classes.
-        confidence: ``(h, w)`` in 0..1.
+        image: Colors ``(h, w, 3)`` in 0..1.
+        truth: True classes ``(h, w)``, or None.
+        prediction: Predicted classes ``(h, w)``.
+        confidence: Probabilities ``(h, w)`` in 0..1.
     """
 
     image: np.ndarray
@@ -31,9 +31,9 @@ class Panel:
 
 
 def false_color(sample: Sample, sensors: Sequence[Sensor]) -> np.ndarray:
-    """Near infrared, red and green of the first sensor that has them: ``(h, w, 3)`` in 0..1, stretched.
+    """False colors ``(h, w, 3)`` in 0..1: near infrared, red and green of the first sensor that has them, stretched.
 
-    Mean of the clear dates in the first half of the series, when crops differ most.
+    They are the mean of the clear dates in the first half of the series, when crops differ most.
     """
     for sensor in sensors:
         near = sensor.index("nir") if sensor.index("nir") is not None else sensor.index("nir08")

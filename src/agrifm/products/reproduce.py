@@ -1,4 +1,4 @@
-"""Make a map again from its passport, and compare it with what it was."""
+"""Compute a map again from its provenance, and compare both."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from agrifm.maps.provenance import Model, Provenance, processor, versions
 
 IDENTICAL = "identical"
 EXTENSIONS = "CPL_VSIL_CURL_ALLOWED_EXTENSIONS"  # of addresses that GDAL may open
-SHOWN = 8  # folders of images
+SHOWN = 8  # folders of images that are listed
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """How a map made again compares.
+    """Comparison of a map with its reproduction.
 
     Args:
-        identical: every file, byte for byte.
-        files: name and verdict of each.
-        notes: what has changed since: versions, processor, input files.
+        identical: Whether every file is identical, byte for byte.
+        files: Verdict on each file by name.
+        notes: Changes since then: versions, processor, input files.
     """
 
     identical: bool
@@ -43,7 +43,8 @@ class Reproduction:
 
     def __str__(self) -> str:
         verdict = "identical, byte for byte" if self.identical else "DIFFERENT"
-        return "\n".join([*(f"{name}: {text}" for name, text in self.files.items()), f"the map is {verdict}"])
+        lines = [f"{name}: {text}" for name, text in self.files.items()]
+        return "\n".join([*lines, f"the map is {verdict}"])
 
 
 def reproduce(
@@ -55,34 +56,34 @@ def reproduce(
     allow_network: bool = False,
     console: Console | None = None,
 ) -> Reproduction:
-    """Make the map of a passport again and compare.
+    """Compute a map again from its provenance and compare both.
 
-    A passport is a file from elsewhere. What it names is opened as if the user had named it: the checkpoint, whose
-    checksum must fit, and images. Images over the network are opened only on request.
+    A provenance file may come from somebody else. The files that it names are opened as if the user had named them: the
+    checkpoint, whose checksum must match, and images. Images over the network are opened only on request.
 
     Args:
-        path: of the passport.
-        checkpoint: the model, if it is no longer where it was.
-        out: folder in which the new map stays; a temporary one if left out.
-        workers: processes on this machine.
-        allow_network: open images over the network.
-        console: where it is shown what is opened.
+        path: Provenance file.
+        checkpoint: Checkpoint, if it has moved.
+        out: Folder to keep the new map in; None uses a temporary one.
+        workers: Processes on this machine.
+        allow_network: Whether to open images over the network.
+        console: Where the opened files are listed.
 
     Raises:
-        InputError: passport, model or images are missing or of another kind.
+        InputError: If provenance, model or images are missing or of another kind.
     """
     console = console or Console(quiet=True)
-    passport = Provenance.load(path)
-    document = passport.document
-    target = _target(passport)
+    provenance = Provenance.load(path)
+    document = provenance.document
+    target = _target(provenance)
     model = checkpoint or Path(document.model.path)
     _check_model(document.model, model)
     for other in document.ensemble:
         _check_model(other, Path(other.path))
-    hrefs = hrefs_of(passport.scene)
-    _check_images(passport, hrefs, allow_network=allow_network)
-    _check_size(passport, path.with_name(target))
-    _say(console, model, hrefs)
+    hrefs = hrefs_of(provenance.scene)
+    _check_images(provenance, hrefs, allow_network=allow_network)
+    _check_size(provenance, path.with_name(target))
+    _list_inputs(console, model, hrefs)
     with ExitStack() as stack:
         folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="agrifm-")))
         if folder.resolve() == path.parent.resolve():
@@ -91,86 +92,86 @@ def reproduce(
             )
         if not allow_network:
             stack.enter_context(_offline())
-        map_scene(model, passport.scene, folder / target, document.options, workers=workers, console=console)
+        map_scene(model, provenance.scene, folder / target, document.options, workers=workers, console=console)
         files = {name: _verdict(path.parent / name, folder / name, sha) for name, sha in document.files.items()}
     identical = all(verdict == IDENTICAL for verdict in files.values())
-    return Reproduction(identical, files, tuple(_changes(passport)))
+    return Reproduction(identical, files, tuple(_changes(provenance)))
 
 
-def _target(passport: Provenance) -> str:
-    """Name of the map of classes; all other files must be ones that come with it."""
-    names = list(passport.document.files)
+def _target(provenance: Provenance) -> str:
+    """Name of the map of classes; all other files must belong to such a map."""
+    names = list(provenance.document.files)
     target = Path(names[0])
     strange = sorted(set(names) - {path.name for path in map_files(target)})
     if target.suffix.lower() not in (".tif", ".tiff") or strange:
         raise InputError(
-            f"{passport.path}: files",
+            f"{provenance.path}: files",
             found=", ".join(strange or names[:1]),
-            expected="OUT.tif first, then files that come with it, such as OUT.json and OUT_confidence.tif",
-            repair="restore the file from where the map was made; it was damaged or changed.",
+            expected="OUT.tif first, then files that belong to it, such as OUT.json and OUT_confidence.tif",
+            repair="copy the file again from where the map was computed; it was damaged or changed.",
         )
     return target.name
 
 
 def _check_model(noted: Model, path: Path) -> None:
-    there = is_there(path) and path.is_file()
-    if not there or sha256(path) != noted.sha256:
+    exists = is_there(path) and path.is_file()
+    if not exists or sha256(path) != noted.sha256:
         raise InputError(
             path,
-            found="another model than the one the map was made with" if there else "no such file",
+            found="another model than that of the map" if exists else "no such file",
             expected=f"the file with sha256 {noted.sha256[:16]}...",
-            repair="name the right one with --checkpoint; those of an ensemble must lie where they lay.",
+            repair="give the right one with --checkpoint; those of an ensemble must be where they were.",
         )
 
 
-def _check_images(passport: Provenance, hrefs: Sequence[str], *, allow_network: bool) -> None:
-    """Refuse what is neither a file or folder of this machine nor, on request, an address."""
-    where = f"{passport.path}: scene"
+def _check_images(provenance: Provenance, hrefs: Sequence[str], *, allow_network: bool) -> None:
+    """Refuse images that are neither files or folders of this machine nor, on request, addresses."""
+    where = f"{provenance.path}: scene"
     for href in hrefs:
         if is_address(href):
             if not allow_network or "/vsi" in href:
-                raise _network(passport, href)
+                raise _network(provenance, href)
             normalized(href, where)
             continue
         if not is_there(Path(local(href, where))):
             raise InputError(
                 where,
                 found=f"the image {href}, which is no file on this machine",
-                expected="every image where it was when the map was made",
-                repair="put it back, or map the scene anew with 'agrifm map'.",
+                expected="every image where it was when the map was computed",
+                repair="put it back, or map the scene again with 'agrifm map'.",
             )
         text = markup(Path(href)) or ""
         if not allow_network and any(word in text for word in ("://", "/vsi", "<GDAL_W")):
-            raise _network(passport, href)
+            raise _network(provenance, href)
 
 
-def _network(passport: Provenance, href: str) -> InputError:
+def _network(provenance: Provenance, href: str) -> InputError:
     return InputError(
-        f"{passport.path}: scene",
+        f"{provenance.path}: scene",
         found=f"an image that is read over the network: {href}",
         expected=f"files of this machine; or addresses that begin with {', '.join(SCHEMES)}, if you allow them",
-        repair="look at the addresses in the passport, then give --allow-network.",
+        repair="check the addresses in the provenance, then give --allow-network.",
     )
 
 
-def _check_size(passport: Provenance, first: Path) -> None:
-    """Refuse a grid of another size than the map that lies beside the passport: it was damaged or changed."""
+def _check_size(provenance: Provenance, first: Path) -> None:
+    """Refuse a grid of another size than the map beside the provenance, because one of them was damaged or changed."""
     if not first.is_file():
         return
-    with refusing(first, expected="the map of classes that the passport describes"), rasterio.open(first) as file:
+    with refusing(first, expected="the map of classes that the provenance describes"), rasterio.open(first) as file:
         shape = file.shape
-    if shape != tuple(passport.scene.grid.shape):
-        height, width = passport.scene.grid.shape
+    if shape != tuple(provenance.scene.grid.shape):
+        height, width = provenance.scene.grid.shape
         raise InputError(
-            f"{passport.path}: scene.grid.shape",
+            f"{provenance.path}: scene.grid.shape",
             found=f"{height} x {width} pixels",
             expected=f"{shape[0]} x {shape[1]}, as {first.name} beside it has",
-            repair="restore both files from where the map was made.",
+            repair="copy both files again from where the map was computed.",
         )
 
 
-def _say(console: Console, model: Path, hrefs: Sequence[str]) -> None:
-    """Say what is opened, as it was another file that named it."""
+def _list_inputs(console: Console, model: Path, hrefs: Sequence[str]) -> None:
+    """List what is opened, because another file names it."""
     console.print(f"model: {model}", highlight=False)
     places = sorted({href.rpartition("/")[0] or "." for href in hrefs})
     for place in places[:SHOWN]:
@@ -181,7 +182,7 @@ def _say(console: Console, model: Path, hrefs: Sequence[str]) -> None:
 
 @contextmanager
 def _offline() -> Generator[None]:
-    """Keep GDAL, in this process and in those it starts, from opening addresses that other files name."""
+    """Keep GDAL, in this process and its children, from opening addresses that other files name."""
     before = os.environ.get(EXTENSIONS)
     os.environ[EXTENSIONS] = "{none}"
     try:
@@ -193,14 +194,14 @@ def _offline() -> Generator[None]:
             os.environ[EXTENSIONS] = before
 
 
-def _changes(passport: Provenance) -> Iterator[str]:
-    document = passport.document
+def _changes(provenance: Provenance) -> Iterator[str]:
+    document = provenance.document
     for name, now in versions().items():
         if document.versions.get(name) != now:
             yield f"{name} {now} instead of {document.versions.get(name)}"
     if document.machine.processor != processor():
         yield f"processor {processor()} instead of {document.machine.processor}: sums may round differently"
-    sums = checksums(passport.scene)
+    sums = checksums(provenance.scene)
     for href, before in document.inputs.items():
         now = sums.get(href)
         if before is not None and now != before:
@@ -208,16 +209,17 @@ def _changes(passport: Provenance) -> Iterator[str]:
 
 
 def _verdict(first: Path, second: Path, sha: str) -> str:
-    """How a file made again compares with the first one, whose checksum the passport states."""
+    """Compare a reproduced file with the first one, whose checksum the provenance states."""
     if not second.is_file():
-        return "not made again"
+        return "missing in the reproduction"
     if sha256(second) == sha:
         return IDENTICAL
     if not first.is_file() or first.suffix.lower() not in (".tif", ".tiff"):
         return "different"
     if sha256(first) != sha:
-        return "different; the first one was changed after it was made"
-    different = total = 0
+        return "different; the first one was changed after it was computed"
+    different = 0
+    total = 0
     with rasterio.open(first) as a, rasterio.open(second) as b:
         if (a.count, a.shape) != (b.count, b.shape):
             return (
@@ -226,5 +228,6 @@ def _verdict(first: Path, second: Path, sha: str) -> str:
         for row in range(0, a.height, 1024):
             window = Window(0, row, a.width, min(1024, a.height - row))  # ty: ignore[too-many-positional-arguments]
             differs = (a.read(window=window) != b.read(window=window)).any(0)
-            different, total = different + int(np.count_nonzero(differs)), total + differs.size
+            different += int(np.count_nonzero(differs))
+            total += differs.size
     return f"different in {different:,} of {total:,} pixels"

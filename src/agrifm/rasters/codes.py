@@ -52,7 +52,7 @@ def open_codes(href: str) -> Generator[rasterio.DatasetReader]:
     """Open a raster of codes.
 
     Raises:
-        InputError: it does not open, has several bands, or is a mosaic of files elsewhere.
+        InputError: If it does not open, has several bands, or is a mosaic of files elsewhere.
     """
     _refuse_elsewhere(href)
     with open_raster(href) as file:

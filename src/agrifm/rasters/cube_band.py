@@ -28,34 +28,39 @@ MARKERS = ("_FillValue", "missing_value", "nodata", "NoData")  # attributes whos
 def read_band(
     band: CubeBand, box: GeoBox, *, average: bool = True, limits: tuple[float, float] | None = None
 ) -> Pixels:
-    """One date of one variable on another grid, as ``FileBand.read`` does; only what lies under it is read.
+    """Read one date of one variable onto another grid; only the part under that grid is read.
 
     Raises:
-        InputError: the cube does not open, or a part of it cannot be read.
+        InputError: If the cube does not open, or a part of it cannot be read.
     """
     path = Path(band.href)
-    array, source = variable_of(path, band.variable), grid_of(path, band.variable)
+    array = variable_of(path, band.variable)
+    source = grid_of(path, band.variable)
     declared = Declared.of(array, path, band.nodata)
-    way = compute_reproject_roi(source, box)
-    under, into = (tuple(slice(part.start, part.stop) for part in roi) for roi in (way.roi_src, way.roi_dst))
+    overlap = compute_reproject_roi(source, box)
+    under = tuple(slice(part.start, part.stop) for part in overlap.roi_src)
+    into = tuple(slice(part.start, part.stop) for part in overlap.roi_dst)
     if 0 in source[under].shape:
         return Pixels(np.zeros(box.shape, declared.dtype), np.ones(box.shape, bool))
     stored = declared.pixels(_load(path, array, band, under))
-    if not (way.paste_ok and way.read_shrink == 1):
+    if not (overlap.paste_ok and overlap.read_shrink == 1):
         return resampled(stored, source[under], box, average=average, limits=limits)
-    values, missing = np.zeros(box.shape, stored.values.dtype), np.ones(box.shape, bool)
-    values[into], missing[into] = stored.values, stored.missing
+    # Both grids have the same pixels, so that they can be copied.
+    values = np.zeros(box.shape, stored.values.dtype)
+    missing = np.ones(box.shape, bool)
+    values[into] = stored.values
+    missing[into] = stored.missing
     return Pixels(values, missing, stored.zero_marks)
 
 
 @dataclass(frozen=True)
 class Declared:
-    """What a variable says of its stored numbers: their type and which of them are missing.
+    """Declaration of a variable's stored numbers: their type and which of them are missing.
 
     Args:
-        dtype: of the numbers, after ``_Unsigned``.
-        markers: every value of ``_FillValue`` and ``missing_value``, or what the user says instead.
-        lowest, highest: of ``valid_range``, ``valid_min`` and ``valid_max``, as stored.
+        dtype: Data type of the numbers, after ``_Unsigned``.
+        markers: Every value of ``_FillValue`` and ``missing_value``, or what the user says instead.
+        lowest, highest: Of ``valid_range``, ``valid_min`` and ``valid_max``, as stored.
     """
 
     dtype: np.dtype
@@ -68,7 +73,7 @@ class Declared:
         """Read the attributes of a variable; ``nodata`` replaces its markers.
 
         Raises:
-            InputError: the variable holds no numbers, or an attribute is none.
+            InputError: If the variable holds no numbers, or an attribute is none.
         """
         where = f"{path}: {array.name}"
         stored = array.dtype.newbyteorder("=")
@@ -83,14 +88,16 @@ class Declared:
         dtype = stored
         if stored.kind in "iu" and unsigned in ("true", "false"):
             dtype = np.dtype(f"{'u' if unsigned == 'true' else 'i'}{stored.itemsize}")
-        markers = [number for name in MARKERS for number in numbers_in(array.attrs.get(name))]
-        # Fill values are written with the signed type, so that 255 may stand there as -1.
-        markers = [_reinterpreted(number, stored, dtype) for number in markers]
+        markers = []
+        for name in MARKERS:
+            for number in numbers_in(array.attrs.get(name)):
+                # Fill values are written with the signed type, which turns 255 into -1.
+                markers.append(_reinterpreted(number, stored, dtype))
         low, high = _valid_range(array, where)
         return cls(dtype, tuple(markers) if nodata is None else (nodata,), low, high)
 
     def pixels(self, stored: np.ndarray) -> Pixels:
-        """Stored numbers, and which of them are missing."""
+        """Combine stored numbers with a mask of missing ones."""
         values = stored.view(self.dtype)
         missing = marked(values, self.markers)
         if math.isfinite(self.lowest):
@@ -101,7 +108,7 @@ class Declared:
 
 
 def stored_as(path: Path, variable: str) -> tuple[str, float | None]:
-    """The data type of a variable, and what marks a missing pixel in it, if the cube says so."""
+    """Data type of a variable, and the marker of its missing pixels, if the cube states one."""
     return _stored(str(path), changed_at(path), variable)
 
 
@@ -112,7 +119,7 @@ def _stored(path: str, changed: int, variable: str) -> tuple[str, float | None]:
 
 
 def numbers_in(attribute: Any) -> list[float]:
-    """The numbers of an attribute, which may be a number, an array or text; what is no number is left out."""
+    """Numbers of an attribute, which may be a number, an array or text; anything else is ignored."""
     numbers = []
     for value in np.ravel(np.asarray(attribute, object) if attribute is not None else []):
         for entry in np.ravel(value):
@@ -122,7 +129,7 @@ def numbers_in(attribute: Any) -> list[float]:
 
 
 def _reinterpreted(number: float, stored: np.dtype, dtype: np.dtype) -> float:
-    """A fill value of the stored type as a number of the type that ``_Unsigned`` names."""
+    """Convert a fill value of the stored type to the type that ``_Unsigned`` names."""
     if stored == dtype or not math.isfinite(number) or number != int(number):
         return number
     lowest, highest = whole_numbers(stored)
@@ -132,17 +139,19 @@ def _reinterpreted(number: float, stored: np.dtype, dtype: np.dtype) -> float:
 def _valid_range(array: xr.DataArray, where: str) -> tuple[float, float]:
     """Lowest and highest valid number, as stored.
 
-    By the netCDF conventions, limits of a wider type than the stored numbers are meant after scaling.
+    By the netCDF conventions, limits of a wider type than the stored numbers are limits after scaling.
     """
-    both = numbers_in(array.attrs.get("valid_range"))
-    low, high = numbers_in(array.attrs.get("valid_min")), numbers_in(array.attrs.get("valid_max"))
-    limits = [*(both[:1] or low[:1] or [-math.inf]), *(both[1:2] or high[:1] or [math.inf])]
+    valid_range = numbers_in(array.attrs.get("valid_range"))
+    lows = valid_range[:1] or numbers_in(array.attrs.get("valid_min"))
+    highs = valid_range[1:2] or numbers_in(array.attrs.get("valid_max"))
+    low = lows[0] if lows else -math.inf
+    high = highs[0] if highs else math.inf
     kinds = [np.asarray(array.attrs.get(name, 0)).dtype.kind for name in ("valid_range", "valid_min", "valid_max")]
     scaling = scaling_of(array, Path(where))
     if "f" in kinds and array.dtype.kind in "iu" and scaling is not None:
         scale, offset = scaling
-        limits = sorted((limit - offset) / scale for limit in limits)
-    return limits[0], limits[1]
+        low, high = sorted(((low - offset) / scale, (high - offset) / scale))
+    return low, high
 
 
 def _load(path: Path, array: xr.DataArray, band: CubeBand, part: tuple[slice, ...]) -> np.ndarray:
@@ -163,14 +172,14 @@ def _load(path: Path, array: xr.DataArray, band: CubeBand, part: tuple[slice, ..
 
 @dataclass(frozen=True)
 class CubeBand:
-    """One date of one variable of a netCDF or Zarr cube.
+    """One date of one variable of a netCDF or Zarr cube, as a band.
 
     Args:
-        href: path of the cube.
-        variable: its name.
-        step: position along the time axis; None where there is no such axis.
-        nodata: overrides what the cube says.
-        band: entry of the band axis, where the variable has one.
+        href: Path of the cube.
+        variable: Its name.
+        step: Position along the time axis; None where there is no such axis.
+        nodata: Overrides what the cube says.
+        band: Entry of the band axis, where the variable has one.
     """
 
     href: str
@@ -181,18 +190,18 @@ class CubeBand:
     kind: Literal["cube"] = "cube"
 
     def read(self, box: GeoBox, *, average: bool = True, limits: tuple[float, float] | None = None) -> Pixels:
-        """The band on another grid, as ``FileBand.read`` does.
+        """Read the band onto another grid, as ``FileBand.read`` does.
 
         Raises:
-            InputError: the cube does not open.
+            InputError: If the cube does not open.
         """
         return read_band(self, box, average=average, limits=limits)
 
     def grid(self) -> GeoBox:
-        """The cube's own grid.
+        """Grid of the cube.
 
         Raises:
-            InputError: the cube does not open or has no place on the ground.
+            InputError: If the cube does not open or has no place on the ground.
         """
         return grid_of(Path(self.href), self.variable)
 
@@ -201,7 +210,7 @@ def scaling_of(array: xr.DataArray, path: Path) -> tuple[float, float] | None:
     """Scale and offset of a variable, unless they change nothing; an offset may stand without a scale.
 
     Raises:
-        InputError: they are not finite, or the scale is 0.
+        InputError: If they are not finite, or the scale is 0.
     """
     scales = numbers_in(array.attrs.get("scale_factor"))
     offsets = numbers_in(array.attrs.get("add_offset"))

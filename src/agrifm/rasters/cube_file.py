@@ -25,14 +25,14 @@ SUFFIXES = (".nc", ".nc4", ".cdf", ".zarr")
 TIMES = ("time", "t", "timestamp", "date")
 ACROSS = ("x", "lon", "longitude", "easting")
 DOWN = ("y", "lat", "latitude", "northing")
-METADATA = ("zarr.json", ".zmetadata")  # of a Zarr store; a folder does not change with the files in it
+METADATA = ("zarr.json", ".zmetadata")  # metadata of a Zarr store, whose time stamps show changes
 CHUNKS = 64 * 2**20  # bytes of decompressed chunks kept for each variable: chunks often span many dates
 _LOCK = Lock()
 
 
 @dataclass(frozen=True)
 class Axes:
-    """Names of a variable's axes."""
+    """Names of the axes of a variable."""
 
     y: str
     x: str
@@ -61,7 +61,7 @@ def changed_at(path: Path) -> int:
 
 @lru_cache(maxsize=8)
 def _opened(path: str, changed: int, process: int) -> xr.Dataset:
-    """The open cube; an open file must not be shared with another process."""
+    """Open a cube; ``process`` is part of the key because an open file must not be shared with another process."""
     import xarray as xr
 
     with refused(path):
@@ -78,7 +78,7 @@ def _opened(path: str, changed: int, process: int) -> xr.Dataset:
 
 
 def refused(path: str | Path) -> AbstractContextManager[None]:
-    """Turn whatever the libraries raise on a damaged cube into one sentence."""
+    """Turn any error of the libraries on a damaged cube into one refusal."""
     return refusing(
         path,
         expected="a complete netCDF file or Zarr store",
@@ -88,7 +88,7 @@ def refused(path: str | Path) -> AbstractContextManager[None]:
 
 
 def _check_zarr(path: str) -> None:
-    """Refuse arrays whose axes or chunks would fill the memory; xarray loads whole axes as soon as it opens."""
+    """Refuse arrays whose axes or chunks would fill the memory; xarray loads all axes when it opens a store."""
     import zarr
 
     for name, array in zarr.open_group(path, mode="r").arrays():
@@ -101,7 +101,7 @@ def _check_hdf5(path: str) -> None:
     """Refuse links to other files, and data sets whose axes or chunks would fill the memory."""
     import h5py
 
-    # What a visitor returns ends the visit; an exception would lose its kind on the way through the library.
+    # A value that the visitor returns ends the visit; an exception would lose its class in the library.
     def check_link(name: str, link: object) -> Unreadable | None:
         return _elsewhere(path, name) if isinstance(link, h5py.ExternalLink) else None
 
@@ -121,8 +121,8 @@ def _check_hdf5(path: str) -> None:
 def _elsewhere(path: str, name: str) -> Unreadable:
     return Unreadable(
         path,
-        found=f"{name}, whose data lie in another file",
-        expected="a cube that holds all of its data",
+        found=f"{name}, whose data are in another file",
+        expected="a cube that contains all of its data",
         repair="write the cube into one file, e.g. with 'nccopy' or xarray.",
     )
 
@@ -141,7 +141,7 @@ def _too_large(
 
 
 def _consolidated(store: Path) -> bool:
-    """Whether the metadata of a Zarr store, of format 2 or 3, are in one place."""
+    """Whether the metadata of a Zarr store, of format 2 or 3, are consolidated."""
     whole = store / "zarr.json"
     if not whole.is_file():
         return (store / ".zmetadata").is_file()
@@ -155,7 +155,7 @@ def loaded(path: str | Path, array: xr.DataArray) -> np.ndarray:
 
 
 def locked(path: str | Path) -> AbstractContextManager[Any]:
-    """HDF5 and classic netCDF take one thread at a time; Zarr reads its chunks side by side."""
+    """Lock for one cube: HDF5 and classic netCDF allow one thread at a time, Zarr reads chunks in parallel."""
     return nullcontext() if Path(path).is_dir() else _LOCK
 
 
@@ -172,13 +172,26 @@ def variable_of(path: Path, name: str) -> xr.DataArray:
 
 
 def axes_of(array: xr.DataArray) -> Axes | None:
-    """The axes; None if the variable is no image or has an axis that nobody knows."""
-    lower = {str(name).lower(): str(name) for name in array.dims}
-    x, y = (next((lower[name] for name in names if name in lower), None) for names in (ACROSS, DOWN))
-    rest = [str(name) for name in array.dims if name not in (x, y)]
-    dates = [name for name in rest if name.lower() in TIMES or (name in array.coords and array[name].dtype.kind == "M")]
-    time = dates[0] if dates else None
-    bands = [name for name in rest if name != time]
+    """Axes of a variable; None if it is no image or has an unknown axis."""
+    x = _axis_named(array, ACROSS)
+    y = _axis_named(array, DOWN)
+    others = [str(name) for name in array.dims if name not in (x, y)]
+    times = [name for name in others if _is_time(array, name)]
+    time = times[0] if times else None
+    bands = [name for name in others if name != time]
     if x is None or y is None or len(bands) > 1 or any(name not in array.coords for name in bands):
         return None
     return Axes(y, x, time, bands[0] if bands else None)
+
+
+def _axis_named(array: xr.DataArray, names: tuple[str, ...]) -> str | None:
+    """The axis with the first of these names, in any case."""
+    by_lower_case = {str(name).lower(): str(name) for name in array.dims}
+    for name in names:
+        if name in by_lower_case:
+            return by_lower_case[name]
+    return None
+
+
+def _is_time(array: xr.DataArray, axis: str) -> bool:
+    return axis.lower() in TIMES or (axis in array.coords and array[axis].dtype.kind == "M")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
@@ -29,7 +28,7 @@ def grid_of(path: Path, variable: str) -> GeoBox:
     """The grid of a variable.
 
     Raises:
-        InputError: the cube does not open, or the variable has no place on the ground.
+        InputError: If the cube does not open, or the variable has no place on the ground.
     """
     return _grid(str(path), changed_at(path), variable)
 
@@ -80,16 +79,27 @@ def _line(path: str, array: xr.DataArray, axis: str) -> tuple[float, float]:
 
 
 def _crs(cube: xr.Dataset, array: xr.DataArray, axes: Axes) -> CRS | None:
-    stated = (holder.get("grid_mapping") for holder in (array.attrs, array.encoding, cube.attrs))
-    mapping = next((name for name in stated if isinstance(name, str) and name), None)
+    """CRS of a variable: that of its grid mapping, of its attributes, or degrees by the names of its axes."""
+    mapping = None
+    for attributes in (array.attrs, array.encoding, cube.attrs):
+        stated = attributes.get("grid_mapping")
+        if isinstance(stated, str) and stated:
+            mapping = stated
+            break
     holders = [cube[name].attrs for name in (mapping, "spatial_ref", "crs") if name in cube.variables]
-    found = (_crs_in(attributes) for attributes in (*holders, array.attrs, cube.attrs))
-    return next((crs for crs in found if crs), CRS("EPSG:4326") if axes.x.lower() in DEGREES else None)
+    for attributes in (*holders, array.attrs, cube.attrs):
+        crs = _crs_in(attributes)
+        if crs:
+            return crs
+    return CRS("EPSG:4326") if axes.x.lower() in DEGREES else None
 
 
 def _crs_in(attributes: Mapping[Any, Any]) -> CRS | None:
+    """CRS that attributes state, in any of the usual ways."""
     for name in ("crs_wkt", "spatial_ref", "crs", "proj4", "epsg"):
-        text = re.sub(r"^\+init=|^(?=\d+$)", lambda match: "" if match[0] else "EPSG:", str(attributes.get(name, "")))
+        text = str(attributes.get(name, "")).removeprefix("+init=")
+        if text.isdecimal():
+            text = f"EPSG:{text}"
         try:
             if text:
                 return CRS(text.upper() if text.lower().startswith("epsg:") else text)

@@ -1,4 +1,4 @@
-"""One band of one date, wherever it is stored, read onto the grid that is asked for."""
+"""One band of a raster file, local or remote, read onto any grid."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from agrifm.rasters.gdal import opened
 from agrifm.rasters.grid import check_grid
 from agrifm.rasters.pixels import DAMAGED, MOST_BLOCK, Pixels, coarser, marked, named, resampled, unreadable, warped
 
-MOST_WINDOW = 1 << 26  # pixels that are held in memory to find out whether some of them are no reflectance
+MOST_WINDOW = 1 << 26  # pixels that are loaded to exclude impossible reflectance from averages
 
 CACHE = {"GDAL_CACHEMAX": 256 * 2**20}  # bytes; GDAL would take a twentieth of the machine's memory in every process
-# Sidecar files (.aux.xml, .msk, .ovr, ENVI's .hdr) are looked for by name; no folder is listed, however large it is.
+# Sidecar files (.aux.xml, .msk, .ovr, ENVI's .hdr) are opened by name, so that no folder is listed.
 LOCAL = CACHE | {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
-# Over the network GDAL asks again after short failures, and does not look for files beside the one that is named.
+# Over the network GDAL retries after short failures, and does not look for sidecar files.
 READING = CACHE | {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "GDAL_HTTP_MAX_RETRY": "5",
@@ -39,13 +39,13 @@ READING = CACHE | {
     "CPL_VSIL_CURL_USE_HEAD": "NO",
     "VSI_CACHE": "TRUE",
 }
-# GDAL asks again after bad answers only: of a cut connection it keeps what came, as if the file ended there.
+# GDAL retries after error statuses only. It caches what a cut connection delivered, as if the file ended there.
 AFRESH = {"CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/"}
-WAITS = (0.5, 2.0)  # seconds before a file is read afresh
-PATIENCE = 30.0  # seconds after which a file that failed is not read afresh
+WAITS = (0.5, 2.0)  # seconds before a file is read again
+PATIENCE = 30.0  # seconds after which a failed file is not read again
 OWN_MASK = {MaskFlags.per_dataset, MaskFlags.alpha}
 
-Seen = TypeVar("Seen")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class FileBand:
     """One band of a raster file that GDAL opens.
 
     Args:
-        href: path or address.
-        index: number of the band, from 1.
-        nodata: overrides what the file says, or says it where the file does not.
+        href: Path or address.
+        index: Number of the band, from 1.
+        nodata: Overrides what the file says, or says it where the file does not.
         kind: ``listed`` for a local file that an item list names, which must hold its own pixels.
     """
 
@@ -65,17 +65,17 @@ class FileBand:
     kind: Literal["file", "listed"] = "file"
 
     def read(self, box: GeoBox, *, average: bool = True, limits: tuple[float, float] | None = None) -> Pixels:
-        """The band on another grid.
+        """Read the band onto another grid.
 
-        Pixels are picked (nearest neighbor), or averaged where the grid is coarser and ``average`` is set.
+        Pixels are resampled by nearest neighbor, or averaged if the grid is coarser and ``average`` is set.
 
         Args:
-            box: the grid.
-            average: allow averages.
-            limits: stored numbers below and above which pixels are left out of averages.
+            box: The grid.
+            average: Allow averages.
+            limits: Stored numbers below and above which pixels are left out of averages.
 
         Raises:
-            InputError: the file does not open or ends too early.
+            InputError: If the file does not open or ends too early.
         """
 
         return self._opened(lambda file: self._read(file, box, average, limits))
@@ -88,36 +88,38 @@ class FileBand:
         part = own[compute_reproject_roi(own, box).roi_src]
         averaging = average and coarser(own, box)
         if OWN_MASK & set(file.mask_flag_enums[self.index - 1]):
-            # GDAL ignores a mask of the file's own where a marker is known too, so both are applied before.
+            # GDAL ignores the mask of a file if a marker is known, too, so both are applied first.
             return resampled(_pixels(file, self.index, part, marker), part, box, average=average, limits=limits)
-        found = warped(file, self.index, box, marker, average=averaging)
+        result = warped(file, self.index, box, marker, average=averaging)
         if not averaging or limits is None or math.prod(part.shape) > MOST_WINDOW:
-            return found
+            return result
         pixels = _pixels(file, self.index, part, marker)
-        odd = pixels.outside(limits).any()
-        return resampled(pixels, part, box, average=average, limits=limits) if odd else found
+        if not pixels.outside(limits).any():
+            return result
+        return resampled(pixels, part, box, average=average, limits=limits)
 
     def grid(self) -> GeoBox:
-        """The file's own grid.
+        """Grid of the file.
 
         Raises:
-            InputError: the file does not open or has no place on the ground.
+            InputError: If the file does not open or has no place on the ground.
         """
         return self._opened(lambda file: located(file, self.href))
 
-    def _opened(self, look: Callable[[rasterio.DatasetReader], Seen]) -> Seen:
-        """What ``look`` finds in the open file; over the network it looks again after a cut connection."""
-        afresh, waits = False, iter(WAITS if is_address(self.href) else ())
+    def _opened(self, work: Callable[[rasterio.DatasetReader], Result]) -> Result:
+        """Apply a function to the open file; a remote file is read again after a cut connection."""
+        afresh = False
+        waits = iter(WAITS if is_address(self.href) else ())
         end = time.monotonic() + PATIENCE
         while True:
             try:
                 with open_raster(self.href, afresh=afresh, listed=self.kind == "listed") as file:
-                    return look(file)
+                    return work(file)
             except IndexError as error:  # the file has fewer bands than before
                 raise unreadable(self.href, error) from error
             except Unreadable as error:
                 wait = next(waits, None)
-                # GDAL has asked again itself after bad answers; a file of another kind stays one.
+                # GDAL has already retried after error statuses, and a file of another format stays one.
                 final = any(text in str(error) for text in ("HTTP response code", "not recognized as being"))
                 cut_off = isinstance(error.__cause__, RasterioError) and not final
                 if wait is None or not cut_off or time.monotonic() > end:
@@ -128,20 +130,20 @@ class FileBand:
 
 @contextmanager
 def open_raster(href: str, *, afresh: bool = False, listed: bool = False) -> Generator[rasterio.DatasetReader]:
-    """Open a raster, header or pixels, under the settings that fit its place.
+    """Open a raster with the settings for its place.
 
-    Beside local files, sidecars such as ``.aux.xml`` and ``.msk`` are read with them.
+    Sidecar files of local rasters, such as ``.aux.xml`` and ``.msk``, are read with them.
 
     Args:
-        href: path or address.
-        afresh: forget what the network gave before.
-        listed: an item list names the file, so that it must hold its own pixels.
+        href: Path or address.
+        afresh: Forget what the network gave before.
+        listed: An item list names the file, so that it must hold its own pixels.
 
     Yields:
         The open file.
 
     Raises:
-        Unreadable: it does not open, or GDAL fails while it is read inside the ``with`` block.
+        Unreadable: If it does not open, or GDAL fails while it is read inside the ``with`` block.
     """
     settings = (READING if is_address(href) else LOCAL) | (AFRESH if afresh else {})
     try:
@@ -164,10 +166,10 @@ def _refuse_odd_layouts(file: rasterio.DatasetReader, href: str) -> None:
 
 
 def located(file: rasterio.DatasetReader, href: str) -> GeoBox:
-    """The grid of an open file.
+    """Grid of an open file.
 
     Raises:
-        InputError: it has no place on the ground.
+        InputError: If it has no place on the ground.
     """
     if file.crs is None:
         raise InputError(
@@ -189,13 +191,14 @@ def _own_grid(file: rasterio.DatasetReader, href: str) -> GeoBox:
 
 
 def _pixels(file: rasterio.DatasetReader, index: int, part: GeoBox, marker: float | None) -> Pixels:
-    """Part of a band as it is stored, missing where its mask or the marker says so."""
+    """Read a part of a band as it is stored, with its mask and marker."""
     column, row = ~file.transform @ (part.affine.c, part.affine.f)
-    top, left = round(row), round(column)
+    top = round(row)
+    left = round(column)
     window = ((top, top + part.shape[0]), (left, left + part.shape[1]))
     values = file.read(index, window=window)
-    own = OWN_MASK & set(file.mask_flag_enums[index - 1])
+    has_mask = bool(OWN_MASK & set(file.mask_flag_enums[index - 1]))
     missing = marked(values, (marker,))
-    if own:
+    if has_mask:
         missing |= file.read_masks(index, window=window) == 0
-    return Pixels(values, missing, zero_marks=marker == 0 and not own)
+    return Pixels(values, missing, zero_marks=marker == 0 and not has_mask)

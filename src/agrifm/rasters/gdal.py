@@ -46,12 +46,12 @@ def opened(href: str, settings: Mapping[str, Any], *, listed: bool = False) -> G
     """Open a raster.
 
     Args:
-        href: path or address.
-        settings: of GDAL, beside those that keep it from other places.
-        listed: an item list names the file, so that it must hold its own pixels.
+        href: Path or address.
+        settings: Settings of GDAL, beside those that keep it from other places.
+        listed: An item list names the file, so that it must hold its own pixels.
 
     Raises:
-        InputError: an address that is not opened, or a VRT over files that it must not reach.
+        InputError: If an address that is not opened, or a VRT over files that it must not reach.
         RasterioError: the file does not open.
     """
     if is_address(href):
@@ -104,11 +104,11 @@ def check_vrt(path: Path, above: tuple[Path, ...] = ()) -> None:
     """Refuse a VRT that leads to an address, a service or a virtual file system; other files pass.
 
     Args:
-        path: of any file, which need not exist.
+        path: Path of any file, which need not exist.
         above: VRTs over this one.
 
     Raises:
-        InputError: it does, or it cannot be read.
+        InputError: If it does, or it cannot be read.
     """
     if not path.is_file():
         return

@@ -62,7 +62,7 @@ def check_grid(box: GeoBox, where: object) -> None:
     """Refuse a grid that has no place on the ground, or more pixels than any image, before memory is asked for.
 
     Raises:
-        InputError: the transform holds NaN, infinity or no area, the CRS is not one of the Earth's surface, or there
+        InputError: If the transform holds NaN, infinity or no area, the CRS is not one of the Earth's surface, or there
             are too many pixels.
     """
     if box.crs is not None and not (box.crs.projected or box.crs.geographic):

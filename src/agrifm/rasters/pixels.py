@@ -28,12 +28,12 @@ DAMAGED = (RasterioError, CPLE_BaseError, CRSError, UnicodeError, MemoryError)
 
 @dataclass(frozen=True)
 class Pixels:
-    """Stored numbers of one band, and where there are none.
+    """Stored numbers of one band, with a mask of missing pixels.
 
     Args:
         values: ``(h, w)`` as stored; what stands at missing pixels means nothing.
         missing: ``(h, w)`` where the file has no pixel or declares it missing.
-        zero_marks: whether nothing but 0 marks missing pixels, so that a single 0 may also be very dark ground.
+        zero_marks: Whether nothing but 0 marks missing pixels, so that a single 0 may also be very dark ground.
     """
 
     values: np.ndarray
@@ -41,24 +41,24 @@ class Pixels:
     zero_marks: bool = False
 
     def outside(self, limits: tuple[float, float]) -> np.ndarray:
-        """Where there are values below or above limits."""
+        """Mask of values below or above limits."""
         return beyond(self.values, limits) & ~self.missing
 
     def filled(self, fill: float) -> np.ndarray:
-        """The values, with ``fill`` where they are missing."""
-        wide = wide_enough(self.values.dtype.name, fill)
-        return np.where(self.missing, np.asarray(fill, wide), self.values.astype(wide))
+        """Values with missing pixels replaced."""
+        dtype = wide_enough(self.values.dtype.name, fill)
+        return np.where(self.missing, np.asarray(fill, dtype), self.values.astype(dtype))
 
 
 def warped(file: rasterio.DatasetReader, index: int, box: GeoBox, marker: float | None, *, average: bool) -> Pixels:
     """One band of an open file on another grid.
 
     Args:
-        file: where it is.
-        index: of the band, from 1.
-        box: the grid.
-        marker: stored number that marks a missing pixel; NaN does anyway.
-        average: whether pixels are averaged; they are picked otherwise.
+        file: Where it is.
+        index: Index of the band, from 1.
+        box: The grid.
+        marker: Stored number that marks a missing pixel; NaN does anyway.
+        average: Whether pixels are averaged; they are picked otherwise.
     """
     kind, filler = filler_for(file.dtypes[index - 1], marker)
     with WarpedVRT(
@@ -79,13 +79,13 @@ def warped(file: rasterio.DatasetReader, index: int, box: GeoBox, marker: float 
 
 
 def filler_for(stored: str, marker: float | None) -> tuple[str, float]:
-    """A data type that holds the stored numbers, and a number in it that no valid pixel has."""
+    """Choose a data type that holds the stored numbers, and a number in it that no valid pixel has."""
     kind = np.dtype(stored)
     if kind.kind == "f":
         return np.promote_types(kind, np.float32).name, math.nan
-    fitting = _holds(stored, marker)
-    if fitting is not None:
-        return stored, fitting
+    usable_marker = _holds(stored, marker)
+    if usable_marker is not None:
+        return stored, usable_marker
     if kind.itemsize <= 2:
         wide = np.dtype(np.int16 if kind.itemsize == 1 else np.int32)
         return wide.name, float(whole_numbers(wide)[0])
@@ -93,7 +93,7 @@ def filler_for(stored: str, marker: float | None) -> tuple[str, float]:
 
 
 def _holds(stored: str, marker: float | None) -> float | None:
-    """The marker, if the data type can hold it."""
+    """Return the marker if the data type can hold it."""
     kind = np.dtype(stored)
     if marker is None or kind.kind == "f":
         return marker
@@ -110,84 +110,91 @@ def whole_numbers(kind: np.dtype) -> tuple[int, int]:
 
 
 def beyond(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
-    """Where values lie outside limits."""
+    """Mask of values outside limits."""
     low, high = limits
-    if values.dtype.kind in "iu":  # in whole numbers, which need no other type
+    if values.dtype.kind in "iu":  # compare whole numbers, so that large arrays need no conversion
         lowest, highest = whole_numbers(values.dtype)
-        low, high = max(math.ceil(low), lowest), min(math.floor(high), highest)
+        low = max(math.ceil(low), lowest)
+        high = min(math.floor(high), highest)
         if low > high:
             return np.ones(values.shape, bool)
     return (values < low) | (values > high)
 
 
 def marked(values: np.ndarray, markers: tuple[float | None, ...]) -> np.ndarray:
-    """Where values are missing: not finite, or one of the markers."""
-    missing = ~np.isfinite(values) if values.dtype.kind == "f" else np.zeros(values.shape, bool)
+    """Mask of missing values: not finite, or one of the markers."""
+    missing = np.zeros(values.shape, bool)
+    if values.dtype.kind == "f":
+        missing = ~np.isfinite(values)
     for marker in markers:
-        fitting = _holds(values.dtype.name, marker)
-        if fitting is not None:
-            missing |= values == np.asarray(fitting).astype(values.dtype)
+        usable_marker = _holds(values.dtype.name, marker)
+        if usable_marker is not None:
+            missing |= values == np.asarray(usable_marker).astype(values.dtype)
     return missing
 
 
 def resampled(
     pixels: Pixels, grid: GeoBox, box: GeoBox, *, average: bool, limits: tuple[float, float] | None = None
 ) -> Pixels:
-    """Pixels in memory on another grid; GDAL does it, as it does for files.
+    """Resample pixels in memory with GDAL, as files are.
 
-    Where pixels are averaged, those outside the limits are left out, unless there are no others.
+    Pixels outside the limits are left out of averages, unless there are no others.
     """
     if 0 in grid.shape:
         return Pixels(np.zeros(box.shape, pixels.values.dtype), np.ones(box.shape, bool))
     averaging = average and coarser(grid, box)
-    found = _warped_in_memory(pixels, grid, box, averaging)
-    odd = pixels.outside(limits) if averaging and limits is not None else None
-    if odd is None or not odd.any():
-        return found
-    rest = _warped_in_memory(replace(pixels, missing=pixels.missing | odd), grid, box, averaging)
-    return replace(found, values=np.where(rest.missing, found.values, rest.values))
+    result = _warped_in_memory(pixels, grid, box, averaging)
+    if not averaging or limits is None:
+        return result
+    outside = pixels.outside(limits)
+    if not outside.any():
+        return result
+    inside = _warped_in_memory(replace(pixels, missing=pixels.missing | outside), grid, box, averaging)
+    return replace(result, values=np.where(inside.missing, result.values, inside.values))
 
 
 def _warped_in_memory(pixels: Pixels, grid: GeoBox, box: GeoBox, averaging: bool) -> Pixels:
     kind, filler = filler_for(pixels.values.dtype.name, 0 if pixels.zero_marks else None)
     values = np.where(pixels.missing, np.asarray(filler, kind), pixels.values.astype(kind))
     if grid.affine.e > 0:
-        values, grid = values[::-1], grid.flipy()
+        values = values[::-1]
+        grid = grid.flipy()
     shape = {"height": grid.shape[0], "width": grid.shape[1], "count": 1}
     try:
         with MemoryFile() as memory:
             with memory.open(driver="GTiff", dtype=kind, crs=str(grid.crs), transform=grid.affine, **shape) as file:
                 file.write(values, 1)
             with memory.open() as file:
-                found = warped(file, 1, box, filler, average=averaging)
+                result = warped(file, 1, box, filler, average=averaging)
     except DAMAGED as error:
         raise unreadable("a part of an image", error) from error
-    return Pixels(found.values, found.missing, pixels.zero_marks)
+    return Pixels(result.values, result.missing, pixels.zero_marks)
 
 
 def coarser(grid: GeoBox, box: GeoBox) -> bool:
-    """Whether pixels of a grid are so much larger than a file's that one stands for several."""
+    """Whether pixels of a grid are large enough to average several pixels of a file."""
     if grid.crs is None or box.crs is None or grid.crs.projected != box.crs.projected:
         return False
-    unit = meters_per_unit(box.crs) / meters_per_unit(grid.crs)
-    return math.sqrt(abs(box.affine.determinant / grid.affine.determinant)) * unit > COARSER
+    unit_ratio = meters_per_unit(box.crs) / meters_per_unit(grid.crs)
+    area_ratio = abs(box.affine.determinant / grid.affine.determinant)
+    return math.sqrt(area_ratio) * unit_ratio > COARSER
 
 
 def named(box: GeoBox) -> GeoBox:
-    """The same grid; its CRS by EPSG code where it has one."""
+    """The same grid, with its CRS by EPSG code if it has one."""
     code = box.crs.to_epsg() if box.crs is not None else None
     return box if code is None else GeoBox(box.shape, box.affine, f"EPSG:{code}")
 
 
 def wide_enough(stored: str, fill: float) -> str:
-    """A data type that holds the stored numbers and the filler."""
+    """Choose a data type that holds the stored numbers and the fill value."""
     if np.dtype(stored).kind == "f" or fill != fill:
         return np.promote_types(stored, np.float32).name
     return np.promote_types(stored, np.min_scalar_type(int(fill))).name
 
 
 def unreadable(href: object, error: Exception) -> Unreadable:
-    """The one sentence for rasters that cannot be read."""
+    """The error for rasters that cannot be read."""
     return Unreadable(
         href,
         found=f"a raster that cannot be read: {error.__cause__ or error}",

@@ -43,12 +43,12 @@ def frames_of(path: Path, *, skip_incomplete: bool = False, folders: Sequence[Pa
     Local files must lie in the folder of the list. What the list says of itself does not widen that; the user may.
 
     Args:
-        path: of an ItemCollection, written by ``save`` or by another tool.
-        folders: other folders in which its files may lie.
-        skip_incomplete: leave out items that lack a band; what was left out then stands under ``"skipped"``.
+        path: Path of an ItemCollection, written by ``save`` or by another tool.
+        folders: Other folders in which its files may lie.
+        skip_incomplete: Leave out items that lack a band; what was left out then stands under ``"skipped"``.
 
     Raises:
-        InputError: it is no item list, or an item lacks a band, is of no known sensor or points where it must not.
+        InputError: If it is no item list, or an item lacks a band, is of no known sensor or points where it must not.
     """
     document = _item_list(path)
     record = {**_record(document, path), "skipped": []}
@@ -74,7 +74,7 @@ def checked(item: Any, where: object) -> dict:
     """An item whose parts are all of the types that STAC gives them; assets and links that are null are left out.
 
     Raises:
-        InputError: a part is missing, or of another type.
+        InputError: If a part is missing, or of another type.
     """
     if not isinstance(item, dict):
         raise _odd(where, f"an item without id and properties and assets: {str(item)[:80]}")
@@ -136,7 +136,7 @@ def links_of(document: Mapping, where: object) -> list[dict]:
     """The links of a STAC document; those that are null, or lead nowhere, are left out.
 
     Raises:
-        InputError: they are no links.
+        InputError: If they are no links.
     """
     links = document.get("links") or []
     if not isinstance(links, list):
@@ -158,7 +158,7 @@ def day_of(item: Mapping) -> dt.date:
     """The day of an item; of a composite, the first.
 
     Raises:
-        InputError: it states none.
+        InputError: If it states none.
     """
     try:
         return dt.date.fromisoformat(str(_moment(item))[:10])
@@ -184,14 +184,14 @@ def resolve(href: str, base: str, allowed: Sequence[Path], where: str, catalog: 
     """The address that ``href`` means in a document at ``base``: http, https, s3, gs or an absolute path.
 
     Args:
-        href: as it stands in the document.
-        base: address or path of the document.
-        allowed: folders in which local files may lie.
-        where: it stands, for the error.
-        catalog: folder to propose to the user if the file lies outside the others.
+        href: As it stands in the document.
+        base: Address or path of the document.
+        allowed: Folders in which local files may lie.
+        where: It stands, for the error.
+        catalog: Folder to propose to the user if the file lies outside the others.
 
     Raises:
-        InputError: another scheme, a prefix of GDAL, or a local file outside ``allowed``.
+        InputError: If it has another scheme or a prefix of GDAL, or is a local file outside ``allowed``.
     """
     if is_address(href):
         return normalized(href, where)
@@ -271,11 +271,11 @@ class Files:
     """Where the files of an item lie.
 
     Args:
-        where: list and item, for people.
-        base: address or path that relative ones start from.
-        allowed: folders of local files.
-        provider: whose files they are.
-        catalog: folder in which the list says that they were found; it allows nothing.
+        where: List and item, for people.
+        base: Address or path that relative ones start from.
+        allowed: Folders of local files.
+        provider: Whose files they are.
+        catalog: Folder in which the list says that they were found; it allows nothing.
     """
 
     where: str

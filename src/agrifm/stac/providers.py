@@ -1,7 +1,7 @@
-"""What differs between providers of the same product, in one table.
+"""Differences between providers of the same product, in one table.
 
 Sources: the catalogues' own pages. That Earth Search leaves an offset of -0.1 in ``raster:bands`` of items whose
-numbers no longer carry it is told in its issues 66 and 71 (github.com/Element84/earth-search).
+numbers no longer carry it is reported in its issues 66 and 71 (github.com/Element84/earth-search).
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Product:
     """A collection as one provider serves it.
 
     Args:
-        sensor: whose bands it holds.
-        assets: band id by asset key.
-        quality: rule by asset key; the first that is there is used.
-        units: of the stored numbers; None for Sentinel-2, whose baseline decides.
-        nodata: what marks a missing pixel where the item does not say.
-        platforms: that belong to the sensor; empty for all.
+        sensor: Whose bands it holds.
+        assets: Band id by asset key.
+        quality: Rule by asset key; the first that is there is used.
+        units: Units of the stored numbers; None for Sentinel-2, whose baseline decides.
+        nodata: What marks a missing pixel where the item does not say.
+        platforms: Platforms that belong to the sensor; empty for all.
     """
 
     sensor: Sensor
@@ -53,7 +53,7 @@ class Product:
         """Asset and number of the band in its file, from 1, for each band: by key, then by stated names.
 
         Raises:
-            InputError: a band is missing.
+            InputError: If a band is missing.
         """
         assets = item.get("assets", {})
         by_name = {name: place for asset in assets.values() for name, place in _named_bands(asset)}
@@ -105,16 +105,16 @@ def scaling(asset: Mapping, index: int) -> tuple[float | None, float | None, flo
 
 @dataclass(frozen=True)
 class Provider:
-    """A catalogue and its quirks.
+    """A catalog and its quirks.
 
     Args:
-        name: for people.
-        hosts: of its catalogue and files; a bucket counts as a host.
-        products: by a regular expression that the whole collection id matches.
-        baseline: properties that may hold the processing baseline of Sentinel-2.
-        applied: properties that say that the offset was taken out; that then overrides the scaling in the item.
-        rate: requests per second while searching.
-        tokens: whether files are read with a token.
+        name: Name for people.
+        hosts: Hosts of its catalog and files; a bucket counts as a host.
+        products: Products by a regular expression that the whole collection id matches.
+        baseline: Properties that may hold the processing baseline of Sentinel-2.
+        applied: Properties that say that the offset was taken out; that then overrides the scaling in the item.
+        rate: Requests per second while searching.
+        tokens: Whether files are read with a token.
     """
 
     name: str
@@ -126,8 +126,9 @@ class Provider:
     tokens: bool = False
 
     def product(self, item: Mapping) -> Product | None:
-        """How it serves the collection of an item; None if that holds none of our sensors."""
-        collection, properties = str(item.get("collection") or ""), item.get("properties", {})
+        """The product of an item's collection; None if it holds none of the known sensors."""
+        collection = str(item.get("collection") or "")
+        properties = item.get("properties", {})
         described = " ".join(str(properties.get(key) or "") for key in ("constellation", "platform", "instruments"))
         for name, products in ((collection, self.products), (collection or described, GENERIC.products)):
             for pattern, product in products.items():
@@ -137,27 +138,35 @@ class Provider:
 
     def units(self, item: Mapping, product: Product, scaling: tuple[float | None, float | None]) -> Units:
         """Units of an item whose assets state this scale and offset (None where they do not)."""
-        properties, (scale, offset) = item.get("properties", {}), scaling
+        properties = item.get("properties", {})
+        scale, offset = scaling
         taken_out = product.units is None and any(properties.get(name) is True for name in self.applied)
         usual = product.units or units.sentinel2(self._baseline(item), applied=taken_out)
         if taken_out or (scale is None and offset is None):
             return Units(usual.scale, usual.offset, f"{usual.source} ({self.name})")
-        given = usual.scale if scale is None else scale, usual.offset if offset is None else offset
-        return Units(*given, f"scale and offset in the item{self._statement(properties)} ({self.name})")
+        if scale is None:
+            scale = usual.scale
+        if offset is None:
+            offset = usual.offset
+        return Units(scale, offset, f"scale and offset in the item{self._statement(properties)} ({self.name})")
 
     def _statement(self, properties: Mapping) -> str:
-        """What the item says of the offset, so that a check of the pixels can contradict it."""
-        name = next((name for name in self.applied if properties.get(name) is not None), None)
-        return "" if name is None else f", which says {name}: {json.dumps(properties[name])[:20]}"
+        """The item's statement on the offset, so that a check of the pixels can contradict it."""
+        for name in self.applied:
+            if properties.get(name) is not None:
+                return f", which says {name}: {json.dumps(properties[name])[:20]}"
+        return ""
 
     def _baseline(self, item: Mapping) -> str | None:
         properties = item.get("properties", {})
-        stated = next((str(properties[key]) for key in self.baseline if properties.get(key)), None)
+        for key in self.baseline:
+            if properties.get(key):
+                return str(properties[key])
         in_name = re.search(r"_N(\d{4})_", f"{item.get('id')} {properties.get('s2:product_uri')}")
-        return stated or (in_name[1] if in_name else None)
+        return in_name[1] if in_name else None
 
     def address(self, href: str) -> str:
-        """A file's address as a scene keeps it: one that needs a token is marked."""
+        """The address of a file as a scene stores it: addresses that need a token are marked."""
         needed = self.tokens and (urlsplit(href).hostname or "").endswith(".blob.core.windows.net")
         return SIGNED + href if needed else href
 
@@ -238,27 +247,33 @@ PROVIDERS = (PLANETARY_COMPUTER, EARTH_SEARCH, CDSE, LP_DAAC)
 
 
 def provider_of(item: Mapping) -> Provider:
-    """Whose item this is, by the hosts of its links and files."""
-    seen = set(_hosts(item))
-    return next((entry for entry in PROVIDERS if seen & set(entry.hosts)), GENERIC)
+    """Find the provider of an item by the hosts of its links and files."""
+    return _by_hosts(set(_hosts(item)))
 
 
 def provider_at(url: str) -> Provider:
-    """Who answers at an address."""
-    host = set(_names(url))
-    return next((entry for entry in PROVIDERS if host & set(entry.hosts)), GENERIC)
+    """Find the provider at an address."""
+    return _by_hosts(set(_names(url)))
+
+
+def _by_hosts(hosts: set[str]) -> Provider:
+    for provider in PROVIDERS:
+        if hosts & set(provider.hosts):
+            return provider
+    return GENERIC
 
 
 def _hosts(item: Mapping) -> Iterator[str]:
-    assets = item.get("assets", {}).values()
-    for href in (*(link.get("href") for link in item.get("links", ())), *(asset.get("href") for asset in assets)):
-        yield from _names(str(href))
+    for link in item.get("links", ()):
+        yield from _names(str(link.get("href")))
+    for asset in item.get("assets", {}).values():
+        yield from _names(str(asset.get("href")))
 
 
 def _names(href: str) -> Iterator[str]:
     try:
         host = urlsplit(href).hostname or ""
-    except ValueError:  # what is wrong with it is said where it is opened
+    except ValueError:  # reported when it is opened
         return
     yield host
     yield host.split(".s3.")[0]  # the bucket

@@ -1,4 +1,4 @@
-"""What is searched for in a catalogue, and which items answer it."""
+"""The query of a search in a STAC catalog, and the items that satisfy it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Query:
-    """What is searched for.
+    """The query of a search.
 
     Args:
-        collections: ids; empty for all of a static catalog.
-        boxes: west, south, east, north in degrees; two of them for an area across 180 degrees.
-        start, end: first and last day.
-        max_cloud: percent; items that do not say stay.
-        shape: the area in degrees (shapely), if there is more to it than the box.
+        collections: Ids; empty for all of a static catalog.
+        boxes: West, south, east, north in degrees; two of them for an area across 180 degrees.
+        start, end: First and last day.
+        max_cloud: Percent; items that do not say stay.
+        shape: The area in degrees (shapely), if there is more to it than the box.
     """
 
     collections: tuple[str, ...]
@@ -40,18 +40,18 @@ class Query:
     shape: Any = field(default=None, compare=False)
 
     def filters(self) -> Iterator[tuple[str, str, Callable[[Mapping], bool]]]:
-        """Name of the option, what it removes, and what it keeps."""
+        """Yield for each filter the option, a description of what it removes, and a test that items must pass."""
         area = _union(self.boxes)
 
-        def there(item: Mapping, wanted: Any) -> bool:
-            found = _outline(item)
-            return found is not None and found.intersects(wanted)
+        def intersects(item: Mapping, wanted: Any) -> bool:
+            outline = _outline(item)
+            return outline is not None and outline.intersects(wanted)
 
         if self.collections:
             yield "--collection", "of other collections", lambda item: item.get("collection") in self.collections
-        yield "--bbox", "outside the box", lambda item: there(item, area)
+        yield "--bbox", "outside the box", lambda item: intersects(item, area)
         if self.shape is not None:
-            yield "--aoi", "outside the area", lambda item: there(item, self.shape)
+            yield "--aoi", "outside the area", lambda item: intersects(item, self.shape)
         yield "--start or --end", "outside the dates", lambda item: self.start <= day_of(item) <= self.end
         if self.max_cloud is not None:
             yield "--max-cloud", "cloudier", self._clear_enough
@@ -62,10 +62,10 @@ class Query:
         return stated is None or self.max_cloud is None or not stated > self.max_cloud
 
     def sift(self, items: Sequence[dict], removed: Counter[tuple[str, str]]) -> list[dict]:
-        """The items that pass every filter, in a fixed order; how many each removed is added to ``removed``."""
-        for option, told, keep in self.filters():
+        """Return the items that pass every filter, in a fixed order; count those that each filter removes."""
+        for option, description, keep in self.filters():
             passed = [item for item in items if keep(item)]
-            removed[option, told] += len(items) - len(passed)
+            removed[option, description] += len(items) - len(passed)
             items = passed
         newest = _newest(items)
         removed["--collection", "repeated or older versions of the same acquisition"] += len(items) - len(newest)
@@ -73,19 +73,24 @@ class Query:
 
 
 def _newest(items: Sequence[dict]) -> list[dict]:
-    """Without repeats, and without what was processed again later with a newer baseline."""
-    last: dict[tuple, tuple[int, ...]] = {}
+    """Drop repeated items, and items that were processed again with a newer baseline."""
+    newest: dict[tuple, tuple[int, ...]] = {}
     for item in items:
-        last[_acquisition(item)] = max(last.get(_acquisition(item), ()), _version(item))
-    kept = [item for item in items if _version(item) == last[_acquisition(item)]]
-    return list({(item.get("collection"), item["id"]): item for item in kept}.values())
+        acquisition = _acquisition(item)
+        newest[acquisition] = max(newest.get(acquisition, ()), _version(item))
+    by_id: dict[tuple, dict] = {}
+    for item in items:
+        if _version(item) == newest[_acquisition(item)]:
+            by_id[item.get("collection"), item["id"]] = item
+    return list(by_id.values())
 
 
 def _acquisition(item: Mapping) -> tuple:
     properties = item["properties"]
     tile = properties.get("s2:mgrs_tile") or properties.get("grid:code")
-    own = (str(properties.get("datetime"))[:19], tile) if tile and _baseline(item) else (item["id"],)
-    return (item.get("collection"), *own)
+    if tile and _baseline(item):
+        return item.get("collection"), str(properties.get("datetime"))[:19], tile
+    return item.get("collection"), item["id"]
 
 
 def _baseline(item: Mapping) -> str:
@@ -103,15 +108,16 @@ def _ours(item: Mapping) -> bool:
 
 
 def _outline(item: Mapping) -> Any:
-    """What an item covers, in degrees (shapely); None if it does not say.
+    """Outline of an item in degrees (shapely); None if the item does not state it.
 
     Raises:
-        InputError: its geometry is none.
+        InputError: If its geometry is none.
     """
     from shapely import get_coordinates
     from shapely.geometry import shape
 
-    geometry, bbox = item.get("geometry"), item.get("bbox")
+    geometry = item.get("geometry")
+    bbox = item.get("bbox")
     if geometry:
         with refusing(
             f"item {item.get('id')}: geometry",
@@ -119,10 +125,10 @@ def _outline(item: Mapping) -> Any:
             repair="ask the operator of the catalog to correct the item, or search in another collection.",
         ):
             with np.errstate(invalid="ignore"):
-                found = shape(geometry)
-            if not np.isfinite(get_coordinates(found)).all():
+                outline = shape(geometry)
+            if not np.isfinite(get_coordinates(outline)).all():
                 raise ValueError("coordinates that are no numbers")
-            return found
+            return outline
     return None if not bbox else _union(split_box(flat(bbox)))
 
 
@@ -134,13 +140,13 @@ def _union(boxes: Sequence[Box]) -> Any:
 
 
 def flat(bbox: Sequence[float]) -> Box:
-    """A box without heights."""
+    """Drop the heights of a box."""
     half = len(bbox) // 2
     return bbox[0], bbox[1], bbox[half], bbox[half + 1]
 
 
 def split_box(bbox: Box) -> tuple[Box, ...]:
-    """The box, or its parts west and east of 180 degrees where its west is greater than its east (RFC 7946)."""
+    """Split a box at 180 degrees if its west is greater than its east (RFC 7946)."""
     west, south, east, north = bbox
     if west <= east:
         return (bbox,)
@@ -148,17 +154,22 @@ def split_box(bbox: Box) -> tuple[Box, ...]:
 
 
 def joined(boxes: Sequence[Box]) -> list[float]:
-    """One box of one or two; its west is greater than its east if it lies across 180 degrees."""
-    return [boxes[0][0], min(box[1] for box in boxes), boxes[-1][2], max(box[3] for box in boxes)]
+    """Join one or two boxes into one; its west is greater than its east if it lies across 180 degrees."""
+    west = boxes[0][0]
+    east = boxes[-1][2]
+    south = min(box[1] for box in boxes)
+    north = max(box[3] for box in boxes)
+    return [west, south, east, north]
 
 
 def season(start: str | dt.date, end: str | dt.date) -> tuple[dt.date, dt.date]:
-    """First and last day.
+    """Check the first and the last day of a search.
 
     Raises:
-        InputError: they are no days, or the last comes before the first.
+        InputError: If they are no days, or the last comes before the first.
     """
-    first, last = _day("--start", start), _day("--end", end)
+    first = _day("--start", start)
+    last = _day("--end", end)
     if first > last:
         raise InputError(
             "--start and --end",
@@ -174,15 +185,15 @@ def _day(option: str, value: str | dt.date) -> dt.date:
         return value if isinstance(value, dt.date) else dt.date.fromisoformat(value)
     except ValueError as error:
         raise InputError(
-            option, found=repr(value), expected="a day such as 2018-03-01", repair="write year-month-day."
+            option, found=repr(value), expected="a day such as 2018-03-01", repair="give year-month-day."
         ) from error
 
 
 def area(bbox: Box | None, aoi: Path | None) -> tuple[tuple[Box, ...], Any, int]:
-    """The boxes in degrees, the shape if there is more to it, and how many lines and points were left out of it.
+    """Boxes in degrees, the shape if it is more than a box, and the number of lines and points that were left out.
 
     Raises:
-        InputError: there are none or both, the box is no box, or the vector file cannot be used.
+        InputError: If there are none or both, the box is no box, or the vector file cannot be used.
     """
     if bbox is not None and aoi is None:
         return split_box(_checked_box(bbox)), None, 0
@@ -201,29 +212,32 @@ def _area_of(aoi: Path) -> tuple[tuple[Box, ...], Any, int]:
     from shapely.affinity import translate
     from shapely.geometry import box
 
-    found = read_area(aoi)
+    area_of_interest = read_area(aoi)
     with refusing(
         f"{aoi} (aoi)",
         expected="areas in a CRS that can be transformed to degrees",
         repair="save the area again in EPSG:4326, e.g. with 'ogr2ogr -t_srs EPSG:4326'.",
     ):
-        parts = [part for piece in get_parts([found.to_crs("EPSG:4326").geom]) for part in get_parts([piece])]
+        pieces = get_parts([area_of_interest.to_crs("EPSG:4326").geom])
+        parts = list(get_parts(pieces))
     areas = [part for part in parts if part.geom_type == "Polygon"]
-    kept = areas or parts  # points alone are a search for what covers them
-    # One lap of the globe, from 0 to 360 degrees: an area across 180 degrees is in one piece there.
-    east = [_eastward(part) for part in kept]
-    whole, lap = union_all(kept), union_all(east)
-    _check_degrees(whole, 360, aoi)  # beyond 180 degrees some files go on counting
+    used = areas or parts  # a file of points alone searches for the images that cover them
+    unused = len(parts) - len(used)
+    whole = union_all(used)
+    # With longitudes from 0 to 360 degrees, an area across 180 degrees is in one piece.
+    from_zero = union_all([_eastward(part) for part in used])
+    _check_degrees(whole, 360, aoi)  # some files count beyond 180 degrees
     fits = whole.bounds[0] >= -180 and whole.bounds[2] <= 180
-    if fits and _width(lap) >= min(_width(whole), 180):
-        return (whole.bounds,), whole, len(parts) - len(kept)
-    sides = [intersection(lap, box(0, -90, 180, 90)), translate(intersection(lap, box(180, -90, 360, 90)), -360)]
-    present = [side for side in sides if not side.is_empty]
-    return tuple(side.bounds for side in present), union_all(present), len(parts) - len(kept)
+    if fits and _width(from_zero) >= min(_width(whole), 180):
+        return (whole.bounds,), whole, unused
+    eastern = intersection(from_zero, box(0, -90, 180, 90))
+    western = translate(intersection(from_zero, box(180, -90, 360, 90)), -360)
+    sides = [side for side in (eastern, western) if not side.is_empty]
+    return tuple(side.bounds for side in sides), union_all(sides), unused
 
 
 def _eastward(part: Any) -> Any:
-    """The shape with longitudes from 0 to 360."""
+    """Shift longitudes to the range from 0 to 360."""
     from shapely import transform
 
     def moved(points: np.ndarray) -> np.ndarray:

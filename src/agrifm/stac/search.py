@@ -1,4 +1,4 @@
-"""STAC: find items in an API or a static catalog, to be kept as a list.
+"""Search for items in a STAC API or a static catalog, which are saved as a list.
 
 Searching needs the network, reading the list (``items.frames_of``) does not: a saved list gives the same scene again.
 Specification: STAC 1.0 and 1.1 (stacspec.org), STAC API item search.
@@ -45,20 +45,20 @@ def search(
     """Search an API or a static catalog (address or path of its ``catalog.json``).
 
     Args:
-        url: of the API's first page, or of the catalog.
-        collections: ids.
-        bbox: west, south, east, north in degrees; or
-        aoi: a vector file whose area is meant.
-        start, end: first and last day, as dates or ``2018-03-01``.
-        max_cloud: percent of cloud that an item may state.
-        limit: keep no more than the first so many.
-        console: for a line about what was found.
+        url: Address of the API, or address or path of the catalog.
+        collections: Ids.
+        bbox: West, south, east, north in degrees; or
+        aoi: A vector file whose area is meant.
+        start, end: First and last day, as dates or ``2018-03-01``.
+        max_cloud: Percent of cloud that an item may state.
+        limit: Keep no more than the first so many.
+        console: Console for a line about what was found.
 
     Returns:
         A STAC ItemCollection in a fixed order, with the search under ``"agrifm"``.
 
     Raises:
-        InputError: nothing is found, a collection or the address is unknown, or the network fails.
+        InputError: If nothing is found, a collection or the address is unknown, or the network fails.
     """
     boxes, shape, unused = area(bbox, aoi)
     query = Query(tuple(collections), boxes, *season(start, end), max_cloud, shape)
@@ -68,28 +68,49 @@ def search(
     reader = HttpReader(provider_at(place).rate, local=not is_address(place))
     root = reader.document(place, "a STAC API or the catalog.json of a static catalog")
     removed: Counter[tuple[str, str]] = Counter()
-    found = _ask(place, root, query, reader) if _is_api(root, place) else _walk(place, root, query, reader)
-    items = query.sift(found, removed)
-    gone = {f"{count} {told} ({option})": option for (option, told), count in removed.items() if count}
+    if _is_api(root, place):
+        answers = _ask(place, root, query, reader)
+    else:
+        answers = _walk(place, root, query, reader)
+    items = query.sift(answers, removed)
+    left_out: dict[str, str] = {}  # option by description
+    for (option, description), count in removed.items():
+        if count:
+            left_out[f"{count} {description} ({option})"] = option
     if not items:
-        raise _nothing(url, len(found), gone, query)
+        raise _nothing(url, len(answers), left_out, query)
     if limit is not None and len(items) > limit:
-        gone[f"{len(items) - limit} later ones (--limit)"] = "--limit"
+        left_out[f"{len(items) - limit} later ones (--limit)"] = "--limit"
         items = items[:limit]
     if console:
-        console.print(f"{len(items)} items" + (f"; left out: {', '.join(gone)}" if gone else ""), highlight=False)
-    asked = {"collections": list(collections), "start": f"{query.start}", "end": f"{query.end}"}
-    member = {"stac": place, "bbox": joined(boxes), "aoi": str(aoi) if aoi else None, **asked, "max_cloud": max_cloud}
-    return {"type": "FeatureCollection", "features": items, MEMBER: member}
+        text = f"{len(items)} items"
+        if left_out:
+            text += f"; left out: {', '.join(left_out)}"
+        console.print(text, highlight=False)
+    record = {
+        "stac": place,
+        "bbox": joined(boxes),
+        "aoi": str(aoi) if aoi else None,
+        "collections": list(collections),
+        "start": f"{query.start}",
+        "end": f"{query.end}",
+        "max_cloud": max_cloud,
+    }
+    return {"type": "FeatureCollection", "features": items, MEMBER: record}
 
 
-def _nothing(url: str, found: int, gone: Mapping[str, str], query: Query) -> InputError:
-    where = " and ".join(", ".join(f"{x:.4f}" for x in box) for box in query.boxes)
-    asked = f"{', '.join(query.collections) or 'any collection'}, {query.start} to {query.end}, box {where}"
-    last = ["the dates or the box", *gone.values()][-1]
+def _nothing(url: str, count: int, left_out: Mapping[str, str], query: Query) -> InputError:
+    boxes = []
+    for box in query.boxes:
+        boxes.append(", ".join(f"{degrees:.4f}" for degrees in box))
+    collections = ", ".join(query.collections) or "any collection"
+    wanted = f"{collections}, {query.start} to {query.end}, box {' and '.join(boxes)}"
+    reason = f"of {count}: {', '.join(left_out)}" if count else "the catalog has none there"
+    # The last filter that removed items is the one to relax.
+    last = ["the dates or the box", *left_out.values()][-1]
     return InputError(
         url,
-        found=f"no item for {asked}; " + (f"of {found}: {', '.join(gone)}" if found else "the catalog has none there"),
+        found=f"no item for {wanted}; {reason}",
         expected="at least one item",
         repair="name another --collection." if last == "--collection" else f"widen {last}.",
     )
@@ -100,7 +121,7 @@ def _is_api(root: Mapping, place: str) -> bool:
 
 
 def _ask(url: str, root: Mapping, query: Query, reader: HttpReader) -> list[dict]:
-    """Items of an API; cloud cover is left to the filters, as not every API can ask for it."""
+    """Items of an API; cloud cover is left to the filters, because not every API can filter by it."""
     from pystac_client import Client
 
     links = [link for link in links_of(root, url) if link.get("rel") == "search"]
@@ -131,10 +152,10 @@ def _ask(url: str, root: Mapping, query: Query, reader: HttpReader) -> list[dict
 
 
 def _collect(url: str, pages: Iterator[dict], found: dict[tuple, dict]) -> None:
-    """Add the items of all pages to those that were found before.
+    """Add the items of all pages to those found before.
 
     Raises:
-        InputError: a page is none, pages repeat, or they never end.
+        InputError: If a page is none, pages repeat, or they never end.
     """
     seen: set[tuple] = set()
     while True:
@@ -157,7 +178,7 @@ def _endless(url: str, found: str) -> InputError:
         url,
         found=found,
         expected="an answer that ends",
-        repair="narrow the area, the dates or the collections; if that does not help, the catalog is at fault.",
+        repair="narrow the area, the dates or the collections; if that does not help, the catalog has a defect.",
     )
 
 
@@ -168,7 +189,7 @@ def _known(url: str, asked: Sequence[str], present: set[str]) -> None:
                 url,
                 found=f"no collection '{name}'",
                 expected="a collection of the catalog",
-                repair=nearest(name, present) if present else "look at the catalog: it lists no collection.",
+                repair=nearest(name, present) if present else "check the catalog, which lists no collection.",
             )
 
 
@@ -182,7 +203,7 @@ def _walk(url: str, root: Mapping, query: Query, reader: HttpReader) -> list[dic
 
 @dataclass(frozen=True)
 class _Linked:
-    """A document that is to be read: where, from where, and how many links lead to it."""
+    """A document to read: its address, the linking document, and the number of links to it."""
 
     address: str
     origin: str
@@ -192,14 +213,14 @@ class _Linked:
 
 @dataclass(frozen=True)
 class _Walk:
-    """A walk down the links of a static catalog.
+    """A depth-first walk through the links of a static catalog.
 
     Args:
-        reader: of its documents.
-        wanted: collections whose items are read; all if empty.
-        allowed: folders in which a local catalog lies.
-        collections: those met.
-        seen: documents met; links may lead in circles.
+        reader: Reader of its documents.
+        wanted: Collections whose items are read; all if empty.
+        allowed: Folders in which a local catalog lies.
+        collections: Those met.
+        seen: Documents met; links may lead in circles.
     """
 
     reader: HttpReader
@@ -212,14 +233,14 @@ class _Walk:
         """Items of a document and below it, in the order of its links.
 
         Raises:
-            InputError: a document cannot be read, or the catalog never ends.
+            InputError: If a document cannot be read, or the catalog never ends.
         """
         place = _Linked(href, href)
         self.seen.add(href)
         waiting: list[_Linked] = []
         while True:
             yield from self._own(place.address, document)
-            # The last of the list is read next: the order is that of a walk to the bottom of each link.
+            # The last entry is read next, which makes the walk depth-first in the order of the links.
             waiting += reversed(list(self._below(place, document)))
             while waiting and waiting[-1].address in self.seen:
                 waiting.pop()
@@ -232,7 +253,7 @@ class _Walk:
             document = self.reader.document(place.address, f"a STAC document, linked from {place.origin}")
 
     def _own(self, href: str, document: Mapping) -> Iterator[dict]:
-        """Items that stand in a document."""
+        """Items in a document."""
         if document.get("type") == "Feature":
             yield self._met(_moved(document, href))
         elif document.get("type") == "FeatureCollection":
@@ -241,8 +262,9 @@ class _Walk:
                 yield self._met(_placed(item, href, self.allowed))
 
     def _below(self, place: _Linked, document: Mapping) -> Iterator[_Linked]:
-        """What a document links to."""
-        kind, name = document.get("type"), str(document.get("id"))
+        """Documents to which a document links."""
+        kind = document.get("type")
+        name = str(document.get("id"))
         if kind == "Feature":
             return
         rels = ("child", "item", "items", "next")
@@ -264,16 +286,18 @@ class _Walk:
 
 
 def _moved(item: Any, href: str) -> dict:
-    """The item with a link to the place it was read from; where it had another, that stays as its canonical one."""
-    found = checked(item, href)
-    links = [{**link, "rel": "canonical"} if link.get("rel") == "self" else link for link in found["links"]]
-    return {**found, "links": [{"rel": "self", "href": href}, *links]}
+    """The item with a link to the place it was read from; another own link becomes its canonical one."""
+    valid = checked(item, href)
+    links = [{"rel": "self", "href": href}]
+    for link in valid["links"]:
+        links.append({**link, "rel": "canonical"} if link.get("rel") == "self" else link)
+    return {**valid, "links": links}
 
 
 def _placed(item: Any, href: str, allowed: Sequence[Path] = ()) -> dict:
-    """An item out of a list, with a link to its own place, or to that of the list if it states none."""
-    found = checked(item, href)
-    own = self_link(found)
-    place = href if own is None else resolve(own, href, allowed, f"{href}: item {found['id']}")
-    others = [link for link in found["links"] if link.get("rel") != "self"]
-    return {**found, "links": [{"rel": "self", "href": place}, *others]}
+    """The item of a list with a link to its own place, or to that of the list if it states none."""
+    valid = checked(item, href)
+    own = self_link(valid)
+    place = href if own is None else resolve(own, href, allowed, f"{href}: item {valid['id']}")
+    others = [link for link in valid["links"] if link.get("rel") != "self"]
+    return {**valid, "links": [{"rel": "self", "href": place}, *others]}

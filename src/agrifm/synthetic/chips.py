@@ -67,15 +67,15 @@ class Landscape:
     """A farmland of ``rows`` by ``columns`` chips; equal seeds give equal land.
 
     Args:
-        seed: decides everything random.
-        rows: chips from north to south.
-        columns: chips from west to east.
-        size: pixels of 10 m along one side of a chip.
-        year: of all dates, which lie between early March and late October.
-        frames: how many dates a sensor has, by name; one that is not named has 16.
-        noise: scales the pixel-to-pixel scatter of growth and of measurement; 0 is a clean picture.
-        cloudiness: share of the dates that are not clear, half of which are nearly overcast.
-        paddy: whether rice grows too, in flooded fields; its label is one more class.
+        seed: Decides everything random.
+        rows: Chips from north to south.
+        columns: Chips from west to east.
+        size: Pixels of 10 m along one side of a chip.
+        year: Year of all dates, which lie between early March and late October.
+        frames: How many dates a sensor has, by name; one that is not named has 16.
+        noise: Scales the pixel-to-pixel scatter of growth and of measurement; 0 is a clean picture.
+        cloudiness: Share of the dates that are not clear, half of which are nearly overcast.
+        paddy: Whether rice grows too, in flooded fields; its label is one more class.
     """
 
     seed: int = 0
@@ -109,7 +109,7 @@ class Landscape:
         remaining columns train gets ten, val three and test four parts of seventeen.
 
         Raises:
-            InputError: fewer than five columns.
+            InputError: If fewer than five columns.
         """
         if self.columns < 5:
             raise InputError(
@@ -130,7 +130,7 @@ class Landscape:
         """Days of the year ``(t)`` on which the orbit over a column of chips passes; an orbit is four wide.
 
         Raises:
-            InputError: more dates are asked for than the season has days.
+            InputError: If the season has fewer days than dates are wanted.
         """
         count = dict(self.frames).get(sensor.name, 16)
         rng = np.random.default_rng([self.seed, key(sensor.name), column // ORBIT])
@@ -194,7 +194,7 @@ class Landscape:
         A sensor has the whole number of pixels along a side that comes nearest to its own pixel size.
 
         Raises:
-            InputError: the chip lies outside the landscape.
+            InputError: If the chip lies outside the landscape.
         """
         if not (0 <= row < self.rows and 0 <= column < self.columns):
             raise InputError(
@@ -254,13 +254,13 @@ def write_example(
     """Write ``h5_samples/<name>.h5`` and ``data_lists/{train,val,test}.txt``, split by ``Landscape.splits``.
 
     Args:
-        root: folder to write into.
-        landscape: what to write; the default one gives 40, 12 and 16 chips.
-        sensors: who looks at it.
-        progress: called after every chip with the number written and the number of all.
+        root: Folder to write into.
+        landscape: What to write; the default one gives 40, 12 and 16 chips.
+        sensors: Who looks at it.
+        progress: Called after every chip with the number written and the number of all.
 
     Raises:
-        InputError: the landscape has too few columns to split.
+        InputError: If the landscape has too few columns to split.
     """
     landscape = landscape or Landscape()
     splits = landscape.splits()

@@ -41,10 +41,10 @@ class Ground:
     """What lies on the fine grid of a sample.
 
     Args:
-        piece: number of the piece of ground ``(n, n)``.
-        cover: land cover of every piece ``(k)``.
-        variety: index into ``VARIETIES`` of every piece ``(k)``.
-        hidden: where no land cover is known ``(n, n)``.
+        piece: Number of the piece of ground ``(n, n)``.
+        cover: Land cover of every piece ``(k)``.
+        variety: Index into ``VARIETIES`` of every piece ``(k)``.
+        hidden: Where no land cover is known ``(n, n)``.
     """
 
     piece: np.ndarray
@@ -64,12 +64,12 @@ class Covers:
     """An endless source; equal seeds give equal samples, in any order and process.
 
     Args:
-        seed: decides everything random.
-        sizes: pixels along a side, by sensor.
-        cells: output cells along a side; they hold whole numbers of pixels.
-        frames: dates of a sample, from the passes of one year that begins anywhere.
-        sensors: index ``i`` belongs to ``sensors[i % len(sensors)]``.
-        unknown: share of the ground without known land cover.
+        seed: Decides everything random.
+        sizes: Pixels along a side, by sensor.
+        cells: Output cells along a side; they hold whole numbers of pixels.
+        frames: Dates of a sample, from the passes of one year that begins anywhere.
+        sensors: Index ``i`` belongs to ``sensors[i % len(sensors)]``.
+        unknown: Share of the ground without known land cover.
     """
 
     seed: int = 0
@@ -116,7 +116,7 @@ class Covers:
         """One sample of a sensor as it is stored.
 
         Raises:
-            InputError: the sensor is none of these, or the index lies outside.
+            InputError: If the sensor is none of these, or the index lies outside.
         """
         chosen = self._sensor(sensor)
         weather, rng = self._weather(chosen, index), self._rng(sensor, index, "picture")

@@ -87,11 +87,11 @@ def mixture(cover: np.ndarray, parcel: np.ndarray, day: np.ndarray, vigor: np.nd
     """Shares of the end members ``(m, t, h, w)``, those of the ground scaled by its brightness.
 
     Args:
-        cover: index into ``COVERS`` ``(h, w)``.
-        parcel: number of the parcel ``(h, w)``; each is mown on its own days.
-        day: day of the year, less the delay of each place ``(t, h, w)``.
-        vigor: factor of the green cover ``(h, w)``.
-        soil: brightness of the ground ``(h, w)``.
+        cover: Index into ``COVERS`` ``(h, w)``.
+        parcel: Number of the parcel ``(h, w)``; each is mown on its own days.
+        day: Day of the year, less the delay of each place ``(t, h, w)``.
+        vigor: Factor of the green cover ``(h, w)``.
+        soil: Brightness of the ground ``(h, w)``.
     """
     of = {name: values[cover] for name, values in BY_COVER.items()}
     start, end = _logistic((day - of["start"]) / of["rise"]), _logistic((day - of["end"]) / of["fall"])

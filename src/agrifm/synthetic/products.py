@@ -28,10 +28,10 @@ class Raster:
     """A single-band raster that is to become a file.
 
     Args:
-        name: path inside the scene's folder.
+        name: Path inside the scene's folder.
         values: ``(h, w)``.
-        place: where they lie.
-        nodata: stands where there is no pixel.
+        place: Where they lie.
+        nodata: Stands where there is no pixel.
     """
 
     name: str
@@ -96,12 +96,12 @@ class Product:
     """How the pictures of one sensor are stored.
 
     Args:
-        path: of a band, with fields ``day``, ``band`` and ``meters``.
-        quality: name of the quality layer.
-        codes: what the quality layer holds for clear, shadow, thin cloud, thick cloud and no pixel.
-        dtype: of the quality layer.
-        halved: bands stored with pixels of twice the size; the quality layer may be one.
-        seen: what the sensor covers of each date ``(t, h, w)``.
+        path: Path of a band, with fields ``day``, ``band`` and ``meters``.
+        quality: Name of the quality layer.
+        codes: What the quality layer holds for clear, shadow, thin cloud, thick cloud and no pixel.
+        dtype: Data type of the quality layer.
+        halved: Bands stored with pixels of twice the size; the quality layer may be one.
+        seen: What the sensor covers of each date ``(t, h, w)``.
     """
 
     path: str
@@ -144,11 +144,11 @@ class Picture:
     """What one sensor saw of a part of the land.
 
     Args:
-        sensor: who looked.
-        days: of the acquisitions ``(t)``.
-        images: stored numbers ``(t, c, h, w)``.
+        sensor: Who looked.
+        days: Days of the acquisitions ``(t)``.
+        images: Stored numbers ``(t, c, h, w)``.
         state: CLEAR, SHADOW, THIN, THICK or NOTHING ``(t, h, w)``.
-        place: of the sensor's pixels.
+        place: Place of the sensor's pixels.
     """
 
     sensor: Sensor

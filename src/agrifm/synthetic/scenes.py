@@ -35,12 +35,12 @@ class Part:
     """Adjoining cells of a landscape under one orbit.
 
     Args:
-        landscape: what they are part of.
-        rows: of cells, from north to south.
-        columns: of cells, from west to east.
+        landscape: What they are part of.
+        rows: Rows of cells, from north to south.
+        columns: Columns of cells, from west to east.
 
     Raises:
-        InputError: the cells are no block of the landscape, lie under several orbits or cannot hold whole pixels.
+        InputError: If the cells are no block of the landscape, lie under several orbits or cannot hold whole pixels.
     """
 
     landscape: Landscape
@@ -156,18 +156,18 @@ def write_scene(
     Landsat covers half of the scene. The whole scene is held in memory, some 4 MB for each cell of 96 pixels.
 
     Args:
-        root: folder to make.
-        landscape: what is shown.
-        rows: of cells, without gaps.
-        columns: of cells, without gaps, under one orbit.
-        sensors: who looks: Sentinel-2, Landsat, MODIS.
-        progress: called after every cell and file with the number done and the number of all.
+        root: Folder to make.
+        landscape: What is shown.
+        rows: Rows of cells, without gaps.
+        columns: Columns of cells, without gaps, under one orbit.
+        sensors: Who looks: Sentinel-2, Landsat, MODIS.
+        progress: Called after every cell and file with the number done and the number of all.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: the folder is there already, the cells are no block under one orbit, or a sensor has no file names.
+        InputError: If the folder exists, the cells are no block under one orbit, or a sensor has no file names.
     """
     part = Part(landscape, _block("rows", rows, landscape.rows), _block("columns", columns, landscape.columns))
     frames = [len(landscape.days(sensor, part.columns[0])) for sensor in _with_product(sensors)]
@@ -195,7 +195,7 @@ def refuse_folder(root: Path) -> None:
     """Refuse a folder that is there.
 
     Raises:
-        InputError: it is.
+        InputError: If it is.
     """
     if root.exists():
         raise InputError(

@@ -15,16 +15,16 @@ class Calibration:
     """What was learned about a model's probabilities on ground that it was not trained on.
 
     Args:
-        temperature: logits are divided by it (Guo et al., "On calibration of modern neural networks", ICML 2017).
-        thresholds: for each class the least probability with which it belongs to a pixel's set
+        temperature: Logits are divided by it (Guo et al., "On calibration of modern neural networks", ICML 2017).
+        thresholds: Thresholds for each class the least probability with which it belongs to a pixel's set
             (Sadinle et al., "Least ambiguous set-valued classifiers with bounded error levels", JASA 2019).
-        coverage: share of pixels whose set should hold the true class.
-        by_class: that share was asked for in every class alone.
-        shared: names of the classes that have the threshold of all together, for want of samples.
-        split: name or list of the chips.
-        unit: what counts as exchangeable: whole ``chips``, or single ``pixels``.
-        chips, pixels: how many there were.
-        ece: expected calibration error on them before and after.
+        coverage: Share of pixels whose set should hold the true class.
+        by_class: By class that share was asked for in every class alone.
+        shared: Names of the classes that have the threshold of all together, for want of samples.
+        split: Name or list of the chips.
+        unit: What counts as exchangeable: whole ``chips``, or single ``pixels``.
+        chips, pixels: How many there were.
+        ece: Expected calibration error on them before and after.
     """
 
     temperature: float
@@ -46,7 +46,7 @@ class Calibration:
         """Which classes belong to the set of each pixel, from calibrated probabilities; the most probable always does.
 
         Args:
-            chances: classes along the first axis.
+            chances: Classes along the first axis.
 
         Returns:
             Bool, of the same shape.

@@ -25,7 +25,7 @@ def chosen(task: Mapping[str, Any]) -> dict[str, Any]:
     or are of no class, its pixels do not count.
 
     Raises:
-        InputError: a name is not in the table, two classes overlap, or no code means a class.
+        InputError: If a name is not in the table, two classes overlap, or no code means a class.
     """
     choice = task["classes"]
     for key in choice:

@@ -13,10 +13,10 @@ class Group:
     """Classes of which one holds, unknown which: a level of the hierarchy, or what a code leaves open.
 
     Args:
-        name: of the group.
-        of: names of its classes.
-        codes: numbers in the labels that mean it.
-        scored: whether scores are also given with its classes as one.
+        name: Name of the group.
+        of: Names of its classes.
+        codes: Numbers in the labels that mean it.
+        scored: Whether scores are also given with its classes as one.
     """
 
     name: str
@@ -29,7 +29,7 @@ def check(groups: Sequence[Group], names: Sequence[str]) -> None:
     """Refuse groups that cannot be.
 
     Raises:
-        ValueError: a group names a class that is not there, holds none or all, or crosses another.
+        ValueError: If a group names a class that is not there, holds none or all, or crosses another.
     """
     for group in groups:
         strange = set(group.of) - set(names)
@@ -69,9 +69,9 @@ def lifted(
 
     Args:
         counts: ``(k + g, k)`` pixels by label, a class or a group, and by prediction.
-        groups: of the classes.
-        names: of the classes.
-        level: what each class is called there; labels that leave open what they are called do not count.
+        groups: Groups of the classes.
+        names: Names of the classes.
+        level: What each class is called there; labels that leave open what they are called do not count.
     """
     called = tuple(dict.fromkeys(level))
     place = dict(zip(names, (called.index(name) for name in level), strict=True))

@@ -51,11 +51,11 @@ class Table:
     """Codes, and a tree of what they mean.
 
     Args:
-        source: of the table, for messages.
-        rows: its codes.
-        above: by name of a crop or cover, the name of what it is part of; empty at the top.
-        crosswalk: whether these names are those of HCAT.
-        colors: by these names; empty where none is given.
+        source: Source of the table, for messages.
+        rows: Its codes.
+        above: Above by name of a crop or cover, the name of what it is part of; empty at the top.
+        crosswalk: Whether these names are those of HCAT.
+        colors: Colors by these names; empty where none is given.
     """
 
     source: str
@@ -69,7 +69,7 @@ class Table:
         """Read a shipped table by its name, or a file.
 
         Raises:
-            InputError: it cannot be read, rows contradict each other, or name what is not there.
+            InputError: If it cannot be read, rows contradict each other, or name what is not there.
         """
         rows = read_rows(name)
         agree(rows)
@@ -110,7 +110,7 @@ class Table:
         """The finest crops and covers that a name or code stands for.
 
         Raises:
-            InputError: there is none of that name, or the table's meaning is that of another name too.
+            InputError: If there is none of that name, or the table's meaning is that of another name too.
         """
         wanted = _plain(text)
         same = [row for row in self.rows if wanted in (_plain(row.code), _plain(row.name))]
@@ -181,7 +181,7 @@ def agree(rows: Iterable[Row]) -> dict[str, str]:
     """The color of each name, in order.
 
     Raises:
-        InputError: a row is not complete, or two rows contradict each other.
+        InputError: If a row is not complete, or two rows contradict each other.
     """
     colors: dict[str, str] = {}
     codes: dict[str, str] = {}
@@ -207,7 +207,7 @@ def read_rows(name: str | Path) -> list[Row]:
     """Rows of a shipped table, of a CSV with the columns ``COLUMNS``, or of a YAML list of ``{name, codes, ...}``.
 
     Raises:
-        InputError: the file is missing or a row cannot be used; it is named.
+        InputError: If the file is missing or a row cannot be used; it is named.
     """
     shipped = str(name) in SHIPPED
     path = files("agrifm.tasks").joinpath("tables", f"{name}.csv") if shipped else Path(name)
@@ -323,7 +323,7 @@ def clean_name(text: str, where: object) -> str:
     """A code or name in one line, with single spaces.
 
     Raises:
-        InputError: it holds control characters, or is longer than any name.
+        InputError: If it holds control characters, or is longer than any name.
     """
     name = " ".join(text.split())
     if len(name) > LONGEST_NAME or printable(name) != name:

@@ -35,9 +35,9 @@ class FieldScores:
     """Scores of fields: ``summary`` by name, one row each for extent, boundary, fields and crop.
 
     Args:
-        summary: what 'score' says of each name.
-        classes: the rows; of fields ``pixels`` counts fields.
-        crops: scores of the crop map, where there is one.
+        summary: What 'score' says of each name.
+        classes: The rows; of fields ``pixels`` counts fields.
+        crops: Scores of the crop map, where there is one.
     """
 
     columns: ClassVar[tuple[str, ...]] = ("IoU", "Fscore", "Precision", "Recall", "pixels")
@@ -61,8 +61,8 @@ def compare(
 
     Args:
         found, truth: ``(h, w)`` numbers of fields, 0 none; -1 in the truth is unknown.
-        pixel: size in meters.
-        tolerance: meters by which a boundary may be off.
+        pixel: Size in meters.
+        tolerance: Meters by which a boundary may be off.
     """
     found = np.where(truth < 0, UNKNOWN, found)
     judged = truth > 0 if partial else truth >= 0

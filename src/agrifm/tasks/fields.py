@@ -1,4 +1,4 @@
-"""Fields: where they are, where they end and how far inside a pixel lies; on request what grows there as well."""
+"""The task of field delineation: extent, boundary, distance to the boundary and, on request, crops."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LAYERS = ("extent", "boundary", "distance")
 
 
 class FieldSums(Metric):
-    """Sums over batches and processes: of ``compare``, and the confusion matrix of crops."""
+    """Sums over batches and processes: those of ``compare``, and the confusion matrix of crops."""
 
     full_state_update = False
     sums: Tensor
@@ -43,29 +43,29 @@ class FieldSums(Metric):
         self.confusion += confusion.to(self.confusion)
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """Both sums."""
+        """Return both sums."""
         return self.sums, self.confusion
 
 
 @dataclass(frozen=True)
 class Fields:
-    """What a raster of fields means, how delineated fields are scored and what they become.
+    """Field delineation: the meaning of labels, losses, scores and maps.
 
-    A chip's label is ``(h, w)``: the number of the field from 1, 0 where there is none, -1 unknown. With ``classes``
-    it is ``(2, h, w)``: fields and crop, whose numbers are those of the classes, -1 unknown. Training works on what
-    ``prepare`` makes of it.
+    The label of a chip is ``(h, w)``: the number of the field from 1, 0 outside of fields, -1 if unknown. With
+    ``classes`` it is ``(2, h, w)``: fields, and numbers of the crop classes, -1 if unknown. ``prepare`` turns it into
+    targets.
 
     Args:
-        classes: crops, in the order of their integers; without them only fields are learned.
-        boundary_width: meters; at least the pixels that touch the line are boundary.
-        pixel: meters along a pixel of the label; if left out, that of the training data.
-        partial: only some fields are labeled: 0 ends a field, but says nothing about other fields.
-        loss: of extent and of boundary, each a decision between two.
-        crop_loss: of crops.
-        edge_weight: how many times pixels of boundaries count in the losses of extent.
-        distance_weight: of the absolute error of the distance.
-        tolerance: meters by which a boundary may be off in the scores.
-        watershed: how fields are made of the layers.
+        classes: Crops in the order of their numbers; without them only fields are learned.
+        boundary_width: Width of a boundary in meters; pixels that touch the line always belong to it.
+        pixel: Side of a label pixel in meters; None takes that of the training data.
+        partial: Whether only some fields are labeled: 0 ends a field, but may hold other fields.
+        loss: Losses of extent and of boundary, both with two classes.
+        crop_loss: Losses of crops.
+        edge_weight: Weight of boundary pixels in the losses of extent.
+        distance_weight: Weight of the absolute error of the distance.
+        tolerance: Tolerance of a boundary in the scores, in meters.
+        watershed: Rule by which layers become fields.
     """
 
     kind: Literal["fields"] = "fields"
@@ -99,7 +99,7 @@ class Fields:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Classes of the map: crops, or whether there is a field."""
+        """Names of the classes of the map: crops, or field and no field."""
         return tuple(entry.name for entry in self.classes) or ("no field", "field")
 
     @property
@@ -114,52 +114,60 @@ class Fields:
         return range(len(self.names))
 
     def counts(self, labels: Mapping[int, int]) -> list[tuple[str, int]]:
-        """Pixels by name of the classes of its map, from those by number."""
+        """Number of pixels of each class of the map, from those by number."""
         return [(name, labels.get(number, 0)) for number, name in enumerate(self.names)]
 
     @property
     def outputs(self) -> int:
-        """Channels the model must give: extent, boundary, distance, then crops."""
+        """Number of output channels: extent, boundary, distance, then crops."""
         return len(LAYERS) + len(self.classes)
 
     def with_pixel(self, meters: float) -> Fields:
-        """The same task; boundaries are measured with this pixel unless it says otherwise."""
+        """The same task with this side of a pixel, unless it has one."""
         return self if self.pixel is not None else replace(self, pixel=meters)
 
     def prepare(self, sample: Sample) -> Sample:
-        """The sample with what is learned as its label ``(3 or 4, h, w)``: fields, boundary, distance, crop.
+        """Replace the label by targets ``(3 or 4, h, w)``: fields, boundary, distance, crop.
 
-        It is computed on whole chips, before any crop is cut, so that a crop knows what lies beyond its edge.
+        Targets are computed on whole chips before random crops are cut, so that fields are known beyond a crop.
         """
         if sample.label is None:
             return sample
         label = sample.label.reshape(-1, *sample.label.shape[-2:])
         fields = label[0].numpy().astype(np.int32)
         width = self.boundary_width / (self.pixel or 1.0)
-        parts = [torch.from_numpy(part) for part in (fields, *targets(fields, width, partial=self.partial))]
-        return replace(sample, label=torch.stack([part.float() for part in (*parts, *label[1:])]))
+        boundary, distance = targets(fields, width, partial=self.partial)
+        layers = [torch.from_numpy(layer).float() for layer in (fields, boundary, distance)]
+        crops = [layer.float() for layer in label[1:]]
+        return replace(sample, label=torch.stack([*layers, *crops]))
 
     def losses(self, output: Float[Tensor, "b k h w"], label: Float[Tensor, "b n h w"]) -> list[tuple[float, LossSum]]:
-        """Losses of extent, boundary, distance and crops, as sum and count."""
-        output, label = output.float(), label.float()
-        extent, boundary = self._extent(label), label[:, 1].long()
-        found = [(loss.weight, self._weighted(loss, _two(output[:, 0]), extent, boundary)) for loss in self.loss]
-        found += [(loss.weight, loss(_two(output[:, 1]), boundary, UNKNOWN)) for loss in self.loss]
+        """Losses of extent, boundary, distance and crops with their weights, as sum and count."""
+        output = output.float()
+        label = label.float()
+        extent = self._extent(label)
+        boundary = label[:, 1].long()
+        losses = []
+        for loss in self.loss:
+            losses.append((loss.weight, self._weighted(loss, _two(output[:, 0]), extent, boundary)))
+        for loss in self.loss:
+            losses.append((loss.weight, loss(_two(output[:, 1]), boundary, UNKNOWN)))
         known = label[:, 2] >= 0
         error = (output[:, 2].sigmoid() - label[:, 2]).abs() * known
-        found.append((self.distance_weight, LossSum(error.sum(), known.sum().to(error.dtype))))
+        losses.append((self.distance_weight, LossSum(error.sum(), known.sum().to(error.dtype))))
         if self.classes:
             crop = label[:, 3].long()
-            found += [(loss.weight, loss(output[:, len(LAYERS) :], crop, UNKNOWN)) for loss in self.crop_loss]
-        return found
+            for loss in self.crop_loss:
+                losses.append((loss.weight, loss(output[:, len(LAYERS) :], crop, UNKNOWN)))
+        return losses
 
     def _extent(self, label: Tensor) -> Tensor:
-        """1 in fields, 0 where there is none, -1 unknown."""
+        """Extent: 1 in fields, 0 outside, -1 if unknown."""
         known = label[:, 0] > 0 if self.partial else label[:, 0] >= 0
         return torch.where(known, (label[:, 0] > 0).long(), UNKNOWN)
 
     def _weighted(self, loss: AnyLoss, logits: Tensor, extent: Tensor, boundary: Tensor) -> LossSum:
-        """The loss of extent, to which pixels of boundaries are added again and again."""
+        """Loss of extent in which boundary pixels have a weight of ``edge_weight``."""
         everywhere = loss(logits, extent, UNKNOWN)
         edge = loss(logits, extent.masked_fill(boundary != 1, UNKNOWN), UNKNOWN)
         more = self.edge_weight - 1
@@ -170,24 +178,26 @@ class Fields:
         return FieldSums(len(self.classes))
 
     def update(self, metric: Metric, output: Float[Tensor, "b k h w"], label: Float[Tensor, "b n h w"]) -> None:
-        """Find the fields of a batch and add how they compare."""
+        """Find the fields of a batch, and add their comparison with the truth."""
         layers = percent(self.layers(output)).cpu().numpy()
         sums = torch.zeros(len(SUMS), dtype=torch.float64)
         for part, truth in zip(layers, label[:, 0].cpu().numpy().astype(np.int64), strict=True):
-            added = compare(self.watershed.find(part), truth, self.pixel or 1.0, self.tolerance, partial=self.partial)
-            sums += torch.tensor([added[key] for key in SUMS], dtype=torch.float64)
+            fields = self.watershed.find(part)
+            comparison = compare(fields, truth, self.pixel or 1.0, self.tolerance, partial=self.partial)
+            sums += torch.tensor([comparison[key] for key in SUMS], dtype=torch.float64)
         metric.update(sums, self._confusion(output, label))
 
     def _confusion(self, output: Tensor, label: Tensor) -> Tensor:
         count = len(self.classes)
         if not count:
             return output.new_zeros(0, 0)
-        crop, guess = label[:, 3].long(), output[:, len(LAYERS) :].argmax(1)
-        pairs = (crop * count + guess)[crop >= 0]
+        truth = label[:, 3].long()
+        prediction = output[:, len(LAYERS) :].argmax(1)
+        pairs = (truth * count + prediction)[truth >= 0]
         return torch.bincount(pairs, minlength=count * count).reshape(count, count)
 
     def scores(self, metric: Metric) -> FieldScores:
-        """Scores of everything the metric gathered."""
+        """Scores of all batches that the metric has gathered."""
         sums, confusion = metric.compute()
         crops = scores(confusion.cpu().numpy(), self.names) if self.classes else None
         return score(dict(zip(SUMS, sums.tolist(), strict=True)), crops)
@@ -205,7 +215,7 @@ class Fields:
 
 @dataclass(frozen=True)
 class AsMap:
-    """A source whose labels are what the map shows: crops, or whether there is a field."""
+    """Samples whose labels are the classes of the map: crops, or field and no field."""
 
     source: SampleSource
     task: Fields
@@ -224,7 +234,7 @@ class AsMap:
                 f"{sample.name}: label",
                 found=f"shape {tuple(label.shape)}",
                 expected="(2, H, W): fields and crop" if self.task.classes else "(H, W): numbers of fields",
-                repair="set data.label_key to the datasets, or mend what your own dataset returns.",
+                repair="set data.label_key to the datasets, or correct what your own dataset returns.",
             )
         return replace(sample, label=label[-1] if self.task.classes else label.clamp(max=1))
 
@@ -235,5 +245,5 @@ def percent(share: Tensor) -> Tensor:
 
 
 def _two(logit: Tensor) -> Tensor:
-    """One logit as the logits of no and yes, so that losses between classes apply."""
+    """Convert one logit to the logits of two classes, to which losses of classes apply."""
     return torch.stack([torch.zeros_like(logit), logit], 1)

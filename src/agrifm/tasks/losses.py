@@ -5,8 +5,9 @@ Szegedy et al., CVPR 2016 (label smoothing); Menon et al., "Long-tail learning v
 Zhang and Sabuncu, "Generalized Cross Entropy Loss", NeurIPS 2018; Salehi et al., MLMI 2017 (Tversky); Jadon, CIBCB 2020
 (log-cosh dice).
 
-A label from k on names a group of classes, ``groups[label - k]``: one of them is right, unknown which. Its probability
-is their sum. What else a loss asks of a class, such as its weight, is taken from the likeliest of them.
+A label from k on denotes a group of classes, ``groups[label - k]``, of which one unknown class is right. The
+probability of a group is the sum over its classes. Other properties of a class, such as its weight, are those of its
+likeliest class.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ Weights = tuple[float, ...] | Literal["balanced"] | None  # balanced: settled fr
 
 
 class LossSum(NamedTuple):
-    """A sum over units and how many (or how heavy) the units were; the loss is their ratio."""
+    """A sum over units and the number or weight of the units; the loss is their ratio."""
 
     total: Tensor
     count: Tensor
 
     @property
     def mean(self) -> Tensor:
-        """The loss of this batch alone; 0 where nothing was labeled."""
+        """Loss of this batch alone; 0 without labels."""
         return self.total / self.count.clamp(min=1e-8)
 
 
@@ -46,12 +47,14 @@ def _weights(weights: Weights, logits: Tensor) -> Tensor:
 
 
 def _settled(logits: Logits, label: Label, ignore_index: int, groups: Groups) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, a class for every pixel, and where there is a label.
+    """Replace groups by classes: returns logits, a class for every pixel, and the mask of labeled pixels.
 
-    Where the label is a group, its likeliest class stands for it: its logit holds all of them, the others' are -inf.
+    A group is represented by its likeliest class, whose logit becomes that of all of its classes; the logits of the
+    others become -inf.
     """
     labeled = label != ignore_index
-    target, k = label.masked_fill(~labeled, 0), logits.shape[1]
+    target = label.masked_fill(~labeled, 0)
+    k = logits.shape[1]
     if groups is None or not bool((target >= k).any()):
         return logits, target, labeled
     member = groups[(target - k).clamp(min=0)].movedim(-1, 1) & (target >= k).unsqueeze(1)
@@ -68,8 +71,8 @@ class CrossEntropy:
     """Cross entropy over labeled pixels.
 
     Args:
-        class_weights: one factor per class, or ``balanced``; the mean is over weights, as in PyTorch.
-        label_smoothing: share of the target spread evenly over all classes.
+        class_weights: One factor per class, or ``balanced``; the mean is over weights, as in PyTorch.
+        label_smoothing: Share of the target spread evenly over all classes.
     """
 
     kind: Literal["cross_entropy"] = "cross_entropy"
@@ -96,7 +99,7 @@ class Focal:
 
     Args:
         gamma: 0 gives cross entropy.
-        class_weights: one factor per class, or ``balanced``.
+        class_weights: One factor per class, or ``balanced``.
     """
 
     kind: Literal["focal"] = "focal"
@@ -117,8 +120,8 @@ class LogitAdjusted:
     """Cross entropy of ``logits + tau * log(prior)``, so that plain logits treat rare classes as if all were frequent.
 
     Args:
-        tau: how far; 1 is the value for which mean recall is best in theory.
-        prior: share of each class; left out, it is counted on the training split.
+        tau: How far; 1 is the value for which mean recall is best in theory.
+        prior: Share of each class; left out, it is counted on the training split.
     """
 
     kind: Literal["logit_adjusted"] = "logit_adjusted"
@@ -138,8 +141,8 @@ class GeneralizedCrossEntropy:
     """``(1 - p^q) / q``, between cross entropy (q near 0) and absolute error (q = 1), which wrong labels mislead less.
 
     Args:
-        q: larger is more robust and slower to learn.
-        class_weights: one factor per class, or ``balanced``.
+        q: Larger is more robust and slower to learn.
+        class_weights: One factor per class, or ``balanced``.
     """
 
     kind: Literal["generalized_cross_entropy"] = "generalized_cross_entropy"
@@ -164,7 +167,7 @@ class Dice:
     """One minus the soft dice overlap, averaged over the classes that a sample holds, then over samples.
 
     Args:
-        smooth: added to both sides of the ratio; keeps tiny classes stable.
+        smooth: Added to both sides of the ratio; keeps tiny classes stable.
     """
 
     kind: Literal["dice"] = "dice"
@@ -179,10 +182,10 @@ class Dice:
 
 @dataclass(frozen=True)
 class LogCoshDice:
-    """The logarithm of the hyperbolic cosine of the dice loss: smooth, with a gradient that fades near the optimum.
+    """Logarithm of the hyperbolic cosine of the dice loss: smooth, with a gradient that vanishes near the optimum.
 
     Args:
-        smooth: as in dice.
+        smooth: As in dice.
     """
 
     kind: Literal["log_cosh_dice"] = "log_cosh_dice"
@@ -200,9 +203,9 @@ class Tversky:
     """One minus the Tversky index, averaged as dice: hits over hits and weighted errors.
 
     Args:
-        false_alarms: weight of pixels wrongly given to a class; both weights 0.5 give dice.
-        misses: weight of a class's pixels that were missed; larger than the other for thin, rare things.
-        smooth: added to both sides of the ratio.
+        false_alarms: Weight of pixels wrongly given to a class; both weights 0.5 give dice.
+        misses: Weight of a class's pixels that were missed; larger than the other for thin, rare things.
+        smooth: Added to both sides of the ratio.
     """
 
     kind: Literal["tversky"] = "tversky"
@@ -220,17 +223,19 @@ class Tversky:
 def _overlap(
     logits: Logits, label: Label, ignore_index: int, groups: Groups, false_alarms: float, misses: float, smooth: float
 ) -> tuple[Tensor, Tensor]:
-    """Tversky index of each class of each sample ``(b, k)``, and whether the sample holds the class."""
+    """Tversky index of each class of each sample ``(b, k)``, and whether the class occurs in the sample."""
     logits, target, labeled = _settled(logits, label, ignore_index, groups)
     truth = F.one_hot(target, logits.shape[1]).permute(0, 3, 1, 2) * labeled.unsqueeze(1)
-    guess = logits.softmax(1) * labeled.unsqueeze(1)
-    hit, guessed, true = (x.sum((2, 3)) for x in (guess * truth, guess, truth))
-    wrong = false_alarms * (guessed - hit) + misses * (true - hit)
-    return (hit + smooth) / (hit + wrong + smooth), true > 0
+    probability = logits.softmax(1) * labeled.unsqueeze(1)
+    hits = (probability * truth).sum((2, 3))
+    predicted = probability.sum((2, 3))
+    actual = truth.sum((2, 3))
+    errors = false_alarms * (predicted - hits) + misses * (actual - hits)
+    return (hits + smooth) / (hits + errors + smooth), actual > 0
 
 
 def _over_samples(loss: Tensor, present: Tensor) -> LossSum:
-    """Mean over the classes that a sample holds, summed over samples."""
+    """Mean over the classes that occur in a sample, summed over samples."""
     per_sample = (loss * present).sum(1) / present.sum(1).clamp(min=1)
     return LossSum(per_sample.sum(), present.any(1).sum().to(loss.dtype))
 
@@ -239,15 +244,22 @@ Loss = CrossEntropy | Focal | LogitAdjusted | GeneralizedCrossEntropy | Dice | L
 
 
 def settled(loss: Loss, counts: Sequence[float]) -> Loss:
-    """The loss with weights and priors from the pixels of each class in the training split.
+    """Derive weights and priors of a loss from the pixels of each class in the training split.
 
-    A balanced weight is the mean count over that of the class; a class without pixels weighs nothing. Priors count one
-    pixel more of every class.
+    A balanced weight is the mean count divided by that of the class; a class without pixels has no weight. Priors add
+    one pixel to every class.
     """
     if isinstance(loss, LogitAdjusted):
-        whole = sum(counts) + len(counts)
-        return loss if loss.prior is not None else replace(loss, prior=tuple((n + 1) / whole for n in counts))
+        if loss.prior is not None:
+            return loss
+        total = sum(counts) + len(counts)
+        return replace(loss, prior=tuple((count + 1) / total for count in counts))
     if getattr(loss, "class_weights", None) != "balanced":
         return loss
-    mean = sum(counts) / max(1, sum(n > 0 for n in counts))
-    return replace(loss, class_weights=tuple(float(f"{mean / n:.6g}") if n else 0.0 for n in counts))
+    present = [count for count in counts if count > 0]
+    mean = sum(counts) / max(1, len(present))
+    weights = []
+    for count in counts:
+        # Six digits are enough, and keep the configuration of a checkpoint readable.
+        weights.append(float(f"{mean / count:.6g}") if count else 0.0)
+    return replace(loss, class_weights=tuple(weights))

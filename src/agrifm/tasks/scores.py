@@ -56,7 +56,7 @@ def scores(confusion: np.ndarray, names: tuple[str, ...]) -> Scores:
 
     Args:
         confusion: ``(classes, classes)`` counts, truth along rows, prediction along columns.
-        names: of the classes.
+        names: Names of the classes.
     """
     counts = np.asarray(confusion, dtype=np.float64)
     hit, truth, guess = counts.diagonal(), counts.sum(1), counts.sum(0)

@@ -1,4 +1,4 @@
-"""Segmentation: one class per pixel."""
+"""The task of segmentation: one class for each pixel."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from agrifm.tasks.class_levels import Group, check, levels, lifted
 from agrifm.tasks.losses import CrossEntropy, Loss, LossSum, settled
 from agrifm.tasks.scores import Scores, scores
 
-MOST_CLASSES = 254  # of a map: one byte, whose largest number is no data
+MOST_CLASSES = 254  # classes of a map, which has one byte for each pixel, and 255 is no data
 
-# Twelve colors that stay apart for color-blind readers (Tol, "Colour Schemes", 2021: muted, then light).
+# Twelve colors that color-blind readers can distinguish (Tol, "Colour Schemes", 2021: muted, then light).
 PALETTE = (
     "#cc6677", "#ddcc77", "#117733", "#88ccee", "#aa4499", "#999933",
     "#332288", "#44aa99", "#882255", "#ee8866", "#77aadd", "#bbcc33",
@@ -31,7 +31,7 @@ PALETTE = (
 
 
 def rgb(color: str) -> tuple[int, int, int]:
-    """``#rrggbb`` as three numbers."""
+    """Parse a color ``#rrggbb``."""
     return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
 
 
@@ -40,11 +40,11 @@ class CropClass:
     """A class of the map.
 
     Args:
-        name: of the class.
-        color: as ``#rrggbb``.
-        codes: numbers in the labels that mean it; left out, its position.
-        parent: what it is part of, in a table that says so.
-        hcat: what it is in HCAT.
+        name: Name of the class.
+        color: Color as ``#rrggbb``.
+        codes: Numbers of the class in the labels; None takes its position.
+        parent: Name of the group that it is part of, from its table.
+        hcat: Its code in HCAT.
     """
 
     name: str
@@ -75,14 +75,14 @@ Classes = Annotated[tuple[CropClass, ...], BeforeValidator(_classes)]
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What a class label means, how a map of classes is scored and what it becomes.
+    """Segmentation: the meaning of labels, losses, scores and maps.
 
     Args:
-        classes: in the order of the map's numbers 0, 1, 2..., which are also the labels' unless they have codes.
-        ignore_index: label of pixels that count neither in loss nor in scores.
-        loss: one or several, summed.
-        groups: of classes; a label of a group teaches the sum of their probabilities.
-        unlabeled: codes that count as little as ``ignore_index``.
+        classes: Classes in the order of their numbers 0, 1, 2... on the map, and in labels unless they have codes.
+        ignore_index: Label of pixels that count neither in loss nor in scores.
+        loss: One loss, or several that are summed.
+        groups: Groups of classes; a label of a group is a target for the sum of their probabilities.
+        unlabeled: Further codes that are ignored like ``ignore_index``.
     """
 
     classes: Annotated[tuple[CropClass, ...], BeforeValidator(_classes)]
@@ -124,70 +124,77 @@ class Segmentation:
 
     @property
     def outputs(self) -> int:
-        """Channels the model must give."""
+        """Number of output channels."""
         return len(self.classes)
 
     @cached_property
     def known(self) -> dict[int, int]:
-        """By number in the labels: the class, from ``outputs`` on the group, or ``ignore_index``.
+        """Class, group (from ``outputs`` on) or ``ignore_index`` by number in the labels.
 
         Raises:
-            ValueError: a number has two meanings, or only some classes have codes.
+            ValueError: If a number has two meanings, or only some classes have codes.
         """
         given = [entry.codes for entry in self.classes]
         if any(codes is None for codes in given) and not all(codes is None for codes in given):
             raise ValueError("some classes have codes and some have none: give codes to all of them")
-        meanings = [*(codes or (i,) for i, codes in enumerate(given)), *(group.codes for group in self.groups)]
-        pairs = [(code, i) for i, codes in enumerate(meanings) for code in codes]
+        codes_of = [codes or (i,) for i, codes in enumerate(given)]
+        codes_of += [group.codes for group in self.groups]
+        pairs = []
+        for i, codes in enumerate(codes_of):
+            pairs += [(code, i) for code in codes]
         pairs += [(code, self.ignore_index) for code in self.unlabeled]
-        if len({code for code, _ in pairs}) < len(pairs):
-            codes = [code for code, _ in pairs]
-            raise ValueError(f"code {next(code for code in codes if codes.count(code) > 1)} is given twice")
-        return dict(pairs)
+        meanings: dict[int, int] = {}
+        for code, meaning in pairs:
+            if code in meanings:
+                raise ValueError(f"code {code} is given twice")
+            meanings[code] = meaning
+        return meanings
 
     @cached_property
     def members(self) -> Bool[Tensor, "g k"]:
-        """Classes of each group."""
+        """Mask of the classes of each group."""
         rows = [[name in group.of for name in self.names] for group in self.groups]
         return torch.tensor(rows, dtype=torch.bool).view(len(rows), len(self.names))
 
     def encode(self, label: Int[Tensor, "*s"]) -> Int[Tensor, "*s"]:
-        """Numbers of classes, from ``outputs`` on of groups, or ``ignore_index``, for the numbers of a label.
+        """Convert the numbers of a label to classes, groups (from ``outputs`` on) or ``ignore_index``.
 
         Raises:
-            InputError: a number is not known; it is named.
+            InputError: If a number is unknown.
         """
         if not self.groups and not self.unlabeled and all(entry.codes is None for entry in self.classes):
             return label
         table = sorted({**self.known, self.ignore_index: self.ignore_index}.items())
         codes, places = torch.tensor(table, device=label.device).T.contiguous()
-        at = torch.searchsorted(codes, label.contiguous()).clamp(max=len(codes) - 1)
-        if bool((codes[at] != label).any()):
-            odd = label[codes[at] != label].unique().tolist()
-            raise unknown_labels("label", odd, self.known, self.ignore_index)
-        return places[at]
+        position = torch.searchsorted(codes, label.contiguous()).clamp(max=len(codes) - 1)
+        unknown = codes[position] != label
+        if bool(unknown.any()):
+            raise unknown_labels("label", label[unknown].unique().tolist(), self.known, self.ignore_index)
+        return places[position]
 
     def classes_of(self, label: Int[Tensor, "*s"]) -> Int[Tensor, "*s"]:
-        """Numbers of classes for the numbers of a label, ``ignore_index`` where it says less than a class."""
+        """Convert the numbers of a label to classes; ``ignore_index`` for groups and ignored pixels."""
         label = self.encode(label)
         return label.masked_fill(label >= self.outputs, self.ignore_index)
 
     def counts(self, labels: Mapping[int, int]) -> list[tuple[str, int]]:
-        """Pixels by name of every class, of every group, and of what is ignored, from those by number in the label."""
+        """Number of pixels of each class, of each group, and of ignored ones, from those by number in the label."""
         names = [*self.names, *(group.name for group in self.groups)]
         pixels = [0] * (len(names) + 1)
         for code, count in labels.items():
-            place = self.known.get(code, self.ignore_index)
-            pixels[-1 if place == self.ignore_index else place] += count
+            meaning = self.known.get(code, self.ignore_index)
+            if meaning == self.ignore_index:
+                meaning = -1  # the last entry
+            pixels[meaning] += count
         return list(zip([*names, "ignored"], pixels, strict=True))
 
     def settled(self, labels: Mapping[int, int]) -> Segmentation:
-        """The task with class weights and priors from the pixels of the training split, by number in the label.
+        """Derive class weights and priors from the pixels of the training split, by number in the label.
 
-        The pixels of a group count evenly for its classes.
+        Pixels of a group are divided evenly among its classes.
 
         Raises:
-            InputError: nothing is labeled.
+            InputError: If nothing is labeled.
         """
         if self.is_settled:
             return self
@@ -215,7 +222,7 @@ class Segmentation:
         return [(loss.weight, loss(output.float(), label, self.ignore_index, groups)) for loss in self.loss]
 
     def metric(self) -> Metric:
-        """A metric that gathers the confusion matrix over batches and processes; groups follow the classes."""
+        """Metric of the confusion matrix over batches and processes; groups follow the classes."""
         count = len(self.classes) + len(self.groups)
         return MulticlassConfusionMatrix(count, ignore_index=self.ignore_index, validate_args=False)
 
@@ -224,13 +231,13 @@ class Segmentation:
         metric.update(output.argmax(1), self.encode(label))
 
     def scores(self, metric: Metric) -> Scores:
-        """Scores of everything the metric gathered, of the classes and at every level above them."""
+        """Scores of all batches that the metric has gathered, for the classes and every level above them."""
         counts = metric.compute().cpu().numpy()[:, : self.outputs]
-        found = [
-            scores(*lifted(counts, self.groups, self.names, level))
-            for level in (self.names, *levels(self.groups, self.names))
-        ]
-        return replace(found[0], levels=tuple(found[1:]))
+        of_classes = scores(*lifted(counts, self.groups, self.names, self.names))
+        of_levels = []
+        for level in levels(self.groups, self.names):
+            of_levels.append(scores(*lifted(counts, self.groups, self.names, level)))
+        return replace(of_classes, levels=tuple(of_levels))
 
     def probabilities(self, output: Float[Tensor, "b k h w"]) -> Float[Tensor, "b k h w"]:
         """Probability of each class."""

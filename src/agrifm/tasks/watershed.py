@@ -1,7 +1,7 @@
-"""Fields as numbered pixels: what a model learns from them, and how they are found again in what it gives.
+"""Fields as numbered pixels: training targets, and the watershed that finds fields in the output of a model.
 
-A raster of fields ``(h, w)`` holds the number of the field from 1, 0 where there is none, -1 where nobody knows.
-What lies beyond its edge is unknown as well: an edge is no boundary.
+A raster of fields ``(h, w)`` holds the number of the field from 1, 0 outside of fields, and -1 where it is unknown.
+Ground beyond the edge of the raster is unknown, too: an edge is no boundary.
 """
 
 from __future__ import annotations
@@ -14,26 +14,27 @@ from scipy import ndimage
 UNKNOWN = -1
 FAR = 1 << 62
 NUMBER = (1 << 32) - 1  # the lower half of a key
-STEP = 0.85  # from one radius that is looked at to the next
-QUARTERS, MOST = 4, 255  # radii are stored in quarters of a pixel, in a byte
+STEP = 0.85  # ratio of one radius to the next larger one
+QUARTERS = 4  # radii are stored in quarters of a pixel
+MOST = 255  # largest stored radius, in a byte
 
 
 def targets(fields: np.ndarray, width: float, *, partial: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Boundary and distance to it ``(h, w)`` float32, -1 where they do not follow from what is known.
+    """Boundary and distance to it ``(h, w)`` float32, -1 where they are unknown.
 
-    Boundary is 1 where the center of a pixel lies within half the width of the line between a field and other ground,
-    and in any case where it touches that line. Distance grows from 0 on the line to 1 in the middle of each field; it
-    is known in fields that neither the edge nor unknown ground cuts.
+    The boundary is 1 if the center of a pixel is within half the width of the line between a field and other ground,
+    and in any case if the pixel touches that line. The distance grows from 0 on the line to 1 in the middle of each
+    field; it is known in fields that neither the edge nor unknown ground cuts.
 
     Args:
-        fields: numbered.
-        width: of the boundary in pixels.
-        partial: only some fields are known: 0 ends a field, but other fields may lie there.
+        fields: Numbers of the fields ``(h, w)``.
+        width: Width of the boundary in pixels.
+        partial: Whether only some fields are known: 0 ends a field, but may hold other fields.
     """
     reach = max(1.0, width / 2 + 0.5)
-    other, unknown = _to_other(fields, int(reach) + 1), ndimage.distance_transform_edt(np.pad(fields >= 0, 1))
-    assert isinstance(unknown, np.ndarray)
-    unknown = unknown[1:-1, 1:-1]
+    other = _to_other(fields, int(reach) + 1)
+    # The border of the raster is padded, because ground beyond it is unknown.
+    unknown = np.asarray(ndimage.distance_transform_edt(np.pad(fields >= 0, 1)))[1:-1, 1:-1]
     hidden = (fields < 0) | ((fields == 0) & partial)
     boundary = np.select([fields < 0, other <= reach, hidden | (unknown <= reach)], [UNKNOWN, 1, UNKNOWN], 0)
     number = np.maximum(fields, 0)
@@ -47,36 +48,37 @@ def targets(fields: np.ndarray, width: float, *, partial: bool = False) -> tuple
 
 
 def _to_other(fields: np.ndarray, margin: int) -> np.ndarray:
-    """Pixels from each center to the nearest center of known ground that is not of the same field."""
-    found = np.full(fields.shape, np.inf)
+    """Distance in pixels from each center to the nearest center of known ground outside of the same field."""
+    distance = np.full(fields.shape, np.inf)
     for number, box in enumerate(ndimage.find_objects(fields + 1)):
         if box is None:
             continue
         box = tuple(slice(max(0, side.start - margin), side.stop + margin) for side in box)
-        same, other = fields[box] == number, (fields[box] != number) & (fields[box] >= 0)
+        same = fields[box] == number
+        other = (fields[box] != number) & (fields[box] >= 0)
         if other.any():
-            found[box][same] = ndimage.distance_transform_edt(~other)[same]
-    return found
+            distance[box][same] = ndimage.distance_transform_edt(~other)[same]
+    return distance
 
 
 @dataclass(frozen=True)
 class Watershed:
-    """How layers in percent become fields.
+    """Rule by which layers in percent become fields.
 
-    Open ground has extent of at least ``extent``, boundary below ``boundary`` and distance of at least ``core``; its
-    radius is the distance to the nearest pixel that is not open. Seeds are its wide parts: two of them are one where
-    what connects them has at least ``waist`` times the radius of the narrower one. So a narrow gap in a boundary does
-    not join two fields. Every pixel of enough extent goes to the seed from which the way is cheapest, where a step
-    costs 1 plus the percentage of boundary of the pixel it enters, and of equal ways to the seed with the smaller
-    number: a watershed by topographic distance (Meyer, Signal Processing 38, 1994). A way has at most ``reach`` steps,
-    so what happens farther away decides nothing.
+    Open ground has an extent of at least ``extent``, a boundary below ``boundary`` and a distance of at least ``core``;
+    its radius is the distance to the nearest pixel that is not open. Seeds are its wide parts. Two of them are one seed
+    if their connection has at least ``waist`` times the radius of the narrower one, so that a narrow gap in a boundary
+    does not join two fields. Every pixel of sufficient extent belongs to the seed with the cheapest path, where a step
+    costs 1 plus the percentage of boundary of the pixel that it enters, and of equal paths to the seed with the smaller
+    number: a watershed by topographic distance (Meyer, Signal Processing 38, 1994). A path has at most ``reach`` steps,
+    so that nothing farther away has an influence.
 
     Args:
-        extent: smallest percentage of pixels that belong to a field.
-        boundary: ground is open where a boundary is less likely.
-        core: smallest distance to the boundary on open ground, in percent of the field's largest.
-        waist: the smaller, the narrower must be what connects two fields.
-        reach: pixels by which a seed grows at most, and the largest radius that matters.
+        extent: Smallest percentage of pixels that belong to a field.
+        boundary: Percentage of boundary below which ground is open.
+        core: Smallest distance to the boundary on open ground, in percent of the field's largest.
+        waist: Smallest radius of a connection, relative to the narrower of two parts, that joins them.
+        reach: Largest growth of a seed, and largest radius that is distinguished, in pixels.
     """
 
     extent: int = 50
@@ -90,7 +92,7 @@ class Watershed:
             raise ValueError(f"waist lies between 0 and 1, and reach is 1 to {MOST // QUARTERS} pixels")
 
     def inside(self, layers: np.ndarray) -> np.ndarray:
-        """Where some field is ``(h, w)``; 255 is no data."""
+        """Mask ``(h, w)`` of pixels in fields; 255 is no data."""
         return (layers[0] >= self.extent) & (layers[0] <= 100)
 
     def radius(self, layers: np.ndarray) -> np.ndarray:
@@ -104,23 +106,30 @@ class Watershed:
     def plant(self, radius: np.ndarray) -> np.ndarray:
         """Seeds ``(h, w)`` int32, numbered row by row."""
         seeds = np.zeros(radius.shape, np.int32)
-        place, level, owner = np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64)  # of each seed
+        # Of each seed: the position of its first pixel, the radius at which it appeared, and the seed that it joined.
+        place = np.empty(0, np.int64)
+        level = np.empty(0)
+        owner = np.empty(0, np.int64)
         for now in self._levels():
-            parts, several = ndimage.label(radius >= now)
-            inside = parts.ravel()[place]
+            parts, count = ndimage.label(radius >= now)
+            part_of_seed = parts.ravel()[place]
             roots = np.flatnonzero(owner == np.arange(len(owner)))
-            main = np.full(several + 1, -1)
-            main[inside[roots[::-1]]] = roots[::-1]  # of several seeds the first is the widest
+            # The first of several seeds in a part is the widest; it is written last.
+            main = np.full(count + 1, -1)
+            main[part_of_seed[roots[::-1]]] = roots[::-1]
             joins = roots[now >= self.waist * level[roots]]
-            owner[joins] = main[inside[joins]]
+            owner[joins] = main[part_of_seed[joins]]
             owner = owner[owner]
-            new = main < 0
-            new[0] = False
-            fresh = np.flatnonzero(new[parts])
-            _, first = np.unique(parts.ravel()[fresh], return_index=True)
-            seeds.ravel()[fresh] = (len(place) + np.cumsum(new))[parts.ravel()[fresh]]
+            # Every part without a seed becomes a new one.
+            is_new = main < 0
+            is_new[0] = False
+            pixels = np.flatnonzero(is_new[parts])
+            _, first = np.unique(parts.ravel()[pixels], return_index=True)
+            number_of_part = len(place) + np.cumsum(is_new)
+            seeds.ravel()[pixels] = number_of_part[parts.ravel()[pixels]]
             owner = np.concatenate([owner, len(place) + np.arange(len(first))])
-            place, level = np.concatenate([place, fresh[first]]), np.concatenate([level, np.full(len(first), now)])
+            place = np.concatenate([place, pixels[first]])
+            level = np.concatenate([level, np.full(len(first), now)])
         roots = np.unique(owner)
         number = np.zeros(len(place) + 1, np.int32)
         number[1 + roots[np.argsort(place[roots])]] = 1 + np.arange(len(roots))
@@ -132,9 +141,12 @@ class Watershed:
         return [QUARTERS * max(1.0, self.reach * STEP**i) for i in range(steps + 1)]
 
     def grow(self, seeds: np.ndarray, layers: np.ndarray) -> np.ndarray:
-        """Fields ``(h, w)`` int32 from numbered seeds; a result depends on the ``reach`` pixels around it alone."""
-        inside, step = self.inside(layers), (1 + layers[1].astype(np.int64)) << 32
-        key = np.where(seeds > 0, seeds.astype(np.int64), FAR)  # cost of the way, then number of the seed
+        """Fields ``(h, w)`` int32 from numbered seeds; a pixel depends only on the ``reach`` pixels around it."""
+        inside = self.inside(layers)
+        step = (1 + layers[1].astype(np.int64)) << 32
+        # A key holds the cost of the path in its upper half and the number of the seed in its lower half, so that the
+        # smallest key is the cheapest path, and of equal paths that to the seed with the smaller number.
+        key = np.where(seeds > 0, seeds.astype(np.int64), FAR)
         for _ in range(self.reach):
             padded = np.pad(key, 1, constant_values=FAR)
             around = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])

@@ -33,8 +33,8 @@ class ScoreAndSave(pl.Callback):
     Must stand before weight averaging, so that the averaged weights are those scored and saved.
 
     Args:
-        out: folder of the results.
-        probe: adds its scores.
+        out: Folder of the results.
+        probe: Adds its scores.
     """
 
     def __init__(self, out: Path, probe: LinearProbe | None = None) -> None:
@@ -89,7 +89,7 @@ def _refuse_useless(loss: float, weights: dict[str, Tensor], epoch: int) -> None
     """Refuse to save a model that gives every pixel the same class; the files of the epoch before stay.
 
     Raises:
-        InputError: the loss or a weight is not finite.
+        InputError: If the loss or a weight is not finite.
     """
     where = f"epoch {epoch + 1}"
     refuse_not_finite(weights, where, "lower training.learning_rate, or set training.clip; the epoch before is kept.")

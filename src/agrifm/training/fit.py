@@ -82,16 +82,16 @@ def fit(
     """Train an experiment and return the path of the best checkpoint.
 
     Args:
-        experiment: what to do.
-        out: folder of the results: ``best.safetensors``, ``last.safetensors``, ``history.csv``,
+        experiment: What to do.
+        out: Folder of the results: ``best.safetensors``, ``last.safetensors``, ``history.csv``,
             ``experiment.yaml``, ``environment.json``, TensorBoard logs and the state for resuming.
-        resume: go on where a run in ``out`` was interrupted; else begin anew.
-        weights: of a pre-trained encoder, by the names of the model.
+        resume: Go on where a run in ``out`` was interrupted; else begin anew.
+        weights: Weights of a pre-trained encoder, by the names of the model.
         sources: ``train`` and ``val``, instead of the files that the experiment names.
-        console: where progress is shown.
+        console: Where progress is shown.
 
     Raises:
-        InputError: something in the data, the configuration or the weights is wrong.
+        InputError: If something in the data, the configuration or the weights is wrong.
     """
     console = console or Console()
     _refuse_unstarted(experiment, weights)
@@ -167,7 +167,7 @@ def start(module: TrainingModule, weights: dict[str, Tensor]) -> Match:
     """Load pre-trained weights; decoder, head and what the encoder has beyond the original may be new.
 
     Raises:
-        InputError: a tensor of the encoder is missing, left over or of another shape.
+        InputError: If a tensor of the encoder is missing, left over or of another shape.
     """
     return load_strict(module.model, weights, may_be_new=NEW_KEYS)
 
@@ -196,7 +196,7 @@ def settle(experiment: Experiment, sources: Mapping[str, SampleSource], console:
     """Check the data and return the experiment with the statistics, class weights and priors it will use.
 
     Raises:
-        InputError: the first problem found, and how many more there are.
+        InputError: If the first problem found, and how many more there are.
     """
     if experiment.data.shards is not None:
         return _settle_covers(experiment, sources, console)
@@ -247,7 +247,7 @@ def survey_covers(experiment: Experiment, sources: Mapping[str, SampleSource], c
     """Some of the endless samples of pre-training, those that training reads first; bands of shards are looked at.
 
     Raises:
-        InputError: bands of shards look swapped or scaled wrongly.
+        InputError: If bands of shards look swapped or scaled wrongly.
     """
     train = sources["train"]
     assert isinstance(train, Blend)
@@ -262,7 +262,7 @@ def _look_at_shards(experiment: Experiment, shards: Shards) -> None:
     """Refuse shards whose bands look swapped or scaled wrongly, by the samples that training reads first.
 
     Raises:
-        InputError: with the bands.
+        InputError: If with the bands.
     """
     assert experiment.data.shards is not None
     # Sensors come in equal numbers here, whatever the mix; each in its own order, which the mix does not change.
@@ -322,9 +322,9 @@ def examine_watched(
     """``examine`` on every chip, in a process that is killed where a damaged chip keeps it busy or crashes it.
 
     Args:
-        experiment: says how to read.
-        sources: the splits.
-        seconds: that one chip may take to read.
+        experiment: Says how to read.
+        sources: The splits.
+        seconds: Seconds that one chip may take to read.
     """
     stuck: list[InputError] = []
     while len(stuck) < MOST_STUCK:
@@ -400,7 +400,7 @@ def open_probe(experiment: Experiment) -> LinearProbe | None:
     """The linear probe that an experiment names.
 
     Raises:
-        InputError: its file or its chips are missing or wrong.
+        InputError: If its file or its chips are missing or wrong.
     """
     if experiment.probe is None:
         return None

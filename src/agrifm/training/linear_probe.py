@@ -29,11 +29,11 @@ class LinearProbe:
     """Train on pixels of one split and score on those of another.
 
     Args:
-        experiment: of a segmentation; says where the chips are and what their labels mean.
-        train, val: its splits.
+        experiment: Experiment of a segmentation; says where the chips are and what their labels mean.
+        train, val: Its splits.
 
     Raises:
-        InputError: it is no segmentation.
+        InputError: If it is no segmentation.
     """
 
     experiment: Experiment
@@ -53,7 +53,7 @@ class LinearProbe:
         """Scores of the probe, by name.
 
         Raises:
-            InputError: the labels of a split hold fewer than two classes.
+            InputError: If the labels of a split hold fewer than two classes.
         """
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline

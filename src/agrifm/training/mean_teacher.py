@@ -104,7 +104,7 @@ def open_covers(experiment: Experiment, shards: ShardsConfig) -> dict[str, Sampl
     """The sources of pre-training.
 
     Raises:
-        InputError: a data set is missing or damaged.
+        InputError: If a data set is missing or damaged.
     """
     sensors = experiment.data.sensors
     train = Blend(tuple(_open(place, shards, sensors, experiment.seed) for place in shards.train))
@@ -162,7 +162,7 @@ class MeanTeacher(TrainingModule):
     """The student and its teacher.
 
     Args:
-        experiment: with a task of fractions.
+        experiment: With a task of fractions.
     """
 
     usual_norm: Tensor

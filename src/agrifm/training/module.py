@@ -31,7 +31,7 @@ class TrainingModule(pl.LightningModule):
     """One experiment's model with its task, optimizer and schedule.
 
     Args:
-        experiment: resolved; sensors carry their statistics.
+        experiment: Resolved; sensors carry their statistics.
     """
 
     metric: Metric

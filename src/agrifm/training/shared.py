@@ -24,7 +24,7 @@ def from_first(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     of Slurm, know no such place before they are joined, and each makes it.
 
     Raises:
-        InputError: the first process raised it.
+        InputError: If the first process raised it.
     """
     store = _store()
     if not is_first() and (store is not None or KEY in os.environ):

@@ -77,7 +77,7 @@ def refuse_changed_chips(before: Checksums, now: Checksums, state: Path) -> None
     """Refuse to go on with other chips, naming some of them.
 
     Raises:
-        InputError: a chip was added, removed or changed since the run began.
+        InputError: If a chip was added, removed or changed since the run began.
     """
     for split in before:
         kinds = changed(before[split], now.get(split, {}))
@@ -147,7 +147,7 @@ class WholeFiles(TorchCheckpointIO):
         """Read tensors and plain values only.
 
         Raises:
-            InputError: the file does not open.
+            InputError: If the file does not open.
         """
         try:
             state = super().load_checkpoint(path, map_location, weights_only=True)

@@ -24,10 +24,10 @@ def text_encoding(path: Path) -> str | None:
     GDAL takes a table that says nothing for ISO-8859-1.
 
     Args:
-        path: of the ``.shp`` file.
+        path: Path of the ``.shp`` file.
 
     Raises:
-        InputError: the ``.cpg`` file says UTF-8, and the text is not.
+        InputError: If the ``.cpg`` file says UTF-8, and the text is not.
     """
     table = _beside(path, ".dbf")
     if table is None:

@@ -39,7 +39,7 @@ def decode(path: Path, data: np.ndarray, crs: CRS, grid: GeoBox) -> Shapes:
     """Geometries (WKB) of a file as shapes on a grid's CRS.
 
     Raises:
-        InputError: the two CRS cannot be related, or GEOS fails.
+        InputError: If the two CRS cannot be related, or GEOS fails.
     """
     with refusing(path, expected="polygons that GEOS can read"), np.errstate(all="ignore"):
         shapes = shapely.force_2d(shapely.from_wkb(data, on_invalid="ignore"))
@@ -154,9 +154,9 @@ def boxes_in(grid: GeoBox, crs: CRS, margin: float = 0.0) -> list[tuple[float, .
     to 360, or go on a little beyond 180; so each box is also given one turn to the west and to the east.
 
     Args:
-        grid: where.
-        crs: of the boxes.
-        margin: share of its width and height by which a box is larger.
+        grid: Where.
+        crs: CRS of the boxes.
+        margin: Share of its width and height by which a box is larger.
     """
     extent = extent_in(grid, crs.to_wkt())
     if extent is None:

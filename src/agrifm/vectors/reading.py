@@ -1,4 +1,4 @@
-"""Vector files of any origin: local files only, never a virtual format, and every failure is one sentence."""
+"""Vector files of any origin: local files only, no virtual formats, and one refusal for every failure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SUFFIXES = (
     ".zip", ".xml", ".vrt", ".ovf",
 )  # fmt: skip
 MAGIC = (b"SQLite format 3\0", b"fgb\x03", b"\x00\x00\x27\x0a", b"PAR1", b"{", b"<")
-HEAD = 1 << 20  # bytes in which signs of a virtual format are looked for
+HEAD = 1 << 20  # bytes that are searched for signs of a virtual format
 
 # GDAL recognizes these anywhere in the head of a file, whatever its name is.
 VIRTUAL = re.compile(rb"<(OGRVRT|OGRWFS|OGROAPIF|OGRCSW|GDAL_|WCS_|WMS_|Geoservice)|gdal_streamed_alg", re.IGNORECASE)
@@ -47,20 +47,20 @@ pyogrio.set_gdal_config_options({"GML_DOWNLOAD_SCHEMA": False})
 
 
 def vector_layers(path: Path) -> list[str]:
-    """Layers with a geometry; none where the file is no vector file.
+    """List the layers with a geometry; empty if the file is no vector file.
 
     Raises:
-        InputError: it is a virtual format, or a vector file that cannot be read.
+        InputError: If it is a virtual format, or a vector file that cannot be read.
     """
     if not _claims_vectors(path):
         return []
     _refuse_virtual(path)
     with _reading(path):
         try:
-            found = pyogrio.list_layers(path.absolute())
-        except DataSourceError:  # of no format that GDAL knows as one of vectors
+            layers = pyogrio.list_layers(path.absolute())
+        except DataSourceError:  # no vector format that GDAL knows
             return []
-    return [str(name) for name, kind in found if kind is not None]
+    return [str(name) for name, geometry_type in layers if geometry_type is not None]
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ class Layer:
     """A layer of a vector file.
 
     Args:
-        path: of the file.
-        name: of the layer.
-        info: what pyogrio says of it.
-        recoded: the text is UTF-8, although the file states another encoding or none.
+        path: Path of the file.
+        name: Name of the layer.
+        info: Information of pyogrio on the layer.
+        recoded: Whether the text is UTF-8 although the file states another encoding or none.
     """
 
     path: Path
@@ -81,10 +81,10 @@ class Layer:
 
     @classmethod
     def open(cls, path: Path, name: str) -> Layer:
-        """Look at a layer.
+        """Open a layer without reading its features.
 
         Raises:
-            InputError: it cannot be read, or its text is in another encoding than the file states.
+            InputError: If it cannot be read, or its text is in another encoding than the file states.
         """
         recoded = path.suffix.lower() == ".shp" and text_encoding(path) == UTF8
         with _reading(path):
@@ -106,28 +106,28 @@ class Layer:
 
     @property
     def features(self) -> int:
-        """How many there are."""
+        """Number of features."""
         return int(self.info["features"])
 
     @property
     def bounds(self) -> tuple[float, ...] | None:
-        """Left, bottom, right and top; None where the layer has none."""
+        """Left, bottom, right and top; None if the layer has no bounds."""
         bounds = self.info["total_bounds"]
         return bounds if bounds is not None and np.isfinite(bounds).all() else None
 
     @cached_property
     def crs(self) -> CRS:
-        """Where on Earth it lies.
+        """CRS of the layer.
 
         Raises:
-            InputError: it does not say, or not in a way that PROJ understands.
+            InputError: If it has none, or one that PROJ does not understand.
         """
         stated = self.info["crs"]
         if stated is None:
             raise InputError(
                 self.path,
                 found="no CRS",
-                expected="a vector file that says where on Earth it lies",
+                expected="a georeferenced vector file",
                 repair="write it, e.g. 'ogr2ogr -a_srs EPSG:2154 NEW OLD', or restore the .prj file of a Shapefile.",
             )
         with refusing(f"{self.path}: CRS", expected="a CRS that PROJ understands", repair=REPAIR):
@@ -142,10 +142,10 @@ class Layer:
         return crs
 
     def column(self, wanted: str | None) -> str:
-        """The column of that name, or the only one.
+        """Find a column by name, or the only one.
 
         Raises:
-            InputError: there is none of that name, or there are several to choose from.
+            InputError: If there is none of that name, or there are several to choose from.
         """
         columns = self.columns
         if wanted is None and len(columns) == 1:
@@ -160,10 +160,10 @@ class Layer:
         )
 
     def read(self, column: str, boxes: Sequence[tuple[float, ...]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Numbers, values of a column and geometries (WKB) of the features that reach into boxes, each once.
+        """Read numbers, values of a column and geometries (WKB) of the features that intersect boxes, each once.
 
         Raises:
-            InputError: the file cannot be read.
+            InputError: If the file cannot be read.
         """
         stored = str(self.info["fields"][self.columns.index(column)])
         parts = []
@@ -179,7 +179,10 @@ class Layer:
                     return_fids=True,
                 )
             parts.append((numbers, values[0], shapes))
-        numbers, values, shapes = (np.concatenate(several) for several in zip(*parts, strict=True))
+        numbers = np.concatenate([part[0] for part in parts])
+        values = np.concatenate([part[1] for part in parts])
+        shapes = np.concatenate([part[2] for part in parts])
+        # A feature that intersects several boxes was read several times.
         first = np.sort(np.unique(numbers, return_index=True)[1])
         values = values[first]
         if self.recoded and values.dtype == object:
@@ -188,10 +191,10 @@ class Layer:
 
 
 def read_table(path: Path) -> Any:
-    """All features of the first layer as a GeoDataFrame, or as a DataFrame where they have no place.
+    """Read all features of the first layer as a GeoDataFrame, or as a DataFrame if they have no geometry.
 
     Raises:
-        InputError: it is a virtual format, or cannot be read.
+        InputError: If it is a virtual format, or cannot be read.
     """
     if not path.exists():
         raise InputError(path, found="no such file", expected="a vector file", repair="check the path.")
@@ -206,7 +209,7 @@ def read_table(path: Path) -> Any:
 
 @contextmanager
 def _reading(path: Path) -> Generator[None]:
-    """Turn failures of GDAL into one sentence, and keep its warnings off the screen."""
+    """Turn failures of GDAL into refusals, and suppress its warnings."""
     with warnings.catch_warnings(), refusing(path, expected=EXPECTED, repair=REPAIR):
         warnings.simplefilter("ignore")
         yield
@@ -227,10 +230,10 @@ def _head(path: Path) -> bytes:
 
 
 def _refuse_virtual(path: Path) -> None:
-    """Refuse formats that only name other files, before GDAL opens them.
+    """Refuse formats that only refer to other files, before GDAL opens them.
 
     Raises:
-        InputError: the file, or one inside a ZIP file, is such a format.
+        InputError: If the file, or one inside a ZIP file, is such a format.
     """
     if path.is_dir():
         return
@@ -260,7 +263,7 @@ def _refuse_virtual_text(path: Path, head: bytes) -> None:
 
 
 def _refuse_calling_views(path: Path) -> None:
-    """Refuse databases whose views call functions that reach out of the file."""
+    """Refuse databases whose views call functions with effects outside of the file."""
     import sqlite3
 
     with refusing(path, expected="a complete SQLite file", repair=REPAIR):
@@ -278,11 +281,11 @@ def _virtual(path: Path, found: str) -> InputError:
     return InputError(
         path,
         found=found,
-        expected="a local file that holds its polygons itself, e.g. GeoPackage, Shapefile, GeoJSON or FlatGeobuf",
+        expected="a local file that contains its polygons, e.g. GeoPackage, Shapefile, GeoJSON or FlatGeobuf",
         repair="convert it if you trust it, e.g. 'ogr2ogr NEW.gpkg OLD', and name the new file.",
     )
 
 
 def _recoded(text: str) -> str:
-    """Text whose bytes are UTF-8 and were read as ISO-8859-1; a character that the column's width cuts off is lost."""
+    """Decode UTF-8 that was read as ISO-8859-1; a character that the width of the column cuts off is lost."""
     return text.encode("iso-8859-1").decode("utf-8", "ignore")

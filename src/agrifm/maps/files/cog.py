@@ -1,4 +1,4 @@
-"""Tiles to Cloud-Optimized GeoTIFF, with a few tiles in memory and the same bytes every time."""
+"""Tiles to Cloud-Optimized GeoTIFF, with few tiles in memory and reproducible bytes."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from agrifm.tasks.calibration import Calibration
 from agrifm.tasks.fields import LAYERS
 
 Strip = tuple[int, int, np.ndarray]  # row and column of the upper left pixel, and the pixels (n, h, w) or (h, w)
-Tiles = Callable[[str], Iterable[Strip]]  # the pieces of a product, made anew at every call
+Tiles = Callable[[str], Iterable[Strip]]  # yields the strips of a product at every call
 
 CACHE = 256 * 2**20  # bytes; GDAL would take a twentieth of the machine's memory
-SET_SIZE = "number of possible classes"  # first band of sets
-TRAILER = 4  # bytes that follow each block of a Cloud-Optimized GeoTIFF; the lower right one comes last
+SET_SIZE = "number of possible classes"  # first band of prediction sets
+TRAILER = 4  # bytes after each block of a Cloud-Optimized GeoTIFF; the lower right block is the last one
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True)
 class MapProduct:
-    """One file of a map: what its bands are and how they are stored.
+    """One file of a map: its bands and how they are stored.
 
     Args:
-        key: what it is called in tiles and file names.
-        bands: description of each.
-        meaning: one sentence for people.
-        nodata: value of pixels that have none.
-        scale: stored number times this is the value.
-        overviews: how GDAL makes the smaller copies; no-data pixels never count.
-        legend: of a map of classes.
-        dtype: of the pixels.
+        key: Name in tiles and file names.
+        bands: Description of each band.
+        meaning: Description in one sentence.
+        nodata: Value of pixels without data.
+        scale: Factor from stored numbers to values.
+        overviews: Resampling of the overviews, in which pixels without data never count.
+        legend: Legend of a map of classes.
+        dtype: Data type of the pixels.
     """
 
     key: str
@@ -56,29 +56,32 @@ class MapProduct:
     dtype: str = "uint8"
 
     def path(self, target: Path) -> Path:
-        """Where it lies when the map of classes is ``target``."""
+        """Path of the file if the map of classes is ``target``."""
         return target if self.legend else target.with_name(f"{target.stem}_{self.key}{target.suffix}")
 
     def bytes(self, grid: GeoBox) -> int:
-        """Most that writing it can take: whole blocks of pixels twice, their overviews twice, and headers."""
+        """Upper bound of the space that writing takes: full blocks twice, their overviews twice, and headers."""
         block = block_size(grid)
-        rows, columns = (-(-side // block) * block for side in grid.shape)
+        height, width = grid.shape
+        rows = -(-height // block) * block
+        columns = -(-width // block) * block
         return int(2.8 * rows * columns * len(self.bands) * np.dtype(self.dtype).itemsize) + 2**16
 
 
 def block_size(grid: GeoBox) -> int:
-    """Side of a compressed block in pixels; small maps have smaller ones, as the last are filled up."""
+    """Side of a compressed block in pixels; smaller for small maps, because the last blocks are padded."""
     return 512 if max(grid.shape) > 512 else 256
 
 
 def class_map(legend: Legend) -> MapProduct:
-    """The map of classes itself."""
+    """The map of classes."""
     return MapProduct("classes", ("class",), "Class of each pixel.", overviews="mode", legend=legend)
 
 
 def products(legend: Legend, sensors: Sequence[str], calibration: Calibration | None = None) -> tuple[MapProduct, ...]:
-    """Everything that a map can consist of; shares are stored in percent."""
-    kind, coverage = ("Calibrated probability", calibration.coverage) if calibration else ("Probability", 0)
+    """All files that a map can consist of; shares are stored in percent."""
+    kind = "Calibrated probability" if calibration else "Probability"
+    coverage = calibration.coverage if calibration else 0
     share = "in percent; times the band's scale, 0.01, it is 0 to 1."
     sets = f"Possible classes, the true one among them for {coverage:.0%} of the pixels: how many, then 1 for each."
     return (
@@ -87,25 +90,25 @@ def products(legend: Legend, sensors: Sequence[str], calibration: Calibration | 
         MapProduct("confidence", ("confidence",), f"{kind} of the chosen class, {share}", scale=0.01),
         MapProduct("entropy", ("entropy",), f"Entropy as a share of the largest possible, {share}", scale=0.01),
         MapProduct("fields", LAYERS, f"Probability of fields and boundaries, and distance inside, {share}", scale=0.01),
-        # 0 is an answer here, not a gap: nobody saw the pixel.
+        # 0 is a valid value here: no sensor saw the pixel.
         MapProduct("observations", tuple(sensors), "Clear dates of each sensor.", nodata=None, overviews="nearest"),
         MapProduct("sets", (SET_SIZE, *legend.labels), sets, overviews="mode"),
     )
 
 
 def write_cog(path: Path, grid: GeoBox, product: MapProduct, pieces: Iterable[Strip]) -> None:
-    """Write one product; the file appears whole. What no piece covers is no data.
+    """Write one product atomically. Pixels that no strip covers are no data.
 
-    The bytes depend on the pixels alone, not on the pieces' sizes or order.
+    The bytes depend on the pixels alone, not on sizes or order of the strips.
 
     Args:
-        path: of the file.
-        grid: of the map.
-        product: what the bands are.
-        pieces: each ``(row, column, pixels)`` with pixels ``(n, h, w)``, or ``(h, w)`` of a single band.
+        path: Path of the file.
+        grid: Grid of the map.
+        product: Description of the bands.
+        pieces: Strips ``(row, column, pixels)`` with pixels ``(n, h, w)``, or ``(h, w)`` of a single band.
 
     Raises:
-        InputError: the disk is full or the folder cannot be written.
+        InputError: If the disk is full or the folder is not writable.
     """
     write_files(path, grid, {path: product}, lambda _: pieces, {})
 
@@ -113,26 +116,25 @@ def write_cog(path: Path, grid: GeoBox, product: MapProduct, pieces: Iterable[St
 def write_files(
     target: Path, grid: GeoBox, rasters: Mapping[Path, MapProduct], tiles: Tiles, texts: Mapping[Path, str]
 ) -> None:
-    """Write rasters and texts into one folder; all are finished before any appears there, the first one last.
+    """Write rasters and texts into one folder; all are complete before any appears there, the first one last.
 
     Args:
-        target: the main file; a folder ``.<name>.part`` stands beside it meanwhile.
-        grid: of the rasters.
-        rasters: products by path.
-        tiles: gives the pieces of a product by its key; called once for each raster.
-        texts: contents by path.
+        target: Main file; a folder ``.<name>.part`` exists beside it in the meantime.
+        grid: Grid of the rasters.
+        rasters: Products by path.
+        tiles: Function that yields the strips of a product by its key; called once for each raster.
+        texts: Contents by path.
 
     Raises:
-        InputError: the disk is full or the folder cannot be written; nothing has changed then.
+        InputError: If the disk is full or the folder is not writable; nothing has changed then.
     """
     folder = target.with_name(f".{target.name}.part")
-    found = [*rasters, *texts]
     try:
         with writing_files(target, folder, rasters.values(), grid):
             shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
             folder.mkdir(parents=True)
             build_files(folder, grid, rasters, tiles, texts)
-            for path in reversed(found):
+            for path in reversed([*rasters, *texts]):
                 sync(folder / path.name)
                 (folder / path.name).replace(path)
             sync(target.parent)
@@ -143,7 +145,7 @@ def write_files(
 def build_files(
     folder: Path, grid: GeoBox, rasters: Mapping[Path, MapProduct], tiles: Tiles, texts: Mapping[Path, str]
 ) -> None:
-    """Write rasters and texts, under the names of their paths, into a folder; arguments as of ``write_files``."""
+    """Write rasters and texts into a folder, under the names of their paths; see ``write_files`` for the arguments."""
     for path, product in rasters.items():
         _build(folder / path.name, grid, product, tiles(product.key))
     for path, text in texts.items():
@@ -154,17 +156,17 @@ def build_files(
 def writing_files(
     target: Path, folder: Path, products: Iterable[MapProduct], grid: GeoBox, kept: str = ""
 ) -> Generator[None]:
-    """Turn what goes wrong while files are written in a folder into one sentence.
+    """Turn errors while files are written to a folder into one refusal.
 
     Args:
-        target: the main file.
-        folder: where it is written.
-        products: what is written.
-        grid: of the products.
-        kept: what the reader need not fear for, for the error's last sentence.
+        target: Main file.
+        folder: Folder to which it is written.
+        products: Written products.
+        grid: Grid of the products.
+        kept: End of the error's last sentence, which says what is not lost.
 
     Raises:
-        InputError: the disk is full or the folder cannot be written.
+        InputError: If the disk is full or the folder is not writable.
     """
     needed = sum(product.bytes(grid) for product in products)
     try:
@@ -176,7 +178,7 @@ def writing_files(
 
 
 def _of_writing(error: Exception, folder: Path) -> bool:
-    """Whether an error is not of reading the tiles: it names no file, one of the folder's, or a folder above."""
+    """Whether an error comes from writing: it names no file, a file of the folder, or a folder above it."""
     name = getattr(error, "filename", None)
     return name is None or Path(name).parent in (folder, folder.parent) or folder.is_relative_to(name)
 
@@ -190,7 +192,7 @@ def _build(path: Path, grid: GeoBox, product: MapProduct, pieces: Iterable[Strip
 
 
 def _write_plain(path: Path, grid: GeoBox, product: MapProduct, pieces: Iterable[Strip]) -> None:
-    """Uncompressed, so that a block can be written in several parts and still lies where it lay."""
+    """Write without compression, so that a block can be written in several parts without changing its position."""
     with rasterio.open(
         path,
         "w",
@@ -227,16 +229,17 @@ def _copy(plain: Path, path: Path, product: MapProduct, block: int) -> None:
             bigtiff="IF_SAFER",
             num_threads=1,
         )
-    except Exception as error:  # its kinds are private to rasterio
+    except Exception as error:  # private classes of rasterio
         raise RasterioIOError(str(error)) from error
     _check_end(path, block)
 
 
 def _check_end(path: Path, block: int) -> None:
-    """Refuse a file that lost its last bytes: GDAL tells of a failed write, but not of one put off until it closes."""
+    """Refuse a file without its last bytes: GDAL reports failed writes, but not those that it delays until closing."""
     with rasterio.open(path) as file:
         last = f"{(file.width - 1) // block}_{(file.height - 1) // block}"
-        start, size = (int(file.get_tag_item(f"BLOCK_{key}_{last}", "TIFF", bidx=1)) for key in ("OFFSET", "SIZE"))
+        start = int(file.get_tag_item(f"BLOCK_OFFSET_{last}", "TIFF", bidx=1))
+        size = int(file.get_tag_item(f"BLOCK_SIZE_{last}", "TIFF", bidx=1))
     if path.stat().st_size != start + size + TRAILER:
         raise RasterioIOError("the last bytes of the file were not written")
 
@@ -259,12 +262,13 @@ def _unwritable(target: Path, error: Exception, needed: int, kept: str) -> Input
     parent = next(folder for folder in target.absolute().parents if folder.is_dir())
     free = shutil.disk_usage(parent).free
     full = getattr(error, "errno", None) in FULL or free < needed
+    problem = "a full disk" if full else "a file that cannot be written"
+    repair = "free that much" if full else "free that much (is there a quota?), or check the permissions of that folder"
     return InputError(
         target,
-        found=f"{'a full disk' if full else 'a file that cannot be written'}: {error.__cause__ or error}",
-        expected=f"at most {_size(needed)} of room in {parent} while files are put together; {_size(free)} are free",
-        repair=f"free that much{'' if full else ' (is there a quota?), or see to the rights of that folder'}, "
-        f"then run the same command again{kept}.",
+        found=f"{problem}: {error.__cause__ or error}",
+        expected=f"at most {_size(needed)} of space in {parent} while files are written; {_size(free)} are free",
+        repair=f"{repair}, then run the same command again{kept}.",
     )
 
 

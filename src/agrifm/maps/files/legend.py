@@ -1,8 +1,9 @@
-"""How a map looks: one table of classes, from which every color and every name comes."""
+"""Legend of a map: the one source of the names and colors of its classes."""
 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import floor, log10
@@ -28,35 +29,39 @@ if TYPE_CHECKING:
 NODATA = 255
 MOST_CLASSES = 254
 DPI = 160
-MARGIN, TITLE, BAR, ROW = 0.15, 0.4, 0.4, 0.19  # inches of a picture; a row is one of the legend
-TALLEST = 1.5  # a picture's map at most, in widths
-LONGEST = 60  # letters of a name in a picture
+# Sizes in a picture, in inches.
+MARGIN = 0.15
+TITLE = 0.4
+BAR = 0.4
+ROW = 0.19  # of the legend
+TALLEST = 1.5  # largest height of the map in a picture, in widths of the picture
+LONGEST = 60  # characters of a class name in a picture
 
-# What XML 1.0 cannot hold or does not keep: control characters, line breaks, halves of surrogate pairs.
+# Characters that XML 1.0 cannot hold or changes: control characters, line breaks, single surrogates.
 _NOT_TEXT = re.compile("[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 # Columns of GDAL's raster attribute table: name, type (0 integer, 2 text) and usage, by GDAL's numbers.
 _COLUMNS = (("Value", 0, 5), ("Class", 2, 2), ("Red", 0, 6), ("Green", 0, 7), ("Blue", 0, 8))
 
 
-Entry = tuple[str, str]  # of a picture's legend: name and color as #rrggbbaa
+Entry = tuple[str, str]  # of the legend in a picture: name, and color as #rrggbbaa
 
 
 def plain(name: str) -> str:
-    """A name as files can hold it: what is no text becomes U+FFFD."""
+    """Replace characters that files cannot hold by U+FFFD."""
     return _NOT_TEXT.sub("\ufffd", name)
 
 
 @dataclass(frozen=True)
 class Legend:
-    """The classes of a map; a pixel's number is the position of its class.
+    """Classes of a map; the value of a pixel is the position of its class.
 
     Args:
-        names: may hold any characters.
-        colors: ``#rrggbb``, one for each name.
+        names: Names, with any characters.
+        colors: Colors as ``#rrggbb``, one for each name.
 
     Raises:
-        InputError: more classes than one byte can hold beside no data.
+        InputError: If there are more classes than one byte can hold beside no data.
     """
 
     names: tuple[str, ...]
@@ -75,22 +80,23 @@ class Legend:
 
     @classmethod
     def of(cls, task: Segmentation | Fractions | Fields) -> Legend:
-        """The classes of a task."""
+        """Return the legend of a task."""
         return cls(task.names, task.colors)
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The names as files can hold them."""
+        """Names with the characters that files can hold."""
         return tuple(map(plain, self.names))
 
     @property
     def colormap(self) -> dict[int, tuple[int, int, int, int]]:
         """Red, green, blue and alpha by pixel value; no data is transparent."""
-        return {i: (*rgb(color), 255) for i, color in enumerate(self.colors)} | {NODATA: (0, 0, 0, 0)}
+        colors = {i: (*rgb(color), 255) for i, color in enumerate(self.colors)}
+        return colors | {NODATA: (0, 0, 0, 0)}
 
     @property
     def tags(self) -> dict[str, str]:
-        """The names as tags of a band."""
+        """Names as tags of a band."""
         return {f"class_{i}": name for i, name in enumerate(self.labels)}
 
     def attribute_table(self) -> str:
@@ -115,7 +121,7 @@ class Legend:
         return _text(root)
 
     def qml(self) -> str:
-        """Text of ``MAP.qml``: the style that QGIS 3 takes up when it opens ``MAP.tif``."""
+        """Text of ``MAP.qml``: the style that QGIS 3 applies when it opens ``MAP.tif``."""
         root = Element("qgis", version="3.22.0", styleCategories="Symbology")
         pipe = SubElement(root, "pipe")
         provider = SubElement(pipe, "provider")
@@ -150,23 +156,27 @@ def picture(path: Path, out: Path, *, title: str = "", width: int = 1600) -> Non
     """Draw a finished map of classes with legend and scale bar as PNG; large maps are read from their overviews.
 
     Args:
-        path: the map; names and colors are its own.
-        out: the PNG.
-        title: above the map.
-        width: of the PNG in pixels.
+        path: Map with names and colors of its classes.
+        out: PNG to write.
+        title: Title above the map.
+        width: Width of the PNG in pixels.
     """
     with rasterio.open(path) as file:
         step = max(1.0, file.width / width, file.height / (TALLEST * width))
         shape = max(1, round(file.height / step)), max(1, round(file.width / step))
         classes = file.read(1, out_shape=shape, resampling=Resampling.nearest)
-        colors, names, across = file.colormap(1), file.tags(1), _width_in_meters(file)
+        colors = file.colormap(1)
+        names = file.tags(1)
+        meters = _width_in_meters(file)
     table = np.array([colors[value] for value in range(256)], np.uint8)
     table[NODATA] = 255
-    shown = [int(value) for value in np.unique(classes)]
-    labels = {value: names.get(f"class_{value}", str(value)) for value in shown} | {NODATA: "no data"}
-    entries = [(labels[value], f"#{table[value].tobytes().hex()}") for value in shown]
-    figure = _draw(table[classes], entries, title, across, width / DPI)
-    with whole(out) as unfinished:
+    entries = []
+    for value in np.unique(classes).tolist():
+        name = "no data" if value == NODATA else names.get(f"class_{value}", str(value))
+        entries.append((name, f"#{table[value].tobytes().hex()}"))
+    figure = _draw(table[classes], entries, title, meters, width / DPI)
+    with whole(out) as unfinished, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # scripts that the font does not have are drawn as boxes
         figure.savefig(unfinished, format="png")
 
 
@@ -174,29 +184,34 @@ def _width_in_meters(file: rasterio.DatasetReader) -> float:
     return file.width * pixel_size(GeoBox.from_rio(file))[0]
 
 
-def _draw(image: np.ndarray, entries: Sequence[Entry], title: str, across: float, width: float) -> Figure:
-    """From top to bottom title, map ``(h, w, 4)``, scale bar and legend; lengths are in inches."""
+def _draw(image: np.ndarray, entries: Sequence[Entry], title: str, meters: float, width: float) -> Figure:
+    """Draw title, map ``(h, w, 4)``, scale bar and legend from top to bottom; lengths are in inches."""
     from matplotlib.figure import Figure
 
-    high = min(TALLEST * width, (width - 2 * MARGIN) * image.shape[0] / image.shape[1])
-    wide = high * image.shape[1] / image.shape[0]
-    columns = _columns(entries, width - 2 * MARGIN)
-    bottom, left = MARGIN + ROW * -(-len(entries) // columns) + BAR, (width - wide) / 2
-    height = bottom + high + (TITLE if title else MARGIN)
+    rows, columns = image.shape[:2]
+    map_height = min(TALLEST * width, (width - 2 * MARGIN) * rows / columns)
+    map_width = map_height * columns / rows
+    legend_columns = _columns(entries, width - 2 * MARGIN)
+    legend_rows = -(-len(entries) // legend_columns)
+    bottom = MARGIN + ROW * legend_rows + BAR
+    left = (width - map_width) / 2
+    height = bottom + map_height + (TITLE if title else MARGIN)
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
-    axis = figure.add_axes((left / width, bottom / height, wide / width, high / height), xticks=[], yticks=[])
+    place = (left / width, bottom / height, map_width / width, map_height / height)
+    axis = figure.add_axes(place, xticks=[], yticks=[])
     axis.imshow(image, interpolation="nearest", aspect="auto")
     figure.text(0.5, 1 - TITLE / 2 / height, title, ha="center", va="center", fontsize=12, parse_math=False)
-    _scale_bar(figure, left, bottom - BAR / 2, across / wide)
-    _legend(figure, entries, columns)
+    _scale_bar(figure, left, bottom - BAR / 2, meters / map_width)
+    _legend(figure, entries, legend_columns)
     return figure
 
 
 def _columns(entries: Sequence[Entry], width: float) -> int:
-    """As many as fit; fewer where they hold the same number of rows."""
+    """Largest number of columns that fit; fewer if they need the same number of rows."""
     longest = max(len(name) for name, _ in entries)
     most = max(1, int(width / (0.6 + 0.07 * min(longest, LONGEST))))
-    return -(-len(entries) // -(-len(entries) // most))
+    rows = -(-len(entries) // most)
+    return -(-len(entries) // rows)
 
 
 def _legend(figure: Figure, entries: Sequence[Entry], columns: int) -> None:
@@ -207,12 +222,14 @@ def _legend(figure: Figure, entries: Sequence[Entry], columns: int) -> None:
     legend = figure.legend(
         handles, blank, loc="lower center", ncols=columns, frameon=False, fontsize=9, labelspacing=0.5
     )
-    for text, (name, _) in zip(legend.get_texts(), entries, strict=True):  # no formulas, no hidden entries
+    for text, (name, _) in zip(
+        legend.get_texts(), entries, strict=True
+    ):  # set later, so that names are no formulas and no hidden entries
         text.set(text=name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…", parse_math=False)
 
 
 def _scale_bar(figure: Figure, left: float, middle: float, meters_per_inch: float) -> None:
-    """A bar of a round length, two inches at most."""
+    """Draw a bar of a round length of at most two inches."""
     from matplotlib.patches import Rectangle
 
     width, height = figure.get_size_inches()

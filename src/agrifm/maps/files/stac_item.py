@@ -1,4 +1,4 @@
-"""The STAC item of a map: where it lies, when it was seen, what its numbers mean."""
+"""STAC item of a map: its footprint, the time of its images, and the meaning of its numbers."""
 
 from __future__ import annotations
 
@@ -28,23 +28,31 @@ def stac_item(
     interval: tuple[dt.date, dt.date],
     properties: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """A STAC 1.1 item of a map whose files lie beside it; every href is relative.
+    """Create the STAC 1.1 item of a map whose files are beside it; every href is relative.
 
     Args:
-        target: the map of classes; its stem becomes the item's id.
-        grid: of the map.
-        products: what was written, the map of classes among it.
-        interval: first and last day of the images used.
-        properties: more of them; a key that stands here already is replaced.
+        target: Map of classes; its stem becomes the id of the item.
+        grid: Grid of the map.
+        products: Written products, including the map of classes.
+        interval: First and last day of the images.
+        properties: Further properties, which replace those with the same key.
 
     Source: STAC 1.1.0; extensions projection 2.0, raster 2.0, classification 2.0.
     """
     geometry, bbox = footprint(grid)
     assets = {product.key: _asset(target, grid, product) for product in products}
-    xml = {"type": "application/xml"}
-    assets["style"] = xml | {"href": f"./{target.stem}.qml", "title": "QGIS style", "roles": ["style"]}
-    table = {"href": f"./{target.name}.aux.xml", "title": "GDAL raster attribute table", "roles": ["metadata"]}
-    assets["attribute_table"] = xml | table
+    assets["style"] = {
+        "type": "application/xml",
+        "href": f"./{target.stem}.qml",
+        "title": "QGIS style",
+        "roles": ["style"],
+    }
+    assets["attribute_table"] = {
+        "type": "application/xml",
+        "href": f"./{target.name}.aux.xml",
+        "title": "GDAL raster attribute table",
+        "roles": ["metadata"],
+    }
     return {
         "type": "Feature",
         "stac_version": "1.1.0",
@@ -85,7 +93,7 @@ def _asset(target: Path, grid: GeoBox, product: MapProduct) -> dict[str, Any]:
         "raster:sampling": "area",
     }
     if grid.crs is not None and grid.crs.projected:
-        asset["raster:spatial_resolution"] = pixel_size(grid)[0]  # by the extension, in meters
+        asset["raster:spatial_resolution"] = pixel_size(grid)[0]  # in meters, as the extension says
     if product.nodata is not None:
         asset["nodata"] = product.nodata
     if product.scale != 1:
@@ -97,26 +105,26 @@ def _asset(target: Path, grid: GeoBox, product: MapProduct) -> dict[str, Any]:
 
 
 def classes(legend: Legend) -> list[dict[str, Any]]:
-    """``classification:classes``: short names for machines, titles for people, and no data."""
-    found: list[dict[str, Any]] = []
+    """Values of ``classification:classes``: identifiers, titles, and no data."""
+    entries: list[dict[str, Any]] = []
     taken = {"", "nodata"}
     for value, (label, color) in enumerate(zip(legend.labels, legend.colors, strict=True)):
         short = _short(label)
         while short in taken:
             short = f"{short or 'class'}_{value}"
         taken.add(short)
-        found.append({"value": value, "name": short, "title": label, "color_hint": color[1:].upper()})
-    return [*found, {"value": NODATA, "name": "nodata", "title": "no data", "nodata": True}]
+        entries.append({"value": value, "name": short, "title": label, "color_hint": color[1:].upper()})
+    return [*entries, {"value": NODATA, "name": "nodata", "title": "no data", "nodata": True}]
 
 
 def _short(label: str) -> str:
-    """Only letters, digits, ``-`` and ``_``, as the extension asks."""
+    """Reduce a name to letters, digits, ``-`` and ``_``, as the extension requires."""
     plain = unicodedata.normalize("NFKD", label).encode("ascii", "ignore").decode()
     return re.sub(r"[^0-9A-Za-z_-]+", "_", plain).strip("_")
 
 
 def footprint(grid: GeoBox) -> tuple[dict[str, Any], list[float]]:
-    """Geometry and bounding box in longitude and latitude; cut in two where it crosses 180 degrees (RFC 7946)."""
+    """Geometry and bounding box in longitude and latitude, cut in two at the 180th meridian (RFC 7946)."""
     from shapely import Polygon, box, intersection
     from shapely.affinity import translate
 
@@ -131,10 +139,12 @@ def footprint(grid: GeoBox) -> tuple[dict[str, Any], list[float]]:
 
 
 def _outline(grid: GeoBox) -> tuple[np.ndarray, np.ndarray]:
-    """Longitudes and latitudes along the edge of a grid, to a centimeter; the westernmost lies in -180 to 180."""
+    """Longitudes and latitudes along the edge of a grid, to a centimeter; the westernmost is within -180 to 180."""
     from rasterio.warp import transform
 
-    steps, ones, zeros = np.arange(CORNERS) / CORNERS, np.ones(CORNERS), np.zeros(CORNERS)
+    steps = np.arange(CORNERS) / CORNERS
+    ones = np.ones(CORNERS)
+    zeros = np.zeros(CORNERS)
     columns = np.concatenate([steps, ones, 1 - steps, zeros]) * grid.shape[1]
     rows = np.concatenate([zeros, steps, ones, 1 - steps]) * grid.shape[0]
     a, b, c, d, e, f = list(grid.affine)[:6]

@@ -1,4 +1,4 @@
-"""Maps as files: Cloud-Optimized GeoTIFF with colors and class names where the place is known, PNG otherwise."""
+"""Maps as files: Cloud-Optimized GeoTIFF with colors and class names if they are georeferenced, PNG otherwise."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ KEPT = "; the finished tiles are kept and not computed again"
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Refuse to write over a file unless that is asked for.
+    """Refuse to overwrite a file unless the user wants it.
 
     Raises:
-        InputError: it is there.
+        InputError: If the file exists.
     """
     if path.exists() and not overwrite:
         raise InputError(
             path,
-            found="a file that is there already",
+            found="an existing file",
             expected="a new file",
             repair="give --overwrite, or another name.",
         )
@@ -75,28 +75,28 @@ def build(
     calibration: Calibration | None = None,
     properties: Mapping[str, Any] | None = None,
 ) -> list[Path]:
-    """Put finished tiles together: the map of classes, what else was asked for, and what tells their meaning.
+    """Write all files of a map from its tiles: the map of classes, the extras, and their metadata.
 
-    Beside ``OUT.tif`` come ``OUT.tif.aux.xml`` (attribute table), ``OUT.qml`` (QGIS style), ``OUT.json`` (STAC item)
-    and ``OUT_<extra>.tif``.
+    Beside ``OUT.tif`` are ``OUT.tif.aux.xml`` (attribute table), ``OUT.qml`` (QGIS style), ``OUT.json`` (STAC item) and
+    ``OUT_<extra>.tif``.
 
     Args:
-        folder: where the files are written, under their final names.
-        target: ``OUT.tif``.
-        grid: of the map.
-        tiles: gives the pieces of a product by its key; called once for each file.
-        legend: the classes.
-        sensors: bands of the observations.
-        interval: first and last day of the images used.
-        extras: of probabilities, confidence, entropy, observations and sets.
-        calibration: of the probabilities; it also stands in the item's properties.
-        properties: more of the STAC item's.
+        folder: Folder to which the files are written, under their final names.
+        target: Path of ``OUT.tif``.
+        grid: Grid of the map.
+        tiles: Function that yields the strips of a product by its key; called once for each file.
+        legend: Classes of the map.
+        sensors: Names of the bands of the observations.
+        interval: First and last day of the images.
+        extras: Any of probabilities, confidence, entropy, observations and sets.
+        calibration: Calibration of the probabilities, which also becomes a property of the STAC item.
+        properties: Further properties of the STAC item.
 
     Returns:
         The final paths, the map of classes first.
 
     Raises:
-        InputError: the disk is full, the folder cannot be written, or an extra has no such name.
+        InputError: If the disk is full, the folder is not writable, or an extra is unknown.
     """
     chosen = _chosen(products(legend, sensors, calibration), extras)
     properties = ({"agrifm:calibration": asdict(calibration)} if calibration else {}) | dict(properties or {})
@@ -110,13 +110,13 @@ def build(
         with writing_files(target, folder, chosen, grid, KEPT):
             build_files(folder, grid, rasters, tiles, texts)
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)  # what is half done only takes room, on a disk that may be full
+        shutil.rmtree(folder, ignore_errors=True)  # incomplete files would only take space on a disk that may be full
         raise
     return [*rasters, *texts]
 
 
 def map_files(target: Path) -> list[Path]:
-    """Every file that can belong to a map, there or not; the map of classes first."""
+    """Paths of all files that can belong to a map, the map of classes first."""
     rasters = [product.path(target) for product in products(Legend((), ()), ())]
     return [*rasters, *map(_table, rasters), target.with_suffix(".qml"), target.with_suffix(".json")]
 
@@ -126,7 +126,7 @@ def write_classes(
 ) -> None:
     """Write a class map ``(h, w)`` uint8 with color table and class names; 255 is no data.
 
-    Names stand in the band's tags and, where QGIS and GDAL look for them, in an attribute table beside the file.
+    Names are written to the tags of the band and to an attribute table beside the file, which QGIS and GDAL read.
     """
     legend = Legend(tuple(names), tuple(colors))
     pieces = [(0, 0, classes.astype(np.uint8))]
@@ -162,14 +162,14 @@ def _chosen(known: Sequence[MapProduct], extras: Sequence[str]) -> list[MapProdu
 
 
 def _table(path: Path) -> Path:
-    """Where GDAL looks for a raster's attribute table."""
+    """Path at which GDAL looks for a raster's attribute table."""
     return path.with_name(path.name + ".aux.xml")
 
 
 def _json(item: Mapping[str, Any]) -> str:
-    """Indented, but lists of plain values on one line: text in JSON has no line breaks, so only structure matches."""
+    """Indented JSON with lists of plain values on one line; text in JSON has no line breaks that could match."""
     text = json.dumps(item, indent=2, ensure_ascii=False)
-    return re.sub(r"\[\n\s+[^\[\]{}]+\n\s+\]", lambda found: re.sub(r"\s*\n\s*", " ", found[0]), text) + "\n"
+    return re.sub(r"\[\n\s+[^\[\]{}]+\n\s+\]", lambda match: re.sub(r"\s*\n\s*", " ", match[0]), text) + "\n"
 
 
 def _grid(pixels: np.ndarray, place: Georeference) -> GeoBox:
