@@ -22,8 +22,8 @@ from agrifm.opening import open_scene
 from agrifm.scenes.document import scene_from_dict, scene_to_dict
 from agrifm.scenes.files import split_path
 from agrifm.scenes.naming.dates import days_in, product_of
-from agrifm.scenes.naming.patterns import STEPS, NamePattern, _Trial
-from agrifm.scenes.naming.products import layout_of
+from agrifm.scenes.naming.patterns import MAX_STEPS, NamePattern, _Matcher
+from agrifm.scenes.naming.products import scheme_of_pattern
 from agrifm.scenes.scene import Area
 from agrifm.sensors import LANDSAT, S2
 
@@ -337,7 +337,7 @@ def test_units_quality_and_crs_that_messages_advise(tmp_path):
     ],
 )
 def test_patterns(pattern, name, expected):
-    found = layout_of(pattern).pattern.match(name)
+    found = scheme_of_pattern(pattern).pattern.match(name)
     if expected is None:
         assert found is None
     else:
@@ -389,10 +389,10 @@ def test_patterns_agree_with_regular_expressions():
 )
 def test_no_pattern_tries_without_end(pattern):
     name = "a_" * 100 + "20180508.tif"
-    trial = _Trial(layout_of(pattern).pattern, name)
+    matcher = _Matcher(scheme_of_pattern(pattern).pattern, name)
     with suppress(InputError):
-        trial.run()
-    assert trial.steps <= STEPS + 1
+        matcher.run()
+    assert matcher.steps <= MAX_STEPS + 1
 
 
 @pytest.mark.parametrize("pattern", ["../{date}_{band}.tif", "/etc/{date}", "a/../../{date}.tif", "{date}" * 300])
@@ -506,14 +506,14 @@ def test_thousands_of_files_are_sorted_without_squares(tmp_path, monkeypatch):
             (tmp_path / f"{date}_{band}.tif").symlink_to(source)
     from agrifm.scenes import frames
 
-    real = frames.Reading._missing
+    original = frames.FrameBuilder._missing_bands
 
-    def counted(self, sensor, look, alike):
+    def count_calls(self, sensor, observation, alike):
         nonlocal calls
         calls += 1
-        return real(self, sensor, look, alike)
+        return original(self, sensor, observation, alike)
 
-    monkeypatch.setattr(frames.Reading, "_missing", counted)
+    monkeypatch.setattr(frames.FrameBuilder, "_missing_bands", count_calls)
     scene = open_scene(tmp_path)
     assert calls == len(scene.layers[0].frames) == len(set(dates))
 

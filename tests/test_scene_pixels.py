@@ -23,7 +23,7 @@ from agrifm.rasters import cube_file
 from agrifm.rasters.cube_band import CubeBand
 from agrifm.rasters.file_band import FileBand, open_raster
 from agrifm.rasters.grid import METERS_PER_DEGREE, check_grid, pixel_area, pixel_size
-from agrifm.scenes.checks.pixels import impossible_shares, refuse_impossible
+from agrifm.scenes.checks.pixels import refuse_impossible
 from agrifm.scenes.quicklook import show
 from agrifm.scenes.scene import Area, Frame, Layer, Scene
 from agrifm.scenes.units import Units
@@ -246,7 +246,7 @@ def test_numbers_never_land_on_a_positive_no_data_value(tmp_path):
     frame = Frame("f", dt.date(2018, 1, 5), bands, units=Units(2e-4, 0.0))
     found = frame.read(sensor, GeoBox((SIDE, SIDE), PLACE, UTM))
     assert (found.image == 65534).all()
-    assert found.there.all()
+    assert found.has_data.all()
 
 
 JUNK = plain()
@@ -270,7 +270,6 @@ def test_impossible_reflectance_does_not_count_as_seen(junk):
     assert stack.clear[1].all()
     first, second = scene.layers[0].days
     assert stack.impossible_pixels() == {first: (2 * SIDE, SIDE**2), second: (0, SIDE**2)}
-    assert impossible_shares(scene) == {"S2": {first: 2 / SIDE, second: 0}}
     assert seen(open_scene(junk, ["reflectance=[-0.2, 7]"])).clear.all()
     with pytest.raises(InputError, match="a lowest reflectance below the highest"):
         open_scene(junk, ["reflectance=[2, 1]"])
@@ -293,7 +292,8 @@ def test_impossible_reflectance_is_left_out_of_averages_of_cubes(tmp_path):
 def test_a_date_of_mostly_impossible_reflectance_is_refused_and_the_repair_works(junk):
     def check(*settings):
         scene = open_scene(junk, settings)
-        refuse_impossible(scene, S2, impossible_shares(scene)["S2"])
+        counts = seen(scene).impossible_pixels()
+        refuse_impossible(scene, S2, {day: impossible / total for day, (impossible, total) in counts.items()})
 
     check()
     with pytest.raises(InputError, match=r"S2, 2018-01-05\n.*outside -0.2..1.6 on 8%") as caught:

@@ -134,10 +134,10 @@ def test_of_many_dates_the_clearest_of_their_time_are_drawn(scene, tmp_path, mon
     whole, _, empty = scene.layers[0].frames[:3]
     days = [dt.date(2018, 1, 1) + dt.timedelta(10 * i) for i in range(24)]
     frames = tuple(replace(whole if i % 2 else empty, day=day, name=f"{i}") for i, day in enumerate(days))
-    monkeypatch.setattr("agrifm.scenes.quicklook._stretched", lambda looks: drawn.extend(looks) or [])
+    monkeypatch.setattr("agrifm.scenes.quicklook._stretch", lambda thumbnails: drawn.extend(thumbnails) or [])
     told(replace(scene, layers=(Layer(S2, frames),)), tmp_path / "many.png")
     assert len(drawn) == 12
-    assert all(look.share == 1 for look in drawn)
+    assert all(thumbnail.clear_share == 1 for thumbnail in drawn)
 
 
 def test_a_file_that_cannot_be_read_is_named_and_no_picture_appears(scene, tmp_path):

@@ -13,7 +13,6 @@ from agrifm.errors import InputError
 from agrifm.rasters.file_band import FileBand
 from agrifm.scenes.checks.units import check_units
 from agrifm.scenes.description import Source
-from agrifm.scenes.frames import given_units
 from agrifm.scenes.quality import Quality
 from agrifm.scenes.scene import Frame, Layer, Scene
 from agrifm.scenes.units import HLS, LANDSAT_C2, MODIS, Units, refuse_unknown_offset, sentinel2
@@ -105,7 +104,7 @@ def test_what_is_no_baseline_is_refused_only_where_it_is_needed(baseline):
     with pytest.raises(InputError, match="which is no version") as error:
         refuse_unknown_offset(units, "item a")
     assert "'--set offset=-0.1'" in error.value.repair
-    refuse_unknown_offset(given_units(units, Source(path=Path(), offset=-0.1)), "item a")
+    refuse_unknown_offset(Source(path=Path(), offset=-0.1).override(units), "item a")
     assert "taken out by the provider" in sentinel2(baseline, applied=True).source
 
 

@@ -13,17 +13,17 @@ from pydantic import ValidationError
 from agrifm.config.problems import explain
 from agrifm.errors import InputError, Unreadable
 from agrifm.scenes.assemble import assemble
-from agrifm.scenes.corrections import corrected
-from agrifm.scenes.description import OF_SOURCE, Description, Source, describe, load_description
-from agrifm.scenes.files import look, split_path
+from agrifm.scenes.corrections import apply_corrections
+from agrifm.scenes.description import SOURCE_KEYS, Description, Source, describe, load_description
+from agrifm.scenes.files import find_files, split_path
 from agrifm.scenes.folders import kind_of
-from agrifm.scenes.frames import Reading, given_units
-from agrifm.scenes.scene import Layer, ReflectanceLimits, Scene
+from agrifm.scenes.frames import FrameBuilder
+from agrifm.scenes.scene import Layer, Scene
 from agrifm.scenes.units import refuse_unknown_offset
 from agrifm.stac.items import frames_of
 
-OF_ITEMS = ("scale", "offset", "folders")  # what may be said of item lists, which say the rest themselves
-SEARCHED = ("bbox", "start", "end", "crs", "resolution")
+ITEM_LIST_KEYS = ("scale", "offset", "folders")  # settings of item lists; the items state everything else
+SEARCH_KEYS = ("bbox", "start", "end", "crs", "resolution")  # settings of a search that its item list records
 
 
 def open_scene(path: Path, overrides: Sequence[str] = (), *, skip_unreadable: bool = False) -> Scene:
@@ -36,7 +36,7 @@ def open_scene(path: Path, overrides: Sequence[str] = (), *, skip_unreadable: bo
         skip_unreadable: Leave out dates with a file that does not open or is missing; ``skipped`` names them.
 
     Raises:
-        InputError: If the path is no scene.
+        InputError: If the path holds no scene; the error states why and what to do.
         Unreadable: If a file does not open, or a date lacks a band.
     """
     path = Path(path)
@@ -46,58 +46,68 @@ def open_scene(path: Path, overrides: Sequence[str] = (), *, skip_unreadable: bo
         description = describe({"sources": [{"path": path}]}, overrides, path)
     layers: list[Layer] = []
     skipped: list[str] = []
+    search: Mapping[str, Any] = {}
     for source in description.sources:
-        found, left_out, searched = _read(source, description, skip_unreadable)
-        layers, skipped = [*layers, *found], [*skipped, *left_out]
-        if len(description.sources) == 1:
-            description = _as_searched(description, searched)
-    layers, left_out = corrected(layers, description, path)
+        if _is_item_list(source.path):
+            source_layers, search = _open_item_list(source, skip_unreadable)
+            incomplete = search["skipped"]
+        else:
+            files = find_files(source, description.start, description.end)
+            source_layers, incomplete = FrameBuilder(source, files, skip_unreadable).layers()
+        layers += source_layers
+        skipped += incomplete
+    if len(description.sources) == 1:
+        description = _with_search_settings(description, search)
+    layers, left_out = apply_corrections(layers, description, path)
+    layers = [layer.with_limits(description.limits) for layer in layers]
     for layer in layers:
         for frame in layer.frames:
             refuse_unknown_offset(frame.units, f"{path}: {frame.name}")
-    possible = ReflectanceLimits(*description.reflectance, description.impossible)
-    layers = [layer.within(possible) for layer in layers]
-    return _assembled(layers, description, _name(path), [*skipped, *left_out], skip_unreadable)
+    return _assemble(layers, description, _scene_name(path), skipped + left_out, skip_unreadable)
 
 
-def _read(source: Source, description: Description, skip: bool) -> tuple[list[Layer], list[str], Mapping[str, Any]]:
-    """Layers of a source, what was left out, and how its items were searched for."""
-    if not _is_json(source.path):
-        found = look(source, description.start, description.end)
-        return *Reading(source, found, skip).layers(), {}
-    wrong = next((key for key in OF_SOURCE if key not in OF_ITEMS and getattr(source, key) is not None), None)
-    if wrong is not None:
-        raise InputError(
-            f"{source.path}: {wrong}",
-            found="a value",
-            expected=f"none: of an item list only {' and '.join(OF_ITEMS)} may be given",
-            repair="leave it out; sensor, bands and quality layers stand in the items.",
-        )
-    layers, record = frames_of(source.path, skip_incomplete=skip, folders=source.folders or ())
-    return [_with_units(layer, source) for layer in layers], list(record.get("skipped", ())), record
+def _is_item_list(path: Path) -> bool:
+    return path.suffix.lower() in (".json", ".geojson")
 
 
-def _with_units(layer: Layer, source: Source) -> Layer:
-    return replace(layer, frames=tuple(replace(f, units=given_units(f.units, source)) for f in layer.frames))
+def _open_item_list(source: Source, skip_unreadable: bool) -> tuple[list[Layer], Mapping[str, Any]]:
+    """Return the layers of an item list, and the record of its search with what was left out as ``skipped``."""
+    for key in SOURCE_KEYS:
+        if key not in ITEM_LIST_KEYS and getattr(source, key) is not None:
+            raise InputError(
+                f"{source.path}: {key}",
+                found="a value",
+                expected=f"none: of an item list only {' and '.join(ITEM_LIST_KEYS)} may be given",
+                repair="leave it out; sensor, bands and quality layers are stated in the items.",
+            )
+    layers, record = frames_of(source.path, skip_incomplete=skip_unreadable, folders=source.folders or ())
+    overridden = []
+    for layer in layers:
+        frames = [replace(frame, units=source.override(frame.units)) for frame in layer.frames]
+        overridden.append(replace(layer, frames=tuple(frames)))
+    return overridden, record
 
 
-def _as_searched(description: Description, record: Mapping[str, Any]) -> Description:
-    """What was asked for in the search holds unless something else is asked for now."""
-    given = {key: record[key] for key in SEARCHED if record.get(key) is not None and getattr(description, key) is None}
+def _with_search_settings(description: Description, record: Mapping[str, Any]) -> Description:
+    """Return the description with the settings of the search, where the user gives no others now."""
+    settings = {}
+    for key in SEARCH_KEYS:
+        if record.get(key) is not None and getattr(description, key) is None:
+            settings[key] = record[key]
     if description.aoi is not None:
-        given.pop("bbox", None)
+        settings.pop("bbox", None)
     try:
-        return Description.model_validate({**description.model_dump(), **given})
+        return Description.model_validate({**description.model_dump(), **settings})
     except ValidationError as error:
         where = f"{description.sources[0].path}: agrifm"
         repair = "search again with 'agrifm scene search', or delete 'agrifm' from the file."
         raise explain(error, where, Description, repair=repair) from error
 
 
-def _assembled(
-    layers: Sequence[Layer], description: Description, name: str, skipped: Sequence[str], skip: bool
+def _assemble(
+    layers: Sequence[Layer], description: Description, name: str, skipped: Sequence[str], skip_unreadable: bool
 ) -> Scene:
-    """The scene; files that turn out not to open are left out on request."""
+    """Assemble the scene; on request without the frames of files that turn out not to open."""
     skipped = list(skipped)
     while True:
         try:
@@ -112,17 +122,14 @@ def _assembled(
                 skipped=skipped,
             )
         except Unreadable as error:
-            needing = [frame for layer in layers for frame in layer.frames if error.where in frame.hrefs]
-            if not (skip and needing):
+            is_of_frame = any(error.where in frame.hrefs for layer in layers for frame in layer.frames)
+            if not (skip_unreadable and is_of_frame):
                 raise
             skipped.append(error.where)
-            layers = [replace(layer, frames=tuple(f for f in layer.frames if f not in needing)) for layer in layers]
+            layers = [layer.without(error.where) for layer in layers]
 
 
-def _name(path: Path) -> str:
-    root = split_path(path, None)[0]
-    return root.name if kind_of(root) == stat.S_IFDIR and root.suffix != ".zarr" else root.stem
-
-
-def _is_json(path: Path) -> bool:
-    return path.suffix.lower() in (".json", ".geojson")
+def _scene_name(path: Path) -> str:
+    root, _ = split_path(path, None)
+    is_folder = kind_of(root) == stat.S_IFDIR and root.suffix != ".zarr"
+    return root.name if is_folder else root.stem

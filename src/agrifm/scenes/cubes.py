@@ -1,4 +1,4 @@
-"""Cubes: netCDF and Zarr files with a time axis, read by rows, columns and date.
+"""Bands in cubes: netCDF and Zarr files with a time axis, one band of one date at a time.
 
 Variables are bands, or one variable has a band axis. Several files may share the bands of a sensor.
 """
@@ -16,83 +16,98 @@ import numpy as np
 from agrifm.errors import InputError
 from agrifm.rasters.cube_band import CubeBand, scaling_of
 from agrifm.rasters.cube_file import TIMES, Axes, axes_of, loaded, open_cube
-from agrifm.scenes.naming.products import CUBE, BandSource, parse_day
+from agrifm.scenes.naming.dates import parse_day
+from agrifm.scenes.naming.products import CUBE, BandSource
 from agrifm.scenes.units import Units
 
 if TYPE_CHECKING:
     import xarray as xr
 
 
-def find_pieces(path: Path, day: dt.date | None = None) -> list[BandSource]:
-    """Every band of every date in a cube; none if nothing in it has a time.
+def find_cube_bands(path: Path, day: dt.date | None = None) -> list[BandSource]:
+    """Find every band of every date in a cube.
 
     Args:
         path: Path of the cube.
-        day: Day of variables without a time.
+        day: Day of variables that have no time; without it they are left out.
 
     Raises:
-        InputError: If it does not open, or its time axis holds no dates.
+        InputError: If the cube does not open, or its time axis holds no dates.
     """
     cube = open_cube(path)
-    return [piece for name in cube.data_vars for piece in _pieces(path, cube[name], day)]
+    bands: list[BandSource] = []
+    for name in cube.data_vars:
+        bands += _bands_of_variable(path, cube[name], day)
+    return bands
 
 
-def _pieces(path: Path, array: xr.DataArray, named: dt.date | None) -> Iterator[BandSource]:
+def _bands_of_variable(path: Path, array: xr.DataArray, day_of_file: dt.date | None) -> Iterator[BandSource]:
     axes = axes_of(array)
     if axes is None or array.dtype.kind not in "iufb":
         return
-    bands = [str(value) for value in loaded(path, array[axes.band])] if axes.band else [None]
-    seen: Counter = Counter()
-    for step, day in enumerate(_days(path, array, axes, named)):
+    variable = str(array.name)
+    bands: list[str | None] = [None]
+    if axes.band:
+        bands = [str(value) for value in loaded(path, array[axes.band])]
+    steps_of_day: Counter[dt.date] = Counter()
+    for step, day in enumerate(_days(path, array, axes, day_of_file)):
         for band in bands:
             yield BandSource(
-                raster=CubeBand(str(path), str(array.name), step if axes.time else None, band=band),
-                name=band or str(array.name),
+                raster=CubeBand(str(path), variable, step if axes.time else None, band=band),
+                name=band or variable,
                 day=day,
                 group=str(path),
-                layout=CUBE,
-                shown=f"{array.name} in {path.name}",
+                scheme=CUBE,
+                label=f"{variable} in {path.name}",
                 stamp=day.isoformat(),
-                order=str(seen[day]),
-                units=_units(array, path),
+                sequence=str(steps_of_day[day]),
+                units=_stated_units(array, path),
             )
-        seen[day] += 1
+        steps_of_day[day] += 1
 
 
-def _days(path: Path, array: xr.DataArray, axes: Axes, named: dt.date | None) -> list[dt.date]:
-    """Days along the time axis; without one, that of a single time, or ``named``."""
-    time = axes.time or _moment(array)
+def _days(path: Path, array: xr.DataArray, axes: Axes, day_of_file: dt.date | None) -> list[dt.date]:
+    """Return the days along the time axis; without one, the day of a scalar time, or that of the file."""
+    time = axes.time or _scalar_time(array)
     if time is None:
-        return [] if named is None else [named]
-    values = loaded(path, array[time]) if time in array.coords else np.arange(array.sizes[time])
-    values = np.atleast_1d(values)
-    days = [_day(value) for value in values]
-    if None in days:
-        raise InputError(
-            f"{path}: axis {time} of {array.name}",
-            found=f"values such as {values[days.index(None)]}",
-            expected="dates of the standard calendar",
-            repair="write the axis as CF times, e.g. with the attribute units = 'days since 1970-01-01'.",
-        )
-    return [day for day in days if day is not None]
+        return [] if day_of_file is None else [day_of_file]
+    values = np.arange(array.sizes.get(time, 0))
+    if time in array.coords:
+        values = np.atleast_1d(loaded(path, array[time]))
+    days = []
+    for value in values:
+        day = _parse_time(value)
+        if day is None:
+            raise InputError(
+                f"{path}: axis {time} of {array.name}",
+                found=f"values such as {value}",
+                expected="dates of the standard calendar",
+                repair="write the axis as CF times, e.g. with the attribute units = 'days since 1970-01-01'.",
+            )
+        days.append(day)
+    return days
 
 
-def _moment(array: xr.DataArray) -> str | None:
-    """The name of a coordinate that is one time for the whole variable."""
-    names = [str(name) for name in array.coords if array.coords[name].ndim == 0]
-    return next((name for name in names if name.lower() in TIMES or array.coords[name].dtype.kind == "M"), None)
+def _scalar_time(array: xr.DataArray) -> str | None:
+    """Return the name of a coordinate that is one time for the whole variable."""
+    for name, coordinate in array.coords.items():
+        is_time = str(name).lower() in TIMES or coordinate.dtype.kind == "M"
+        if coordinate.ndim == 0 and is_time:
+            return str(name)
+    return None
 
 
-def _day(value: Any) -> dt.date | None:
-    # Dates of other calendars are objects of their own type.
-    known = isinstance(value, (np.datetime64, np.integer, str))
-    return parse_day(str(value)[:10]) if known else None
+def _parse_time(value: Any) -> dt.date | None:
+    # Dates of other calendars are objects of types of their own.
+    if not isinstance(value, (np.datetime64, np.integer, str)):
+        return None
+    return parse_day(str(value)[:10])
 
 
-def _units(array: xr.DataArray, path: Path) -> Units | None:
-    """The units that a variable states, unless they say nothing."""
+def _stated_units(array: xr.DataArray, path: Path) -> Units | None:
+    """Return the units that a variable states, unless they change nothing."""
     scaling = scaling_of(array, path)
     if scaling is None:
         return None
-    stated = "scale_factor" if "scale_factor" in array.attrs else "add_offset"
-    return Units(*scaling, f"{stated} in {path.name}")
+    attribute = "scale_factor" if "scale_factor" in array.attrs else "add_offset"
+    return Units(*scaling, f"{attribute} in {path.name}")

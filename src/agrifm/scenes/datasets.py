@@ -1,7 +1,8 @@
-"""A scene as lazy xarray datasets, for work of one's own: nothing is read before it is computed."""
+"""A scene as lazy xarray datasets; nothing is read before it is computed."""
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,9 @@ import numpy as np
 from dask import delayed
 from odc.geo.xr import xr_coords
 
-from agrifm.scenes.scene import Area, Scene, stored_dtype, sub_box
+from agrifm.scenes.frame_pixels import stored_dtype
+from agrifm.scenes.scene import Scene
+from agrifm.scenes.tile import Area, sub_box
 from agrifm.sensors import Sensor
 
 if TYPE_CHECKING:
@@ -20,51 +23,67 @@ CHUNK = 1024  # pixels of the scene along one side of a chunk
 
 
 def to_xarray(scene: Scene, sensor: str, chunk: int = CHUNK) -> xr.Dataset:
-    """One sensor's series on its own grid, one dask chunk for each square of ground.
+    """Return the series of one sensor on its own grid, one dask chunk for each square of ground.
 
     Args:
-        scene: Holds the sensor.
-        sensor: Its name.
-        chunk: Side of a square, in the scene's pixels.
+        scene: Scene with the sensor.
+        sensor: Name of the sensor.
+        chunk: Side of a square, in pixels of the scene.
 
     Returns:
-        ``images (time, band, y, x)`` in the sensor's stored numbers, with ``scale_factor`` and ``add_offset`` to
+        ``images (time, band, y, x)`` in the stored numbers of the sensor, with ``scale_factor`` and ``add_offset`` to
         reflectance as attributes, and ``clear (time, y, x)``. ``spatial_ref`` holds the CRS.
 
     Raises:
         KeyError: If the scene has no such sensor.
     """
+    # Importing xarray takes long.
     import xarray as xr
 
-    alone = {layer.sensor.name: layer for layer in scene.layers}[sensor]
-    only, factor = Scene((alone,), scene.grid, scene.name), scene.factor(alone.sensor)
-    rows, columns = (_cuts(n, factor, chunk) for n in scene.grid.shape)
+    layer = {layer.sensor.name: layer for layer in scene.layers}[sensor]
+    scene_of_sensor = Scene((layer,), scene.grid, scene.name)
+    factor = scene.factor(layer.sensor)
+    rows = _chunk_borders(scene.grid.shape[0], factor, chunk)
+    columns = _chunk_borders(scene.grid.shape[1], factor, chunk)
+    image_chunks = []
+    clear_chunks = []
+    for top, bottom in pairwise(rows):
+        images_of_row = []
+        clear_of_row = []
+        for left, right in pairwise(columns):
+            area = Area(top * factor, left * factor, (bottom - top) * factor, (right - left) * factor)
+            images, clear = _read_chunk(scene_of_sensor, layer.sensor, area, (bottom - top, right - left))
+            images_of_row.append(images)
+            clear_of_row.append(clear)
+        image_chunks.append(images_of_row)
+        clear_chunks.append(clear_of_row)
+
     grid = sub_box(scene.grid, factor, (0, 0), (rows[-1], columns[-1]))
-    blocks = [
-        [_block(only, alone.sensor, factor, (top, left, bottom, right)) for left, right in pairwise(columns)]
-        for top, bottom in pairwise(rows)
-    ]
-    images = da.block([[image for image, _ in row] for row in blocks])
-    clear = da.block([[seen for _, seen in row] for row in blocks])
     y, x = grid.dimensions
-    coords = xr_coords(grid) | {"time": np.array(alone.days, "datetime64[ns]"), "band": list(alone.sensor.band_ids)}
-    units = {"scale_factor": alone.sensor.scale, "add_offset": alone.sensor.offset, "grid_mapping": "spatial_ref"}
-    dataset = xr.Dataset(
-        {"images": (("time", "band", y, x), images, units), "clear": (("time", y, x), clear)}, coords=coords
-    )
-    return dataset.assign_attrs(sensor=sensor, scene=scene.name)
+    times = np.array(layer.days, "datetime64[ns]")
+    coords = {**xr_coords(grid), "time": times, "band": list(layer.sensor.band_ids)}
+    attributes = {
+        "scale_factor": layer.sensor.scale,
+        "add_offset": layer.sensor.offset,
+        "grid_mapping": "spatial_ref",
+    }
+    variables = {
+        "images": (("time", "band", y, x), da.block(image_chunks), attributes),
+        "clear": (("time", y, x), da.block(clear_chunks)),
+    }
+    return xr.Dataset(variables, coords=coords, attrs={"sensor": sensor, "scene": scene.name})
 
 
-def _cuts(pixels: int, factor: int, chunk: int) -> list[int]:
-    """Where chunks begin and end, in the sensor's pixels."""
-    return sorted({*range(0, -(-pixels // factor), max(1, chunk // factor)), -(-pixels // factor)})
+def _chunk_borders(pixels: int, factor: int, chunk: int) -> list[int]:
+    """Return where chunks begin and end, in pixels of the sensor."""
+    end = math.ceil(pixels / factor)
+    return [*range(0, end, max(1, chunk // factor)), end]
 
 
-def _block(scene: Scene, sensor: Sensor, factor: int, corners: tuple[int, int, int, int]) -> tuple[da.Array, da.Array]:
-    """Images and clear pixels of one square."""
-    top, left, bottom, right = corners
-    area = Area(top * factor, left * factor, (bottom - top) * factor, (right - left) * factor)
-    read, size = delayed(scene.read)(area).stacks[sensor.name], (bottom - top, right - left)
-    dates = len(scene.layers[0].days)
-    images = da.from_delayed(read.images, (dates, len(sensor.bands), *size), stored_dtype(sensor))
-    return images, da.from_delayed(read.clear, (dates, *size), bool)
+def _read_chunk(scene: Scene, sensor: Sensor, area: Area, size: tuple[int, int]) -> tuple[da.Array, da.Array]:
+    """Return images and clear masks of an area, to be read when they are computed."""
+    stack = delayed(scene.read)(area).stacks[sensor.name]
+    days = len(scene.layers[0].days)
+    images = da.from_delayed(stack.images, (days, len(sensor.bands), *size), stored_dtype(sensor))
+    clear = da.from_delayed(stack.clear, (days, *size), bool)
+    return images, clear

@@ -17,13 +17,14 @@ from agrifm.scenes.scene import Frame, Layer, Scene
 from agrifm.sensors import Sensor
 
 FORMAT = "agrifm-scene-1"
-_LAYERS = TypeAdapter(tuple[Layer, ...])
 EXPECTED = f"a scene as 'agrifm map' stores it ({FORMAT})"
 REPAIR = "restore the file, or open the scene from its images."
 
+_LAYERS = TypeAdapter(tuple[Layer, ...])
+
 
 def scene_to_dict(scene: Scene) -> dict[str, Any]:
-    """The scene as plain values; nothing of the pixels is in it."""
+    """Convert a scene to plain values; no pixels are among them."""
     return {
         "format": FORMAT,
         "name": scene.name,
@@ -38,14 +39,18 @@ def scene_to_dict(scene: Scene) -> dict[str, Any]:
 
 
 def scene_from_dict(values: Mapping[str, Any], where: object = "scene") -> Scene:
-    """The scene of such values.
+    """Restore a scene from plain values.
+
+    Args:
+        values: Values as ``scene_to_dict`` returns them.
+        where: File and field that hold them, for errors.
 
     Raises:
-        InputError: If they are not those of a scene.
+        InputError: If they do not describe a scene.
     """
     with refusing(where, expected=EXPECTED, repair=REPAIR):
         grid = values["grid"]
-        height, width = (_whole(side) for side in grid["shape"])
+        height, width = [_check_side(side) for side in grid["shape"]]
         transform = [float(number) for number in grid["transform"]]
         box = GeoBox((height, width), Affine(*transform), str(grid["crs"]))
         layers = _LAYERS.validate_python(values["layers"])
@@ -56,7 +61,7 @@ def scene_from_dict(values: Mapping[str, Any], where: object = "scene") -> Scene
     return Scene(layers, box, name, skipped)
 
 
-def _whole(value: Any) -> int:
+def _check_side(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"a side of {value!r} pixels")
     return value
@@ -66,30 +71,31 @@ def _check_layers(layers: tuple[Layer, ...], where: object) -> None:
     """Refuse layers that could not be read later on."""
     names = [layer.sensor.name for layer in layers]
     if not layers or len(set(names)) < len(names):
-        raise _refused(where, f"the sensors {', '.join(names) or '(none)'}")
+        raise _invalid(where, f"the sensors {', '.join(names) or '(none)'}")
     for layer in layers:
         if not layer.frames or not _has_units(layer.sensor):
-            raise _refused(f"{where}: {layer.sensor.name}", "no images, or no units")
+            raise _invalid(f"{where}: {layer.sensor.name}", "no images, or no units")
         for frame in layer.frames:
-            problem = _problem(frame, layer.sensor)
+            problem = _find_problem(frame, layer.sensor)
             if problem:
-                raise _refused(f"{where}: {layer.sensor.name}, {frame.day}", problem)
+                raise _invalid(f"{where}: {layer.sensor.name}, {frame.day}", problem)
 
 
 def _has_units(sensor: Sensor) -> bool:
     return math.isfinite(sensor.scale) and sensor.scale > 0 and math.isfinite(sensor.offset)
 
 
-def _problem(frame: Frame, sensor: Sensor) -> str | None:
+def _find_problem(frame: Frame, sensor: Sensor) -> str | None:
     missing = [band for band in sensor.band_ids if band not in frame.bands]
     if missing:
         return f"no band {', '.join(missing)}"
-    if not (math.isfinite(frame.units.scale) and frame.units.scale and math.isfinite(frame.units.offset)):
-        return f"scale {frame.units.scale:g} and offset {frame.units.offset:g}"
+    scale, offset = frame.units.scale, frame.units.offset
+    if not (math.isfinite(scale) and scale and math.isfinite(offset)):
+        return f"scale {scale:g} and offset {offset:g}"
     if frame.quality is not None and frame.quality.rule not in RULES:
         return f"the rule {frame.quality.rule!r} of a quality layer"
     return None
 
 
-def _refused(where: object, found: str) -> InputError:
+def _invalid(where: object, found: str) -> InputError:
     return InputError(where, found=found, expected=EXPECTED, repair=REPAIR)

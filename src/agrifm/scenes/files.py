@@ -1,4 +1,4 @@
-"""Bands in files: names are read, headers are opened, nothing of the pixels."""
+"""Bands in the files of a source: names are parsed and headers are read, but no pixels."""
 
 from __future__ import annotations
 
@@ -6,92 +6,85 @@ import datetime as dt
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from rasterio.enums import ColorInterp
 
 from agrifm.errors import InputError, Unreadable
 from agrifm.rasters.cube_band import stored_as
 from agrifm.rasters.cube_file import SUFFIXES, is_cube
-from agrifm.rasters.file_band import FileBand, located, open_raster
-from agrifm.scenes.cubes import find_pieces
-from agrifm.scenes.folders import files_below, kind_of, refuse_special, stand_in
-from agrifm.scenes.naming.dates import acquisition, days_in, is_top_of_atmosphere, no_surface, parse_day, product_of
+from agrifm.rasters.file_band import FileBand
+from agrifm.scenes.cubes import find_cube_bands
+from agrifm.scenes.description import Source
+from agrifm.scenes.folders import files_below, kind_of, names_upward, refuse_special
+from agrifm.scenes.headers import Header, read_headers, split_bands
+from agrifm.scenes.naming.dates import acquisition, days_in
 from agrifm.scenes.naming.patterns import normalized
-from agrifm.scenes.naming.products import NAMING_SCHEMES, STACKED, BandSource, NamingScheme, hinted, infer, layout_of
-from agrifm.scenes.naming.safe import look_again, refuse_top_of_atmosphere
-from agrifm.scenes.scene import READERS
-from agrifm.sensors import MODIS, S2
-
-if TYPE_CHECKING:
-    from agrifm.scenes.description import Source
-
-IMAGES = (".tif", ".tiff", ".jp2", ".img", ".vrt")
-HDF4 = re.compile(r"(M[OY]D09A1)\.A(?P<date>\d{7})\..*\.hdf", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a file says of each of its bands.
-
-    Args:
-        names: Empty where there is none.
-        kinds: Data types.
-        nodata: None where it does not say.
-        factors: Scale and offset.
-        alpha: Whether it is no band but says which pixels are there.
-    """
-
-    names: tuple[str, ...]
-    kinds: tuple[str, ...]
-    nodata: tuple[float | None, ...]
-    factors: tuple[tuple[float, float], ...]
-    alpha: tuple[bool, ...] = ()
+from agrifm.scenes.naming.products import (
+    NAMING_SCHEMES,
+    STACKED,
+    BandSource,
+    NamingScheme,
+    hinted,
+    infer_sensors,
+    scheme_of_pattern,
+)
+from agrifm.scenes.naming.safe import forget_metadata_paths
+from agrifm.scenes.unsupported import (
+    level_1_days,
+    nothing_recognized,
+    refuse_hdf4,
+    refuse_level_1,
+    refuse_special_sidecars,
+)
 
 
 @dataclass(frozen=True)
 class FoundFiles:
-    """What the files of a source are.
+    """Bands that the files of a source hold.
 
     Args:
-        root: Folder or file without any pattern.
-        pieces: Every band of every date.
-        headers: Headers of the raster files that open, by path.
-        broken: Files that do not, and why.
+        root: Folder or file, without any pattern.
+        bands: Every band of every date.
+        headers: Headers of raster files, by path.
+        broken: Errors of files that do not open, by path.
     """
 
     root: Path
-    pieces: tuple[BandSource, ...]
+    bands: tuple[BandSource, ...]
     headers: Mapping[str, Header] = field(default_factory=dict)
     broken: Mapping[str, InputError] = field(default_factory=dict)
 
-    def stored(self, piece: BandSource) -> tuple[str, float | None]:
-        """The data type of a band, and what marks a missing pixel in it, if the file says so."""
-        raster = piece.raster
+    def storage(self, band: BandSource) -> tuple[str, float | None]:
+        """Return the data type of a band, and its no-data value if the file states one."""
+        raster = band.raster
         if isinstance(raster, FileBand):
             header = self.headers[raster.href]
-            return header.kinds[raster.index - 1], header.nodata[raster.index - 1]
+            return header.dtypes[raster.index - 1], header.nodata[raster.index - 1]
         return stored_as(Path(raster.href), raster.variable)
 
-    def factors(self, piece: BandSource) -> tuple[float, float] | None:
-        """Scale and offset in a raster file, unless they say nothing."""
-        raster = piece.raster
-        stated = self.headers[raster.href].factors[raster.index - 1] if isinstance(raster, FileBand) else (1, 0)
-        return None if stated == (1, 0) else stated
+    def scaling(self, band: BandSource) -> tuple[float, float] | None:
+        """Return scale and offset in a raster file, unless they change nothing."""
+        raster = band.raster
+        if not isinstance(raster, FileBand):
+            return None
+        scaling = self.headers[raster.href].scaling[raster.index - 1]
+        return None if scaling == (1, 0) else scaling
 
 
-def look(source: Source, start: dt.date | None = None, end: dt.date | None = None) -> FoundFiles:
-    """Find the files of a source and open their headers.
+def find_files(source: Source, start: dt.date | None = None, end: dt.date | None = None) -> FoundFiles:
+    """Find the files of a source and read their headers.
+
+    Args:
+        source: Path, and what the user states about its files.
+        start, end: First and last day.
 
     Raises:
-        InputError: If nothing is there, nothing is recognized, or it is no surface reflectance.
+        InputError: If there is no file, none is recognized, or an image is no surface reflectance.
     """
-    look_again()
+    forget_metadata_paths()
     root, pattern = split_path(source.path, source.pattern)
     paths = list(files_below(root))
     if not paths:
@@ -101,256 +94,162 @@ def look(source: Source, start: dt.date | None = None, end: dt.date | None = Non
             expected="satellite images",
             repair="correct the path.",
         )
-    pieces, broken = _recognize(root, paths, pattern, source)
-    _no_hdf4(paths, pieces)
-    if not pieces and not broken:
-        raise _nothing(root, paths, pattern)
-    pieces = [piece for piece in pieces if (start or piece.day) <= piece.day <= (end or piece.day)]
-    _no_special_sidecars(paths, pieces)
-    broken |= _top_of_atmosphere(root, paths, pieces, start, end)
-    headers, unread = _headers(pieces)
-    pieces = [part for piece in pieces for part in _stacked(piece, headers, source)]
-    return FoundFiles(root, tuple(pieces), headers, broken | unread)
+    bands, broken = _Recognition(source, root, pattern).run(paths)
+    refuse_hdf4(paths, bands)
+    if not bands and not broken:
+        raise nothing_recognized(root, paths, pattern)
+    bands = [band for band in bands if (start or band.day) <= band.day <= (end or band.day)]
+    refuse_special_sidecars(paths, bands)
+    refuse_level_1(bands, root)
+    broken |= level_1_days(paths, bands, root, start, end)
+    headers, unopened = read_headers(bands)
+    single_bands: list[BandSource] = []
+    for band in bands:
+        single_bands += split_bands(band, headers, source)
+    return FoundFiles(root, tuple(single_bands), headers, broken | unopened)
 
 
 def split_path(path: Path, pattern: str | None) -> tuple[Path, str | None]:
-    """The folder without any pattern in it, and the pattern; names that exist are no patterns."""
+    """Split a path into the folder before any pattern and the pattern; names that exist are no patterns.
+
+    Args:
+        path: Path that may contain a pattern.
+        pattern: Pattern that is given apart from the path.
+    """
     parts = path.absolute().parts
     if kind_of(path) is not None:
         return Path(*parts), pattern
-    first = next(
-        (i for i, part in enumerate(parts) if set(part) & set("{*?") and kind_of(Path(*parts[: i + 1])) is None),
-        len(parts),
-    )
-    rest = "/".join(parts[first:])
-    return Path(*parts[:first]), f"{rest}/{pattern}" if rest and pattern else rest or pattern
+    for position, part in enumerate(parts):
+        has_wildcards = bool(set(part) & set("{*?"))
+        if has_wildcards and kind_of(Path(*parts[: position + 1])) is None:
+            pattern_in_path = "/".join(parts[position:])
+            folder = Path(*parts[:position])
+            return folder, f"{pattern_in_path}/{pattern}" if pattern else pattern_in_path
+    return Path(*parts), pattern
 
 
-def _recognize(
-    root: Path, paths: Sequence[Path], pattern: str | None, source: Source
-) -> tuple[list[BandSource], dict[str, InputError]]:
-    base = root if kind_of(root) == stat.S_IFDIR and not is_cube(root) else root.parent
-    shown = {path: path.relative_to(base).as_posix() for path in paths}
-    cubes = [path for path in paths if is_cube(path)]
-    apart = set(cubes)
-    files = [path for path in paths if path not in apart]
-    of_cubes = pattern is not None and pattern.lower().endswith(SUFFIXES)
-    layout = layout_of(pattern) if pattern and ("{" in pattern or not of_cubes) else None
-    pieces: list[BandSource] = []
-    broken: dict[str, InputError] = {}
-    for path in cubes if of_cubes or pattern is None else ():
-        if of_cubes and layout is None and not fnmatchcase(shown[path], str(pattern)):
-            continue
-        try:
-            pieces += _of_cube(path, shown[path], root, layout, source)
-        except Unreadable as error:
-            broken[str(path)] = error
-    if not of_cubes:
-        pieces += _of_files(files, shown, root, (layout,) if layout else NAMING_SCHEMES)
-    if not pieces and not broken and not pattern:
-        pieces = _of_files(files, shown, root, (STACKED,))
-    return _once(pieces), broken
+@dataclass(frozen=True)
+class _Recognition:
+    """Recognizes files of a source by their names.
 
-
-def _of_files(
-    files: Sequence[Path], shown: Mapping[Path, str], root: Path, layouts: Sequence[NamingScheme]
-) -> list[BandSource]:
-    pieces = (_piece(path, shown[path], root, layouts) for path in files)
-    return [piece for piece in pieces if piece is not None]
-
-
-def _of_cube(path: Path, shown: str, root: Path, layout: NamingScheme | None, source: Source) -> list[BandSource]:
-    """Bands of a cube; where it has no time axis, of the date that its name states."""
-    refuse_special(path)
-    parts = _parts(path, root)
-    named = layout.parts(shown, parts, path) if layout else None
-    if layout and named is None:
-        return []
-    pieces, days = find_pieces(path), (named[0],) if named else days_in(path.name)
-    if pieces or not days:
-        return pieces
-    pieces = find_pieces(path, days[0])
-    names = {piece.name for piece in pieces}
-    # Other files that state a date, such as labels, are no images of that date.
-    if not pieces or not (source.sensor or source.bands or infer(names, f"{root.name}/{shown}")):
-        return []
-    return pieces if named else find_pieces(path, acquisition(days, parts, path))
-
-
-def _once(pieces: Sequence[BandSource]) -> list[BandSource]:
-    """Pieces without those that are the same band of the same file, reached by another way."""
-    found: dict[tuple, BandSource] = {}
-    for piece in pieces:
-        raster = piece.raster
-        where = (raster.index,) if isinstance(raster, FileBand) else (raster.variable, raster.step, raster.band)
-        try:
-            place = os.stat(raster.href)
-        except (OSError, ValueError):
-            found[raster.href, where, piece.name, piece.day] = piece
-            continue
-        found.setdefault((place.st_dev, place.st_ino, where, piece.name.lower(), piece.day), piece)
-    return list(found.values())
-
-
-def _parts(path: Path, root: Path) -> list[str]:
-    """Names from the file up to the scene's folder; further up to that of the product in which the scene lies."""
-    names = [path.name, *(folder.name for folder in path.parents)]
-    inside = len(path.parts) - len(root.parts) + 1
-    above = next(
-        (i for i, name in enumerate(names[inside : inside + 5], start=inside) if name.upper().endswith(".SAFE")), 0
-    )
-    return names[: max(inside, above + 1)]
-
-
-def _piece(path: Path, shown: str, root: Path, layouts: Sequence[NamingScheme]) -> BandSource | None:
-    """What a file is by the first layout that its name follows."""
-    names = _parts(path, root)
-    for layout in layouts:
-        found = layout.parts(normalized(shown), names, path)
-        if found is None:
-            continue
-        day, parts = found
-        time = re.sub(r"\D", "", parts.get("time", parts.get("clock", "")))
-        stamp = parts.get("date", day.isoformat())
-        if "time" in parts and f"{stamp}T{parts['time']}" in normalized(shown):
-            stamp = f"{stamp}T{parts['time']}"
-        return BandSource(
-            raster=FileBand(str(path)),
-            name=parts.get("band", ""),
-            day=day,
-            group=f"{layout.title} {[sensor.name for sensor in hinted(shown)]}",
-            layout=layout,
-            shown=shown,
-            stamp=stamp,
-            tile=parts.get("tile", ""),
-            order=time,
-            res=float(parts.get("res", 0)),
-        )
-    return None
-
-
-def _top_of_atmosphere(
-    root: Path, paths: Sequence[Path], pieces: Sequence[BandSource], start: dt.date | None, end: dt.date | None
-) -> dict[str, InputError]:
-    """Refuse images of Level 1C; those of dates that have no other image are returned, one for each date.
-
-    Raises:
-        InputError: If an image that would be read is not corrected for the atmosphere.
+    Args:
+        source: Source, with what the user states about it.
+        root: Folder or file, without any pattern.
+        pattern: Pattern of the user, if any.
     """
-    used, folders = {piece.raster.href for piece in pieces}, set()
-    for piece in pieces:
-        path = Path(piece.raster.href)
-        if is_top_of_atmosphere(_parts(path, root)):
-            raise no_surface(path, "a Level-1 product, by its name")
-        if path.parent not in folders and piece.layout.sensor in ("", S2.name):
-            refuse_top_of_atmosphere(path)
-            folders.add(path.parent)
-    days = {piece.day for piece in pieces}
-    found: dict[dt.date, Path] = {}
-    for path in paths:
-        if path.suffix.lower() in IMAGES and str(path) not in used and is_top_of_atmosphere(_parts(path, root)):
-            product = product_of(_parts(path, root))
-            day = product.day if product else next(iter(days_in(path.name)), None)
-            if day is not None and day not in days and (start or day) <= day <= (end or day):
-                found.setdefault(day, path)
-    return {
-        str(path): no_surface(path, f"the only image of {day}, of a Level-1 product") for day, path in found.items()
-    }
 
+    source: Source
+    root: Path
+    pattern: str | None
 
-def _no_special_sidecars(paths: Sequence[Path], pieces: Sequence[BandSource]) -> None:
-    """Refuse pipes and devices beside an image whose name they share: GDAL would open them with it."""
-    stems = {str(Path(piece.raster.href).with_suffix("")) for piece in pieces if isinstance(piece.raster, FileBand)}
-    images = {piece.raster.href for piece in pieces}
-    for path in paths:
-        stem = str(path.with_name(path.name.partition(".")[0]))
-        if str(path) not in images and (stem in stems or str(path.with_suffix("")) in images):
-            refuse_special(path)
+    def run(self, paths: Sequence[Path]) -> tuple[list[BandSource], dict[str, InputError]]:
+        """Return the bands of all files that are recognized, and the errors of cubes that do not open."""
+        cubes = [path for path in paths if is_cube(path)]
+        known_cubes = set(cubes)
+        files = [path for path in paths if path not in known_cubes]
+        pattern_of_cubes = self.pattern is not None and self.pattern.lower().endswith(SUFFIXES)
+        scheme = None
+        if self.pattern and ("{" in self.pattern or not pattern_of_cubes):
+            scheme = scheme_of_pattern(self.pattern)
+        bands: list[BandSource] = []
+        broken: dict[str, InputError] = {}
+        if pattern_of_cubes or self.pattern is None:
+            for path in cubes:
+                if scheme is None and self.pattern and not fnmatchcase(self._label(path), self.pattern):
+                    continue
+                try:
+                    bands += self._bands_of_cube(path, scheme)
+                except Unreadable as error:
+                    broken[str(path)] = error
+        if not pattern_of_cubes:
+            bands += self._bands_of_files(files, [scheme] if scheme else NAMING_SCHEMES)
+        if not bands and not broken and not self.pattern:
+            bands = self._bands_of_files(files, [STACKED])
+        return _without_duplicates(bands), broken
 
+    def _label(self, path: Path) -> str:
+        """Return the path below the scene's folder."""
+        return path.relative_to(self._folder).as_posix()
 
-def _no_hdf4(paths: Sequence[Path], pieces: Sequence[BandSource]) -> None:
-    """Refuse HDF4 files whose bands do not lie beside them."""
-    there = {piece.day for piece in pieces if piece.layout.sensor == MODIS.name}
-    for path in paths:
-        match = HDF4.fullmatch(path.name)
-        if match and parse_day(match["date"]) not in there:
-            grid = f'HDF4_EOS:EOS_GRID:"{path.name}":MOD_Grid_500m_Surface_Reflectance:$band'
-            raise InputError(
-                path,
-                found="an HDF4 file",
-                expected="one GeoTIFF for each band; the GDAL inside the Python wheels reads no HDF4",
-                repair="convert it with a GDAL that does, e.g. of conda: for band in sur_refl_b0{1..7} "
-                f"sur_refl_state_500m; do gdal_translate '{grid}' {path.stem}_$band.tif; done".replace("'", ""),
+    @cached_property
+    def _folder(self) -> Path:
+        is_folder = kind_of(self.root) == stat.S_IFDIR and not is_cube(self.root)
+        return self.root if is_folder else self.root.parent
+
+    def _bands_of_files(self, files: Sequence[Path], schemes: Sequence[NamingScheme]) -> list[BandSource]:
+        bands = []
+        for path in files:
+            band = self._band_of_file(path, schemes)
+            if band is not None:
+                bands.append(band)
+        return bands
+
+    def _band_of_file(self, path: Path, schemes: Sequence[NamingScheme]) -> BandSource | None:
+        """Return the band of a file by the first scheme that its name follows."""
+        label = self._label(path)
+        names = names_upward(path, self.root)
+        for scheme in schemes:
+            parsed = scheme.parse(normalized(label), names, path)
+            if parsed is None:
+                continue
+            day, parts = parsed
+            stamp = parts.get("date", day.isoformat())
+            stamp_with_time = f"{stamp}T{parts.get('time')}"
+            if "time" in parts and stamp_with_time in normalized(label):
+                stamp = stamp_with_time
+            time = parts.get("time", parts.get("clock", ""))
+            return BandSource(
+                raster=FileBand(str(path)),
+                name=parts.get("band", ""),
+                day=day,
+                group=f"{scheme.title} {[sensor.name for sensor in hinted(label)]}",
+                scheme=scheme,
+                label=label,
+                stamp=stamp,
+                tile=parts.get("tile", ""),
+                sequence=re.sub(r"\D", "", time),
+                resolution=float(parts.get("res", 0)),
             )
+        return None
+
+    def _bands_of_cube(self, path: Path, scheme: NamingScheme | None) -> list[BandSource]:
+        """Return the bands of a cube; without a time axis, they are of the date that its name states."""
+        refuse_special(path)
+        label = self._label(path)
+        names = names_upward(path, self.root)
+        days = days_in(path.name)
+        if scheme is not None:
+            parsed = scheme.parse(label, names, path)
+            if parsed is None:
+                return []
+            days = (parsed[0],)
+        bands = find_cube_bands(path)
+        if bands or not days:
+            return bands
+        bands = find_cube_bands(path, days[0])
+        # Other files that state a date, such as labels, are no images of that date.
+        band_names = {band.name for band in bands}
+        described = self.source.sensor or self.source.bands
+        if not bands or not (described or infer_sensors(band_names, f"{self.root.name}/{label}")):
+            return []
+        if scheme is not None:
+            return bands
+        return find_cube_bands(path, acquisition(days, names, path))
 
 
-def _nothing(root: Path, paths: Sequence[Path], pattern: str | None) -> InputError:
-    top = next((path for path in paths if is_top_of_atmosphere(_parts(path, root))), None)
-    if top is not None:
-        return no_surface(top, "a Level-1 product, by its name")
-    names = ", ".join(path.name for path in paths[:3])
-    examples = {layout.title: layout.example for layout in (*NAMING_SCHEMES, STACKED)}
-    forms = "; ".join(f"{title}: {example}" for title, example in examples.items())
-    return InputError(
-        root,
-        found=f"{len(paths)} file(s) that are not recognized: {names}{', ...' if len(paths) > 3 else ''}",
-        expected=f"names that follow '{pattern}'" if pattern else f"{forms}; or netCDF or Zarr with a time axis",
-        repair="say how the files are named, e.g. --set pattern='{date}_{band}_{res}.jp2', or --set "
-        "pattern='{date}.tif' for files with several bands.",
-    )
-
-
-def _headers(pieces: Sequence[BandSource]) -> tuple[dict[str, Header], dict[str, InputError]]:
-    hrefs = sorted({piece.raster.href for piece in pieces if isinstance(piece.raster, FileBand)})
-    with ThreadPoolExecutor(READERS) as pool:
-        answers = dict(zip(hrefs, pool.map(_header, hrefs), strict=True))
-    read = {href: answer for href, answer in answers.items() if isinstance(answer, Header)}
-    return read, {href: answer for href, answer in answers.items() if isinstance(answer, InputError)}
-
-
-def _header(href: str) -> Header | InputError:
-    try:
-        refuse_special(Path(href))
-    except Unreadable as error:
-        return error
-    try:
-        with open_raster(href) as file:
-            located(file, href)
-            factors = tuple(zip(map(float, file.scales), map(float, file.offsets), strict=True))
-            return Header(
-                names=tuple(normalized(name or "") for name in file.descriptions),
-                kinds=file.dtypes,
-                nodata=file.nodatavals,
-                factors=factors,
-                alpha=tuple(kind == ColorInterp.alpha for kind in file.colorinterp),
-            )
-    except Unreadable as error:
-        return stand_in(Path(href)) or error
-    except InputError as error:
-        return error
-
-
-def _stacked(piece: BandSource, headers: Mapping[str, Header], source: Source) -> Iterator[BandSource]:
-    """The bands of a file that holds several; any other piece as it is."""
-    header = headers.get(piece.raster.href)
-    listed = None if isinstance(source.bands, Mapping) else source.bands
-    count = 0 if header is None else len(header.names) - sum(header.alpha)
-    several = not piece.name or (count > 1 and not piece.layout.sensor)
-    if header is None or not (several or listed):
-        yield piece
-        return
-    if listed and len(listed) not in (count, len(header.names)):
-        raise InputError(
-            piece.raster.href,
-            found=f"{count} band(s)",
-            expected=f"{len(listed)}, as many as are listed in bands: {', '.join(listed)}",
-            repair="list all bands of the file in order, or name those that are used by position, e.g. "
-            "--set bands='{1: B02, 2: B03}'.",
-        )
-    for position, name in enumerate(header.names, start=1):
-        given = source.bands.get(str(position)) if isinstance(source.bands, Mapping) else None
-        is_listed = listed is not None and position <= len(listed)
-        if header.alpha[position - 1] and not given and not (listed and len(listed) == len(header.names)):
+def _without_duplicates(bands: Iterable[BandSource]) -> list[BandSource]:
+    """Leave out bands that are the same band of the same file, reached by another path."""
+    unique: dict[tuple, BandSource] = {}
+    for band in bands:
+        raster = band.raster
+        if isinstance(raster, FileBand):
+            position: tuple = (raster.index,)
+        else:
+            position = (raster.variable, raster.step, raster.band)
+        try:
+            file = os.stat(raster.href)
+        except (OSError, ValueError):
+            unique[raster.href, position, band.name, band.day] = band
             continue
-        told = listed[position - 1] if listed and is_listed else given or name or str(position)
-        yield replace(piece, raster=FileBand(piece.raster.href, position), name=told, stamp=Path(piece.shown).stem)
+        unique.setdefault((file.st_dev, file.st_ino, position, band.name.lower(), band.day), band)
+    return list(unique.values())

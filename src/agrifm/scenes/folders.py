@@ -1,4 +1,4 @@
-"""Files below a folder, and what stands in the place of an image: nothing, a pointer, a pipe."""
+"""Files below a folder, and special files in the place of images: pipes, empty files, pointers of Git LFS."""
 
 from __future__ import annotations
 
@@ -11,22 +11,37 @@ from agrifm.errors import InputError, Unreadable
 from agrifm.io import LFS_POINTER
 from agrifm.rasters.cube_file import is_cube
 
-MOST_FOLDERS = 100_000  # links between folders may multiply the ways through them without bounds
+MAX_FOLDERS = 100_000  # links between folders may multiply the paths through them without bounds
 
 
 def kind_of(path: Path) -> int | None:
-    """What a path is, as ``stat`` codes it; None if nothing is there or it cannot be reached."""
+    """Return the type of a file as ``stat`` codes it; None if it does not exist or cannot be reached."""
     try:
         return stat.S_IFMT(path.stat().st_mode)
-    except (OSError, ValueError):  # the second: a name that no file system stores
+    except (OSError, ValueError):  # ValueError: a name that no file system stores
         return None
 
 
+def names_upward(path: Path, root: Path) -> list[str]:
+    """Return the names from a file up to the scene's folder, or up to the SAFE folder in which the scene lies.
+
+    Args:
+        path: Path of the file.
+        root: Folder of the scene, or the file itself.
+    """
+    names = [path.name] + [folder.name for folder in path.parents]
+    inside = len(path.parts) - len(root.parts) + 1
+    for position in range(inside, min(inside + 5, len(names))):
+        if names[position].upper().endswith(".SAFE"):
+            return names[: position + 1]
+    return names[:inside]
+
+
 def files_below(root: Path) -> Iterator[Path]:
-    """Files and Zarr stores below a folder, by name; links are followed, but never in a circle.
+    """Iterate over files and Zarr stores below a folder, by name; links are followed, but never in a circle.
 
     Raises:
-        InputError: If the folder cannot be listed, or links lead through more folders than there can be.
+        InputError: If a folder cannot be listed, or links lead through too many folders.
     """
     kind = kind_of(root)
     if kind is None:
@@ -34,31 +49,41 @@ def files_below(root: Path) -> Iterator[Path]:
     if kind != stat.S_IFDIR or is_cube(root):
         yield root
         return
+    # Folders to visit, each with the real paths of those above it.
     waiting: list[tuple[Path, tuple[str, ...]]] = [(root, (os.path.realpath(root),))]
-    met = 0
+    visited = 0
     while waiting:
-        folder, above = waiting.pop()
-        met += 1
-        if met > MOST_FOLDERS:
+        folder, ancestors = waiting.pop()
+        visited += 1
+        if visited > MAX_FOLDERS:
             raise InputError(
                 root,
-                found=f"more than {MOST_FOLDERS} folders",
+                found=f"more than {MAX_FOLDERS} folders",
                 expected="the images of one scene; links between folders may lead around many times",
                 repair="name the folder that holds the images, or remove links to folders.",
             )
-        names, inner = _listed(folder)
-        yield from (folder / name for name in names)
-        for name in reversed(inner):
-            below = os.path.realpath(folder / name)
-            if below not in above:
-                waiting.append((folder / name, (*above, below)))
+        files, subfolders = _list_folder(folder)
+        for name in files:
+            yield folder / name
+        for name in reversed(subfolders):
+            real = os.path.realpath(folder / name)
+            if real not in ancestors:
+                waiting.append((folder / name, (*ancestors, real)))
 
 
-def _listed(folder: Path) -> tuple[list[str], list[str]]:
-    """Names of files and Zarr stores, and of folders, without hidden ones."""
+def _list_folder(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the sorted names of files and Zarr stores, and of folders, without hidden ones."""
+    files = []
+    subfolders = []
     try:
         with os.scandir(folder) as entries:
-            found = {entry.name: _is_folder(entry) for entry in entries if not entry.name.startswith(".")}
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if _is_folder(entry) and not is_cube(folder / entry.name):
+                    subfolders.append(entry.name)
+                else:
+                    files.append(entry.name)
     except OSError as error:
         raise InputError(
             folder,
@@ -66,8 +91,7 @@ def _listed(folder: Path) -> tuple[list[str], list[str]]:
             expected="a folder that you may read",
             repair="correct its permissions, or name a folder that holds the images alone.",
         ) from error
-    inner = {name for name, is_folder in found.items() if is_folder and not is_cube(folder / name)}
-    return sorted(set(found) - inner), sorted(inner)
+    return sorted(files), sorted(subfolders)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -78,10 +102,10 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def refuse_special(path: Path) -> None:
-    """Refuse what could hang or never end when it is opened.
+    """Refuse files that could block or never end when they are opened.
 
     Raises:
-        Unreadable: If it is a pipe, a device or a socket.
+        Unreadable: If the path is a pipe, a device or a socket.
     """
     kind = kind_of(path)
     if kind not in (None, stat.S_IFREG, stat.S_IFDIR):
@@ -93,8 +117,8 @@ def refuse_special(path: Path) -> None:
         )
 
 
-def stand_in(path: Path) -> Unreadable | None:
-    """The error for a file that does not open because it is empty or a pointer of Git LFS; None if it is neither."""
+def placeholder_error(path: Path) -> Unreadable | None:
+    """Return the error for a file that is empty or a pointer of Git LFS; None if it is neither."""
     if kind_of(path) != stat.S_IFREG:
         return None
     try:

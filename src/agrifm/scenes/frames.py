@@ -1,286 +1,348 @@
-"""Bands become frames: whose they are, what they are called there, and that every date has every band."""
+"""Bands become frames: to which sensor they belong, which band each is, and whether every date has all of them."""
 
 from __future__ import annotations
 
 import shlex
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from agrifm.errors import InputError, Unreadable, nearest
 from agrifm.rasters.file_band import FileBand
-from agrifm.scenes.naming.products import BandSource, hinted, infer, known_names, rule_of
+from agrifm.scenes.description import Source
+from agrifm.scenes.files import FoundFiles
+from agrifm.scenes.naming.products import BandSource, hinted, infer_sensors, known_names
 from agrifm.scenes.naming.safe import product_units
-from agrifm.scenes.quality import Quality
+from agrifm.scenes.quality import Quality, rule_of
 from agrifm.scenes.scene import Frame, Layer, Raster
-from agrifm.scenes.units import Units, refuse_unknown_offset
+from agrifm.scenes.units import Units, common_units
 from agrifm.sensors import S2, SENSORS, Sensor
 
-if TYPE_CHECKING:
-    from agrifm.scenes.description import Source
-    from agrifm.scenes.files import FoundFiles
-
+# Roles beside the band ids of a sensor.
 QUALITY = "quality layer"
-WHOLE = "all bands"  # of a file that does not open
+ALL_BANDS = "all bands"  # of a file that does not open
 
-Look = dict[str, BandSource]  # by band id, QUALITY or WHOLE
+BandsByRole = dict[str, BandSource]  # of one observation
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How the files of a source are read, and what of them may be left out."""
+class FrameBuilder:
+    """Builds the frames of one source from the bands in its files.
+
+    Args:
+        source: Source, with what the user states about its files.
+        files: Files that were found.
+        skip_unreadable: Leave out dates with a file that does not open or is missing.
+    """
 
     source: Source
-    found: FoundFiles
-    skip: bool
+    files: FoundFiles
+    skip_unreadable: bool
 
     def layers(self) -> tuple[list[Layer], list[str]]:
-        """Layers, and what was left out of them.
+        """Build one layer for each sensor.
+
+        Returns:
+            The layers, and what was left out of them.
 
         Raises:
-            InputError: If it is not clear whose images they are, or a date lacks a band.
+            InputError: If the sensor of a file is not clear, or a date lacks a band.
             Unreadable: If a file does not open.
         """
-        named = {piece.raster.href for piece in self.found.pieces}
-        layers, skipped = [], [href for href in self.found.broken if href not in named]
-        if skipped and not self.skip:
-            raise self.found.broken[skipped[0]]
-        pieces: dict[str, list[tuple[BandSource, str]]] = defaultdict(list)
-        for sensor, group in self._groups():
-            pieces[sensor.name] += self._roles(sensor, group)
-        for sensor in (SENSORS[name] for name in SENSORS if name in pieces):
-            frames, left_out = self._frames(sensor, pieces[sensor.name])
-            layers += [Layer(sensor, tuple(frames))] if frames else []
-            skipped += left_out
+        skipped = self._unused_broken_files()
+        bands_of_sensor: dict[str, list[tuple[str, BandSource]]] = defaultdict(list)
+        for sensor, bands in self._groups():
+            bands_of_sensor[sensor.name] += self._assign_roles(sensor, bands)
+        layers = []
+        for name, sensor in SENSORS.items():
+            if name not in bands_of_sensor:
+                continue
+            frames, incomplete = self._frames(sensor, bands_of_sensor[name])
+            skipped += incomplete
+            if frames:
+                layers.append(Layer(sensor, tuple(frames)))
         return layers, list(dict.fromkeys(skipped))
 
+    def _unused_broken_files(self) -> list[str]:
+        """Return files that do not open and of which no band is known."""
+        hrefs = {band.raster.href for band in self.files.bands}
+        broken = [href for href in self.files.broken if href not in hrefs]
+        if broken and not self.skip_unreadable:
+            raise self.files.broken[broken[0]]
+        return broken
+
+    # Sensors
+
     def _groups(self) -> list[tuple[Sensor, list[BandSource]]]:
-        """Pieces that belong together, and whose they are; files that are no images of a known sensor are left out."""
-        groups: dict[str, list[BandSource]] = defaultdict(list)
-        for piece in self.found.pieces:
-            groups[piece.group].append(piece)
-        told = [(self._sensors(group), group) for group in groups.values()]
-        clear = [(sensors[0], group) for sensors, group in told if len(sensors) == 1]
-        for sensors, group in told:
-            if len(sensors) > 1 or (not sensors and self._expects(group, bool(clear))):
-                raise self._unclear(sensors, group)
-        return clear
+        """Return the groups of bands with their sensors; files that are no images of a known sensor are left out."""
+        by_group: dict[str, list[BandSource]] = defaultdict(list)
+        for band in self.files.bands:
+            by_group[band.group].append(band)
+        groups = [(self._possible_sensors(bands), bands) for bands in by_group.values()]
+        recognized = [(sensors[0], bands) for sensors, bands in groups if len(sensors) == 1]
+        for sensors, bands in groups:
+            unrecognized = not sensors and self._must_have_sensor(bands, others=bool(recognized))
+            if len(sensors) > 1 or unrecognized:
+                raise self._unclear_sensor(sensors, bands)
+        return recognized
 
-    def _sensors(self, group: Sequence[BandSource]) -> list[Sensor]:
-        given, own = self.source.sensor, group[0].layout.sensor
-        if given or own:
-            return [SENSORS[given or own]] if not (given and own) or given == own else []
-        names = {piece.name for piece in group}
-        if isinstance(self.source.bands, Mapping):
-            given = {name.lower(): band for name, band in self.source.bands.items()}
-            names |= {given[name.lower()] for name in names if name.lower() in given}
-        text = group[0].shown if hinted(group[0].shown) else self.found.root.name
-        return infer(names - {""}, text)
+    def _possible_sensors(self, bands: Sequence[BandSource]) -> list[Sensor]:
+        given = self.source.sensor
+        of_scheme = bands[0].scheme.sensor
+        if given and of_scheme and given != of_scheme:
+            return []
+        if given or of_scheme:
+            return [SENSORS[given or of_scheme]]
+        names = {band.name for band in bands if band.name}
+        names |= {self._given_bands[name.lower()] for name in names if name.lower() in self._given_bands}
+        hints = bands[0].label if hinted(bands[0].label) else self.files.root.name
+        return infer_sensors(names, hints)
 
-    def _expects(self, group: Sequence[BandSource], others: bool) -> bool:
-        """Whether a group without a sensor should have had one."""
+    def _must_have_sensor(self, bands: Sequence[BandSource], *, others: bool) -> bool:
+        """Whether it is an error that no sensor fits a group; ``others`` says whether some fits another group."""
+        if not others:
+            return True
         if self.source.sensor:
-            return not others
-        return not others or bool(hinted(group[0].shown)) or all(piece.name == "" for piece in group)
+            return False
+        return bool(hinted(bands[0].label)) or all(band.name == "" for band in bands)
 
-    def _unclear(self, sensors: Sequence[Sensor], group: Sequence[BandSource]) -> InputError:
-        unread = [self.found.broken[piece.raster.href] for piece in group if piece.raster.href in self.found.broken]
-        if unread and not sensors:
-            return unread[0]
-        names = sorted({piece.name for piece in group})
-        fits = f"they may be of {' or '.join(sensor.name for sensor in sensors)}" if sensors else "of no known sensor"
+    def _unclear_sensor(self, sensors: Sequence[Sensor], bands: Sequence[BandSource]) -> InputError:
+        if not sensors:
+            for band in bands:
+                if band.raster.href in self.files.broken:
+                    return self.files.broken[band.raster.href]
+        names = sorted({band.name for band in bands})
+        owners = "of no known sensor"
+        if sensors:
+            owners = f"they may be of {' or '.join(sensor.name for sensor in sensors)}"
         repair = (
-            "say how the files are named, e.g. --set pattern='{date}_{band}_{res}.tif'."
-            if names == ["1"]
-            else "say whose images they are with 'sensor: ...' in scene.yaml or --set sensor=..., and if need be what "
+            "say whose images they are with 'sensor: ...' in scene.yaml or --set sensor=..., and if need be what "
             "the bands are called with --set bands='{name in the files: band id}'."
         )
+        if names == ["1"]:
+            repair = "say how the files are named, e.g. --set pattern='{date}_{band}_{res}.tif'."
         return InputError(
-            f"{self.found.root}: sensor",
-            found=f"bands {', '.join(names[:16])}, {fits} (e.g. {group[0].shown})",
+            f"{self.files.root}: sensor",
+            found=f"bands {', '.join(names[:16])}, {owners} (e.g. {bands[0].label})",
             expected="; ".join(f"{sensor.name}: {', '.join(sensor.band_ids)}" for sensor in SENSORS.values()),
             repair=repair,
         )
 
-    def _roles(self, sensor: Sensor, group: Sequence[BandSource]) -> list[tuple[BandSource, str]]:
-        """The pieces that are needed, with the band ids they stand for."""
-        given = self.source.bands if isinstance(self.source.bands, Mapping) else {}
-        wrong = next((band for band in given.values() if band not in sensor.band_ids and not rule_of(band)), None)
-        if wrong is not None:
-            raise InputError(
-                f"{self.source.path}: bands",
-                found=f"'{wrong}' for {sensor.name}",
-                expected=f"one of {', '.join(sensor.band_ids)}",
-                repair=nearest(wrong, sensor.band_ids),
-            )
-        names = {name: band for name, band in known_names(sensor).items() if band not in given.values()}
-        names |= {name.lower(): band for name, band in group[0].layout.bands.items()}
-        present = {piece.name.lower() for piece in group}
-        names |= {(name if name.lower() in present else band).lower(): band for name, band in given.items()}
-        if all(piece.name.isdigit() for piece in group if piece.name) and not given:
-            names = {str(i): band for i, band in enumerate(sensor.band_ids, start=1)}
-        names |= {name.lower(): QUALITY for name in self._quality(group, given)}
-        roles = [(piece, names[piece.name.lower()]) for piece in group if piece.name.lower() in names]
-        stacked = any(isinstance(piece.raster, FileBand) and piece.raster.index > 1 for piece, _ in roles)
-        unread = [piece for piece in group if piece.raster.href in self.found.broken]
-        return roles + [(piece, WHOLE) for piece in unread if stacked or not piece.name]
+    # Roles of bands
 
-    def _quality(self, group: Sequence[BandSource], given: Mapping[str, str]) -> set[str]:
-        """What the quality layer is called."""
-        names, wanted = {piece.name for piece in group if piece.name}, self.source.quality
+    @cached_property
+    def _given_bands(self) -> dict[str, str]:
+        """Band ids that the user gives, by name in lower case."""
+        if not isinstance(self.source.bands, Mapping):
+            return {}
+        return {name.lower(): band for name, band in self.source.bands.items()}
+
+    def _assign_roles(self, sensor: Sensor, bands: Sequence[BandSource]) -> list[tuple[str, BandSource]]:
+        """Return the bands that are needed, each with its band id or other role."""
+        roles = self._roles_by_name(sensor, bands)
+        roles |= {name.lower(): QUALITY for name in self._quality_names(bands)}
+        assigned = [(roles[band.name.lower()], band) for band in bands if band.name.lower() in roles]
+        # A file that does not open may hold all bands, if the others hold several.
+        several = any(isinstance(band.raster, FileBand) and band.raster.index > 1 for _, band in assigned)
+        for band in bands:
+            if band.raster.href in self.files.broken and (several or not band.name):
+                assigned.append((ALL_BANDS, band))
+        return assigned
+
+    def _roles_by_name(self, sensor: Sensor, bands: Sequence[BandSource]) -> dict[str, str]:
+        """Return the band ids by name in lower case."""
+        given = self.source.bands if isinstance(self.source.bands, Mapping) else {}
+        for band_id in given.values():
+            if band_id not in sensor.band_ids and not rule_of(band_id):
+                raise InputError(
+                    f"{self.source.path}: bands",
+                    found=f"'{band_id}' for {sensor.name}",
+                    expected=f"one of {', '.join(sensor.band_ids)}",
+                    repair=nearest(band_id, sensor.band_ids),
+                )
+        names = {band.name.lower() for band in bands}
+        if not given and all(name.isdigit() for name in names if name):
+            return {str(position): band_id for position, band_id in enumerate(sensor.band_ids, start=1)}
+        roles = {name: band_id for name, band_id in known_names(sensor).items() if band_id not in given.values()}
+        roles |= {name.lower(): band_id for name, band_id in bands[0].scheme.bands.items()}
+        # A name that no file has may still be known by its band id.
+        for name, band_id in given.items():
+            key = name if name.lower() in names else band_id
+            roles[key.lower()] = band_id
+        return roles
+
+    def _quality_names(self, bands: Sequence[BandSource]) -> set[str]:
+        """Return the names of the quality layer; they differ in case only."""
+        names = {band.name for band in bands if band.name}
+        wanted = self.source.quality
         if wanted is False:
             return set()
         if wanted is not None:
             return {name for name in names if name.lower() == wanted.lower()}
-        given = {name.lower(): band for name, band in given.items()}
-        found = {name for name in names if rule_of(given.get(name.lower(), name))}
-        if len({name.lower() for name in found}) > 1:
+        quality_names = {name for name in names if self._rule_by_name(name)}
+        if len({name.lower() for name in quality_names}) > 1:
             raise InputError(
-                f"{self.found.root}: quality",
-                found=f"several quality layers: {', '.join(sorted(found))}",
+                f"{self.files.root}: quality",
+                found=f"several quality layers: {', '.join(sorted(quality_names))}",
                 expected="one",
-                repair=f"say which with --set quality={shlex.quote(min(found))}.",
+                repair=f"say which with --set quality={shlex.quote(min(quality_names))}.",
             )
-        return found
+        return quality_names
 
-    def _frames(self, sensor: Sensor, pieces: Sequence[tuple[BandSource, str]]) -> tuple[list[Frame], list[str]]:
-        looks: dict[tuple, Look] = defaultdict(dict)
-        for piece, role in pieces:
-            look = looks[piece.day, piece.layout.title, piece.tile, piece.order]
-            look[role] = self._finer(piece, look.get(role), sensor)
-        self._has_quality(sensor, looks)
-        frames, skipped = [], []
-        by_title: dict[str, list[Look]] = defaultdict(list)
-        for key, look in looks.items():
-            by_title[key[1]].append(look)
-        for (_, title, *_), look in sorted(looks.items(), key=lambda entry: entry[0]):
-            alike = by_title[title]
-            missing = self._missing(sensor, look, alike)
-            problems = self._unread(look) or ([missing] if missing else [])
+    def _rule_by_name(self, name: str) -> str | None:
+        return rule_of(self._given_bands.get(name.lower(), name))
+
+    # Frames
+
+    def _frames(self, sensor: Sensor, bands: Sequence[tuple[str, BandSource]]) -> tuple[list[Frame], list[str]]:
+        """Build the frames of a sensor, and name what is incomplete."""
+        observations: dict[tuple, BandsByRole] = defaultdict(dict)
+        for role, band in bands:
+            observation = observations[band.day, band.scheme.title, band.tile, band.sequence]
+            observation[role] = self._finer(band, observation.get(role), sensor)
+        self._refuse_missing_quality(sensor, observations.values())
+        by_scheme: dict[str, list[BandsByRole]] = defaultdict(list)
+        for (_, title, *_), observation in observations.items():
+            by_scheme[title].append(observation)
+        frames = []
+        skipped = []
+        for key in sorted(observations):
+            observation = observations[key]
+            problems = self._problems(sensor, observation, by_scheme[key[1]])
             for problem in problems:
-                if not (self.skip and isinstance(problem, Unreadable)):
+                if not (self.skip_unreadable and isinstance(problem, Unreadable)):
                     raise problem
                 skipped.append(problem.where)
-            frames += [] if problems else [self._frame(sensor, look)]
+            if not problems:
+                frames.append(self._frame(sensor, observation))
         return frames, skipped
 
-    def _has_quality(self, sensor: Sensor, looks: Mapping[tuple, Look]) -> None:
-        wanted = self.source.quality
-        if wanted and not any(QUALITY in look for look in looks.values()):
-            names = {piece.name for piece in self.found.pieces if piece.name}
-            raise InputError(
-                f"{self.source.path}: quality",
-                found=f"no band '{wanted}' of {sensor.name}",
-                expected=f"one of {', '.join(sorted(names))}",
-                repair=nearest(str(wanted), names),
-            )
-
-    def _finer(self, piece: BandSource, other: BandSource | None, sensor: Sensor) -> BandSource:
-        if other is None or (piece.res and piece.res < other.res):
-            return piece
-        if piece.res > other.res:
+    def _finer(self, band: BandSource, other: BandSource | None, sensor: Sensor) -> BandSource:
+        """Return the one with the smaller pixels of two files for the same band."""
+        if other is None or (band.resolution and band.resolution < other.resolution):
+            return band
+        if band.resolution > other.resolution:
             return other
         raise InputError(
-            f"{self.found.root}: {sensor.name}, {piece.day}",
-            found=f"two files for band {piece.name}: {other.shown} and {piece.shown}",
+            f"{self.files.root}: {sensor.name}, {band.day}",
+            found=f"two files for band {band.name}: {other.label} and {band.label}",
             expected="one for each date and tile",
-            repair="remove one, say what tells them apart, e.g. --set pattern='{tile}/{date}_{band}.tif', or open them "
-            "as two sources of a scene.yaml.",
+            repair="remove one, say in which part of the name they differ, e.g. "
+            "--set pattern='{tile}/{date}_{band}.tif', or open them as two sources of a scene.yaml.",
         )
 
-    def _unread(self, look: Look) -> list[InputError]:
-        hrefs = {piece.raster.href for piece in look.values()}
-        return [error for href, error in self.found.broken.items() if href in hrefs]
+    def _refuse_missing_quality(self, sensor: Sensor, observations: Iterable[BandsByRole]) -> None:
+        wanted = self.source.quality
+        if not wanted or any(QUALITY in observation for observation in observations):
+            return
+        names = {band.name for band in self.files.bands if band.name}
+        raise InputError(
+            f"{self.source.path}: quality",
+            found=f"no band '{wanted}' of {sensor.name}",
+            expected=f"one of {', '.join(sorted(names))}",
+            repair=nearest(str(wanted), names),
+        )
 
-    def _missing(self, sensor: Sensor, look: Look, alike: Sequence[Look]) -> Unreadable | None:
-        lacking = [band for band in sensor.band_ids if band not in look]
-        if QUALITY not in look and any(QUALITY in other for other in alike):
-            lacking.append(QUALITY)
-        if not lacking:
+    def _problems(self, sensor: Sensor, observation: BandsByRole, alike: Sequence[BandsByRole]) -> list[InputError]:
+        """Return the errors of files that do not open, or that of missing bands."""
+        hrefs = {band.raster.href for band in observation.values()}
+        errors = [error for href, error in self.files.broken.items() if href in hrefs]
+        missing = self._missing_bands(sensor, observation, alike)
+        if not errors and missing is not None:
+            errors.append(missing)
+        return errors
+
+    def _missing_bands(
+        self, sensor: Sensor, observation: BandsByRole, alike: Sequence[BandsByRole]
+    ) -> Unreadable | None:
+        """Return the error for an observation that lacks bands which it needs.
+
+        Args:
+            sensor: Sensor of the observation.
+            observation: Bands of one date.
+            alike: Observations of all dates under the same naming scheme.
+        """
+        missing = [band for band in sensor.band_ids if band not in observation]
+        if QUALITY not in observation and any(QUALITY in other for other in alike):
+            missing.append(QUALITY)
+        if not missing:
             return None
-        piece, role = next(iter(look.values())), lacking[0]
-        sample = next((other[role] for other in alike if role in other), None)
-        expected = sample.shown.replace(sample.stamp, piece.stamp) if sample else piece.shown.replace(piece.name, role)
-        more = f", nor {', '.join(lacking[1:])}" if len(lacking) > 1 else ""
-        dates = "" if sample else f"; none of the {len(alike)} dates has it"
-        name = sample.name if sample and role == QUALITY else role
+        role = missing[0]
+        name = role
+        band = next(iter(observation.values()))
+        found = f"on {band.day}, but {', '.join(band.name for band in observation.values())}"
+        examples = [other[role] for other in alike if role in other]
+        if examples:
+            if role == QUALITY:
+                name = examples[0].name
+            expected = examples[0].label.replace(examples[0].stamp, band.stamp)
+            repair = "add the file, delete that date's files, or leave the date out with --skip-unreadable."
+        else:
+            found += f"; none of the {len(alike)} dates has it"
+            expected = band.label.replace(band.name, role)
+            repair = "add the band, or say what it is called with --set bands='{name in the files: band id}'."
+        others = f", nor {', '.join(missing[1:])}" if len(missing) > 1 else ""
         return Unreadable(
-            f"{self.found.root}: {sensor.name}, {piece.day}: band {name}",
-            found=f"no {name}{more} on {piece.day}, but {', '.join(p.name for p in look.values())}{dates}",
+            f"{self.files.root}: {sensor.name}, {band.day}: band {name}",
+            found=f"no {name}{others} {found}",
             expected=expected,
-            repair="add the file, delete that date's files, or leave the date out with --skip-unreadable."
-            if sample
-            else "add the band, or say what it is called with --set bands='{name in the files: band id}'.",
+            repair=repair,
         )
 
-    def _frame(self, sensor: Sensor, look: Look) -> Frame:
-        bands = {band: self._raster(look[band], sensor) for band in sensor.band_ids}
+    def _frame(self, sensor: Sensor, observation: BandsByRole) -> Frame:
+        bands = {band_id: self._raster(observation[band_id], sensor) for band_id in sensor.band_ids}
         quality = None
-        if QUALITY in look:
-            layer = look[QUALITY]
+        if QUALITY in observation:
+            layer = observation[QUALITY]
             quality = Quality(layer.raster, self._rule(layer))
-        first = look[sensor.band_ids[0]]
-        return Frame(first.product, first.day, bands, quality, self._units(sensor, look))
+        first = observation[sensor.band_ids[0]]
+        return Frame(first.product, first.day, bands, quality, self._units(sensor, observation))
+
+    def _raster(self, band: BandSource, sensor: Sensor) -> Raster:
+        """Return the band; if neither file nor user state a no-data value, that of the product counts, or NaN."""
+        dtype, stated = self.files.storage(band)
+        nodata = self.source.nodata
+        if nodata is None and stated is None and "float" not in dtype:
+            nodata = sensor.nodata if band.scheme.nodata is None else band.scheme.nodata
+        return replace(band.raster, nodata=nodata)
 
     def _rule(self, layer: BandSource) -> str:
-        given = self.source.bands if isinstance(self.source.bands, Mapping) else {}
-        given = {name.lower(): band for name, band in given.items()}
-        rule = self.source.rule or rule_of(given.get(layer.name.lower(), layer.name))
+        rule = self.source.rule or self._rule_by_name(layer.name)
         if rule is None:
             raise InputError(
                 f"{self.source.path}: rule",
                 found=f"the quality layer {layer.name}, which has no rule of its own",
                 expected="the rule that reads it",
-                repair="add e.g. --set rule=mask, for a layer in which 0 means not seen.",
+                repair="add e.g. --set rule=mask, for a layer in which 0 means not clear.",
             )
         return rule
 
-    def _raster(self, piece: BandSource, sensor: Sensor) -> Raster:
-        """The band; where neither file nor user say what marks a missing pixel, the product does, or NaN."""
-        kind, stated = self.found.stored(piece)
-        of_product = sensor.nodata if piece.layout.nodata is None else piece.layout.nodata
-        missing = None if stated is not None or "float" in kind else of_product
-        return replace(piece.raster, nodata=missing if self.source.nodata is None else self.source.nodata)
+    # Units
 
-    def _units(self, sensor: Sensor, look: Look) -> Units:
+    def _units(self, sensor: Sensor, observation: BandsByRole) -> Units:
+        """Return the units of a frame: what the user gives, or else what all bands share."""
         if self.source.scale is not None and self.source.offset is not None:
-            return given_units(Units(), self.source)  # whatever files and products say
-        own = Units(sensor.scale, sensor.offset)
-        units = [self._stated(sensor, look[band], band) or own for band in sensor.band_ids]
-        stated = {(one.scale, one.offset): one for one in reversed(units)}
-        if len(stated) > 1:
-            told = ", ".join(f"{one.scale:g} and {one.offset:g} ({one.source})" for one in stated.values())
-            raise InputError(
-                f"{self.found.root}: {sensor.name}, {look[sensor.band_ids[0]].day}",
-                found=f"several scales and offsets among the bands: {told}",
-                expected="one for all bands",
-                repair="correct the files, or say what holds for all, e.g. with "
-                f"--set scale={units[0].scale:g} --set offset={units[0].offset:g}.",
-            )
-        found = given_units(units[0], self.source)
-        refuse_unknown_offset(found, f"{self.found.root}: {sensor.name}, {look[sensor.band_ids[0]].day}")
-        return found
+            return self.source.override(Units())  # whatever files and products state
+        units = []
+        for band_id in sensor.band_ids:
+            stated = self._stated_units(sensor, observation[band_id], band_id)
+            units.append(stated or Units(sensor.scale, sensor.offset))
+        where = f"{self.files.root}: {sensor.name}, {observation[sensor.band_ids[0]].day}"
+        return self.source.override(common_units(units, where))
 
-    def _stated(self, sensor: Sensor, piece: BandSource, band: str) -> Units | None:
-        """The units by the product, the file, or the metadata of the product that the file was taken from."""
-        if piece.units or not isinstance(piece.raster, FileBand):
-            return piece.units
-        path, real = Path(piece.raster.href), "float" in self.found.stored(piece)[0]
-        if piece.layout.units:
-            return piece.layout.units(path, band)
-        factors = self.found.factors(piece)
-        if factors:
-            return Units(*factors, f"scale in {Path(piece.shown).name}")
-        if real:
-            return piece.layout.real
-        return product_units(path, band) if sensor.name == S2.name else None
-
-
-def given_units(units: Units, source: Source) -> Units:
-    """The units, unless the user gives others."""
-    if source.scale is None and source.offset is None:
-        return units
-    scale = units.scale if source.scale is None else source.scale
-    return Units(scale, units.offset if source.offset is None else source.offset, "given by the user")
+    def _stated_units(self, sensor: Sensor, band: BandSource, band_id: str) -> Units | None:
+        """Return the units by the product, the file, or the metadata of the product from which the file was made."""
+        if band.units or not isinstance(band.raster, FileBand):
+            return band.units
+        path = Path(band.raster.href)
+        if band.scheme.units:
+            return band.scheme.units(path, band_id)
+        scaling = self.files.scaling(band)
+        if scaling:
+            return Units(*scaling, f"scale in {Path(band.label).name}")
+        dtype, _ = self.files.storage(band)
+        if "float" in dtype:
+            return band.scheme.float_units
+        return product_units(path, band_id) if sensor.name == S2.name else None

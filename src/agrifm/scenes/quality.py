@@ -1,4 +1,4 @@
-"""Which pixels saw the ground: the quality layers of the products, each with a rule that reads it."""
+"""Quality layers of products, and the rules that turn them into masks of clear ground."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from agrifm.rasters.file_band import FileBand
 
 @dataclass(frozen=True)
 class Rule:
-    """How to read a quality layer.
+    """Rule that reads a quality layer.
 
     A pixel is clear if its value is one of ``clear`` (where that is given) and has none of the bits of ``clouded``.
 
     Args:
-        source: The product guide.
-        clear: Values that mean clear ground.
+        source: Product guide that defines the values.
+        clear: Values of clear ground.
         clouded: Bits that must not be set.
-        fill: Value where there is no pixel.
+        fill: Value of missing pixels.
     """
 
     source: str
@@ -34,11 +34,11 @@ class Rule:
     fill: int = 0
 
     def __call__(self, layer: np.ndarray) -> np.ndarray:
-        """True where the ground was seen."""
-        seen = layer != self.fill
+        """Return a mask that is true where the ground is clear."""
+        mask = layer != self.fill
         if self.clear:
-            seen &= np.isin(layer, self.clear)
-        return seen & ((layer.astype(np.int64) & self.clouded) == 0)
+            mask &= np.isin(layer, self.clear)
+        return mask & ((layer.astype(np.int64) & self.clouded) == 0)
 
 
 def _bits(*bits: int) -> int:
@@ -60,7 +60,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "sur_refl_state_500m": Rule(
             "MOD09 User's Guide v1.4, table 13", clouded=_bits(0, 2, 9, 10, 12, 13, 15), fill=65535
         ),
-        # A mask of the user's own: anything but 0 is clear.
+        # A mask that the user made: anything but 0 is clear.
         "mask": Rule("a mask in which 0 means not seen"),
     }
 )
@@ -68,12 +68,26 @@ RULES: Mapping[str, Rule] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Quality:
-    """A quality layer and the name of the rule that reads it."""
+    """Quality layer of a frame.
+
+    Args:
+        raster: Band that holds it.
+        rule: Name of the rule that reads it, a key of ``RULES``.
+    """
 
     raster: Annotated[FileBand | CubeBand, Field(discriminator="kind")]
     rule: str
 
     def clear(self, box: GeoBox) -> np.ndarray:
-        """Where the ground was seen clearly, on another grid ``(h, w)``."""
+        """Return the mask of clear ground ``(h, w)`` on another grid."""
         rule = RULES[self.rule]
-        return rule(self.raster.read(box, average=False).filled(rule.fill))
+        pixels = self.raster.read(box, average=False)
+        return rule(pixels.filled(rule.fill))
+
+
+def rule_of(name: str) -> str | None:
+    """Return the rule that reads a quality layer of this name, in any case; None if the name is not a known one."""
+    for rule in RULES:
+        if rule.lower() == name.lower():
+            return rule
+    return None

@@ -6,7 +6,7 @@ Sources: Sentinel-2 Products Specification Document 14.9 and the notice on proce
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -15,170 +15,195 @@ import numpy as np
 from agrifm.checks.band_order import unequal_infrared
 from agrifm.checks.chips import Survey, evenly, look_at_bands
 from agrifm.errors import InputError
-from agrifm.scenes.checks.dates import LEAST, DateSamples, refuse_odd_dates, settings
-from agrifm.scenes.checks.pixels import FEW, FrameSample, refuse_impossible
+from agrifm.scenes.checks.date_settings import units_setting
+from agrifm.scenes.checks.dates import MIN_GROUND, DateSamples, refuse_contradicting_dates
+from agrifm.scenes.checks.pixels import MIN_PIXELS, FrameSample, refuse_impossible
 from agrifm.scenes.corrections import UNCHECKED
 from agrifm.scenes.scene import Frame, Layer, Scene
-from agrifm.scenes.units import HLS, LANDSAT_C2, SHIFT, SHIFTED_FROM, Units
+from agrifm.scenes.units import HLS, LANDSAT_C2, SHIFT, SHIFTED_FROM
 from agrifm.sensors import S2, Sensor
 
-FRAMES = 6  # per sensor, judged together
+MAX_FRAMES = 6  # per sensor, judged together
+DARK = 0.09  # reflectance below which ground is surely dark
 
-Option = Callable[..., str]  # the words that set scale and offset of the images that are judged
+Setting = Callable[..., str]  # returns the setting that gives the judged frames another scale or offset
 
 
 def check_units(scene: Scene, *, skip_unreadable: bool = False) -> Scene:
-    """Hold the units of every image against its numbers; the source of the units then says what came of it.
+    """Compare the units of every frame with its numbers, and note the result in the source of the units.
 
-    Every date is compared with the dates around it, then all images with the same units are judged together.
+    Every date is compared with the dates around it; then all frames with the same units are judged together.
 
     Args:
-        scene: As it was opened.
-        skip_unreadable: Do not judge images that cannot be read.
+        scene: Scene as it was opened.
+        skip_unreadable: Do not judge frames that cannot be read.
 
     Raises:
-        InputError: If the numbers contradict their units, or bands look swapped, doubled or empty of content.
+        InputError: If the numbers contradict their units, or bands seem exchanged, duplicated or without content.
     """
-    return replace(scene, layers=tuple(_checked(layer, scene, skip_unreadable) for layer in scene.layers))
+    layers = [_check_layer(layer, scene, skip_unreadable) for layer in scene.layers]
+    return replace(scene, layers=tuple(layers))
 
 
-def _checked(layer: Layer, scene: Scene, skip: bool) -> Layer:
-    wanted = [step for step, frame in enumerate(layer.frames) if UNCHECKED not in frame.units.source]
-    views = DateSamples.of(layer, scene, wanted, skip=skip)
-    odd = refuse_odd_dates(layer, scene, views)
+def _check_layer(layer: Layer, scene: Scene, skip_unreadable: bool) -> Layer:
+    sensor = layer.sensor
+    checked = [position for position, frame in enumerate(layer.frames) if UNCHECKED not in frame.units.source]
+    samples = DateSamples.read(layer, scene, checked, skip_unreadable=skip_unreadable)
+    notes_on_dates = refuse_contradicting_dates(layer, scene, samples)
+
     groups: dict[tuple, list[int]] = {}
-    for step in wanted:
-        groups.setdefault(_shared(layer.frames[step], layer.sensor), []).append(step)
+    for position in checked:
+        groups.setdefault(_group_key(layer.frames[position], sensor), []).append(position)
     notes: dict[int, str] = {}
-    for steps in groups.values():
-        looks = views.looks(steps, layer.sensor)
-        looks = [looks[i] for i in evenly(len(looks), max(1, FRAMES // len(groups)))]
-        own = [layer.frames[step] for step in steps]
-        notes |= dict.fromkeys(steps, _judge(looks, scene, partial(settings, own, layer, scene)))
-    refuse_impossible(scene, layer.sensor, views.impossible(layer.sensor))
-    frames = [_noted(frame, (notes | odd).get(step, "")) for step, frame in enumerate(layer.frames)]
+    for positions in groups.values():
+        group_samples = samples.clear_pixels(positions, sensor)
+        selected = evenly(len(group_samples), max(1, MAX_FRAMES // len(groups)))
+        setting = partial(units_setting, [layer.frames[position] for position in positions], layer, scene)
+        note = _judge([group_samples[i] for i in selected], scene, setting)
+        notes |= dict.fromkeys(positions, note)
+
+    refuse_impossible(scene, sensor, samples.impossible_shares(sensor))
+    notes |= notes_on_dates
+    frames = [_with_note(frame, notes.get(position, "")) for position, frame in enumerate(layer.frames)]
     return replace(layer, frames=tuple(frames))
 
 
-def _shared(frame: Frame, sensor: Sensor) -> tuple:
-    """What frames have in common that are judged together."""
-    return frame.units.scale, frame.units.offset, sensor.name == S2.name and frame.day >= SHIFTED_FROM
+def _group_key(frame: Frame, sensor: Sensor) -> tuple:
+    """Return what frames have in common that are judged together."""
+    may_be_shifted = sensor.name == S2.name and frame.day >= SHIFTED_FROM
+    return frame.units.scale, frame.units.offset, may_be_shifted
 
 
-def _noted(frame: Frame, note: str) -> Frame:
+def _with_note(frame: Frame, note: str) -> Frame:
     if note in frame.units.source:
         return frame
     return replace(frame, units=replace(frame.units, source=f"{frame.units.source}; {note}"))
 
 
-def _judge(looks: Sequence[FrameSample], scene: Scene, option: Option) -> str:
-    """What the values say of the units of frames that share them."""
-    if sum(look.size for look in looks) < FEW:
+def _judge(samples: Sequence[FrameSample], scene: Scene, setting: Setting) -> str:
+    """Judge frames that share their units.
+
+    Returns:
+        Note on the result.
+
+    Raises:
+        InputError: If the numbers contradict the units.
+    """
+    if sum(sample.size for sample in samples) < MIN_PIXELS:
         return "too few clear pixels to check it"
-    where = f"{scene.name}: {looks[0].sensor.name}, {looks[0].frame.name}"
-    where += f" and {len(looks) - 1} more" if len(looks) > 1 else ""
-    for problem in (
-        _content(looks, where),
-        _factor(looks, where, option),
-        _landsat(looks, where, option),
-        _offset(looks, where, option),
-    ):
-        if problem:
-            raise problem
-    _order(looks, where)
-    if any(look.size >= LEAST and look.darkest() < 0.09 for look in looks):
+    where = f"{scene.name}: {samples[0].sensor.name}, {samples[0].frame.name}"
+    if len(samples) > 1:
+        where += f" and {len(samples) - 1} more"
+    large_samples = [sample for sample in samples if sample.size >= MIN_GROUND]
+    _refuse_without_content(samples, where)
+    _refuse_wrong_scale(samples, where, setting)
+    if samples[0].sensor.name == S2.name:
+        _refuse_wrong_offset(samples[0], large_samples, where, setting)
+    else:
+        _refuse_landsat_as_hls(samples[0], large_samples, where, setting)
+    _refuse_wrong_order(samples, where)
+    if any(sample.dark_end() < DARK for sample in large_samples):
         return "values agree"
     return "values neither confirm nor contradict it, as no dark ground was seen"
 
 
-def _most(answers: Iterator[bool]) -> bool:
-    given = list(answers)
-    return bool(given) and sum(given) > len(given) / 2
+def _for_most(answers: Iterable[bool]) -> bool:
+    """Whether more than half of the answers are yes."""
+    answers = list(answers)
+    return sum(answers) > len(answers) / 2
 
 
-def _content(looks: Sequence[FrameSample], where: str) -> InputError | None:
-    twins = looks[0].twins()
-    if _most(look.constant() for look in looks):
-        found, repair = "one value everywhere in every band", "get the files again; they hold no image."
-    elif twins and _most(look.twins() is not None for look in looks):
-        found = f"the same values in {twins[0]} and {twins[1]}"
-        repair = "look at the names of the files: one file seems to stand for two bands."
+def _refuse_without_content(samples: Sequence[FrameSample], where: str) -> None:
+    """Refuse frames that have one value everywhere, or one image in two bands."""
+    identical = samples[0].identical_bands()
+    if _for_most(sample.is_constant() for sample in samples):
+        found = "one value everywhere in every band"
+        repair = "get the files again; they hold no image."
+    elif identical and _for_most(sample.identical_bands() is not None for sample in samples):
+        found = f"the same values in {identical[0]} and {identical[1]}"
+        repair = "check the names of the files: one file seems to be used for two bands."
     else:
-        return None
-    return InputError(where, found=found, expected="images whose bands and pixels differ", repair=repair)
+        return
+    raise InputError(where, found=found, expected="images whose bands and pixels differ", repair=repair)
 
 
-def _factor(looks: Sequence[FrameSample], where: str, option: Option) -> InputError | None:
-    """Numbers 10,000 times too small or too large."""
-    top = float(np.median(np.concatenate([look.reflectance for look in looks], axis=1), axis=1).max())
-    units = looks[0].frame.units
-    stored = (top - units.offset) / units.scale
-    if 3e-3 < top < 3 or abs(stored) <= 1e-3:
-        return None
-    fitting = next((scale for scale in (1.0, 1e-4) if 0.01 < stored * scale < 2), None)
-    if fitting is None and top < 3:
-        return None
-    hint = option(scale=fitting, offset=0.0) if fitting else "'--set scale=...' with the product's factor"
-    return InputError(
+def _refuse_wrong_scale(samples: Sequence[FrameSample], where: str, setting: Setting) -> None:
+    """Refuse reflectance that is 10,000 times too small or too large."""
+    units = samples[0].frame.units
+    reflectance = np.concatenate([sample.reflectance for sample in samples], axis=1)
+    brightest = float(np.median(reflectance, axis=1).max())
+    stored = (brightest - units.offset) / units.scale
+    if 3e-3 < brightest < 3 or abs(stored) <= 1e-3:
+        return
+    plausible_scales = [scale for scale in (1.0, 1e-4) if 0.01 < stored * scale < 2]
+    if plausible_scales:
+        advice = setting(scale=plausible_scales[0], offset=0.0)
+    elif brightest < 3:
+        return
+    else:
+        advice = "'--set scale=...' with the product's factor"
+    raise InputError(
         where,
-        found=f"a median reflectance of {top:.4g} in the brightest band (stored {stored:.4g}, {_told(units)})",
+        found=f"a median reflectance of {brightest:.4g} in the brightest band (stored {stored:.4g}, {units})",
         expected="a reflectance between 0 and 1",
-        repair=f"add {hint}.",
+        repair=f"add {advice}.",
     )
 
 
-def _landsat(looks: Sequence[FrameSample], where: str, option: Option) -> InputError | None:
-    """Landsat Collection 2 numbers, where 0 is stored as 7273, read with the factor of HLS."""
-    judged, units = [look for look in looks if look.size >= LEAST], looks[0].frame.units
-    if looks[0].sensor.name == S2.name or units.scale != HLS.scale or not _most(x.darkest() > 0.65 for x in judged):
-        return None
-    return InputError(
+def _refuse_landsat_as_hls(first: FrameSample, samples: Sequence[FrameSample], where: str, setting: Setting) -> None:
+    """Refuse Landsat Collection 2 numbers, where a reflectance of 0 is stored as 7273, read with the scale of HLS."""
+    units = first.frame.units
+    if units.scale != HLS.scale or not _for_most(sample.dark_end() > 0.65 for sample in samples):
+        return
+    darkest = min(sample.dark_end() for sample in samples)
+    raise InputError(
         where,
-        found=f"no clear pixel darker than {min(look.darkest() for look in judged):.2f} in any band ({_told(units)})",
+        found=f"no clear pixel darker than {darkest:.2f} in any band ({units})",
         expected=f"reflectance of ground; the numbers look like {LANDSAT_C2.source}",
-        repair=f"add {option(scale=LANDSAT_C2.scale, offset=LANDSAT_C2.offset)}.",
+        repair=f"add {setting(scale=LANDSAT_C2.scale, offset=LANDSAT_C2.offset)}.",
     )
 
 
-def _offset(looks: Sequence[FrameSample], where: str, option: Option) -> InputError | None:
-    """The offset of Sentinel-2 left in, or taken out twice; judged where there is ground that is surely dark."""
-    if looks[0].sensor.name != S2.name:
-        return None
-    units, judged = looks[0].frame.units, [look for look in looks if look.size >= LEAST]
-    green = [look for look in judged if look.green()]
-    if _most(look.visible() < -0.03 for look in judged):
-        low = np.median([look.visible() for look in judged])
-        found = f"a visible reflectance of {low:.2f} on most of the clear pixels ({_told(units)})"
-        right = round(units.offset + SHIFT, 6)
-    elif _most(look.darkest() >= 0.09 for look in green):
-        low = np.median([look.darkest() for look in green])
-        found = f"no clear pixel darker than {low:.2f} although there is vegetation ({_told(units)})"
-        right = round(units.offset - SHIFT, 6)
+def _refuse_wrong_offset(first: FrameSample, samples: Sequence[FrameSample], where: str, setting: Setting) -> None:
+    """Refuse Sentinel-2 numbers whose offset was left in or removed twice, where there is ground that is surely dark.
+
+    Args:
+        first: First of the frames, whose units they share.
+        samples: Frames with enough pixels.
+        where: Scene, sensor and frames, for the error.
+        setting: Returns the setting that repairs it.
+    """
+    units = first.frame.units
+    with_vegetation = [sample for sample in samples if sample.has_vegetation()]
+    if _for_most(sample.median_visible() < -0.03 for sample in samples):
+        median = np.median([sample.median_visible() for sample in samples])
+        found = f"a visible reflectance of {median:.2f} on most of the clear pixels ({units})"
+        offset = units.offset + SHIFT
+    elif _for_most(sample.dark_end() >= DARK for sample in with_vegetation):
+        median = np.median([sample.dark_end() for sample in with_vegetation])
+        found = f"no clear pixel darker than {median:.2f} although there is vegetation ({units})"
+        offset = units.offset - SHIFT
     else:
-        return None
-    return InputError(
+        return
+    raise InputError(
         where,
         found=found,
         expected="dark ground near 0: from processing baseline 04.00 (January 2022) on Sentinel-2 stores "
         "reflectance + 0.1, unless the provider has taken that out",
-        repair=f"add {option(offset=right)}.",
+        repair=f"add {setting(offset=round(offset, 6))}.",
     )
 
 
-def _told(units: Units) -> str:
-    return f"scale {units.scale:g}, offset {units.offset:g}: {units.source}"
-
-
-def _order(looks: Sequence[FrameSample], where: str) -> None:
-    """Bands in the wrong order; open water has an order of its own and is left alone."""
-    sensor = looks[0].sensor
-    land = np.concatenate([look.land() for look in looks], axis=1)
-    if land.shape[1] < FEW:
+def _refuse_wrong_order(samples: Sequence[FrameSample], where: str) -> None:
+    """Refuse bands in the wrong order; open water has an order of its own and does not count."""
+    sensor = samples[0].sensor
+    land = np.concatenate([sample.land() for sample in samples], axis=1)
+    if land.shape[1] < MIN_PIXELS:
         return
     pixels = (land - sensor.offset) / sensor.scale
     try:
         look_at_bands(sensor, Survey(pixels={sensor.name: [pixels.T]}), where, single=True)
-        _same_infrared(sensor, np.median(land, axis=1), where)
+        _refuse_unequal_infrared(sensor, np.median(land, axis=1), where)
     except InputError as error:
         raise InputError(
             error.where,
@@ -188,13 +213,17 @@ def _order(looks: Sequence[FrameSample], where: str) -> None:
         ) from error
 
 
-def _same_infrared(sensor: Sensor, middle: np.ndarray, where: str) -> None:
-    pair = unequal_infrared(sensor, middle)
-    if pair:
-        one, other = (middle[sensor.band_ids.index(band)] for band in pair)
-        raise InputError(
-            where,
-            found=f"{pair[0]} at {one:.2f} and {pair[1]} at {other:.2f}, which see the same near infrared",
-            expected=f"bands in the order {', '.join(sensor.band_ids)}",
-            repair="reorder the bands.",
-        )
+def _refuse_unequal_infrared(sensor: Sensor, medians: np.ndarray, where: str) -> None:
+    pair = unequal_infrared(sensor, medians)
+    if pair is None:
+        return
+    one, other = pair
+    reflectance_of_one = medians[sensor.band_ids.index(one)]
+    reflectance_of_other = medians[sensor.band_ids.index(other)]
+    raise InputError(
+        where,
+        found=f"{one} at {reflectance_of_one:.2f} and {other} at {reflectance_of_other:.2f}, which see the same near "
+        "infrared",
+        expected=f"bands in the order {', '.join(sensor.band_ids)}",
+        repair="reorder the bands.",
+    )

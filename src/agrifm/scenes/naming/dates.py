@@ -1,6 +1,6 @@
-"""When an image was taken, and at which level it was made, from the names of its file and folders.
+"""Dates and processing levels in the names of files and folders.
 
-Names of products hold several dates. Which of them is the acquisition stands in the documents that ``names`` cites.
+Names of products hold several dates. The documents that ``products`` cites state which of them is the acquisition.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ DATE = r"(?<!\d)(?P<date>\d{4}-\d{2}-\d{2}|\d{8}|\d{7})(?!\d)"
 # What may follow a date: T105031, T1050, T10:50:31Z, T10-50-31.123Z; in names of one known form also _105031.
 TIME = r"(?:T(?P<time>\d{6}|\d{4}|\d\d[:_-]\d\d(?:[:_-]\d\d)?)(?!\d)(?:[.,]\d{1,9})?Z?(?![A-Z0-9]))?"
 CLOCK = r"(?:_(?P<clock>\d{6})(?!\d))?"
-FORMATS = {10: "%Y-%m-%d", 8: "%Y%m%d", 7: "%Y%j"}
+FORMATS = {10: "%Y-%m-%d", 8: "%Y%m%d", 7: "%Y%j"}  # by length of the text
 
 # Names of products; the group is the acquisition.
 PRODUCTS = tuple(
@@ -41,7 +41,13 @@ SURFACE_LEVELS = re.compile(r"(?<![A-Z0-9])(?:(?:S2)?MSI)?(?:L2A|LEVEL-?2A|L2SP|
 
 @dataclass(frozen=True)
 class Product:
-    """The acquisition that a name states, and the other dates in it."""
+    """Dates in the name of a product.
+
+    Args:
+        name: File or folder that has the name.
+        day: Day of the acquisition.
+        others: Other dates in the name.
+    """
 
     name: str
     day: dt.date
@@ -49,8 +55,8 @@ class Product:
 
 
 def parse_day(text: str) -> dt.date | None:
-    """The day of YYYY-MM-DD, YYYYMMDD or YYYYDDD; None if it is no day of the satellites' time."""
-    if not text.isascii():  # strptime accepts digits of every script
+    """Parse YYYY-MM-DD, YYYYMMDD or YYYYDDD; None if it is no day from 1970 to 2099."""
+    if not text.isascii():  # strptime accepts the digits of every script
         return None
     try:
         day = dt.datetime.strptime(text, FORMATS.get(len(text), "")).date()
@@ -60,7 +66,7 @@ def parse_day(text: str) -> dt.date | None:
 
 
 def date_spans(text: str) -> Iterator[tuple[int, int, dt.date]]:
-    """Where dates stand in a text, and which."""
+    """Find the dates in a text: start, end and day of each."""
     for match in re.finditer(DATE, text):
         day = parse_day(match["date"])
         if day is not None:
@@ -68,53 +74,71 @@ def date_spans(text: str) -> Iterator[tuple[int, int, dt.date]]:
 
 
 def days_in(name: str) -> tuple[dt.date, ...]:
-    """The different days in a name, in its order; numbers of seven digits count only where no date has more."""
-    found = list(date_spans(name))
-    longest = [day for start, end, day in found if end - start > 7]
-    return tuple(dict.fromkeys(longest or [day for *_, day in found]))
+    """Return the different days in a name, in its order.
+
+    Numbers of seven digits count as dates only if there is no longer date.
+    """
+    all_days = []
+    longer_days = []
+    for start, end, day in date_spans(name):
+        all_days.append(day)
+        if end - start > 7:
+            longer_days.append(day)
+    return tuple(dict.fromkeys(longer_days or all_days))
 
 
 def product_of(parts: Sequence[str]) -> Product | None:
-    """What the nearest name of a product says; ``parts`` are a path's, from the file upward."""
-    return next((product for product in map(_product, parts) if product), None)
+    """Return the product that the parts of a path name; the part nearest to the file counts.
+
+    Args:
+        parts: Names from the file upward.
+    """
+    for part in parts:
+        product = _parse_product(part)
+        if product is not None:
+            return product
+    return None
 
 
 @lru_cache(maxsize=4096)
-def _product(name: str) -> Product | None:
+def _parse_product(name: str) -> Product | None:
     for form in PRODUCTS:
         match = form.search(name)
         day = parse_day(match["date"]) if match else None
         if day is not None:
-            return Product(name, day, tuple(other for other in days_in(name) if other != day))
+            others = [other for other in days_in(name) if other != day]
+            return Product(name, day, tuple(others))
     return None
 
 
 def acquisition(days: Sequence[dt.date], parts: Sequence[str], where: object) -> dt.date:
-    """The day on which an image was taken.
+    """Choose the day on which an image was acquired.
 
     Args:
         days: Days that its name may mean, at least one.
-        parts: Parts of its path, from the file upward.
+        parts: Names in its path, from the file upward.
         where: Path, for the error.
 
     Raises:
         InputError: If several days are possible, or the name of the product contradicts the only one.
     """
     product = product_of(parts)
-    if product is None and len(days) == 1 and not GRANULE.search(parts[0]):
-        return days[0]
-    if product is not None and product.day in days:
-        return product.day
     if product is not None:
+        if product.day in days:
+            return product.day
         raise InputError(
             where,
             found=f"{' and '.join(map(str, days))}, but the product {product.name} was acquired on {product.day}",
             expected="the date of the acquisition",
             repair="move {date} in the pattern to the acquisition, or rename the file or folder that states another.",
         )
+    is_processing_date = GRANULE.search(parts[0]) is not None
+    if len(days) == 1 and not is_processing_date:
+        return days[0]
+    several = f"several dates: {', '.join(map(str, days))}"
     raise InputError(
         where,
-        found=f"several dates: {', '.join(map(str, days))}" if len(days) > 1 else f"{days[0]}, a date of processing",
+        found=several if len(days) > 1 else f"{days[0]}, a date of processing",
         expected="one date, that of the acquisition",
         repair="rename the file so that it holds that date alone, or say where the date stands, e.g. "
         "--set pattern='{date}_{any}.tif' or --set pattern='{any}_{date}.tif'.",
@@ -122,7 +146,13 @@ def acquisition(days: Sequence[dt.date], parts: Sequence[str], where: object) ->
 
 
 def is_top_of_atmosphere(parts: Sequence[str]) -> bool:
-    """Whether names say that a product is not corrected for the atmosphere; the nearest that states a level decides."""
+    """Whether the names in a path state a product without atmospheric correction.
+
+    The part nearest to the file that states a level decides.
+
+    Args:
+        parts: Names from the file upward.
+    """
     for part in parts:
         if SURFACE_LEVELS.search(part):
             return False
@@ -131,8 +161,8 @@ def is_top_of_atmosphere(parts: Sequence[str]) -> bool:
     return False
 
 
-def no_surface(where: object, found: str) -> InputError:
-    """The one sentence for products at the top of the atmosphere."""
+def not_surface_reflectance(where: object, found: str) -> InputError:
+    """Return the error for products at the top of the atmosphere."""
     return InputError(
         where,
         found=found,

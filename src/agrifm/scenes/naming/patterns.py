@@ -1,7 +1,7 @@
 """Patterns of file names as users write them: ``{tile}/{date}_{band}_{res}.jp2`` with ``*`` and ``?``.
 
-They are matched here rather than by ``re``, which may try a number of ways that is exponential in the number of
-wildcards. Here no state is tried twice, and the order of trials (and so the result) is that of a regular expression.
+Regular expressions would match them too, but may take time that is exponential in the number of wildcards. The matcher
+here tries no state twice. The order of trials, and so the result, is that of a regular expression.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from types import MappingProxyType
 from agrifm.errors import InputError, nearest
 from agrifm.scenes.naming.dates import DATE, TIME, date_spans, parse_day
 
-LONGEST = 200  # parts of a pattern
-STEPS = 200_000  # tried for one name; reached only by patterns that repeat parts between many wildcards
+MAX_TOKENS = 200
+MAX_STEPS = 200_000  # for one name; reached only by patterns that repeat parts between many wildcards
 
 PARTS = MappingProxyType(
     {
@@ -34,12 +34,17 @@ _RES = re.compile(PARTS["res"], re.IGNORECASE)
 _ALPHANUMERIC = re.compile(PARTS["tile"])
 _SEGMENT = re.compile(r"[^/]*")
 
-Values = tuple[tuple[str, str], ...]
+Values = tuple[tuple[str, str], ...]  # named parts and their texts
 
 
 @dataclass(frozen=True)
 class Token:
-    """One element of a pattern: ``text`` itself, a wildcard, a part, or a part that stands further ahead already."""
+    """Element of a pattern.
+
+    Args:
+        kind: ``text``, a wildcard, the name of a part, or ``again`` for a part that occurs earlier in the pattern.
+        text: Text itself, or name of the part that occurs again.
+    """
 
     kind: str
     text: str = ""
@@ -47,31 +52,39 @@ class Token:
 
 @dataclass(frozen=True)
 class NamePattern:
-    """A pattern that matches whole paths, from any folder on."""
+    """Pattern that matches whole paths, starting at any folder.
+
+    Args:
+        tokens: Elements in order.
+        source: Pattern as the user wrote it.
+    """
 
     tokens: tuple[Token, ...]
     source: str
 
     @classmethod
     def of(cls, pattern: str) -> NamePattern:
-        """Read a pattern.
+        """Parse a pattern.
 
         Raises:
-            InputError: If an unknown part, no date, or a way out of the folder.
+            InputError: If it has an unknown part or no date, is too long, or leads out of the folder.
         """
         text = normalized(pattern).removeprefix("./")
-        _stays_inside(pattern, text)
+        _refuse_way_out(pattern, text)
         tokens: list[Token] = []
         for piece in re.split(r"(\{[^{}]*\}|\*|\?)", text):
-            token = _token(piece, pattern, tokens)
+            if not piece:
+                continue
+            token = _parse_token(piece, pattern, tokens)
             # Two wildcards in a row match what one does.
-            if token is not None and not (token.kind in ("*", "any") and tokens and tokens[-1].kind in ("*", "any")):
+            repeats_wildcard = tokens and tokens[-1].kind in ("*", "any") and token.kind in ("*", "any")
+            if not repeats_wildcard:
                 tokens.append(token)
-        if len(tokens) > LONGEST:
+        if len(tokens) > MAX_TOKENS:
             raise InputError(
                 "pattern",
                 found=f"{len(tokens)} parts",
-                expected=f"at most {LONGEST}",
+                expected=f"at most {MAX_TOKENS}",
                 repair="shorten the pattern; '*' stands for any letters.",
             )
         if not any(token.kind == "date" for token in tokens):
@@ -85,35 +98,43 @@ class NamePattern:
         return cls(tuple(tokens), pattern)
 
     def match(self, path: str) -> dict[str, str] | None:
-        """The parts of a path, or None."""
-        return _Trial(self, normalized(path)).run()
+        """Return the named parts of a path; None if it does not match."""
+        return _Matcher(self, normalized(path)).run()
 
     def matches(self, path: str) -> list[dict[str, str]]:
-        """The parts of a path for each date in it that the pattern may mean, the preferred one first."""
-        text = normalized(path)
-        first = self.match(path)
-        if first is None:
+        """Return the named parts of a path for each date that the pattern may mean, the preferred one first."""
+        preferred = self.match(path)
+        if preferred is None:
             return []
-        found = {parse_day(first["date"]): first}
+        by_day = {parse_day(preferred["date"]): preferred}
+        text = normalized(path)
         for start, _, day in date_spans(text):
-            other = None if day in found else _Trial(self, text, start).run()
-            if other is not None:
-                found[day] = other
-        return list(found.values())
+            if day in by_day:
+                continue
+            match = _Matcher(self, text, date_at=start).run()
+            if match is not None:
+                by_day[day] = match
+        return list(by_day.values())
 
 
 def normalized(text: str) -> str:
-    """Composed characters: some systems store names decomposed, so that equal names differ."""
+    """Compose characters: some systems store names decomposed, so that equal names differ."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def _lower(text: str) -> str:
-    """Small letters, one for each letter, so that positions stay."""
-    small = text.lower()
-    return small if len(small) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+    """Convert to lower case, one letter for each letter, so that positions stay."""
+    lower = text.lower()
+    if len(lower) == len(text):
+        return lower
+    letters = []
+    for letter in text:
+        small = letter.lower()
+        letters.append(small if len(small) == 1 else letter)
+    return "".join(letters)
 
 
-def _stays_inside(pattern: str, text: str) -> None:
+def _refuse_way_out(pattern: str, text: str) -> None:
     if text.startswith("/") or ".." in text.split("/"):
         raise InputError(
             f"pattern '{pattern}'",
@@ -123,11 +144,11 @@ def _stays_inside(pattern: str, text: str) -> None:
         )
 
 
-def _token(piece: str, pattern: str, before: list[Token]) -> Token | None:
+def _parse_token(piece: str, pattern: str, before: list[Token]) -> Token:
     if piece in ("*", "?"):
         return Token(piece)
     if not piece.startswith("{"):
-        return Token("text", _lower(piece)) if piece else None
+        return Token("text", _lower(piece))
     name = piece[1:-1]
     if name not in PARTS:
         raise InputError(
@@ -136,55 +157,58 @@ def _token(piece: str, pattern: str, before: list[Token]) -> Token | None:
             expected=", ".join(f"{{{name}}}" for name in PARTS),
             repair=nearest(name, PARTS),
         )
-    again = name != "any" and any(token.kind == name for token in before)
-    return Token("again", name) if again else Token(name)
+    if name != "any" and any(token.kind == name for token in before):
+        return Token("again", name)
+    return Token(name)
 
 
-class _Trial:
-    """Match one pattern against one path.
+class _Matcher:
+    """Matches one pattern against one path, by trial with memory of the states that failed.
 
     Args:
         pattern: Pattern to match.
-        path: Path of a file, below the scene's folder.
-        date_at: Where the date must stand; anywhere if None.
+        path: Path of a file below the scene's folder.
+        date_at: Position at which the date must stand; None allows any.
     """
 
     def __init__(self, pattern: NamePattern, path: str, date_at: int | None = None) -> None:
-        self.pattern, self.path, self.date_at = pattern, path, date_at
-        self.lower = _lower(path)
-        self.repeated = {token.text for token in pattern.tokens if token.kind == "again"}
-        self.failed: set[tuple] = set()
+        self.pattern = pattern
+        self.path = path
+        self.lower_path = _lower(path)
+        self.date_at = date_at
+        self.repeated_parts = {token.text for token in pattern.tokens if token.kind == "again"}
+        self.failed_states: set[tuple] = set()
         self.steps = 0
 
     def run(self) -> dict[str, str] | None:
-        """The parts, or None; the pattern begins at the innermost folder where that is possible."""
-        starts = [0, *(match.end() for match in re.finditer("/", self.path))]
+        """Return the named parts, or None; the pattern begins at the innermost folder where that is possible."""
+        starts = [0]
+        starts += [match.end() for match in re.finditer("/", self.path)]
         for start in reversed(starts):
-            values = self._from(0, start, ())
+            values = self._match_from(0, start, ())
             if values is not None:
                 return dict(values)
         return None
 
-    def _from(self, index: int, at: int, values: Values) -> Values | None:
-        """Match the tokens from one on."""
+    def _match_from(self, index: int, at: int, values: Values) -> Values | None:
+        """Match the tokens from ``index`` on with the path from ``at`` on."""
         if index == len(self.pattern.tokens):
             return values if at == len(self.path) else None
-        # Whether the rest fails depends on the place, and on parts that it repeats.
-        state = (index, at, tuple(value for value in values if value[0] in self.repeated) if self.repeated else ())
-        if state in self.failed:
+        # Whether the remainder matches depends on the position, and on the parts that it repeats.
+        state = (index, at, tuple(value for value in values if value[0] in self.repeated_parts))
+        if state in self.failed_states:
             return None
-        token = self.pattern.tokens[index]
-        for end, value in self._ends(token, at, values):
-            self._count()
-            found = self._from(index + 1, end, (*values, *value))
-            if found is not None:
-                return found
-        self.failed.add(state)
+        for end, new_values in self._ends(self.pattern.tokens[index], at, values):
+            self._count_step()
+            result = self._match_from(index + 1, end, (*values, *new_values))
+            if result is not None:
+                return result
+        self.failed_states.add(state)
         return None
 
-    def _count(self) -> None:
+    def _count_step(self) -> None:
         self.steps += 1
-        if self.steps > STEPS:
+        if self.steps > MAX_STEPS:
             raise InputError(
                 f"pattern '{self.pattern.source}'",
                 found=f"too many ways to match {self.path}",
@@ -193,46 +217,54 @@ class _Trial:
             )
 
     def _ends(self, token: Token, at: int, values: Values) -> Iterator[tuple[int, Values]]:
-        """Where a token that begins at a place may end, in the order of preference, and what it says."""
+        """Yield where a token that begins at ``at`` may end, in order of preference, and the parts that it gives."""
         if token.kind == "text":
-            if self.lower.startswith(token.text, at):
+            if self.lower_path.startswith(token.text, at):
                 yield at + len(token.text), ()
         elif token.kind == "again":
-            value = _lower(dict(values)[token.text])
-            if self.lower.startswith(value, at):
-                yield at + len(value), ()
+            text = _lower(dict(values)[token.text])
+            if self.lower_path.startswith(text, at):
+                yield at + len(text), ()
         elif token.kind == "date":
-            yield from self._dates(at)
+            yield from self._date_ends(at)
         elif token.kind == "res":
-            yield from self._sizes(at)
+            yield from self._resolution_ends(at)
         else:
-            yield from self._wild(token.kind, at)
+            yield from self._wildcard_ends(token.kind, at)
 
-    def _wild(self, kind: str, at: int) -> Iterator[tuple[int, Values]]:
-        form = _ALPHANUMERIC if kind in ("tile", "sensor") else _SEGMENT
-        match = form.match(self.path, at)
+    def _wildcard_ends(self, kind: str, at: int) -> Iterator[tuple[int, Values]]:
+        allowed = _ALPHANUMERIC if kind in ("tile", "sensor") else _SEGMENT
+        match = allowed.match(self.path, at)
         last = match.end() if match else at
-        first = at if kind in ("*", "any") else at + 1
+        may_be_empty = kind in ("*", "any")
+        first = at if may_be_empty else at + 1
         if kind == "?":
             last = min(last, first)
+        ends = range(first, last + 1)
         shortest_first = kind in ("any", "band")
-        ends = range(first, last + 1) if shortest_first else range(last, first - 1, -1)
+        if not shortest_first:
+            ends = ends[::-1]
         for end in ends:
-            yield end, () if kind in ("*", "?", "any") else ((kind, self.path[at:end]),)
+            values = () if kind in ("*", "?", "any") else ((kind, self.path[at:end]),)
+            yield end, values
 
-    def _dates(self, at: int) -> Iterator[tuple[int, Values]]:
-        match = _DATE.match(self.path, at) if self.date_at in (None, at) else None
+    def _date_ends(self, at: int) -> Iterator[tuple[int, Values]]:
+        if self.date_at not in (None, at):
+            return
+        match = _DATE.match(self.path, at)
         if match is None or parse_day(match["date"]) is None:
             return
         date = ("date", match["date"])
-        after = _TIME.match(self.path, match.end())
-        if after is not None and after[0]:
-            yield after.end(), (date, ("time", after["time"]))
+        time = _TIME.match(self.path, match.end())
+        if time is not None and time[0]:
+            yield time.end(), (date, ("time", time["time"]))
         yield match.end(), (date,)
 
-    def _sizes(self, at: int) -> Iterator[tuple[int, Values]]:
+    def _resolution_ends(self, at: int) -> Iterator[tuple[int, Values]]:
         longest = _RES.match(self.path, at)
-        for end in range(longest.end() if longest else at, at, -1):
+        if longest is None:
+            return
+        for end in range(longest.end(), at, -1):
             match = _RES.fullmatch(self.path, at, end)
             if match:
                 yield end, (("res", match["value"]),)
