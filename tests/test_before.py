@@ -1,7 +1,9 @@
 """What the version before wrote still opens: a checkpoint, chips, a map and its provenance."""
 
 import gzip
+import json
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +11,13 @@ import pytest
 import rasterio
 
 from agrifm.checkpoint import Checkpoint
+from agrifm.config.migration import migrate
 from agrifm.data.folder import ChipFolder
 from agrifm.maps.predict_chips import predict
 from agrifm.products.reproduce import reproduce
 from agrifm.sensors import S2
+from agrifm.tensor_files import read_safetensors
+from agrifm.weight_files.start_weights import SHIPPED
 
 BEFORE = Path(__file__).parent / "data" / "before"
 
@@ -35,6 +40,21 @@ def test_the_checkpoint_opens_and_predicts(before, tmp_path):
     chips = ChipFolder.in_folder(before / "chips" / "h5_samples", checkpoint.experiment.data.sensors)
     paths = predict(checkpoint, chips, tmp_path)
     assert {path.name for path in paths} == {"a.tif", "b.tif"}
+
+
+def test_configurations_of_checkpoints_are_migrated_without_a_warning(before):
+    """Nobody can edit them. Each of their values is found under its present name."""
+    for path in (before / "best.safetensors", SHIPPED / "agrifm-tiny.safetensors"):
+        stated = json.loads(read_safetensors(path)[1]["experiment"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            written = json.loads(Checkpoint.load(path).experiment.model_dump_json())
+            present = migrate(stated, path, warn=False)
+        assert "turns" in stated["augment"]
+        assert "rot90" in present["augment"]
+        for section, values in present.items():
+            for key, value in (values if isinstance(values, dict) else {}).items():
+                assert written[section][key] == value, f"{section}.{key}"
 
 
 def test_the_chips_open(before):

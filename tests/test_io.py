@@ -1,4 +1,4 @@
-"""Files appear whole; text of unknown origin cannot steer a terminal; the command never ends in a traceback."""
+"""Files appear whole; text of unknown origin cannot control a terminal; the command never ends in a traceback."""
 
 import errno
 import io

@@ -26,7 +26,7 @@ from agrifm.chips.classes import ClassTable
 from agrifm.chips.labels import read_labels
 from agrifm.compat.weights import describe_weights
 from agrifm.config import load, parse
-from agrifm.data.chips import Georeference, read_chip, read_place, write_chip
+from agrifm.data.chips import Georeference, read_chip, read_georeference, write_chip
 from agrifm.data.folder import ChipFolder
 from agrifm.data.records import COVERS, Record
 from agrifm.maps.files.cog import class_map, write_cog
@@ -265,7 +265,7 @@ def _chip(folder: Path, name: str, seed: int) -> None:
 def _read_chip(case: Path) -> None:
     sample = read_chip(case / "a.h5", (S2, LANDSAT), allow_missing=True)
     check_sample(sample)
-    place = read_place(case / "a.h5")
+    place = read_georeference(case / "a.h5")
     promise(place is None or np.isfinite(place.transform).all(), f"transform {place}")
 
 

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from agrifm.checkpoint import Checkpoint, write_provenance
-from agrifm.data.folder import SampleSource, View
-from agrifm.evaluation.as_of import Timeline, refuse_unseen
+from agrifm.data.folder import SampleSource, SampleSubset
+from agrifm.evaluation.as_of import SeasonSamples, refuse_unseen
 from agrifm.evaluation.scoring import evaluate
 from agrifm.figures import save_png
 from agrifm.io import write_whole
@@ -104,7 +104,7 @@ def early_season(checkpoint: Checkpoint, source: SampleSource, as_of: str, *, co
     Raises:
         InputError: If it names no days, or nothing was seen by any of them.
     """
-    timelines = Timeline.of(source, checkpoint.experiment.data.seasons)
+    timelines = SeasonSamples.of(source, checkpoint.experiment.data.seasons)
     plans = [(line, moment) for line in timelines for moment in line.moments(as_of)]
     refuse_unseen(timelines, [moment for _, moment in plans], as_of)
     ways = [
@@ -149,9 +149,10 @@ def failures(
     subsets = [part for n in range(len(every), 0, -1) for part in combinations(every, n)] if sensors else [every]
     lost = [" + ".join(name for name in every if name not in part) or "nothing" for part in subsets]
     ways: list[tuple[Values, SampleSource]] = [
-        ({"missing": name, "from": ""}, View(source, rows, (), part)) for name, part in zip(lost, subsets, strict=True)
+        ({"missing": name, "from": ""}, SampleSubset(source, rows, (), part))
+        for name, part in zip(lost, subsets, strict=True)
     ]
-    lines = Timeline.of(source, checkpoint.experiment.data.seasons) if gaps else []
+    lines = SeasonSamples.of(source, checkpoint.experiment.data.seasons) if gaps else []
     for line in lines:
         for months in gaps:
             text = ("1 month" if months == 1 else f"{months} months") + (f" of {line.name}" if len(lines) > 1 else "")

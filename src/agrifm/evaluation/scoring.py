@@ -15,7 +15,7 @@ from torch import Tensor
 from agrifm.checkpoint import Checkpoint, write_provenance
 from agrifm.config import Experiment
 from agrifm.data.folder import SampleSource
-from agrifm.data.loader import EpochBatches, Split, alike, load
+from agrifm.data.loader import EpochBatches, Split, collate_by_shape, load
 from agrifm.figures import save_png
 from agrifm.io import whole, write_whole
 from agrifm.memory import keep_freed_memory
@@ -34,7 +34,8 @@ def outputs(
     experiment = checkpoint.experiment
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = checkpoint.model().to(device)
-    loader = load(*_in_order(experiment, source), experiment.training.workers if len(source) > 8 else 0, alike)
+    workers = experiment.training.workers if len(source) > 8 else 0
+    loader = load(*_in_order(experiment, source), workers, collate_by_shape)
     quiet = console is None
     shown = console or Console(quiet=True)
     for several in track(loader, "predicting", console=shown, disable=quiet, transient=True):

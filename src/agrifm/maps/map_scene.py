@@ -100,7 +100,7 @@ def map_scene(
         raise InputError(
             out, found=f"the ending '{out.suffix}'", expected="a GeoTIFF", repair="give a name that ends in .tif."
         )
-    checkpoint = Checkpoint.load(model).looking(flips=options.flips, others=options.ensemble)
+    checkpoint = Checkpoint.load(model).averaging(flips=options.flips, others=options.ensemble)
     models = (model, *map(Path, options.ensemble))
     run = _Run(checkpoint, models, scene, out, options, console)
     with locked(out):

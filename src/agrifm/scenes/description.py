@@ -282,7 +282,7 @@ def describe(values: Mapping[str, Any], overrides: Sequence[str], where: Path) -
     try:
         return Description.model_validate({**values, "sources": sources, **whole})
     except ValidationError as error:
-        raise explain(error, where, valid_keys=_valid_keys) from error
+        raise explain(error, where, Description) from error
 
 
 def load_description(path: Path, overrides: Sequence[str]) -> Description:
@@ -326,8 +326,3 @@ def _overrides(texts: Sequence[str]) -> dict[str, Any]:
     given = override({}, texts, as_text=AS_TEXT)
     nothing = {key: None for key in AS_TEXT if given.get(key) in ("", "null", "~")}
     return {**given, **nothing}
-
-
-def _valid_keys(location: Sequence[str]) -> list[str]:
-    """Keys that may stand beside the last part of a location."""
-    return list(Source.model_fields if location[0] == "sources" else Description.model_fields)
