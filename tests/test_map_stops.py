@@ -183,7 +183,7 @@ def test_overwriting_goes_on_and_the_old_map_stays_until_then(begun, whole, mode
     with pytest.raises(KeyboardInterrupt):
         map_scene(model, scene, begun, EVERYTHING, overwrite=True)
     assert contents_of_files(begun.parent) == before
-    assert len(list(Store.beside(begun).folder.glob("*.npz"))) > 1
+    assert len(list(Store.beside(begun).folder.glob("[0-9]*.npz"))) > 1
     monkeypatch.undo()
     computed, make = [], tiles.MapJob.make
     monkeypatch.setattr(tiles.MapJob, "make", lambda *args: computed.append(args[1]) or make(*args))
@@ -204,7 +204,7 @@ def test_two_at_once(model, scene, tmp_path):  # noqa: F811
 
 @pytest.mark.parametrize("how", ["flipped", "cut", "emptied", "another's", "a folder"])
 def test_a_damaged_tile_is_computed_again_and_a_line_says_so(how, begun, whole, model, scene):  # noqa: F811
-    first, second = sorted(Store.beside(begun).folder.glob("*.npz"))[:2]
+    first, second = sorted(Store.beside(begun).folder.glob("[0-9]*.npz"))[:2]
     data = bytearray(first.read_bytes())
     data[len(data) // 2] ^= 16
     if how == "a folder":
@@ -383,7 +383,7 @@ def test_signals_stop_workers_as_well_without_a_traceback(number, code, folder, 
         [*command, "--workers", "2"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
     )
     parts = Store.beside(out).folder
-    while process.poll() is None and not list(parts.glob("*.npz")):
+    while process.poll() is None and not list(parts.glob("[0-9]*.npz")):
         time.sleep(0.01)
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     said = process.communicate(timeout=60)[0].decode()
@@ -394,4 +394,4 @@ def test_signals_stop_workers_as_well_without_a_traceback(number, code, folder, 
     while alive(process.pid):  # Python's own helper ends a moment after the rest
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert list(parts.glob("*.npz"))
+    assert list(parts.glob("[0-9]*.npz"))

@@ -19,12 +19,13 @@ from conftest import TINY, unit
 from rio_cogeo.cogeo import cog_validate
 from typer.testing import CliRunner
 
+from agrifm import io
 from agrifm.checkpoint import Checkpoint, build
 from agrifm.cli import app
 from agrifm.config import parse
 from agrifm.errors import InputError, Unreadable
 from agrifm.maps import map_scene as mapping
-from agrifm.maps import store, tiles
+from agrifm.maps import tiles
 from agrifm.maps.files.writer import NODATA
 from agrifm.maps.map_scene import fit_sensors, map_scene, plan
 from agrifm.maps.options import MapOptions
@@ -215,11 +216,11 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(whole, model, fold
     parts = Store.beside(out).folder
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
     deadline = time.monotonic() + 120
-    while not list(parts.glob("*.npz")) and process.poll() is None and time.monotonic() < deadline:
+    while not list(parts.glob("[0-9]*.npz")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    kept = {path.name: path.stat().st_mtime_ns for path in parts.glob("*.npz")}
+    kept = {path.name: path.stat().st_mtime_ns for path in parts.glob("[0-9]*.npz")}
     assert kept
     assert not out.exists()
     result = CliRunner().invoke(app, command[3:])
@@ -286,7 +287,7 @@ def test_a_cluster_gives_the_same_bytes_though_a_worker_dies(whole, model, scene
         victim = next(iter(client.run(os.getpid).values()))
 
         def kill():
-            while not list(Store.beside(out).folder.glob("*.npz")):
+            while not list(Store.beside(out).folder.glob("[0-9]*.npz")):
                 time.sleep(0.01)
             os.kill(victim, signal.SIGKILL)
 
@@ -318,20 +319,22 @@ def test_workers_take_one_gpu_each(monkeypatch):
 
 
 def test_a_full_disk_keeps_what_was_done(whole, model, scene, tmp_path, monkeypatch):
-    out, sync, saved = tmp_path / "map.tif", store.sync, []
+    out, sync, saved = tmp_path / "map.tif", io.sync, []
 
     def full(path):
-        if len(saved) == 2:
-            raise OSError(28, "No space left on device")
-        saved.append(sync(path))
+        if path.suffix == ".npz":
+            if len(saved) == 2:
+                raise OSError(28, "No space left on device")
+            saved.append(path)
+        sync(path)
 
-    monkeypatch.setattr(store, "sync", full)
+    monkeypatch.setattr(io, "sync", full)
     with pytest.raises(InputError, match=r"no space left.*\n.*\n.*finished tiles are kept"):
         map_scene(model, scene, out, EVERYTHING)
-    assert len(list(Store.beside(out).folder.glob("*.npz"))) == 2
-    assert not list(Store.beside(out).folder.glob("*.part"))
+    assert len(list(Store.beside(out).folder.glob("[0-9]*.npz"))) == 2
+    assert not list(Store.beside(out).folder.glob("*.part*"))
     assert not out.exists()
-    monkeypatch.setattr(store, "sync", sync)
+    monkeypatch.setattr(io, "sync", sync)
     map_scene(model, scene, out, EVERYTHING)
     assert same(whole[0], out)
 

@@ -133,12 +133,13 @@ def _write_parquet(frame: geopandas.GeoDataFrame, path: Path, collection: dict[s
     import pyarrow.parquet as pq
 
     frame.to_parquet(path, write_covering_bbox=True)
-    whole = pq.read_table(path)
-    types = {"metrics:area": pa.float32(), "metrics:perimeter": pa.float32()}
-    types |= {field.name: pa.string() for field in whole.schema if pa.types.is_large_string(field.type)}
-    fields = [
-        field.with_type(types.get(field.name, field.type)).with_nullable(field.name not in REQUIRED)
-        for field in whole.schema
-    ]
-    metadata = {**(whole.schema.metadata or {}), b"collection": json.dumps(collection).encode()}
-    pq.write_table(whole.cast(pa.schema(fields, metadata)), path, compression="zstd")
+    written = pq.read_table(path)
+    fields = []
+    for field in written.schema:
+        if field.name in ("metrics:area", "metrics:perimeter"):
+            field = field.with_type(pa.float32())
+        elif pa.types.is_large_string(field.type):  # pandas writes these, fiboa asks for plain strings
+            field = field.with_type(pa.string())
+        fields.append(field.with_nullable(field.name not in REQUIRED))
+    metadata = {**(written.schema.metadata or {}), b"collection": json.dumps(collection).encode()}
+    pq.write_table(written.cast(pa.schema(fields, metadata)), path, compression="zstd")

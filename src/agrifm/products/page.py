@@ -68,22 +68,34 @@ def table(
     shades: Sequence[Sequence[float]] = (),
     colors: Sequence[str] = (),
 ) -> Html:
-    """A table; ``shades`` are the darkness of the cells of each row from 0 to 1, ``colors`` of a square before it."""
-    lines = ["<table>", "<tr>" + "".join(f"<th>{shown(name)}</th>" for name in head) + "</tr>"]
-    for i, row in enumerate(rows):
-        first, *rest = (shown(_number(value)) for value in row)
-        dark = shades[i] if shades else [0.0] * len(rest)
-        cells = "".join(f"<td{_shade(share)}>{value}</td>" for share, value in zip(dark, rest, strict=True))
+    """A table.
+
+    Args:
+        head: Names of the columns.
+        rows: Values of each row, its name first.
+        shades: Darkness of the cells of each row after its name, from 0 to 1.
+        colors: Color of a square before the name of each row.
+    """
+    header = "".join(f"<th>{shown(name)}</th>" for name in head)
+    lines = ["<table>", f"<tr>{header}</tr>"]
+    for i, (name, *values) in enumerate(rows):
+        row_shades = shades[i] if shades else [0.0] * len(values)
+        cells = ""
+        for value, shade in zip(values, row_shades, strict=True):
+            cells += f"<td{_shade(shade)}>{shown(_number(value))}</td>"
         square = f'<span class="swatch" style="background: {shown(colors[i])}"></span>' if colors else ""
-        lines.append(f"<tr><td>{square}{first}</td>{cells}</tr>")
-    return Html("\n".join([*lines, "</table>"]))
+        lines.append(f"<tr><td>{square}{shown(_number(name))}</td>{cells}</tr>")
+    lines.append("</table>")
+    return Html("\n".join(lines))
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> Html:
     """A table of names and values; a dictionary becomes one line."""
     rows = []
     for name, value in pairs:
-        text = ", ".join(f"{key} {part}" for key, part in value.items()) if isinstance(value, Mapping) else str(value)
+        text = str(value)
+        if isinstance(value, Mapping):
+            text = ", ".join(f"{key} {part}" for key, part in value.items())
         rows.append(f"<tr><td>{shown(name)}</td><td>{shown(text)}</td></tr>")
     return Html('<table class="facts">\n' + "\n".join(rows) + "\n</table>")
 
