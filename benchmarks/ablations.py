@@ -31,9 +31,9 @@ ROWS: dict[str, list[str]] = {
     "as shipped": [],
     "as shipped, another seed": ["seed=1"],
     "without teacher": ["teacher=null"],
-    "teacher trusted everywhere": ["teacher.trust=false"],
-    "teacher at full weight from the start": ["teacher.ramp=0"],
-    "nothing hidden, no noise": ["augment.hide=0", "augment.noise=0"],
+    "teacher trusted everywhere": ["teacher.confidence_weighting=false"],
+    "teacher at full weight from the start": ["teacher.ramp_up=0"],
+    "nothing hidden, no noise": ["augment.mask_frames=0", "augment.noise=0"],
     "always 16 frames": ["data.frames=16", "augment.drop_frames=0"],
     "a backbone for each sensor": ["model.shared_backbone=false"],
 }
@@ -72,7 +72,7 @@ def main() -> None:
     asked, begun = parser.parse_args(), time.monotonic()
     console = Console(width=None if sys.stdout.isatty() else 120)
     torch.set_num_threads(1)
-    length = [f"data.shards.lap={asked.samples // 4}", "training.epochs=4", "training.workers=0"]
+    length = [f"data.shards.epoch_size={asked.samples // 4}", "training.epochs=4", "training.workers=0"]
     rows = {"random weights": probed(None, asked.out / "chips", asked.data)}
     for name, settings in ROWS.items():
         out = asked.out / name.replace(" ", "_").replace(",", "")

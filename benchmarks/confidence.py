@@ -21,7 +21,7 @@ from rich.console import Console
 from agrifm.checkpoint import Checkpoint
 from agrifm.errors import InputError
 from agrifm.evaluation.calibration import Unit, calibrate, fit_temperature, gather
-from agrifm.evaluation.reliability import Pixels, Reliability, covered, draw, measure
+from agrifm.evaluation.reliability import Pixels, Reliability, draw_diagram, measure_coverage, measure_reliability
 from agrifm.tasks.calibration import at_temperature
 from agrifm.training import fit
 
@@ -42,7 +42,7 @@ def train(job: real.Job) -> dict[str, Fold]:
     train_, val, test = (real.Memory.of(job.experiment.data.split(split)) for split in SPLITS)
     sources, quiet = {"train": real.Memory(train_.samples, job.case.repeats), "val": val}, Console(file=io.StringIO())
     best = Checkpoint.load(fit(job.experiment, job.out, resume=False, sources=sources, console=quiet))
-    looks = {PLAIN: best, FLIPS: best.looking(flips=True)}
+    looks = {PLAIN: best, FLIPS: best.averaging(flips=True)}
     return {name: Fold(gather(one, val), gather(one, test)) for name, one in looks.items()}
 
 
@@ -61,7 +61,11 @@ def errors(folds: list[Fold]) -> tuple[Reliability, Reliability, list[float]]:
     temperatures = [fit_temperature(fold.val) for fold in folds]
     before = pooled([fold.test for fold in folds])
     parts = [at_temperature(fold.test.chances, one) for fold, one in zip(folds, temperatures, strict=True)]
-    return measure(before.chances, before.truth), measure(np.concatenate(parts, 1), before.truth), temperatures
+    return (
+        measure_reliability(before.chances, before.truth),
+        measure_reliability(np.concatenate(parts, 1), before.truth),
+        temperatures,
+    )
 
 
 def sets(folds: list[Fold], names: tuple[str, ...], coverage: float, unit: Unit) -> str:
@@ -70,7 +74,7 @@ def sets(folds: list[Fold], names: tuple[str, ...], coverage: float, unit: Unit)
         found = [calibrate(fold.val, names, coverage, unit=unit) for fold in folds]
     except InputError as error:
         return f"| {coverage:.0%} | {unit} | refused: {error.found}, {error.expected.split(':')[0]} | | | |"
-    told = [covered(one, fold.test, names) for one, fold in zip(found, folds, strict=True)]
+    told = [measure_coverage(one, fold.test, names) for one, fold in zip(found, folds, strict=True)]
     held = np.average([one.pixels for one in told], weights=[len(fold.test.truth) for fold in folds])
     size = np.average([one.size for one in told], weights=[len(fold.test.truth) for fold in folds])
     chips = np.average([one.chips for one in told], weights=[len(np.unique(fold.test.chip)) for fold in folds])
@@ -103,7 +107,7 @@ def main(words: list[str] | None = None) -> str:
             f"{before.Brier:.3f} to {after.Brier:.3f} | {before.NLL:.3f} to {after.NLL:.3f} | {after.accuracy:.3f} | "
             f"{', '.join(f'{t:.2f}' for t in temperatures)} |"
         )
-    draw(pairs, options.out / "reliability.png")
+    draw_diagram(pairs, options.out / "reliability.png")
     folds = [one[PLAIN] for one in made]
     lines += ["", "| asked for | unit | covered per chip | per pixel | single folds | classes in a set |"]
     lines.append("|---:|---|---:|---:|---|---:|")

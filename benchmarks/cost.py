@@ -72,7 +72,7 @@ Results = dict[Case, Result]
 def build(case: Case) -> nn.Module:
     """The network of a row; stochastic depth is off, so that all do the same work."""
     size = replace(SIZES[case.size], drop_path=0.0)
-    config = ModelConfig(size=size, checkpointing="checkpointing" in case.subject)
+    config = ModelConfig(size=size, gradient_checkpointing="checkpointing" in case.subject)
     plain = replace(config, decoder="original")
     makers: dict[str, Callable[[], nn.Module]] = {
         "encoder": partial(Swin, size),

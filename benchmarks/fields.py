@@ -137,7 +137,7 @@ def train(place: Place, out: Path, seed: int, console: Console) -> Checkpoint:
         "model": {"size": SMALL},
         "task": {
             "kind": "fields",
-            "partial": place.partial,
+            "partial_labels": place.partial,
             "tolerance": TOLERANCE,
             "watershed": {"reach": place.reach},
             "loss": [{"kind": "cross_entropy"}, {"kind": "tversky"}, {"kind": "log_cosh_dice"}],

@@ -20,9 +20,8 @@ from real_table import FOREST, MAJORITY, MODEL, MODELS, Confusions, markdown, po
 from rich.console import Console
 
 from agrifm.chips.writer import ChipPlan, write_chips
-from agrifm.compat.weights import start_weights
 from agrifm.config import Experiment, load
-from agrifm.data.chips import read_place
+from agrifm.data.chips import read_georeference
 from agrifm.evaluation.baselines import majority, random_forest
 from agrifm.maps.files.legend import picture
 from agrifm.maps.map_scene import MapOptions, map_scene
@@ -41,7 +40,7 @@ def run(scene: Scene, parcels: Path, out: Path, seed: int, settings: list[str], 
     plan = ChipPlan("EC_hcat_n", CLASSES, size=24, seed=seed)
     write_chips(scene, parcels, out / "chips", plan, overwrite=True, console=console).show(console)
     experiment = load(out / "chips" / "crops.yaml", [*settings, f"seed={seed}"])
-    best = fit(experiment, out / "model", resume=False, weights=start_weights(experiment), console=console)
+    best = fit(experiment, out / "model", resume=False, console=console)
     options = MapOptions(("confidence", "observations"))
     mapped = map_scene(best, scene, out / "map.tif", options, overwrite=True, console=console)
     console.print(f"seams: {mapped.seams}", highlight=False)
@@ -63,7 +62,7 @@ def on_test(experiment: Experiment, target: Path) -> np.ndarray:
     found = np.zeros((count, count), np.int64)
     with rasterio.open(target) as file:
         for i in range(len(source)):
-            label, place = np.asarray(source.read(i).label), read_place(source.path(i))
+            label, place = np.asarray(source.read(i).label), read_georeference(source.path(i))
             assert place is not None
             left, top, size = place.transform[2], place.transform[5], place.transform[0]
             bounds = left, top - label.shape[0] * size, left + label.shape[1] * size, top

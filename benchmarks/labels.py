@@ -27,7 +27,6 @@ from rich.console import Console
 from rich.table import Table
 
 from agrifm.checkpoint import Checkpoint
-from agrifm.compat.weights import start_weights
 from agrifm.evaluation import evaluate
 from agrifm.evaluation.baselines import random_forest
 from agrifm.tasks.scores import scores
@@ -75,7 +74,7 @@ def runs(task: Task) -> list[Run]:
         experiment = job.experiment.model_copy(update={"start_from": start, "seed": seed})
         sources = {"train": Memory(chosen, repeats), "val": val}
         quiet, out = Console(file=io.StringIO()), job.out / name.replace(" ", "_")
-        best = fit(experiment, out, resume=False, weights=start_weights(experiment), sources=sources, console=quiet)
+        best = fit(experiment, out, resume=False, sources=sources, console=quiet)
         summary = evaluate(Checkpoint.load(best), test).summary
         found.append(Run(job.case.title, share, seed, name, count, summary["aAcc"], summary["mFscore"]))
     forest = random_forest(chosen, test.samples, len(names), sensors=job.case.sensors, steps=job.case.steps, jobs=1)

@@ -80,9 +80,9 @@ PLACES: dict[str, Callable[..., Prepared]] = {
 }
 FOLDS = {"be_a": 4, "raster": 4, "points": 4}
 PLAIN = TrainingConfig(learning_rate=1e-3, warmup=0.1, workers=0, accelerator="cpu")
-PATCH = PLAIN.model_copy(update={"epochs": 12, "batch_size": 8, "ema": 0.95})
-SEASONS = PLAIN.model_copy(update={"epochs": 20, "batch_size": 8, "ema": 0.95})
-SINGLE = PLAIN.model_copy(update={"epochs": 15, "batch_size": 32, "ema": 0.98})
+PATCH = PLAIN.model_copy(update={"epochs": 12, "batch_size": 8, "ema_decay": 0.95})
+SEASONS = PLAIN.model_copy(update={"epochs": 20, "batch_size": 8, "ema_decay": 0.95})
+SINGLE = PLAIN.model_copy(update={"epochs": 15, "batch_size": 32, "ema_decay": 0.98})
 FEWER = Augment(drop_frames=0.3)
 CASES = (
     Case("Sentinel-2", "be_a", ("S2",), repeats=8, augment=FEWER, training=PATCH),
@@ -143,9 +143,9 @@ class Job:
         return Experiment(
             name=f"{self.case.title}, fold {self.fold}",
             seed=self.fold,
-            data=DataConfig.model_validate({"sensors": sensors, "check": 1, **self.prepared.folds[self.fold]}),
+            data=DataConfig.model_validate({"sensors": sensors, "check_chips": 1, **self.prepared.folds[self.fold]}),
             augment=self.case.augment,
-            model=ModelConfig(size="tiny", calendar=CALENDAR),
+            model=ModelConfig(size="tiny", time_steps=CALENDAR),
             task=Segmentation(classes, loss=(CrossEntropy(label_smoothing=0.05),)),
             training=self.case.training,
         )
@@ -209,7 +209,7 @@ def _ended(jobs: list[Job], workers: int) -> Iterator[tuple[Job, tuple[Confusion
 
 def quick(case: Case) -> Case:
     """The same case, one short epoch."""
-    training = case.training.model_copy(update={"epochs": 1, "limit": 1})
+    training = case.training.model_copy(update={"epochs": 1, "limit_train_batches": 1})
     return replace(case, repeats=1, steps=6, trees=20, training=training)
 
 

@@ -36,10 +36,9 @@ from rich.console import Console
 
 from agrifm.checkpoint import Checkpoint
 from agrifm.chips.writer import ChipPlan, write_chips
-from agrifm.compat.weights import start_weights
 from agrifm.config import Experiment, load
 from agrifm.evaluation import evaluate
-from agrifm.evaluation.as_of import Timeline
+from agrifm.evaluation.as_of import SeasonSamples
 from agrifm.evaluation.baselines import majority, random_forest
 from agrifm.opening import open_scene
 from agrifm.sample import Sample
@@ -77,11 +76,8 @@ class Data:
         """Train with these random steps beside the usual ones."""
         steps = replace(self.experiment.augment, **augment)
         experiment = self.experiment.model_copy(update={"augment": steps, "start_from": START})
-        sources, weights = (
-            {"train": Memory(self.train.samples, self.repeats), "val": self.val},
-            start_weights(experiment),
-        )
-        path = fit(experiment, self.out / name, resume=False, weights=weights, sources=sources, console=QUIET)
+        sources = {"train": Memory(self.train.samples, self.repeats), "val": self.val}
+        path = fit(experiment, self.out / name, resume=False, sources=sources, console=QUIET)
         return Checkpoint.load(path)
 
     def shorter(self, share: float) -> Data:
@@ -104,13 +100,13 @@ def forest(train: Sequence[Sample], test: Sequence[Sample], experiment: Experime
     """Confusion matrix of a random forest on the sensors that the training samples have."""
     there = {name for sample in train for name in sample.images}
     sensors = [sensor.name for sensor in experiment.data.sensors if sensor.name in there]
-    steps = experiment.model.calendar or 12
+    steps = experiment.model.time_steps or 12
     return random_forest(train, test, len(experiment.task.names), sensors=sensors, steps=steps, jobs=1)
 
 
 def early(data: Data, models: dict[str, Checkpoint]) -> Confusions:
     """Confusion matrices by (place and date, model)."""
-    (train,), (test,) = Timeline.of(data.train), Timeline.of(data.test)
+    (train,), (test,) = SeasonSamples.of(data.train), SeasonSamples.of(data.test)
     found: Confusions = {}
     for moment in test.moments("monthly"):
         row = f"{data.place}, {moment}"

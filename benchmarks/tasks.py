@@ -27,7 +27,6 @@ from real_table import MODEL, MODELS, Confusions, markdown, pool, save, show
 from rich.console import Console
 
 from agrifm.checkpoint import Checkpoint
-from agrifm.compat.weights import start_weights
 from agrifm.config import Experiment
 from agrifm.data.chips import Georeference
 from agrifm.evaluation import evaluate
@@ -133,7 +132,7 @@ def run(work: Work, prepared: Prepared, fold: int, out: Path, short: bool) -> tu
     train, val, test = (Memory.of(experiment.data.split(split)) for split in SPLITS)
     sources = {"train": Memory(train.samples, job.case.repeats), "val": val}
     quiet = Console(file=io.StringIO())
-    best = fit(experiment, out, resume=False, weights=start_weights(experiment), sources=sources, console=quiet)
+    best = fit(experiment, out, resume=False, sources=sources, console=quiet)
     found: Confusions = {(work.title, MODEL): np.array(evaluate(Checkpoint.load(best), test).confusion)}
     classes = experiment.task.classes_of
     plain = [Memory(tuple(replace(x, label=classes(x.label)) for x in part.samples)) for part in (train, test)]

@@ -28,7 +28,7 @@ def square(column, row, side=9.3):
 
 
 def parcels(step=10):
-    """Parcels all over the scene; crops in turn."""
+    """Parcels all over the scene, with alternating crops."""
     places = [(column, row) for row in range(0, SIDE, step) for column in range(0, SIDE, step)]
     crops = [("wheat", "maize", "grass")[(i + i // 10) % 3] for i in range(len(places))]
     return geopandas.GeoDataFrame({"crop": crops}, geometry=[square(*place) for place in places], crs=UTM)
@@ -46,7 +46,7 @@ def frame_of(**shapes):
 
 
 def holds(shape, grid=GRID):
-    """Pixels whose center lies in a shape, found by shapely."""
+    """Mask of the pixels whose center is in a shape, from shapely."""
     rows, columns = np.indices(grid.shape)
     a, _, c, _, e, f = tuple(grid.affine)[:6]
     return shapely.contains_xy(shape, a * (columns + 0.5) + c, e * (rows + 0.5) + f)

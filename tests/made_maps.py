@@ -29,13 +29,13 @@ def random_classes(height, width, seed=0):
 
 
 def cut(pixels, height, width):
-    """Pieces ``(row, column, pixels)`` of at most this size."""
+    """Strips ``(row, column, pixels)`` of at most this size."""
     rows, columns = range(0, pixels.shape[-2], height), range(0, pixels.shape[-1], width)
     return [(r, c, pixels[..., r : r + height, c : c + width]) for r, c in itertools.product(rows, columns)]
 
 
 def a_map(target, *, seed=0, size=(300, 260), extras=EXTRAS, **more):
-    """Finish a map with two sensors; the products are random."""
+    """Write a map of two sensors with random products."""
     rng, (h, w) = np.random.default_rng(seed), size
     arrays = {
         "classes": random_classes(h, w, seed),

@@ -16,11 +16,11 @@ from agrifm.cli import app
 from agrifm.config import parse
 from agrifm.errors import InputError
 from agrifm.evaluation.calibration import calibrate, calibrate_checkpoint, fit_temperature, gather, threshold
-from agrifm.evaluation.reliability import Pixels, covered, draw, measure
+from agrifm.evaluation.reliability import Pixels, draw_diagram, measure_coverage, measure_reliability
 from agrifm.maps.files.writer import NODATA
 from agrifm.maps.map_scene import MapOptions, map_scene
 from agrifm.maps.provenance import Provenance
-from agrifm.nn.ensemble import SYMMETRIES, turned
+from agrifm.nn.ensemble import SYMMETRIES, orient
 from agrifm.opening import open_scene
 from agrifm.products.reproduce import reproduce
 from agrifm.sample import collate
@@ -59,9 +59,9 @@ def test_a_known_temperature_is_recovered(temperature):
 
 def test_probabilities_that_come_true_have_no_calibration_error():
     good, sharp = made_up(60_000), made_up(60_000, temperature=3)
-    assert measure(*good[:2]).ECE < 0.01
-    assert measure(*good[:2]).adaptive_ECE < 0.01
-    assert measure(*sharp[:2]).ECE > 0.1
+    assert measure_reliability(*good[:2]).ECE < 0.01
+    assert measure_reliability(*good[:2]).adaptive_ECE < 0.01
+    assert measure_reliability(*sharp[:2]).ECE > 0.1
     mended = Calibration(3.0, (0.0,) * 3, 0.9, False, (), "val", "chips", 1, 1, (0, 0)).probabilities(sharp.chances)
     np.testing.assert_allclose(mended, good.chances, atol=1e-4)
 
@@ -69,13 +69,13 @@ def test_probabilities_that_come_true_have_no_calibration_error():
 def test_errors_and_scores_of_four_pixels():
     """Two classes; by hand: confidences 0.9, 0.9, 0.6, 0.6 of which the first, third and fourth are right."""
     chances = np.array([[0.9, 0.9, 0.4, 0.6], [0.1, 0.1, 0.6, 0.4]])
-    found = measure(chances, np.array([0, 1, 1, 0]))
+    found = measure_reliability(chances, np.array([0, 1, 1, 0]))
     assert (found.accuracy, found.confidence) == (0.75, pytest.approx(0.75))
     assert pytest.approx(0.5 * abs(0.9 - 0.5) + 0.5 * abs(0.6 - 1)) == found.ECE
     assert found.Brier == pytest.approx((0.02 + 1.62 + 0.32 + 0.32) / 4)
     assert pytest.approx(-np.log([0.9, 0.1, 0.6, 0.6]).mean()) == found.NLL
     assert sum(share for share, _, _ in found.bins) == 1
-    ranked = measure(np.array([[0.6, 0.7, 0.8, 0.9], [0.4, 0.3, 0.2, 0.1]]), np.array([0, 1, 0, 0]), bins=2)
+    ranked = measure_reliability(np.array([[0.6, 0.7, 0.8, 0.9], [0.4, 0.3, 0.2, 0.1]]), np.array([0, 1, 0, 0]), bins=2)
     assert ranked.adaptive_ECE == pytest.approx(0.5 * abs(0.65 - 0.5) + 0.5 * abs(0.85 - 1))
 
 
@@ -115,7 +115,7 @@ def test_sets_grow_with_coverage_and_always_hold_the_chosen_class():
         sets = found.sets(found.probabilities(test.chances))
         assert sets[test.chances.argmax(0), np.arange(20_000)].all()
         assert before is None or (sets | ~before).all()  # none lost
-        before, told = sets, covered(found, test, ABC)
+        before, told = sets, measure_coverage(found, test, ABC)
         assert told.pixels > coverage - 0.02
         assert coverage < 0.8 or told.pixels < coverage + 0.02
         sizes.append(told.size)
@@ -130,8 +130,8 @@ def test_every_class_is_covered_by_its_own_threshold_and_a_class_without_samples
     pixels, test = (
         part._replace(chances=part.chances * bias / (part.chances * bias).sum(0)) for part in (pixels, test)
     )
-    lopsided = covered(calibrate(pixels, ABC, 0.8), test, ABC).classes
-    even = covered(calibrate(pixels, ABC, 0.8, by_class=True), test, ABC).classes
+    lopsided = measure_coverage(calibrate(pixels, ABC, 0.8), test, ABC).classes
+    even = measure_coverage(calibrate(pixels, ABC, 0.8, by_class=True), test, ABC).classes
     assert lopsided["b"] < 0.7
     assert all(share == pytest.approx(0.8, abs=0.03) for share in even.values())
     few = Pixels(*(part[..., pixels.truth != 2] for part in pixels))
@@ -160,11 +160,11 @@ def network(seed=1, classes=NAMES, sensors=SENSORS, **data):
 def test_flips_are_equivariant_and_change_nothing_else():
     """Turned ground gives the turned map: eight looks are the same looks in another order."""
     checkpoint, batch = network(), collate([random_sample(0), random_sample(1)])
-    plain, model = checkpoint.model(), checkpoint.looking(flips=True).model()
+    plain, model = checkpoint.model(), checkpoint.averaging(flips=True).model()
     with torch.inference_mode():
         before, straight = model(batch).softmax(1), plain(batch).softmax(1)
         for quarters, mirrored in SYMMETRIES[1:6:2]:
-            after = model(turned(batch, quarters, mirrored)).softmax(1)
+            after = model(orient(batch, quarters, mirrored)).softmax(1)
             expected = torch.rot90(before.flip(-1) if mirrored else before, quarters, (-2, -1))
             torch.testing.assert_close(after, expected, atol=1e-5, rtol=1e-4)
     assert (before - straight).abs().max() > 1e-3
@@ -175,8 +175,8 @@ def test_an_ensemble_is_the_mean_and_comes_back_from_its_file(tmp_path):
     batch = collate([random_sample(0)])
     for seed in (2, 3):
         network(seed).save(tmp_path / f"{seed}.safetensors")
-    both = network(1).looking(others=[tmp_path / "2.safetensors", tmp_path / "3.safetensors"])
-    flipped = network(1).looking(flips=True)
+    both = network(1).averaging(others=[tmp_path / "2.safetensors", tmp_path / "3.safetensors"])
+    flipped = network(1).averaging(flips=True)
     flipped.save(tmp_path / "flipped.safetensors")
     both.save(tmp_path / "all.safetensors")
     with torch.inference_mode():
@@ -190,10 +190,10 @@ def test_an_ensemble_is_the_mean_and_comes_back_from_its_file(tmp_path):
 def test_models_that_differ_are_not_averaged(tmp_path):
     network(2, classes=NAMES[::-1]).save(tmp_path / "b.safetensors")
     with pytest.raises(InputError, match=r"b\.safetensors: classes\n.*grassland, sugar beet"):
-        network().looking(others=[tmp_path / "b.safetensors"])
+        network().averaging(others=[tmp_path / "b.safetensors"])
     network(2, sensors=SENSORS[:1]).save(tmp_path / "c.safetensors")
     with pytest.raises(InputError, match=r"c\.safetensors: sensors"):
-        network().looking(others=[tmp_path / "c.safetensors"])
+        network().averaging(others=[tmp_path / "c.safetensors"])
 
 
 CALIBRATED = Calibration(2.5, (0.1,) * 6, 0.9, False, (), "val", "chips", 9, 500, (0.2, 0.1))
@@ -208,7 +208,7 @@ def test_calibration_travels_in_the_checkpoint_and_old_files_open_as_before(tmp_
     assert new.calibration == CALIBRATED
     assert all(torch.equal(new.weights[key], value) for key, value in old.weights.items())
     with pytest.raises(InputError, match="calibrated without them"):
-        new.looking(flips=True)
+        new.averaging(flips=True)
     text = CliRunner().invoke(app, ["show", str(tmp_path / "new.safetensors")]).output
     assert "temperature 2.500" in " ".join(text.split())
 
@@ -365,7 +365,7 @@ def test_sets_need_a_calibrated_model(maps, scene, tmp_path):
         map_scene(maps / "old.safetensors", scene, tmp_path / "map.tif", OPTIONS)
 
 
-def test_flips_and_ensembles_stand_in_the_passport_and_are_made_again(maps, scene, tmp_path):
+def test_flips_and_ensembles_stand_in_the_provenance_and_are_made_again(maps, scene, tmp_path):
     other = tmp_path / "other.safetensors"
     network(5, sensors=[unit(S2), unit(LANDSAT)]).save(other)
     options = replace(OPTIONS, extras=("confidence",), flips=True, ensemble=(str(other),))
@@ -395,6 +395,6 @@ def test_chips_get_sets_and_calibrated_probabilities(farmer, farm, tmp_path):
 
 
 def test_the_diagram_is_a_picture(tmp_path):
-    pairs = {"val": (measure(*made_up(500, temperature=3)[:2]), measure(*made_up(500)[:2]))}
-    draw(pairs, tmp_path / "r.png")
+    pairs = {"val": (measure_reliability(*made_up(500, temperature=3)[:2]), measure_reliability(*made_up(500)[:2]))}
+    draw_diagram(pairs, tmp_path / "r.png")
     assert Image.open(tmp_path / "r.png").size[0] > 300

@@ -274,7 +274,7 @@ def test_a_labeled_pixel_beyond_the_sample_is_found(copy):
     for name in names[:1] + names[2:]:
         change(copy / "h5_samples" / f"{name}.h5", "label", lambda x: np.full_like(x, -1))
     classes = ["other", "winter wheat", "maize", "rapeseed", "sugar beet", "grassland"]
-    experiment = parse({"data": {"root": str(copy), "sensors": ["S2"], "check": 1}, "task": {"classes": classes}})
+    experiment = parse({"data": {"root": str(copy), "sensors": ["S2"], "check_chips": 1}, "task": {"classes": classes}})
     assert examine(experiment, open_sources(experiment))[0] == []
 
 

@@ -19,10 +19,10 @@ from conftest import FARM
 from agrifm.checkpoint import Checkpoint, build
 from agrifm.checks.child_process import TimeLimitExceeded, in_child_process
 from agrifm.config import parse
-from agrifm.data.checksums import changed
+from agrifm.data.checksums import changed, digest
 from agrifm.data.chips import check_header, read_chip, write_chip
 from agrifm.data.folder import ChipFolder
-from agrifm.data.georeference import Georeference, read_grid, read_place
+from agrifm.data.georeference import Georeference, read_georeference, read_grid
 from agrifm.errors import InputError
 from agrifm.sample import Sample
 from agrifm.sensors import LANDSAT, S2
@@ -108,7 +108,7 @@ def test_links_out_of_the_file_are_followed_on_request_only(chip, secret, make):
 
 @pytest.mark.parametrize("make", LINKS)
 def test_what_links_lead_to_must_be_there(chip, secret, make):
-    """A virtual data set without its source would count as its fill value."""
+    """A virtual dataset without its source would read as its fill value."""
     make(chip, secret)
     secret.unlink()
     secret.with_name("raw.bin").write_bytes(b"short")
@@ -133,7 +133,7 @@ def test_no_checkpoint_gives_itself_the_right_to_follow_links(settings, tmp_path
     path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
     loaded = Checkpoint.load(path)  # a file that was changed to grant itself the right
     assert not loaded.experiment.data.allow_links
-    assert loaded.at(None, allow_links=True).experiment.data.split("train").allow_links
+    assert loaded.with_root(None, allow_links=True).experiment.data.split("train").allow_links
 
 
 @pytest.mark.parametrize("target", ["/S2", "/nothing", "loop"])
@@ -373,7 +373,7 @@ def test_a_place_that_is_none_is_refused(chip, case):
     with h5py.File(chip, "r+") as file:
         file.attrs["crs"], file.attrs["transform"] = crs, transform
     with pytest.raises(InputError) as caught:
-        read_place(chip)
+        read_georeference(chip)
     assert caught.value.where == f"{chip}: {where}"
 
 
@@ -381,7 +381,7 @@ def test_a_place_that_is_none_is_refused(chip, case):
 def test_places_are_read_however_the_text_is_stored(chip, crs):
     with h5py.File(chip, "r+") as file:
         file.attrs["crs"], file.attrs["transform"] = crs, (*GOOD, 0.0, 0.0, 1.0)
-    assert read_place(chip) == Georeference("EPSG:32631", GOOD)
+    assert read_georeference(chip) == Georeference("EPSG:32631", GOOD)
     assert read_grid(chip) == (Georeference("EPSG:32631", GOOD), (8, 8))
     assert Georeference("EPSG:32631", GOOD).resized((8, 8), 4, 2).transform == (40.0, 0.0, 5e5, 0.0, -20.0, 5e6)
 
@@ -540,12 +540,12 @@ def test_damaged_chips_are_read_or_refused(tmp_path):
 def test_a_fingerprint_follows_the_content_of_chips_and_lists(chip, tmp_path):
     (tmp_path / "b.h5").write_bytes(chip.read_bytes())
     chips = ChipFolder(tmp_path, ("chip", "b"), (S2,))
-    first, known = chips.fingerprint(), chips.checksums()
+    first, known = digest(chips.checksums()), chips.checksums()
     os.utime(chip)  # as a copy on another disk has another time
-    assert chips.fingerprint() == first
-    assert replace(chips, names=("b", "chip")).fingerprint() != first
+    assert digest(chips.checksums()) == first
+    assert digest(replace(chips, names=("b", "chip")).checksums()) != first
     put(chip, "label", LABEL + 1)
-    assert chips.fingerprint() != first
+    assert digest(chips.checksums()) != first
     assert changed(known, chips.checksums(known)) == {"changed": ["chip"]}
     other = replace(chips, names=("b", "c"))
     assert changed(known, other.checksums(known)) == {"added": ["c"], "removed": ["chip"]}

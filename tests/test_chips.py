@@ -10,7 +10,7 @@ import torch
 from conftest import FARM
 
 from agrifm.checks.chips import splits_overlap
-from agrifm.data.chips import Georeference, read_chip, read_place, write_chip
+from agrifm.data.chips import Georeference, read_chip, read_georeference, write_chip
 from agrifm.data.folder import ChipFolder, MappingDataset
 from agrifm.data.growing_season import GrowingSeason
 from agrifm.data.lists import read_names
@@ -36,7 +36,7 @@ def test_bare_layout_of_the_original_is_enough(chip):
     assert sample.label.dtype == torch.int64
     assert sample.mask("S2").all()
     assert sample.days("S2").tolist() == pytest.approx([365.25 / 8 * n for n in (1, 3, 5, 7)])
-    assert read_place(chip) is None
+    assert read_georeference(chip) is None
 
 
 def test_everything_written_is_read_back(tmp_path):
@@ -49,7 +49,7 @@ def test_everything_written_is_read_back(tmp_path):
         assert torch.equal(found.dates[name], sample.dates[name])
         assert torch.equal(found.valid[name], sample.valid[name] & (found.images[name] != 0).any(1))
     assert torch.equal(found.label, sample.label)
-    assert read_place(path) == place
+    assert read_georeference(path) == place
     assert list(tmp_path.glob("*.part")) == []
 
 

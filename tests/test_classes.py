@@ -47,7 +47,7 @@ def meaning(found: Segmentation, code: int) -> str | tuple[str, ...] | None:
     place = found.known[code]
     if place == found.ignore_index:
         return None
-    return found.names[place] if place < found.outputs else found.groups[place - found.outputs].of
+    return found.names[place] if place < found.outputs else found.groups[place - found.outputs].classes
 
 
 # Tables
@@ -110,7 +110,7 @@ def test_one_class_against_the_rest():
 
 
 def test_a_table_and_groups_of_ones_own_go_together():
-    mine = [{"name": "winter crops", "of": ["winter wheat", "rapeseed"], "codes": [20], "scored": False}]
+    mine = [{"name": "winter crops", "classes": ["winter wheat", "rapeseed"], "codes": [20], "scored": False}]
     found = task({"table": "example"}, groups=mine, unlabeled=[30])
     assert meaning(found, 20) == ("winter wheat", "rapeseed")
     assert meaning(found, 30) is None
@@ -126,7 +126,7 @@ def test_codes_at_several_levels_keep_what_they_say():
     assert meaning(found, 1910) == ("other", "Winter wheat", "Winter barley")
     assert meaning(found, 11) == ("other", "Winter wheat", "Winter barley", "Maize")
     assert meaning(found, 99) == ("other", "Permanent grass crops")
-    closed = task({"table": "worldcereal", "only": ["Winter wheat", "Spring wheat", "Maize"], "rest": None})
+    closed = task({"table": "worldcereal", "only": ["Winter wheat", "Spring wheat", "Maize"], "other": None})
     assert meaning(closed, 1100) == ("Winter wheat", "Spring wheat")
     assert meaning(closed, 1300) is meaning(closed, 1000) is None
 
@@ -171,15 +171,15 @@ def test_tables_that_cannot_be_used_say_why(tmp_path, text, words):
         chosen({"classes": {"table": str(tmp_path / "t.csv")}})
 
 
-GROUPED = {"classes": ["a", "b", "c", "d"], "groups": [{"name": "ab", "of": ["a", "b"], "codes": [7]}]}
+GROUPED = {"classes": ["a", "b", "c", "d"], "groups": [{"name": "ab", "classes": ["a", "b"], "codes": [7]}]}
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"groups": [{"name": "g", "of": ["a", "x"]}]}, "'x', which is no class"),
-        ({"groups": [{"name": "g", "of": ["a"]}]}, "some, not all"),
-        ({"groups": [{"name": "g", "of": ["a", "b"]}, {"name": "h", "of": ["b", "c"]}]}, "scored: false"),
+        ({"groups": [{"name": "g", "classes": ["a", "x"]}]}, "'x', which is no class"),
+        ({"groups": [{"name": "g", "classes": ["a"]}]}, "some, not all"),
+        ({"groups": [{"name": "g", "classes": ["a", "b"]}, {"name": "h", "classes": ["b", "c"]}]}, "scored: false"),
         ({"classes": [{"name": "a", "codes": [1]}, "b", "c", "d"]}, "give codes to all"),
         ({"unlabeled": [7]}, "code 7 is given twice"),
         ({"ignore_index": 7}, "also a class"),
@@ -282,9 +282,9 @@ def test_scores_at_every_level():
     found = task(
         ["soft", "durum", "maize", "grass"],
         groups=[
-            {"name": "wheat", "of": ["soft", "durum"], "codes": [10]},
-            {"name": "cereal", "of": ["soft", "durum", "maize"], "codes": [11]},
-            {"name": "durum or grass", "of": ["durum", "grass"], "codes": [12], "scored": False},
+            {"name": "wheat", "classes": ["soft", "durum"], "codes": [10]},
+            {"name": "cereal", "classes": ["soft", "durum", "maize"], "codes": [11]},
+            {"name": "durum or grass", "classes": ["durum", "grass"], "codes": [12], "scored": False},
         ],
     )
     truth = torch.tensor([[[0, 0, 1, 2, 3, 10, 10, 11, 12, -1]]])
@@ -318,7 +318,7 @@ def test_shipped_experiments_train_a_step(name, farm, paddies, settings, tmp_pat
     values["data"]["root"] = str(paddies if name == "paddy_rice" else farm)
     values["augment"]["crop"] = 48 if "Modis" in values["data"]["sensors"] else 24  # whole pixels of every sensor
     values["model"]["size"] = settings["model"]["size"]
-    values["training"] |= {"epochs": 1, "limit": 1, "batch_size": 2, "accelerator": "cpu"}
+    values["training"] |= {"epochs": 1, "limit_train_batches": 1, "batch_size": 2, "accelerator": "cpu"}
     best = Checkpoint.load(fit(parse(values), tmp_path))
     assert best.experiment.task.is_settled
     assert best.experiment.task.names[0] == "other"
@@ -373,7 +373,7 @@ def test_chips_without_a_label_neither_break_training_nor_change_the_loss(settin
 
 
 def test_weights_are_counted_on_all_of_the_training_split(settings):
-    values = {**settings, "data": {**settings["data"], "check": 1}}
+    values = {**settings, "data": {**settings["data"], "check_chips": 1}}
     values["task"] = {**values["task"], "loss": {"kind": "cross_entropy", "class_weights": "balanced"}}
     plan = parse(values)
     from rich.console import Console

@@ -110,7 +110,7 @@ def test_show(trained, config_file):
     text = agrifm("show", trained)
     assert "sensors: S2, Landsat" in text
     assert "winter wheat" in text
-    assert "decoder: light" in agrifm("show", config_file)
+    assert "decoder: pyramid" in agrifm("show", config_file)
     import yaml
 
     values = yaml.safe_load(config_file.read_text())

@@ -131,10 +131,10 @@ class TestTranslation:
         assert experiment.data.sensors[0].known_statistics().mean == tuple(map(float, range(1, 11)))
         assert experiment.task.names == ("class_0", "class_1")
         assert (training.epochs, training.batch_size, training.learning_rate) == (50, 4, 6e-5)
-        assert (training.min_learning_rate, training.weight_decay, training.clip) == (1e-6, 0.0005, 0.0)
+        assert (training.min_learning_rate, training.weight_decay, training.gradient_clip_val) == (1e-6, 0.0005, 0.0)
         assert (training.precision, training.workers, training.warmup) == ("32-true", 6, 0.05)
         assert not experiment.augment.flips
-        assert not experiment.augment.turns
+        assert not experiment.augment.rot90
         assert experiment.start_from == Path("weights/AgriFM.pth")
         assert "patches (4, 4, 4), this model (4, 2, 2)" in said(found, "changed")
         assert "5 % of the steps" in said(found, "derived")  # the list is not here, so its length is unknown
@@ -183,7 +183,7 @@ class TestTranslation:
             values[f"{name}_dataloader"]["dataset"]["data_pipelines"] = [*flips, {"type": "MapToTensor"}, *steps]
         found = translate(values, "old.py")
         assert found.experiment.augment.flips
-        assert found.experiment.augment.turns
+        assert found.experiment.augment.rot90
         assert "val_dataloader.dataset.data_pipelines: MapVerticalFlip" in said(found, "changed")
         assert "MapRotate p=0.5" in said(found, "changed")
 
@@ -209,10 +209,14 @@ class TestTranslation:
             "default_hooks.ema.type=EMAHook", "default_hooks.ema.momentum=0.001", "work_dir=elsewhere",
         )  # fmt: skip
         experiment, training = found.experiment, found.experiment.training
-        assert (training.precision, training.clip, training.accumulate) == ("bf16-mixed", 2.0, 3)
-        assert (training.patience, training.ema) == (5, 0.999)
+        assert (training.precision, training.gradient_clip_val, training.accumulate_grad_batches) == (
+            "bf16-mixed",
+            2.0,
+            3,
+        )
+        assert (training.patience, training.ema_decay) == (5, 0.999)
         assert (experiment.seed, experiment.name, found.out) == (7, "mine", Path("elsewhere"))
-        assert experiment.model.checkpointing
+        assert experiment.model.gradient_checkpointing
         assert experiment.model.freeze_encoder
         assert "no test split" in said(found, "derived")
 
@@ -226,7 +230,7 @@ REFUSED = [
     (f"{BACKBONE}.feature_fusion=mean", "feature_fusion", "agrifm.compat.original"),
     (f"{BACKBONE}.patch_size=(4,4,4)", "patch_size", "as in patch_emd_cfg"),
     (f"{BACKBONE}.num_heads=(3,6,12,24)", "num_heads", "do not split into 3 heads"),
-    (f"{BACKBONE}.frozen_stages=2", "frozen_stages", "encoder_rate"),
+    (f"{BACKBONE}.frozen_stages=2", "frozen_stages", "encoder_lr_scale"),
     (f"{BACKBONE}.drop_rate=0.1", "drop_rate", "write 0"),
     (f"{BACKBONE}.downsample_steps=[1,2]", "downsample_steps", "correct it"),
     (f"{BACKBONE}.out_indices=(1,2)", "out_indices", "every level"),
@@ -264,7 +268,7 @@ REFUSED = [
     ("optimizer.lr=1", "optimizer", "optim_wrapper.optimizer"),
     ("optim_wrapper.optimizer.type=SGD", "optimizer.type", "AdamW"),
     ("optim_wrapper.clip_grad.clip_value=1", "clip_grad.max_norm", "required"),
-    ("optim_wrapper.paramwise_cfg.x=1", "paramwise_cfg", "encoder_rate"),
+    ("optim_wrapper.paramwise_cfg.x=1", "paramwise_cfg", "encoder_lr_scale"),
     ("param_scheduler.1.type=PolyLR", "param_scheduler[1].type", "CosineAnnealingLR"),
     ("param_scheduler.1.type=LinearLR", "param_scheduler[1].type", "each once"),
     ("train_cfg.max_epoch=3", "train_cfg.max_epoch", "did you mean 'max_epochs'"),
@@ -373,7 +377,6 @@ class Recorded:
             "agrifm.training.fit": Path("best.safetensors"),
             "agrifm.evaluation.evaluate": SimpleNamespace(summary={"mFscore": 0.5}),
             "agrifm.maps.predict_chips.predict": [Path("a_pred.png")],
-            "agrifm.compat.weights.start_weights": None,
         }
         for name, answer in answers.items():
             monkeypatch.setattr(name, self._stand_in(name.rsplit(".", 1)[1], answer))
@@ -409,7 +412,7 @@ class TestCommands:
         assert commands.train(["c.py", *options]) == 0
         (experiment, out), kwargs = recorded.calls["fit"]
         assert (experiment.training.epochs, experiment.seed, out) == (2, 4, Path("out"))
-        assert kwargs == {"resume": False, "weights": None}
+        assert kwargs == {"resume": False}
         assert experiment.training.precision == "auto"
         assert parse(yaml.safe_load(Path("out/c.yaml").read_text())) == experiment
         printed = capsys.readouterr().out

@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from agrifm.config import load, override, parse
+from agrifm.config.migration import RENAMED_KEYS, RENAMED_VALUES, migrate
 from agrifm.demo import EXAMPLE
-from agrifm.errors import InputError, nearest
+from agrifm.errors import InputError, RenamedKeyWarning, nearest
 from agrifm.nn.swin import SwinSize
 from agrifm.sensors import LANDSAT, S2, Band, Sensor, Statistics
 from agrifm.tasks.losses import Dice, Focal
@@ -59,6 +60,105 @@ def test_a_sensor_of_ones_own():
     assert found.bands[1] == Band("n", "nir", 0.8)
     assert found.statistics == Statistics((1, 2), (3, 4), "me")
     assert found.index("nir") == 1
+
+
+EARLIER = {
+    "data": {
+        "sensors": ["S2"],
+        "check": 3,
+        "shards": {"train": ["a", "b"], "shares": [2, 1], "lap": 8, "mix": {"S2": 1}, "window": 4, "lost": "count"},
+    },
+    "augment": {"turns": False, "hide": 0.1},
+    "model": {"calendar": 8, "checkpointing": True, "decoder": "light"},
+    "task": {"kind": "fractions"},
+    "teacher": {"ramp": 0.5, "trust": False},
+    "training": {"encoder_rate": 0.1, "clip": 2.0, "spike": 9, "accumulate": 2, "limit": 5},
+}
+PRESENT = {
+    "data": {
+        "sensors": ["S2"],
+        "check_chips": 3,
+        "shards": {
+            "train": ["a", "b"],
+            "sampling_weights": [2, 1],
+            "epoch_size": 8,
+            "sensor_sampling_weights": {"S2": 1},
+            "shuffle_window": 4,
+            "damaged": "skip",
+        },
+    },
+    "augment": {"rot90": False, "mask_frames": 0.1},
+    "model": {"time_steps": 8, "gradient_checkpointing": True, "decoder": "pyramid"},
+    "task": {"kind": "fractions"},
+    "teacher": {"ramp_up": 0.5, "confidence_weighting": False},
+    "training": {
+        "encoder_lr_scale": 0.1,
+        "gradient_clip_val": 2.0,
+        "gradient_spike_factor": 9,
+        "accumulate_grad_batches": 2,
+        "limit_train_batches": 5,
+    },
+}
+TVERSKY = {"kind": "tversky", "false_alarms": 0.4, "misses": 0.6}
+EARLIER_TASKS = [
+    (
+        {"kind": "fields", "classes": ["a", "b"], "pixel": 5, "partial": True, "loss": TVERSKY, "crop_loss": [TVERSKY]},
+        {"pixel_size": 5.0, "partial_labels": True},
+    ),
+    ({"classes": ["a", "b", "c"], "groups": [{"name": "g", "of": ["a", "b"]}]}, {}),
+    ({"classes": {"table": "worldcereal", "only": ["Maize"], "rest": "all else"}}, {}),
+]
+
+
+def test_earlier_names_of_keys_give_the_same_experiment_and_one_warning():
+    with pytest.warns(RenamedKeyWarning) as warned:
+        experiment = parse(EARLIER, "my.yaml")
+    assert experiment == parse(PRESENT)
+    assert len(warned) == 1
+    for text in ("my.yaml", "'model.calendar' is now 'model.time_steps'", "'model.decoder: light' is now"):
+        assert text in str(warned[0].message)
+    assert migrate(PRESENT, "my.yaml") == PRESENT
+
+
+@pytest.mark.parametrize(("task", "present"), EARLIER_TASKS)
+def test_earlier_names_of_keys_of_tasks(task, present):
+    label_key = ["instances", "label"] if "kind" in task else "label"
+    with pytest.warns(RenamedKeyWarning):
+        experiment = parse({"data": {"sensors": "S2", "label_key": label_key}, "task": task})
+    written = yaml.safe_load(experiment.to_yaml())
+    assert migrate(written, "x") == written  # no earlier name is written again
+    assert {key: written["task"][key] for key in present} == present
+    assert parse(written) == experiment
+
+
+def test_present_names_are_keys_and_earlier_ones_are_not():
+    """A renaming that is listed but whose present name is no key would turn a working file into a refused one."""
+    schema = str(type(parse(PLAIN)).model_json_schema())
+    for section, names in RENAMED_KEYS.items():
+        for present in names.values():
+            assert section == "task.classes" or f"'{present}': {{" in schema
+    for values in RENAMED_VALUES.values():
+        for present in values.values():
+            assert f"'{present}'" in schema
+
+
+def test_earlier_names_of_keys_in_overrides(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump({**PLAIN, "model": {"time_steps": 24}, "training": {"clip": 3.0}}))
+    with pytest.warns(RenamedKeyWarning) as warned:
+        experiment = load(path, ["model.calendar=8", "training.limit=1"])
+    assert (experiment.model.time_steps, experiment.training.limit_train_batches) == (8, 1)
+    assert experiment.training.gradient_clip_val == 3.0
+    assert [str(entry.message).split(":")[0] for entry in warned] == [
+        str(path),
+        "--set model.calendar=8",
+        "--set training.limit=1",
+    ]
+
+
+def test_a_key_under_both_names_is_refused():
+    with pytest.raises(InputError, match=r"my.yaml: model.calendar(.|\n)*delete 'calendar'"):
+        parse({**PLAIN, "model": {"calendar": 8, "time_steps": 9}}, "my.yaml")
 
 
 WRONG = [
@@ -148,7 +248,7 @@ def test_no_data_may_be_nan_and_stays_so():
         ("training.learning_rate=inf", "training.learning_rate"),
         ("training.learning_rate=nan", "training.learning_rate"),
         ("training.weight_decay=nan", "training.weight_decay"),
-        ("training.clip=inf", "training.clip"),
+        ("training.gradient_clip_val=inf", "training.gradient_clip_val"),
         ("augment.drop_sensors=1.5", "augment.drop_sensors"),
         ("augment.drop_frames=nan", "augment.drop_frames"),
         ("augment.crop=0", "augment.crop"),
@@ -161,7 +261,7 @@ def test_no_data_may_be_nan_and_stays_so():
         ("training.batch_size=99999999999", "training.batch_size"),
         ("training.workers=100000", "training.workers"),
         ("model.patch=[4, 0, 2]", "model.patch.1"),
-        ("model.calendar=0", "model.calendar"),
+        ("model.time_steps=0", "model.time_steps"),
         ("model.size={width: 0}", "model.size.width"),
         ("model.size={width: 1000000}", "model.size.width"),
         ("model.size={depths: []}", "model.size.depths"),

@@ -95,7 +95,7 @@ def test_partial_labels_know_where_a_field_ends_but_not_what_lies_beyond():
 
 
 def test_a_crop_in_training_keeps_what_the_whole_chip_knows():
-    task, label = Fields(pixel=10.0), torch.from_numpy(random_fields(1))
+    task, label = Fields(pixel_size=10.0), torch.from_numpy(random_fields(1))
     sample = Sample({"S2": torch.zeros(1, 1, 60, 60)}, label=label)
     whole = task.prepare(sample)
     part = crop(whole, 20, np.random.default_rng(0))
@@ -107,9 +107,9 @@ def test_a_crop_in_training_keeps_what_the_whole_chip_knows():
 
 def test_width_in_meters_follows_from_the_pixel():
     sample = Sample({"S2": torch.zeros(1, 1, 60, 60)}, label=torch.from_numpy(random_fields(2)))
-    fine = Fields(boundary_width=40, pixel=10.0).prepare(sample).label
-    assert torch.equal(fine, Fields(boundary_width=4, pixel=1.0).prepare(sample).label)
-    assert not torch.equal(fine, Fields(boundary_width=10, pixel=10.0).prepare(sample).label)
+    fine = Fields(boundary_width=40, pixel_size=10.0).prepare(sample).label
+    assert torch.equal(fine, Fields(boundary_width=4, pixel_size=1.0).prepare(sample).label)
+    assert not torch.equal(fine, Fields(boundary_width=10, pixel_size=10.0).prepare(sample).label)
 
 
 # Losses
@@ -124,12 +124,12 @@ def binary(p):
 def test_tversky_and_log_cosh_dice_by_hand():
     logits, label = binary([[0.8, 0.6, 0.2, 0.1]]), torch.tensor([[[1, 1, 1, -1]]])
     hit, guessed, true = 1.6, 1.6, 3.0  # only class 1 is there; the unknown pixel counts nowhere
-    loss = Tversky(false_alarms=0.2, misses=0.8, smooth=0.5)(logits, label, -1)
+    loss = Tversky(alpha=0.2, beta=0.8, smooth=0.5)(logits, label, -1)
     assert float(loss.total) == pytest.approx(1 - (hit + 0.5) / (hit + 0.2 * (guessed - hit) + 0.8 * 1.4 + 0.5))
     dice = 1 - (2 * hit + 1) / (guessed + true + 1)
     assert float(LogCoshDice()(logits, label, -1).total) == pytest.approx(math.log(math.cosh(dice)))
     assert float(Dice()(logits, label, -1).total) == pytest.approx(dice)
-    half = Tversky(false_alarms=0.5, misses=0.5, smooth=0.5)(logits, label, -1)
+    half = Tversky(alpha=0.5, beta=0.5, smooth=0.5)(logits, label, -1)
     assert float(half.total) == pytest.approx(dice)
 
 
@@ -151,7 +151,7 @@ def prepared(task, *rasters):
 
 @pytest.mark.parametrize("classes", [(), CROPS])
 def test_losses_vanish_for_the_truth_and_look_at_known_pixels_only(classes):
-    task = Fields(classes=classes, pixel=10.0, loss=(CrossEntropy(), Tversky(), LogCoshDice()))
+    task = Fields(classes=classes, pixel_size=10.0, loss=(CrossEntropy(), Tversky(), LogCoshDice()))
     label = prepared(task, random_fields(0), random_fields(1))
     output = ideal(task, label)
     found = task.losses(output, label)
@@ -165,7 +165,7 @@ def test_losses_vanish_for_the_truth_and_look_at_known_pixels_only(classes):
 
 
 def test_boundaries_weigh_more_in_extent():
-    task = Fields(pixel=10.0, loss=(CrossEntropy(),), edge_weight=3.0)
+    task = Fields(pixel_size=10.0, loss=(CrossEntropy(),), edge_weight=3.0)
     label = prepared(task, two_fields())
     output = torch.zeros(1, 3, 12, 12)
     _, part = task.losses(output, label)[0]
@@ -291,7 +291,7 @@ def test_a_match_is_one_to_one_and_nothing_is_no_score():
 
 
 def test_sums_of_chips_are_sums_of_the_metric():
-    task = Fields(classes=CROPS, pixel=10.0)
+    task = Fields(classes=CROPS, pixel_size=10.0)
     rasters = [random_fields(seed) for seed in range(3)]
     label = prepared(task, *rasters)
     together, apart = task.metric(), task.metric()

@@ -1,4 +1,4 @@
-"""Files appear whole; text of unknown origin cannot steer a terminal; the command never ends in a traceback."""
+"""Files appear whole; text of unknown origin cannot control a terminal; the command never ends in a traceback."""
 
 import errno
 import io
@@ -97,8 +97,8 @@ def test_two_processes_cannot_write_one_target(tmp_path):
 @pytest.mark.parametrize("name", ["", ".", "..", "/etc/passwd", "../x", "a/b", "a\\b", "C:x", "a\x1b[2J", 3, None])
 def test_names_from_files_are_plain(name):
     with pytest.raises(InputError, match="plain file name"):
-        plain_name(name, "passport")
-    assert plain_name("map_confidence.tif", "passport") == "map_confidence.tif"
+        plain_name(name, "provenance")
+    assert plain_name("map_confidence.tif", "provenance") == "map_confidence.tif"
 
 
 def test_control_characters_are_shown():

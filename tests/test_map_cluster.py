@@ -1,4 +1,4 @@
-"""Dask schedulers and workers that do not answer, or no longer: a sentence, within seconds."""
+"""Dask schedulers and workers that do not answer, or no longer: a refusal within seconds."""
 
 import socket
 import subprocess
@@ -17,7 +17,7 @@ from agrifm.maps.map_scene import map_scene
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    """The same waits, some ten times shorter; together they stay below 30 s as they are."""
+    """Time limits, about ten times shorter; the original ones add up to less than 30 s."""
     assert cluster.CONNECTING + cluster.ANSWERING < 30
     assert cluster.WITHOUT_WORKERS + cluster.CHECKING + cluster.ANSWERING < 30
     for name, seconds in (("CONNECTING", 2.0), ("ANSWERING", 2.0), ("WITHOUT_WORKERS", 1.0), ("CHECKING", 0.2)):
@@ -26,7 +26,7 @@ def impatient(monkeypatch):
 
 @pytest.fixture
 def scheduler(tmp_path):
-    """A scheduler in a process of its own."""
+    """A scheduler in a separate process."""
     program = (
         "import asyncio, sys\n"
         "from distributed import Scheduler\n"
@@ -75,7 +75,7 @@ def test_a_scheduler_without_workers(scheduler, model, scene, tmp_path):  # noqa
 
 @pytest.mark.parametrize("how", ["killed", "stopped"])
 def test_a_scheduler_that_dies_or_falls_silent(how, scheduler, model, scene, whole, tmp_path, monkeypatch):  # noqa: F811
-    """In the middle of the map: its only worker is slow, in this process."""
+    """The middle of a map whose only worker, in this process, is slow."""
     process, address = scheduler
     computing, gone = threading.Event(), threading.Event()
 

@@ -1,4 +1,4 @@
-"""Writing a map: whole or not there at all, whatever the disk does."""
+"""Writing a map: complete or not at all, whatever the disk does."""
 
 import errno
 import os
@@ -32,7 +32,7 @@ def refuse(*_, **__):
 
 
 def failing(pieces):
-    """Pieces that end with an error of reading them."""
+    """Strips that end with an error while they are read."""
     yield from pieces
     raise FileNotFoundError(errno.ENOENT, "No such file or directory", "tiles/0000.npz")
 
@@ -63,7 +63,7 @@ def test_a_full_disk_is_told_and_the_old_map_stays(tmp_path, monkeypatch, where)
 
 
 def write_limited(folder, limit):
-    """Write in a process of its own, whose files may have ``limit`` bytes: 0 when written, 7 when refused.
+    """Write in a child process whose files may have ``limit`` bytes; returns 0 if written, 7 if refused.
 
     The process ends at once: what measures coverage would write a file of its own, under the same limit.
     """
@@ -82,7 +82,7 @@ def write_limited(folder, limit):
 
 
 def noise():
-    """What does not compress: the Cloud-Optimized GeoTIFF, with its overviews, is longer than the plain pixels."""
+    """Pixels that do not compress: the Cloud-Optimized GeoTIFF, with its overviews, is longer than the plain pixels."""
     pixels = np.random.default_rng(0).integers(0, 255, (1024, 1024)).astype(np.uint8)
     return grid_of(1024, 1024), class_map(LEGEND), [(0, 0, pixels)]
 
@@ -100,7 +100,7 @@ def test_no_file_is_cut_off_wherever_a_quota_ends(tmp_path):
 
 
 def test_the_room_named_is_enough(tmp_path, monkeypatch):
-    """The most that lies on disk at a time is the plain pixels, their overviews and the file itself."""
+    """The disk holds at most the uncompressed pixels, their overviews and the file itself at one time."""
     seen, unlink = [], Path.unlink
     grid, product, pieces = noise()
 

@@ -1,4 +1,4 @@
-"""The files of a map: valid, the same bytes every time, with colors, names and an item that says what they mean."""
+"""Files of a map: valid, reproducible to the byte, with colors, class names and a STAC item that describes them."""
 
 import ctypes
 import json
@@ -108,7 +108,7 @@ def command_line(path):
 
 
 def library(path):
-    """The same out of the library that comes with rasterio, where it has one."""
+    """The same function of the library that comes with rasterio, if it has one."""
     found = list(Path(rasterio.__file__).parents[1].glob("rasterio.libs/libgdal*"))
     if not found:
         pytest.skip("rasterio was not installed from a Linux wheel")

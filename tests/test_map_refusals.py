@@ -1,4 +1,4 @@
-"""What a map is refused for, before or while it is computed, and never passes in silence as class 0."""
+"""Refusals before and while a map is computed; no error silently becomes class 0."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -71,7 +71,7 @@ def test_grids_and_windows_beyond_measure_are_refused_and_not_counted():
 
 
 def poisoned(key):
-    """A checkpoint whose last weights are finite, but so large that sums of them are not."""
+    """A checkpoint whose last weights are finite, but so large that their sums overflow."""
     torch.manual_seed(1)
     statistics = [
         s.with_statistics(Statistics((0.0,) * len(s.bands), (1.0,) * len(s.bands), "test")) for s in (S2, LANDSAT)
@@ -114,7 +114,7 @@ def test_more_classes_than_a_byte_holds_are_refused_before_anything_is_computed(
 
 
 def test_threads_share_one_model(model, scene, monkeypatch):  # noqa: F811
-    """The first group of windows finds no model yet; so do those on the other threads."""
+    """All threads need the model before any of them has built it."""
     built, build_model = [], Checkpoint.model
     monkeypatch.setattr(Checkpoint, "model", lambda self: built.append(1) or build_model(self))
     job = plan(Checkpoint.load(model), scene, replace(SMALL, memory=100.0))
@@ -139,7 +139,7 @@ def test_a_place_that_cannot_be_written_is_refused_in_a_sentence(model, scene, t
     "where", [(rasterio.io.DatasetWriter, "write"), (mapping, "write_whole"), (store, "write_whole")]
 )
 def test_a_full_disk_at_the_end_keeps_the_tiles(where, whole, model, scene, tmp_path, monkeypatch):  # noqa: F811
-    """While the rasters are written, their passport, or the list of finished files."""
+    """The disk becomes full while the rasters, the provenance, or the commit are written."""
     write, out = getattr(*where), tmp_path / "map.tif"
 
     def full(path, *args, **options):

@@ -1,4 +1,4 @@
-"""Maps that are stopped, damaged or started twice: the same command goes on and ends with the same files."""
+"""Maps that are stopped, damaged or started twice: the same command resumes and ends with the same files."""
 
 import io
 import json
@@ -41,7 +41,7 @@ def contents(place):
 
 
 def publish(target):
-    """Make a map of three files in place of one of two."""
+    """Replace a map of two files by one of three."""
     store = Store.beside(target)
     made = store.empty_files()
     (store.folder / "0000000_0000000.npz").write_bytes(b"a tile")
@@ -52,7 +52,7 @@ def publish(target):
 
 
 def killed_at(number, target):
-    """Publish in a process of its own that ends without a word before its n-th file operation; whether it did."""
+    """Publish in a child process that dies before its n-th file operation; returns whether it did."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
@@ -109,7 +109,7 @@ def contents_of_files(place):
 
 @pytest.fixture
 def begun(model, scene, tmp_path, monkeypatch):  # noqa: F811
-    """A map all of whose tiles are finished, stopped by Ctrl-C while it looked for seams."""
+    """A map with all tiles finished, stopped by Ctrl-C during the seam audit."""
     monkeypatch.setattr(mapping, "audit", interrupted)
     with pytest.raises(KeyboardInterrupt):
         map_scene(model, scene, tmp_path / "map.tif", EVERYTHING)
@@ -123,7 +123,7 @@ def interrupted(*args, **options):
 
 
 def stop_at(monkeypatch, number):
-    """Ctrl-C before the n-th of the renames that make the files the map."""
+    """Ctrl-C before the n-th rename of a finished file."""
     moved, move = [], Path.replace
 
     def counted(path, target):
@@ -157,7 +157,7 @@ def test_ctrl_c_between_two_renames_and_the_same_command_goes_on(number, begun, 
 
 
 def test_a_command_that_has_done_its_work_may_be_given_again(whole, model, scene, tmp_path, monkeypatch):  # noqa: F811
-    """It may have been stopped after its last rename; other commands do not touch the map."""
+    """The run may have been stopped after its last rename; other commands do not change the map."""
     for path in whole[0].parent.iterdir():
         shutil.copy(path, tmp_path)
     before, out = contents(tmp_path), tmp_path / "map.tif"
@@ -305,13 +305,13 @@ def test_tiles_of_the_version_before_are_not_taken_for_ones_of_this_version(begu
 
 @pytest.fixture
 def own(folder, tmp_path):  # noqa: F811
-    """The scene in a folder of its own."""
+    """A copy of the scene in a separate folder."""
     shutil.copytree(folder, tmp_path / "scene")
     return tmp_path / "scene"
 
 
 def replaced(image):
-    """Another image of the same size."""
+    """Replace an image by another one of the same size."""
     data = bytearray(image.read_bytes())
     data[-500:] = bytes(500)
     image.write_bytes(data)
@@ -365,7 +365,7 @@ def test_an_image_or_model_that_changes_while_the_map_is_made_is_refused_by_name
 
 
 def alive(group):
-    """Processes of a group that still run; ended ones may wait for init to fetch their exit code."""
+    """Running processes of a group; zombies are not counted."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, ProcessLookupError):

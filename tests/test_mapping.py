@@ -1,4 +1,4 @@
-"""Maps of scenes: the same bytes however they are made, stopped, spread or made again."""
+"""Maps of scenes: the same bytes, whether computed at once, resumed, distributed or reproduced."""
 
 import json
 import os
@@ -46,7 +46,7 @@ EVERYTHING = replace(SMALL, extras=("probabilities", "confidence", "entropy", "o
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """144 x 144 pixels of two sensors; no image on one date of Sentinel-2, half a one of Landsat."""
+    """144 x 144 pixels of two sensors; one date of Sentinel-2 is missing, one of Landsat covers half of the scene."""
     root = tmp_path_factory.mktemp("land") / "scene"
     return write_scene(root, LAND, rows=range(3), columns=range(3), sensors=(S2, LANDSAT))
 
@@ -73,7 +73,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(model, scene, tmp_path_factory):
-    """The map made without interruption, with everything beside it."""
+    """A map computed without interruption, with all additional layers."""
     out = tmp_path_factory.mktemp("whole") / "map.tif"
     return out, map_scene(model, scene, out, EVERYTHING)
 
@@ -108,7 +108,7 @@ def test_all_files_are_there_and_lie_where_the_scene_lies(whole, scene):
 
 
 def test_windows_are_blended_with_weights_that_sum_to_one(whole, model, scene):
-    """Against a plain loop over all windows that fades each out linearly."""
+    """Compared with a plain loop over all windows, in which each fades out linearly."""
     job = plan(Checkpoint.load(model), scene, SMALL)
     size, starts = job.windows.rows.window, job.windows.rows.starts
     assert (size, len(job.windows.tiles()) > 1, len(starts) > 2) == (48, True, True)
@@ -141,7 +141,7 @@ def test_extras_agree_with_each_other(whole):
 
 
 def test_ground_that_nobody_saw_is_no_data(model, scene, tmp_path):
-    """Class 0 is a class; where there was no clear look in any sensor stands 255."""
+    """Class 0 is a class; pixels without any clear observation are 255."""
     s2 = scene.layers[0]
     frames = [(frame, read_clear(scene, frame)) for frame in s2.frames]
     frame, clear = next((frame, clear) for frame, clear in frames if 0.02 < clear.mean() < 0.98)
@@ -230,7 +230,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(whole, model, fold
 
 
 def test_finished_tiles_are_not_computed_again(whole, model, scene, tmp_path, monkeypatch):
-    """Nor are tiles of another map taken for this one's."""
+    """Tiles of another map are not used either."""
     out, made, make = tmp_path / "map.tif", [], tiles.MapJob.make
 
     def stops(job, tile, data, threads):
@@ -338,7 +338,7 @@ def test_a_full_disk_keeps_what_was_done(whole, model, scene, tmp_path, monkeypa
 
 @pytest.fixture
 def damaged(folder, tmp_path):
-    """The scene with a file that opens, but ends too early."""
+    """The scene with a truncated file that still opens."""
     shutil.copytree(folder, tmp_path / "damaged")
     victim = sorted((tmp_path / "damaged").rglob("*_B08_10m.tif"))[1]
     victim.write_bytes(victim.read_bytes()[: victim.stat().st_size // 2])
@@ -356,9 +356,9 @@ def test_an_unreadable_file_is_named_and_left_out_on_request(damaged, model, tmp
         map_scene(model, scene, out, SMALL, skip_unreadable=True, overwrite=True)
     monkeypatch.setattr(mapping, "audit", audit)
     map_scene(model, scene, out, SMALL, skip_unreadable=True)  # goes on, without asking for the file again
-    passport = Provenance.load(tmp_path / "map.passport.json")
-    assert passport.values["scene"]["skipped"] == [str(damaged)]
-    assert len(passport.scene.layers[0].frames) == len(scene.layers[0].frames) - 1
+    provenance = Provenance.load(tmp_path / "map.passport.json")
+    assert provenance.values["scene"]["skipped"] == [str(damaged)]
+    assert len(provenance.scene.layers[0].frames) == len(scene.layers[0].frames) - 1
     map_scene(model, scene.without(str(damaged)), tmp_path / "without.tif", SMALL)
     assert out.read_bytes() == (tmp_path / "without.tif").read_bytes()
 
@@ -367,23 +367,23 @@ def stopped(*args):
     raise KeyboardInterrupt
 
 
-def test_the_passport_makes_the_map_again(whole, model, scene, tmp_path):
+def test_the_provenance_makes_the_map_again(whole, model, scene, tmp_path):
     out, mapped = whole
-    passport = Provenance.load(mapped.files[-1])
-    values = passport.values
+    provenance = Provenance.load(mapped.files[-1])
+    values = provenance.values
     assert values["scene"]["layers"][0]["frames"][0]["units"]["source"]
     assert {"torch", "gdal", "agrifm"} <= set(values["versions"])
     assert values["experiment"]["data"]["footprint"] == 480
-    assert passport.scene == plan(Checkpoint.load(model), scene, EVERYTHING).scene
-    again = reproduce(passport.path, out=tmp_path / "again")
+    assert provenance.scene == plan(Checkpoint.load(model), scene, EVERYTHING).scene
+    again = reproduce(provenance.path, out=tmp_path / "again")
     assert (again.identical, again.notes) == (True, ())
     assert same(out, tmp_path / "again" / "map.tif")
-    result = CliRunner().invoke(app, ["reproduce", str(passport.path)])
+    result = CliRunner().invoke(app, ["reproduce", str(provenance.path)])
     assert (result.exit_code, "identical, byte for byte" in result.output) == (0, True)
 
 
-def test_the_passport_counts_pixels_that_no_land_reflects_by_date(folder, scene, model, tmp_path):
-    """However the map is cut into tiles; they are no data on that date."""
+def test_the_provenance_counts_pixels_that_no_land_reflects_by_date(folder, scene, model, tmp_path):
+    """The counts do not depend on the tiles; such pixels are no data on that date."""
     shutil.copytree(folder, tmp_path / "scene")
     frame = scene.layers[0].frames[0]
     clear = frame.read(S2, scene.grid).clear
@@ -399,7 +399,7 @@ def test_the_passport_counts_pixels_that_no_land_reflects_by_date(folder, scene,
 
 
 def test_a_map_that_comes_out_different_is_told(whole, folder, model, tmp_path):
-    """One pixel of the map was changed by hand, an input file touched, and the model moved."""
+    """One pixel of the map was changed, an input file was modified, and the model was moved."""
     shutil.copytree(folder, tmp_path / "scene")
     own = shutil.copy(model, tmp_path / "own.safetensors")
     (tmp_path / "maps").mkdir()

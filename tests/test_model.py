@@ -8,7 +8,7 @@ from conftest import SENSORS, random_sample
 
 from agrifm.errors import InputError
 from agrifm.nn.decoder import masked_softmax, resample, resample_matrix
-from agrifm.nn.embedding import Context, Series, fill_gaps, on_calendar, token_validity
+from agrifm.nn.embedding import Context, Series, fill_gaps, resample_in_time, token_validity
 from agrifm.nn.model import CropModel, ModelConfig, count_parameters
 from agrifm.nn.swin import SIZES, SwinSize
 from agrifm.nn.windows import WindowAttention
@@ -100,7 +100,7 @@ def test_without_label_the_finest_sensor_sets_the_grid():
 def test_checkpointing_changes_nothing():
     maps, gradients = [], []
     for checkpointing in (False, True):
-        model = make(checkpointing=checkpointing)
+        model = make(gradient_checkpointing=checkpointing)
         output = model(collate([random_sample(11)]))
         output.square().mean().backward()
         maps.append(output.detach())
@@ -151,9 +151,9 @@ def test_original_decoder_wants_its_frames():
         valid={},
     )
     assert run(model, fitting).shape == (1, 5, 24, 28)
-    with pytest.raises(InputError, match="decoder: light"):
+    with pytest.raises(InputError, match="decoder: pyramid"):
         run(model, random_sample(15, frames=13))
-    with pytest.raises(InputError, match="decoder: light"):
+    with pytest.raises(InputError, match="decoder: pyramid"):
         run(model, fitting.without("Modis"))
     with pytest.raises(InputError, match="set 'frames'"):
         make(decoder="original")
@@ -197,19 +197,19 @@ def test_a_calendar_reads_a_line_off_any_dates():
     days = torch.tensor([[100.0, 103.0, 111.0, 125.0, 140.0]])
     image = days.view(1, 5, 1, 1, 1) - 100
     valid = torch.ones(1, 5, 1, 1, dtype=torch.bool)
-    found = on_calendar(Series(image, valid, days), torch.tensor([100.0]), 40.0, 4)
+    found = resample_in_time(Series(image, valid, days), torch.tensor([100.0]), 40.0, 4)
     assert found.days.tolist() == [[105, 115, 125, 135]]
     torch.testing.assert_close(found.image.flatten(), torch.tensor([5.0, 15.0, 25.0, 35.0]))
     assert found.valid.all()
     valid[0, 2:4] = False
     spoiled = Series(image.masked_fill(~valid[:, :, None], 1e6), valid, days)
-    hidden = on_calendar(spoiled, torch.tensor([100.0]), 40.0, 4)
+    hidden = resample_in_time(spoiled, torch.tensor([100.0]), 40.0, 4)
     torch.testing.assert_close(hidden.image, found.image)
     assert hidden.valid.flatten().tolist() == [True, False, False, True]
 
 
 def test_with_a_calendar_batches_of_any_dates_agree():
-    model = wake(make(calendar=8, season=Season(60.0, 200.0)))
+    model = wake(make(time_steps=8, season=Season(60.0, 200.0)))
     samples = [random_sample(i, frames=n) for i, n in enumerate((3, 9, 1))]
     samples = [
         replace(s, dates={k: 19800 + 7 * i + torch.arange(len(x)) * 11 for k, x in s.images.items()})

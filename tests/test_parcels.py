@@ -1,4 +1,4 @@
-"""From layers to polygons: common borders, blocks, small fields, files in the fiboa schema, and the commands."""
+"""From layers to polygons: shared borders, blocks, small fields, files in the fiboa schema, and the commands."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ FIELDS = Path(__file__).parents[1] / "configs/fields.yaml"
 
 
 def noisy_layers(seed, size=90):
-    """Layers as a doubtful model gives them."""
+    """Layers of an uncertain model."""
     rng = np.random.default_rng(seed)
     fields = random_fields(seed, size, 14)
     fields[fields < 0] = 0
@@ -122,7 +122,7 @@ def land(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(model, land, tmp_path_factory):
-    """A map with both products from one command."""
+    """A map and its polygons from one command."""
     target = tmp_path_factory.mktemp("map") / "map.tif"
     said = agrifm("map", model, land, target, "--parcels", target.with_suffix(".parquet"), "--seam-limit", 99)
     assert "fields," in said

@@ -1,4 +1,4 @@
-"""Maps of chips: each where its chip lies, whatever else is in the batch; nothing wrong becomes a class."""
+"""Maps of chips: georeferenced independently of the batch; invalid output never becomes a class."""
 
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def samples():
-    """Two places, without labels."""
+    """Two unlabeled chips."""
     return [replace(FARM.sample(0, column, SENSORS), label=None) for column in (0, 1)]
 
 
@@ -51,7 +51,7 @@ def chips(folder, **samples):
 
 
 def test_a_map_does_not_depend_on_its_batch_and_lies_where_the_chip_lies(model, samples, tmp_path):
-    """Landsat alone beside Sentinel-2 got pixels of the size of the other, on the wrong ground."""
+    """A Landsat-only chip in a batch with Sentinel-2 once got that sensor's pixel size, and so the wrong location."""
     both, alone = samples[0], samples[1].only(("Landsat",))
     predict(model, chips(tmp_path / "one", alone=alone), tmp_path / "a")
     predict(model, chips(tmp_path / "two", both=both, alone=alone), tmp_path / "b")
@@ -66,7 +66,7 @@ def test_a_map_does_not_depend_on_its_batch_and_lies_where_the_chip_lies(model, 
 
 
 def test_the_transform_belongs_to_the_grid_of_the_label(model, samples, tmp_path):
-    """The label has pixels of 10 m; a map from Landsat alone has pixels of 30 m on the same ground."""
+    """The label has pixels of 10 m; a map from Landsat alone has pixels of 30 m in the same extent."""
     sample = replace(samples[1].only(("Landsat",)), label=FARM.sample(0, 1, SENSORS).label)
     write_chip(tmp_path / "chips" / "x.h5", sample, SENSORS, FARM.place(0, 1))
     predict(model, ChipFolder.in_folder(tmp_path / "chips", SENSORS, allow_missing=True), tmp_path / "out")
@@ -87,7 +87,7 @@ def test_equal_names_in_two_folders_become_two_maps(model, samples, tmp_path):
 
 
 class Own(torch.utils.data.Dataset):
-    """Samples under names of their own."""
+    """Samples with given names."""
 
     def __init__(self, sample, names):
         self.sample, self.names = sample, names

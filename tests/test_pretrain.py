@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from agrifm.checkpoint import Checkpoint
 from agrifm.cli import app
 from agrifm.cli.evaluate import refuse_split
-from agrifm.compat.weights import describe_weights, released_layout, start_weights
+from agrifm.compat.weights import describe_weights, released_layout
 from agrifm.config import load, parse
 from agrifm.data.transforms import Augment
 from agrifm.errors import InputError
@@ -39,6 +39,7 @@ from agrifm.training.linear_probe import LinearProbe
 from agrifm.training.mean_teacher import Pairs, Views, follow, sureness
 from agrifm.training.module import BAD
 from agrifm.training.throughput import forward_flops, tokens
+from agrifm.weight_files.start_weights import start_weights
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,10 +62,10 @@ def plan_file(tmp_path_factory):
 def small_plan():
     return {
         "name": "pretrain",
-        "data": {"sensors": ["S2", "Landsat"], "frames": 4, "shards": {"lap": 16, "val_samples": 4}},
+        "data": {"sensors": ["S2", "Landsat"], "frames": 4, "shards": {"epoch_size": 16, "val_samples": 4}},
         "task": {"kind": "fractions"},
-        "teacher": {"ramp": 0.0},
-        "augment": {"noise": 0.03, "hide": 0.2},
+        "teacher": {"ramp_up": 0.0},
+        "augment": {"noise": 0.03, "mask_frames": 0.2},
         "model": {"size": TINY, "shared_backbone": True},
         "training": {"epochs": 2, "batch_size": 4, "workers": 0, "accelerator": "cpu"},
     }
@@ -84,7 +85,7 @@ def shards(tmp_path_factory):
 
 
 def of_shards(plan, shards, **more):
-    places = {"train": str(shards / "train"), "val": str(shards / "val"), "window": 8}
+    places = {"train": str(shards / "train"), "val": str(shards / "val"), "shuffle_window": 8}
     return {**plan, "data": {**plan["data"], "shards": {**plan["data"]["shards"], **places, **more}}}
 
 
@@ -92,7 +93,7 @@ def test_the_shipped_experiment_trains_one_step(tmp_path):
     experiment = load(
         ROOT / "configs" / "pretrain.yaml",
         [
-            "data.shards.lap=4",
+            "data.shards.epoch_size=4",
             "data.shards.val_samples=3",
             "training.batch_size=4",
             "training.epochs=1",
@@ -190,7 +191,7 @@ def test_a_process_that_dies_costs_an_epoch_and_no_bit(plan_file, tmp_path):
 
 def test_a_split_model_has_no_second_average(settings):
     with pytest.raises(InputError, match=r"training\.ema"):
-        parse({**settings, "training": {**settings["training"], "strategy": "fsdp", "ema": 0.9}})
+        parse({**settings, "training": {**settings["training"], "strategy": "fsdp", "ema_decay": 0.9}})
 
 
 def test_several_sources_are_drawn_in_their_shares(plan, shards, tmp_path):
@@ -198,7 +199,7 @@ def test_several_sources_are_drawn_in_their_shares(plan, shards, tmp_path):
     with ShardWriter(tmp_path / "real", size=4) as writer:
         for index in range(8):
             writer.add(covers.record(("S2", "Landsat")[index % 2], index))
-    places = {"train": ["synthetic", str(tmp_path / "real")], "shares": [3, 1], "val": str(shards / "val")}
+    places = {"train": ["synthetic", str(tmp_path / "real")], "sampling_weights": [3, 1], "val": str(shards / "val")}
     plan["data"]["shards"] |= places
     experiment = parse({**plan, "seed": 7})
     train = open_sources(experiment)["train"]
@@ -210,7 +211,7 @@ def test_several_sources_are_drawn_in_their_shares(plan, shards, tmp_path):
     assert order.order(0, 7) + order.order(7, 9) == order.order(0, 16)
     fit(experiment, tmp_path / "run")
     with pytest.raises(InputError, match="one for each"):
-        parse({**plan, "data": {**plan["data"], "shards": {**plan["data"]["shards"], "shares": [1]}}})
+        parse({**plan, "data": {**plan["data"], "shards": {**plan["data"]["shards"], "sampling_weights": [1]}}})
 
 
 def test_a_probe_scores_frozen_features(plan, settings, tmp_path):
@@ -273,7 +274,7 @@ def test_throughput_is_logged(plan, tmp_path):
 
 def test_both_views_show_the_same_ground():
     source = Covers(sizes={"S2": 16}, frames=12, sensors=(S2,))
-    pairs = Pairs(source, 5, Augment(noise=0.05, hide=0.5), 0, 2)
+    pairs = Pairs(source, 5, Augment(noise=0.05, mask_frames=0.5), 0, 2)
     one, two = pairs[3, 3]
     torch.testing.assert_close(one.label, two.label)
     assert len(one.images["S2"]) == len(two.images["S2"]) == 5
@@ -306,13 +307,13 @@ def test_an_unsure_teacher_has_no_say():
 
 
 def test_the_teacher_counts_in_the_loss_unless_it_agrees(plan):
-    plan["teacher"]["trust"] = False
+    plan["teacher"]["confidence_weighting"] = False
     experiment = parse(plan)
     sensors = [s.with_statistics(S2.statistics) if s is S2 else replace(s, statistics=None) for s in (S2,)]
     trained = mean_teacher.MeanTeacher(experiment.with_sensors(sensors))
     trained.log = lambda *args, **kwargs: None
     trained._ramp = lambda share: 1.0
-    pairs = Pairs(Covers(sizes={"S2": 16}, frames=4, sensors=(S2,)), None, Augment(flips=False, turns=False), 0, 2)
+    pairs = Pairs(Covers(sizes={"S2": 16}, frames=4, sensors=(S2,)), None, Augment(flips=False, rot90=False), 0, 2)
     views = Views.of([pairs[0, 0], pairs[1, 1]])
     trained.eval()  # no dropped paths: student and teacher are the same function
     both = trained._loss(views)
@@ -344,7 +345,7 @@ def test_fractions_are_scored_where_they_are_known():
 
 def stepping(plan, limit):
     """A student whose gradients are given, and its optimizer."""
-    plan["training"]["spike"] = limit
+    plan["training"]["gradient_spike_factor"] = limit
     student = mean_teacher.MeanTeacher(parse(plan).with_sensors(SENSORS[:2]))
     student.log = lambda *_, **__: None
     return student, torch.optim.AdamW(student.model.parameters(), lr=0.1, weight_decay=0.1)
@@ -430,7 +431,7 @@ def test_lost_shards_are_told(plan, shards, tmp_path, capsys):
     victim.write_bytes(victim.read_bytes()[:-2000])
     with pytest.raises(InputError, match=victim.name):
         fit(parse(of_shards(plan, tmp_path / "damaged")), tmp_path / "refused")
-    fit(parse(of_shards(plan, tmp_path / "damaged", lost="count")), tmp_path / "counted")
+    fit(parse(of_shards(plan, tmp_path / "damaged", damaged="skip")), tmp_path / "counted")
     told = " ".join(capsys.readouterr().out.split())
     assert f"lost: {victim.name} (4 samples" in told
 
@@ -448,7 +449,7 @@ def test_fine_tuning_begins_with_what_was_learned(plan, settings, tmp_path):
         torch.testing.assert_close(start[key], learned[key], rtol=0, atol=0)
     one = start_weights(parse({**settings, "start_from": str(path), "data": {**settings["data"], "sensors": ["S2"]}}))
     assert not any("Landsat" in key for key in one)
-    fit(experiment, tmp_path / "tuned", weights=start)
+    fit(experiment, tmp_path / "tuned")
     with pytest.raises(InputError, match="pre-train with it"):
         start_weights(parse({**settings, "start_from": str(path), "data": {**settings["data"], "sensors": ["Modis"]}}))
     wider = {**settings["model"], "size": {**TINY, "width": 32}}
@@ -478,7 +479,7 @@ def test_what_does_not_fit_together_is_refused(plan, settings):
         with pytest.raises(InputError, match="fractions"):
             parse({**settings, **change})
     with pytest.raises(InputError, match=r"training\.ema"):
-        parse({**plan, "training": {**plan["training"], "ema": 0.9}})
+        parse({**plan, "training": {**plan["training"], "ema_decay": 0.9}})
     with pytest.raises(InputError, match="did you mean 'decay'"):
         parse({**plan, "teacher": {"decai": 0.9}})
 

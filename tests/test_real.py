@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from agrifm.checks.chips import splits_overlap, structure
-from agrifm.data.chips import read_place
+from agrifm.data.chips import read_georeference
 from agrifm.data.folder import ChipFolder
 
 ROOT = Path(__file__).parents[1]
@@ -44,7 +44,7 @@ def labels(prepared, fold, split):
     found = {}
     source = chips(prepared, fold, split)
     for i in range(len(source)):
-        place, label = read_place(source.path(i)), source.read(i).label.numpy()
+        place, label = read_georeference(source.path(i)), source.read(i).label.numpy()
         series = source.names[i].split(f"_{split}")[0]
         assert place is not None
         a, _, left, _, e, top = place.transform
@@ -87,7 +87,7 @@ def test_chips_know_their_place(belgium):
     source = chips(belgium, 0, "train")
     for i, name in enumerate(source.names):
         y, x = map(int, name.split("_")[-2:])
-        place = read_place(source.path(i))
+        place = read_georeference(source.path(i))
         assert place is not None
         assert (place.crs, place.transform) == ("EPSG:32631", (10, 0, 501340 + 10 * x, 0, -10, 5629690 - 10 * y))
 

@@ -1,4 +1,4 @@
-"""Reports: one file, everything escaped, nothing loaded from anywhere, what lacks is named."""
+"""Reports: one file, all text escaped, nothing loaded from elsewhere, missing parts listed."""
 
 import json
 from dataclasses import replace
@@ -42,7 +42,7 @@ class Reader(HTMLParser):
 
 
 def read(path):
-    """Parse a report and check that it is whole and alone."""
+    """Parse a report and check that it is complete and self-contained."""
     found = Reader(path.read_text(encoding="utf-8"))
     assert not found.open
     names = {tag for tag, _ in found.tags}
@@ -56,7 +56,7 @@ def read(path):
 
 @pytest.fixture
 def run(tmp_path):
-    """A checkpoint with scores, history and a name that is no name."""
+    """A checkpoint with scores, history and markup in its name."""
     model = network(classes=CLASSES)
     experiment = model.experiment.model_copy(update={"name": f"{EVIL} & co"})
     path = tmp_path / "run" / "best.safetensors"

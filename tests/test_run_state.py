@@ -16,7 +16,6 @@ from rich.console import Console
 
 from agrifm.checkpoint import Checkpoint
 from agrifm.cli import shell
-from agrifm.compat.weights import start_weights
 from agrifm.config import parse
 from agrifm.errors import InputError, Terminated
 from agrifm.evaluation import evaluate
@@ -107,13 +106,13 @@ def test_changed_start_weights_are_not_gone_on_with(done, tmp_path):
     start = tmp_path / "start.safetensors"
     shutil.copy(done / "run" / LAST, start)
     config = plan(done / "farm", 1, start_from=str(start))
-    fit(config, tmp_path / "run", weights=start_weights(config), console=QUIET)
+    fit(config, tmp_path / "run", console=QUIET)
     checkpoint = Checkpoint.load(start)
     checkpoint.weights["backbones.S2.norm.bias"][0] += 1
     checkpoint.save(start)
     config = plan(done / "farm", 2, start_from=str(start))
     with pytest.raises(InputError, match="the start weights"):
-        fit(config, tmp_path / "run", weights=start_weights(config), console=QUIET)
+        fit(config, tmp_path / "run", console=QUIET)
 
 
 def test_a_refused_run_leaves_everything_as_it_was(done, run):

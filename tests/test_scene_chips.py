@@ -21,7 +21,7 @@ from agrifm.chips.labels import read_labels
 from agrifm.chips.leakage import find_leakage
 from agrifm.chips.writer import ChipPlan, write_chips
 from agrifm.config import load
-from agrifm.data.chips import read_place
+from agrifm.data.chips import read_georeference
 from agrifm.data.folder import ChipFolder
 from agrifm.errors import InputError
 from agrifm.opening import open_scene
@@ -146,7 +146,7 @@ def test_chips_hold_the_pixels_dates_and_masks_of_the_scene(written, scene):
     whole, masked = np.stack(images), 0
     chips = ChipFolder.from_list(out / "h5_samples", out / "data_lists" / "train.txt", [S2])
     for i in range(len(chips)):
-        sample, place = chips.read(i), read_place(chips.path(i))
+        sample, place = chips.read(i), read_georeference(chips.path(i))
         assert place is not None
         assert place.crs == UTM
         row, column = round((TOP - place.transform[5]) / 10), round((place.transform[2] - LEFT) / 10)
@@ -321,7 +321,7 @@ def test_farmland_of_two_sensors_becomes_chips(tmp_path):
             tmp_path / "out/h5_samples", tmp_path / f"out/data_lists/{split}.txt", made.sensors
         )
         for i in range(len(chips)):
-            sample, place = chips.read(i), read_place(chips.path(i))
+            sample, place = chips.read(i), read_georeference(chips.path(i))
             assert place is not None
             assert sample.images["Landsat"].shape[-2:] == (8, 8)
             column, row = (round(x) for x in ~made.grid.affine @ (place.transform[2], place.transform[5]))

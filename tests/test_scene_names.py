@@ -737,14 +737,14 @@ def test_a_scene_survives_as_plain_values_and_nonsense_is_refused(tmp_path):
         (("skipped",), 5),
     ]
     for place, value in changes:
-        with pytest.raises(InputError, match="passport"):
-            scene_from_dict(changed(values, place, value), "passport")
+        with pytest.raises(InputError, match="provenance"):
+            scene_from_dict(changed(values, place, value), "provenance")
     less = scene_to_dict(scene)
     del less["layers"][0]["frames"][1]["bands"]["B04"]
     with pytest.raises(InputError, match="no band B04"):
-        scene_from_dict(less, "passport")
+        scene_from_dict(less, "provenance")
     with pytest.raises(InputError):
-        scene_from_dict([], "passport")
+        scene_from_dict([], "provenance")
 
 
 def changed(values, place, value):

@@ -1,6 +1,8 @@
 """What pixels of a scene mean: missing ones, impossible ones, several looks of a day, and sizes on the ground."""
 
 import datetime as dt
+import gc
+import logging
 from dataclasses import replace
 from io import StringIO
 from math import inf, nan
@@ -424,6 +426,20 @@ def test_zarr_stores_that_are_damaged_are_refused(tmp_path):
         (path / "zarr.json").write_text(text)
         with pytest.raises(Unreadable, match=r"a\.zarr"):
             open_scene(path)
+
+
+def test_one_refusal_of_a_zarr_store_is_all_that_is_said(tmp_path, caplog):
+    path = a_cube(tmp_path / "a.zarr", plain(), {})
+    for array in path.glob("*/zarr.json"):
+        array.write_text("{")
+    for _ in range(5):
+        with pytest.raises(Unreadable, match=r"a\.zarr"):
+            open_scene(path)
+        gc.collect()  # asyncio speaks when a task is collected
+    assert not caplog.records
+    other = "Task exception was never retrieved\nfuture: <Task finished coro=<f() done, defined at /x/zarr_tools.py:3>>"
+    logging.getLogger("asyncio").error(other)
+    assert [record.getMessage() for record in caplog.records] == [other]
 
 
 def test_cubes_do_not_lead_to_other_files(tmp_path):

@@ -19,18 +19,18 @@ from agrifm.checkpoint import Checkpoint, build
 from agrifm.cli import app, shell
 from agrifm.config import load, parse
 from agrifm.data.chips import write_chip
-from agrifm.data.folder import ChipFolder, View
-from agrifm.data.growing_season import GrowingSeason, date_of, growing_season_of, number_of
+from agrifm.data.folder import ChipFolder, SampleSubset
+from agrifm.data.growing_season import GrowingSeason, date_of, day_number, growing_season_of
 from agrifm.data.loader import Split
 from agrifm.data.transforms import Augment, truncate
 from agrifm.errors import InputError
 from agrifm.evaluation import evaluate
-from agrifm.evaluation.as_of import Timeline, known
+from agrifm.evaluation.as_of import SeasonSamples, as_of_day
 from agrifm.evaluation.missing_sensors import early_season, failures, first_days
 from agrifm.maps.files.writer import NODATA
 from agrifm.maps.map_scene import map_scene
 from agrifm.maps.predict_chips import predict
-from agrifm.nn.embedding import Series, on_calendar
+from agrifm.nn.embedding import Series, resample_in_time
 from agrifm.nn.model import CropModel, ModelConfig
 from agrifm.nn.swin import SwinSize
 from agrifm.opening import open_scene
@@ -46,7 +46,7 @@ CONFIG = Path(__file__).parents[1] / "configs" / "early_season.yaml"
 
 
 def day(text):
-    return number_of(dt.date.fromisoformat(text))
+    return day_number(dt.date.fromisoformat(text))
 
 
 def dated(first, step, *, seed=0, frames=6, **more):
@@ -137,11 +137,11 @@ def test_the_shipped_experiment_trains_a_step(farm, tmp_path):
         "data.sensors=[S2, Landsat]",
         "augment.crop=24",
         "training.epochs=1",
-        "training.limit=1",
+        "training.limit_train_batches=1",
     ]
     values = yaml.safe_load(CONFIG.read_text())
     assert values["augment"]["truncate"] > 0
-    experiment = load(CONFIG, [*settings, "training.limit=1", f"model.size={json.dumps(TINY)}"])
+    experiment = load(CONFIG, [*settings, "training.limit_train_batches=1", f"model.size={json.dumps(TINY)}"])
     checkpoint = Checkpoint.load(fit(experiment, tmp_path))
     assert checkpoint.experiment.data.seasons == (GrowingSeason("03-01", "10-31", "growing season"),)
     assert checkpoint.experiment.model.season is not None
@@ -154,7 +154,7 @@ def test_the_shipped_experiment_trains_a_step(farm, tmp_path):
 def test_a_truncated_batch_equals_deleted_frames_and_hides_the_future(calendar):
     """The same output from frames that are gone, from frames that are masked, and whatever the future holds."""
     torch.manual_seed(0)
-    config = ModelConfig(SwinSize(16, (1, 1), (1, 2)), (1, 2, 2), calendar=calendar, season=Season(90.0, 70.0))
+    config = ModelConfig(SwinSize(16, (1, 1), (1, 2)), (1, 2, 2), time_steps=calendar, season=Season(90.0, 70.0))
     model = CropModel(SENSORS, 5, config).eval()
     for parameter in model.context.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
@@ -187,8 +187,8 @@ def test_a_truncated_batch_equals_deleted_frames_and_hides_the_future(calendar):
 def test_on_the_calendar_days_after_the_end_count_as_not_seen():
     days = torch.arange(0, 100, 10.0)[None]
     image, valid = days.view(1, 10, 1, 1, 1).clone(), torch.ones(1, 10, 1, 1, dtype=torch.bool)
-    whole = on_calendar(Series(image, valid, days), torch.zeros(1), 100.0, 10)
-    cut = on_calendar(Series(image[:, :4], valid[:, :4], days[:, :4]), torch.zeros(1), 100.0, 10)
+    whole = resample_in_time(Series(image, valid, days), torch.zeros(1), 100.0, 10)
+    cut = resample_in_time(Series(image[:, :4], valid[:, :4], days[:, :4]), torch.zeros(1), 100.0, 10)
     assert whole.valid.all()
     assert cut.valid.flatten().tolist() == [True] * 4 + [False] * 6  # the last image is of day 30, dates are 5, 15, ...
     assert torch.equal(cut.image[:, :3], whole.image[:, :3])
@@ -233,7 +233,7 @@ def test_a_calendar_without_images_is_refused_with_the_dates_found():
     with pytest.raises(InputError, match=r"a day of every year as MM-DD, e\.g\. 10-01; '13-01' is none"):
         parse(experiment)
     experiment["data"]["seasons"] = [{"start": "03-01", "end": "06-30"}, {"start": "07-01", "end": "11-30"}]
-    with pytest.raises(InputError, match="a name of its own"):
+    with pytest.raises(InputError, match="a different name"):
         parse(experiment)
 
 
@@ -252,7 +252,7 @@ def test_chips_are_read_in_their_season(farm):
 
 
 def line(calendar=None, *samples):
-    return Timeline.of(Listed(*(samples or [dated("2023-04-05", 30)])), [calendar] if calendar else [])[0]
+    return SeasonSamples.of(Listed(*(samples or [dated("2023-04-05", 30)])), [calendar] if calendar else [])[0]
 
 
 def test_days_of_the_season():
@@ -299,9 +299,9 @@ def test_gaps_begin_in_every_month_and_hide_nothing_else():
 
 def test_nothing_seen_and_no_dates_are_refused():
     with pytest.raises(InputError, match="images from 2023-04-05 to 2023-10-02"):
-        known(Listed(dated("2023-04-05", 30)), (), "2023-04-01")
+        as_of_day(Listed(dated("2023-04-05", 30)), (), "2023-04-01")
     with pytest.raises(InputError, match="S2, Landsat, Modis without dates"):
-        Timeline.of(Listed(random_sample(0)))
+        SeasonSamples.of(Listed(random_sample(0)))
 
 
 # Scores, by hand
@@ -310,7 +310,7 @@ def test_nothing_seen_and_no_dates_are_refused():
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A model with random weights and a calendar."""
-    values = {"data": {"sensors": [S2.name], "footprint": 480}, "model": {"size": TINY, "calendar": 8}}
+    values = {"data": {"sensors": [S2.name], "footprint": 480}, "model": {"size": TINY, "time_steps": 8}}
     experiment = parse(values | {"task": {"classes": NAMES}, "training": {"workers": 0}})
     experiment = experiment.with_sensors([unit(sensor) for sensor in (S2, LANDSAT)]).with_season(Season(60.0, 245.0))
     torch.manual_seed(1)
@@ -372,7 +372,7 @@ def test_sensors_that_fail(model, farm):
     without = Listed(*(source.read(i).without("S2") for i in range(len(source))))
     assert table.rows[2]["mFscore"] == evaluate(checkpoint, without).summary["mFscore"]
     ones = [row for row in runs.rows if row["missing"] == "1 month"]
-    assert len(ones) == len(Timeline.of(source)[0].gaps(1))
+    assert len(ones) == len(SeasonSamples.of(source)[0].gaps(1))
     worst = min(ones, key=lambda row: row["mFscore"])
     found = {row["missing"]: row["mFscore"] for row in table.rows}
     assert found[f"1 month, worst (from {worst['from']})"] == worst["mFscore"]
@@ -385,7 +385,7 @@ def test_a_chip_that_lacks_all_that_is_left_is_scored_as_unseen(model, farm):
     name = (farm / "data_lists" / "test.txt").read_text().split()[0]
     sample = ChipFolder(farm / "h5_samples", (name,), (S2, LANDSAT)).read(0).without("Landsat")
     other = replace(sample, images={"S2": sample.images["S2"].flip(-1) + 7})
-    found = [evaluate(checkpoint, View(Listed(one), (0,), (), ("Landsat",))) for one in (sample, other)]
+    found = [evaluate(checkpoint, SampleSubset(Listed(one), (0,), (), ("Landsat",))) for one in (sample, other)]
     assert found[0] == found[1]
     assert sum(map(sum, found[0].confusion)) == 48 * 48
 
@@ -442,7 +442,7 @@ def test_map_and_evaluation_as_of_a_day_agree_pixel_for_pixel(model, tmp_path, m
     area = Area(0, 0, 48, 48)
     sample = replace(scene.read(area).cut(area), label=land.sample(0, 0, (S2,)).label)
     write_chip(tmp_path / "chips" / "place.h5", sample, (S2, LANDSAT), scene.place(area))
-    source = known(ChipFolder(tmp_path / "chips", ("place",), (S2, LANDSAT)), (), moment)
+    source = as_of_day(ChipFolder(tmp_path / "chips", ("place",), (S2, LANDSAT)), (), moment)
     checkpoint = Checkpoint.load(model)
     (path,) = predict(checkpoint, source, tmp_path / "predicted", force_png=True)
     predicted = np.asarray(Image.open(path))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from agrifm.data.chips import read_chip, read_place
+from agrifm.data.chips import read_chip, read_georeference
 from agrifm.errors import InputError
 from agrifm.sensors import LANDSAT, MODIS, S2, Band, Sensor
 from agrifm.synthetic.chips import CLASSES, Landscape, write_example
@@ -205,7 +205,7 @@ def test_what_is_written_is_what_was_drawn(tmp_path: Path):
     ]
     path = tmp_path / "h5_samples" / "r00c02.h5"
     assert same(read_chip(path, ALL), landscape.sample(0, 2, ALL))
-    assert read_place(path) == landscape.place(0, 2)
+    assert read_georeference(path) == landscape.place(0, 2)
 
 
 def test_lists_come_last(tmp_path: Path):

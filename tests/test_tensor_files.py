@@ -15,12 +15,12 @@ import torch
 from conftest import SENSORS
 
 from agrifm.checkpoint import Checkpoint, build
-from agrifm.compat.layouts import read_state
-from agrifm.compat.weights import start_weights
 from agrifm.config import parse
 from agrifm.errors import InputError
 from agrifm.tasks.calibration import Calibration
 from agrifm.tensor_files import read_safetensors, read_torch, write_safetensors
+from agrifm.weight_files.layouts import read_state
+from agrifm.weight_files.start_weights import start_weights
 
 SIZE = {"width": 8, "depths": [1, 1], "heads": [1, 2], "drop_path": 0.0, "window": [2, 2, 2]}
 

@@ -44,7 +44,7 @@ def assert_same_weights(left, right, **tolerance):
 
 
 def test_a_run_leaves_everything_behind(settings, tmp_path):
-    best = fit(plan(settings, ema=0.9, patience=5, accumulate=2, layer_decay=0.8), tmp_path)
+    best = fit(plan(settings, ema_decay=0.9, patience=5, accumulate_grad_batches=2, layer_decay=0.8), tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     expected = {
         "best.safetensors",
@@ -83,7 +83,7 @@ def test_resuming_goes_on_exactly(settings, tmp_path, ema):
     from agrifm.training import fit as module
 
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    fit(plan(settings, epochs=3, ema=ema), whole)
+    fit(plan(settings, epochs=3, ema_decay=ema), whole)
 
     class Killed(Exception):
         pass
@@ -103,9 +103,9 @@ def test_resuming_goes_on_exactly(settings, tmp_path, ema):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys.modules[module.__module__], "make_trainer", with_killer)
         with pytest.raises(Killed):
-            fit(plan(settings, epochs=3, ema=ema), parts)
+            fit(plan(settings, epochs=3, ema_decay=ema), parts)
     assert len(history(parts)) == 1
-    fit(plan(settings, epochs=3, ema=ema), parts)
+    fit(plan(settings, epochs=3, ema_decay=ema), parts)
     assert history(parts) == history(whole)
     assert_same_weights(weights_of(parts), weights_of(whole), rtol=0, atol=0)
     assert_same_weights(weights_of(parts, "best.safetensors"), weights_of(whole, "best.safetensors"), rtol=0, atol=0)
@@ -181,7 +181,7 @@ def test_the_schedule_warms_up_and_comes_down(settings):
 
 
 def test_layers_get_their_rates(settings):
-    experiment = plan(settings, layer_decay=0.5, encoder_rate=0.1, learning_rate=1.0)
+    experiment = plan(settings, layer_decay=0.5, encoder_lr_scale=0.1, learning_rate=1.0)
     experiment = experiment.with_sensors([s for s in __import__("conftest").SENSORS if s.name != "Modis"])
     model = TrainingModule(experiment).model
     groups = parameter_groups(model, experiment.training)
@@ -217,7 +217,7 @@ def test_only_trainable_weights_are_optimized(settings, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run(settings, tmp_path):
     with pytest.raises(InputError, match=r"training\.learning_rate"):
-        fit(plan(settings, learning_rate=1e30, warmup=0.0, clip=0.0, epochs=3), tmp_path)
+        fit(plan(settings, learning_rate=1e30, warmup=0.0, gradient_clip_val=0.0, epochs=3), tmp_path)
 
 
 def test_given_statistics_are_kept(settings, farm):
@@ -278,7 +278,7 @@ def test_history_replaces_epochs_of_a_killed_run(tmp_path):
 
 def test_half_precision_and_a_calendar(settings, tmp_path):
     """bf16 autocast works without a GPU, and the season that the calendar needs comes from the training data."""
-    model = {**settings["model"], "calendar": 4}
+    model = {**settings["model"], "time_steps": 4}
     best = fit(plan({**settings, "model": model}, precision="bf16-mixed", epochs=1), tmp_path)
     checkpoint = Checkpoint.load(best)
     season = checkpoint.experiment.model.season

@@ -1,4 +1,4 @@
-"""Random steps move everything together, and evaluation never sees them."""
+"""Augmentations transform label, images and masks together; evaluated samples stay unchanged."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from conftest import random_sample
 
 from agrifm.data.folder import CachedDataset
 from agrifm.data.loader import EpochBatches, Split
-from agrifm.data.transforms import Augment, crop, drop_sensors, flip, pick_frames, resize, spread_frames, turn
+from agrifm.data.transforms import Augment, crop, drop_sensors, flip, pick_frames, resize, rotate, spread_frames
 from agrifm.errors import InputError
 from agrifm.sample import Batch, Sample, collate, days_since_epoch
 
@@ -32,7 +32,7 @@ def ramp(size=12):
 
 
 @pytest.mark.parametrize(
-    "change", [lambda s: flip(s, True, False), lambda s: flip(s, True, True), lambda s: turn(s, 3)]
+    "change", [lambda s: flip(s, True, False), lambda s: flip(s, True, True), lambda s: rotate(s, 3)]
 )
 def test_label_sensors_and_masks_move_together(change):
     moved = change(ramp())

@@ -9,10 +9,9 @@ import pytest
 import torch
 from conftest import SENSORS, random_sample
 
-from agrifm.checkpoint import WEIGHTS, Checkpoint, build, load_strict
+from agrifm.checkpoint import Checkpoint, build, load_strict
 from agrifm.compat import original
-from agrifm.compat.layouts import read_state
-from agrifm.compat.weights import convert, describe_weights, open_checkpoint, start_weights
+from agrifm.compat.weights import convert, describe_weights, open_checkpoint
 from agrifm.config import Experiment, parse
 from agrifm.errors import InputError
 from agrifm.nn.embedding import Series
@@ -21,6 +20,8 @@ from agrifm.nn.windows import relative_index
 from agrifm.sample import collate
 from agrifm.training.fit import fit, start
 from agrifm.training.module import TrainingModule
+from agrifm.weight_files.layouts import read_state
+from agrifm.weight_files.start_weights import SHIPPED, start_weights
 
 SMALL = SwinSize(width=16, depths=(1, 1, 2, 1), heads=(1, 2, 4, 8))
 BANDS = {"S2": 10, "HLSL30": 6, "Modis": 7}
@@ -360,7 +361,7 @@ def test_the_weights_that_come_along_fill_everything_but_the_head(settings, tmp_
     for sensors in (["S2"], ["S2", "Landsat"], ["Modis", "S2", "Landsat"]):
         data = {**settings["data"], "sensors": sensors, "statistics": "given"}
         experiment = parse({**settings, "data": data, "model": {"size": "tiny"}, "start_from": "agrifm-tiny"})
-        known = Checkpoint.load(WEIGHTS / "agrifm-tiny.safetensors").experiment.data.sensors
+        known = Checkpoint.load(SHIPPED / "agrifm-tiny.safetensors").experiment.data.sensors
         chosen = [sensor for sensor in known if sensor.name in sensors]
         module = TrainingModule(experiment.with_sensors(chosen))
         match = start(module, start_weights(experiment))
@@ -369,5 +370,5 @@ def test_the_weights_that_come_along_fill_everything_but_the_head(settings, tmp_
         start_weights(parse({**settings, "start_from": "agrifm-tinny"}))
     with pytest.raises(InputError, match="or leave start_from out"):
         start_weights(parse({**settings, "start_from": "agrifm-tiny"}))
-    with pytest.raises(InputError, match="no weights handed to fit"):
+    with pytest.raises(InputError, match="or leave start_from out"):
         fit(parse({**settings, "start_from": "agrifm-tiny"}), tmp_path)

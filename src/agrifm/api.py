@@ -16,11 +16,10 @@ import torch
 import xarray as xr
 from rich.console import Console
 
-from agrifm.checkpoint import Checkpoint, weights_file
+from agrifm.checkpoint import Checkpoint
 from agrifm.chips.plan import ChipPlan
 from agrifm.chips.report import Report
 from agrifm.chips.writer import write_chips
-from agrifm.compat.weights import start_weights
 from agrifm.config import Experiment
 from agrifm.config import load as load_experiment
 from agrifm.errors import InputError
@@ -37,6 +36,7 @@ from agrifm.tasks.fractions import FractionScores
 from agrifm.tasks.scores import Scores
 from agrifm.training import fit
 from agrifm.training.fit import open_sources
+from agrifm.weight_files.start_weights import weights_path
 
 Data = Scene | xr.Dataset | Sample | Mapping[str, Any]
 
@@ -201,7 +201,7 @@ def load(model: str | Path) -> Model:
         >>> agrifm.load("agrifm-tiny").sensors[0].name
         'S2'
     """
-    path = weights_file(Path(model))
+    path = weights_path(Path(model))
     return Model(path, Checkpoint.load(path))
 
 
@@ -256,7 +256,7 @@ def train(
     """
     if not isinstance(experiment, Experiment):
         experiment = load_experiment(Path(experiment), overrides)
-    path = fit(experiment, Path(out), weights=start_weights(experiment), console=console)
+    path = fit(experiment, Path(out), console=console)
     return load(path)
 
 
@@ -284,7 +284,7 @@ def evaluate(
         InputError: If there is no such split or the data do not fit.
     """
     opened = model if isinstance(model, Model) else load(model)
-    checkpoint = opened.checkpoint.at(None if root is None else Path(root))
+    checkpoint = opened.checkpoint.with_root(None if root is None else Path(root))
     source = open_sources(checkpoint.experiment, (split,))[split]
     return score(checkpoint, source, None if out is None else Path(out), console=console)
 

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 
 from agrifm.checkpoint import Checkpoint
-from agrifm.compat.weights import start_weights
 from agrifm.config import Experiment, load
 from agrifm.data.folder import ChipFolder
 from agrifm.evaluation import evaluate
@@ -68,7 +67,7 @@ def run(config: Path, out: Path, console: Console) -> None:
     experiment = load(config)
     write_data(experiment.data.root, 0, console)
     start = time.monotonic()
-    path = fit(experiment, out, weights=start_weights(experiment), console=console)
+    path = fit(experiment, out, console=console)
     checkpoint = Checkpoint.load(path)
     test = experiment.data.split("test")
     result = evaluate(checkpoint, test, out / "scores_test", console=console)

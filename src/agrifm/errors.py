@@ -1,4 +1,4 @@
-"""The one way this project refuses input: where, what was found, what was expected and how to repair it."""
+"""Errors of this project: where, what was found, what was expected and how to repair it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from difflib import get_close_matches
 
 LONGEST = 1_000  # characters of one part of an error that are shown
 
-# Unicode categories of characters that could steer a terminal: control, format, surrogates, separators of lines.
+# Unicode categories of characters that could control a terminal: control, format, surrogates, line separators.
 CONTROL_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")
 JOINERS = "\u200c\u200d"  # format characters that Persian and Indic words need
 
@@ -20,10 +20,10 @@ class InputError(ValueError):
     Control characters in the parts are shown as escapes, because parts quote files of unknown origin.
 
     Args:
-        where: file, and field within it, e.g. ``chips/a.h5: S2``.
-        found: what stands there.
-        expected: what should stand there.
-        repair: what to do about it, as an imperative sentence.
+        where: File and field within it, e.g. ``chips/a.h5: S2``.
+        found: What was found there.
+        expected: What was expected there.
+        repair: What to do about it, as an imperative sentence.
     """
 
     def __init__(self, where: object, *, found: str, expected: str, repair: str) -> None:
@@ -41,9 +41,13 @@ class InputError(ValueError):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, as Slurm and Kubernetes send it, treated like Ctrl-C."""
+    """SIGTERM, which Slurm and Kubernetes send, handled like Ctrl-C."""
 
     received = False
+
+
+class RenamedKeyWarning(FutureWarning):
+    """A configuration uses an earlier name of a key."""
 
 
 class Unreadable(InputError):
@@ -68,13 +72,13 @@ def refusing(
     Wrap only the calls of the library, so that mistakes of this project are not blamed on the file.
 
     Args:
-        where: file, and field within it.
-        expected: what should stand there.
-        repair: what to do about it.
-        kind: of error to raise.
+        where: File and field within it.
+        expected: What was expected there.
+        repair: What to do about it.
+        kind: Class of the error to raise.
 
     Raises:
-        InputError: the library raised an exception; an ``InputError`` passes as it is.
+        InputError: If the library raises an exception. An ``InputError`` passes unchanged.
     """
     try:
         yield
@@ -85,26 +89,27 @@ def refusing(
 
 
 def reason(error: BaseException) -> str:
-    """What an exception says, in one line; its kind where it says nothing."""
+    """Return the message of an exception in one line, or the name of its class if it has no message."""
     lines = str(error.__cause__ or error).strip().splitlines()
     return printable(lines[0])[:300] if lines else type(error).__name__
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    """Show control characters as escapes and shorten what is very long.
+    """Return text with control characters as escapes; very long text is shortened.
 
     Args:
-        text: of unknown origin, e.g. the name of a file or class.
-        lines: keep line feeds.
+        text: Text of unknown origin, e.g. the name of a file or class.
+        lines: Keep line feeds.
     """
-    shown = "".join(
-        _escape(character) if _controls(character) and not (lines and character == "\n") else character
-        for character in text[:LONGEST]
-    )
+    characters = []
+    for character in text[:LONGEST]:
+        is_kept = not _is_control(character) or (lines and character == "\n")
+        characters.append(character if is_kept else _escape(character))
+    shown = "".join(characters)
     return shown if len(text) <= LONGEST else f"{shown}... ({len(text)} characters)"
 
 
-def _controls(character: str) -> bool:
+def _is_control(character: str) -> bool:
     return unicodedata.category(character) in CONTROL_CATEGORIES and character not in JOINERS
 
 

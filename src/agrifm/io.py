@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from agrifm.errors import InputError, printable
 
-LFS_POINTER = b"version https://git-lfs"  # what Git LFS leaves in the place of a file
+LFS_POINTER = b"version https://git-lfs"  # start of the text that Git LFS leaves in place of a file
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_PERMISSION = (errno.EROFS, errno.EACCES, errno.EPERM)
 NO_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
@@ -27,7 +27,7 @@ SYNC = os.environ.get("AGRIFM_FSYNC", "1") != "0"
 
 
 def _permissions() -> int:
-    """Permissions of new files, as the user's umask asks; it can only be read by setting it."""
+    """Permissions of new files according to the user's umask, which can only be read by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return 0o666 & ~mask
@@ -45,15 +45,15 @@ def whole(path: Path, *, tidy: bool = True) -> Generator[Path]:
     next write of the same file removes it.
 
     Args:
-        path: final place of the file; its folder is made.
-        tidy: look for temporary files of killed writers, which lists the folder. Without it, the caller removes them
-            once before it writes thousands of files into one folder.
+        path: Final path of the file; its folder is created.
+        tidy: Remove temporary files of killed writers, which lists the folder. Callers that write thousands of files
+            into one folder switch it off and remove them once.
 
     Yields:
-        Where to write.
+        Path to write to.
 
     Raises:
-        InputError: the disk is full or read-only, or the folder cannot be made.
+        InputError: If the disk is full or read-only, or the folder cannot be created.
     """
     unfinished = path.with_name(f".{path.stem[:200]}.{os.getpid()}.part{path.suffix}")
     with writing(path):
@@ -75,13 +75,13 @@ def whole_folder(path: Path) -> Generator[Path]:
     """Fill a folder under a temporary name and rename it once it is complete; ``path`` must not exist yet.
 
     Args:
-        path: final place of the folder.
+        path: Final path of the folder.
 
     Yields:
         An empty folder to fill.
 
     Raises:
-        InputError: the disk is full or read-only, or the folder cannot be made.
+        InputError: If the disk is full or read-only, or the folder cannot be created.
     """
     unfinished = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")
     with writing(path):
@@ -102,8 +102,12 @@ def whole_folder(path: Path) -> Generator[Path]:
 def _remove_leftovers(path: Path) -> None:
     """Remove temporary files and folders of writers of this path that were killed."""
     for leftover in path.parent.glob(f".{glob.escape(path.stem[:200])}.*.part*"):
+        # Names end with the number of the process that wrote them: .map.1234.part.tif
         writer = leftover.name.removesuffix(leftover.suffix).removesuffix(".part").rpartition(".")[2]
-        if not writer.isdecimal() or (int(writer) != os.getpid() and psutil.pid_exists(int(writer))):
+        if not writer.isdecimal():
+            continue
+        is_other_running_process = int(writer) != os.getpid() and psutil.pid_exists(int(writer))
+        if is_other_running_process:
             continue
         if leftover.is_dir():
             shutil.rmtree(leftover)
@@ -112,10 +116,10 @@ def _remove_leftovers(path: Path) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file in UTF-8; its folder is made.
+    """Write a text file in UTF-8; it appears whole, and its folder is created.
 
     Raises:
-        InputError: the disk is full or read-only, or the folder cannot be made.
+        InputError: If the disk is full or read-only, or the folder cannot be created.
     """
     with whole(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
@@ -139,10 +143,10 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def writing(path: Path) -> Generator[None]:
-    """Turn failures of the disk into one sentence; other errors pass.
+    """Turn failures of the disk into an ``InputError``; other errors pass.
 
     Raises:
-        InputError: no space left, no permission, or a file where a folder must be.
+        InputError: If there is no space, no permission, or a file in place of a folder.
     """
     try:
         yield
@@ -154,7 +158,7 @@ def writing(path: Path) -> Generator[None]:
 
 
 def disk_refusal(path: Path, error: OSError) -> InputError | None:
-    """What to say when a file cannot be written; None if the disk is not to blame."""
+    """Return the error for a file that cannot be written; None if the disk is not the cause."""
     if error.errno in NO_SPACE or "No space left on device" in str(error):
         return InputError(
             path,
@@ -181,17 +185,17 @@ def disk_refusal(path: Path, error: OSError) -> InputError | None:
 
 
 def _free(path: Path) -> str:
-    folder = next((parent for parent in path.absolute().parents if parent.is_dir()), None)
-    if folder is None:
-        return ""
-    return f" ({shutil.disk_usage(folder).free / 1e6:.0f} MB free)"
+    for folder in path.absolute().parents:
+        if folder.is_dir():
+            return f" ({shutil.disk_usage(folder).free / 1e6:.0f} MB free)"
+    return ""
 
 
 def refuse_unwritable(folder: Path) -> None:
-    """Make a folder for results and try to write into it, before the work whose results it should hold.
+    """Create a folder for results and try to write into it, before the work begins.
 
     Raises:
-        InputError: it is a file, lies below one, or cannot be written.
+        InputError: If it is a file, lies below one, or cannot be written.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -200,14 +204,14 @@ def refuse_unwritable(folder: Path) -> None:
 
 @contextmanager
 def locked(target: Path) -> Generator[None]:
-    """Keep other processes from writing the same target; the lock ends with the process, however it ends.
+    """Keep other processes from writing the same target. The lock ends with the process, however it ends.
 
     Args:
-        target: file or folder about to be written; ``.<name>.lock`` lies beside it meanwhile, and after a kill until
-            the next lock of the same target ends.
+        target: File or folder to write. ``.<name>.lock`` lies beside it meanwhile, and after a kill until the next lock
+            of the same target ends.
 
     Raises:
-        InputError: another process is writing it, or the folder cannot be made.
+        InputError: If another process is writing it, or the folder cannot be created.
     """
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -234,10 +238,10 @@ def locked(target: Path) -> Generator[None]:
 
 
 def plain_name(name: object, where: object) -> str:
-    """Return a file name that was read from a file, if it is nothing but a name.
+    """Return a file name that was read from a file, if it is a plain name.
 
     Raises:
-        InputError: it is empty, absolute, holds a separator or control characters, or leads to another folder.
+        InputError: If it is empty, absolute, holds a separator or control characters, or leads to another folder.
     """
     text = str(name)
     one_part = PurePosixPath(text).name == text and PureWindowsPath(text).name == text
@@ -252,10 +256,10 @@ def plain_name(name: object, where: object) -> str:
 
 
 def size_of(path: Path, *, expected: str, repair: str) -> int:
-    """Bytes of a regular file; reading pipes and devices could block without end.
+    """Return the size in bytes of a regular file; reading pipes and devices could block forever.
 
     Raises:
-        InputError: there is no such file, or it is a folder, a pipe or a device.
+        InputError: If there is no such file, or it is a folder, a pipe or a device.
     """
     found = "no such file"
     try:
@@ -269,6 +273,6 @@ def size_of(path: Path, *, expected: str, repair: str) -> int:
 
 
 def sha256(path: Path) -> str:
-    """Checksum of a whole file."""
+    """Return the checksum of a whole file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,7 @@
-"""How the process keeps memory that was freed.
+"""Keeping freed memory in the process.
 
-By default the C library hands large freed pieces back to the system at once. A model frees and asks for the same sizes
-over and over, and the pages that are fetched anew each time cost as much as its arithmetic on a CPU.
+By default the C library returns large freed blocks to the system at once. A model frees and allocates the same sizes
+over and over, and mapping these pages each time costs as much as the model's arithmetic on a CPU.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import ctypes
 from contextlib import suppress
 
-# Numbers of glibc's mallopt(3).
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+# Parameters of glibc's mallopt(3).
+_TRIM_THRESHOLD = -1
+_MMAP_THRESHOLD = -3
+_ARENA_MAX = -8
 _LARGE = 1 << 30  # bytes
 
 
 def keep_freed_memory() -> None:
-    """Keep freed memory for the next need; where the C library has no such switch, nothing happens."""
+    """Keep freed memory for later allocations. Does nothing if the C library has no such setting."""
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
         library.mallopt(_MMAP_THRESHOLD, _LARGE)

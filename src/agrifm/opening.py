@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from agrifm.errors import InputError, Unreadable, printable
+from agrifm.config.problems import explain
+from agrifm.errors import InputError, Unreadable
 from agrifm.scenes.assemble import assemble
 from agrifm.scenes.corrections import apply_corrections
 from agrifm.scenes.description import SOURCE_KEYS, Description, Source, describe, load_description
@@ -98,14 +99,9 @@ def _with_search_settings(description: Description, record: Mapping[str, Any]) -
     try:
         return Description.model_validate({**description.model_dump(), **settings})
     except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(map(str, problem["loc"])) or "the record of the search"
-        raise InputError(
-            f"{description.sources[0].path}: agrifm: {key}",
-            found=printable(repr(problem["input"])[:80]),
-            expected=problem["msg"].removeprefix("Value error, "),
-            repair="search again with 'agrifm scene search', or delete 'agrifm' from the file.",
-        ) from error
+        where = f"{description.sources[0].path}: agrifm"
+        repair = "search again with 'agrifm scene search', or delete 'agrifm' from the file."
+        raise explain(error, where, Description, repair=repair) from error
 
 
 def _assemble(

@@ -1,4 +1,4 @@
-"""The terminal: text of unknown origin cannot steer it, and counted work shows a bar with the time left."""
+"""The terminal: text of unknown origin cannot control it, and long work shows a progress bar."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from agrifm.errors import printable
 
 
 class Terminal(Console):
-    """A console that shows text as it is: no markup, no emoji codes, and control characters as escapes.
+    """A console that shows text literally: no markup, no emoji codes, and control characters as escapes.
 
-    Names of classes, bands and folders come from files of unknown origin. Styles are given as arguments or ``Text``.
+    Names of classes, bands and folders come from files of unknown origin. Pass styles as arguments or ``Text``.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Render as rich does, with control characters shown as escapes."""
+        """Render as rich does, with control characters as escapes."""
         for segment in super().render(renderable, options):
             if segment.control or segment.text.isprintable():
                 yield segment
@@ -38,7 +38,11 @@ def _visible(line: str) -> str:
 
 @contextmanager
 def counting(console: Console, text: str) -> Generator[Callable[[int, int], None]]:
-    """Show how many of how many are done, as the function that is given is told; only where there is a terminal."""
+    """Show a progress bar if there is a terminal.
+
+    Yields:
+        A function to call with the number of finished parts and the number of all parts.
+    """
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),

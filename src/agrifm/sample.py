@@ -1,7 +1,7 @@
 """Sample and Batch: the two values that flow from files to the model.
 
-Axis letters: ``b`` batch, ``t`` time, ``c`` band, ``h`` ``w`` rows and columns. Every sensor keeps its own
-pixel size and its own dates; what is shared is the footprint on the ground. A sensor may be missing.
+Axis letters: ``b`` batch, ``t`` time, ``c`` band, ``h`` ``w`` rows and columns. Every sensor keeps its own pixel size
+and its own dates; sensors share the footprint on the ground. A sensor may be missing.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 from agrifm.errors import InputError
 
 DAYS_PER_YEAR = 365.25
+ITEM_CONTRACT = '{"data": {sensor: (T,C,H,W)}, "label": (H,W), "file_name": str}'
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,11 @@ class Sample:
     """One place through one season.
 
     Args:
-        images: per sensor ``(t, c, h, w)`` in stored digital numbers.
-        dates: per sensor ``(t)`` days since 1970-01-01; a sensor without dates counts as evenly spread.
-        valid: per sensor ``(t, h, w)`` true where the ground was seen; a sensor without counts as all valid.
-        label: ``(h, w)`` class indices, or None.
-        name: tells the sample apart in messages and outputs.
+        images: Images by sensor ``(t, c, h, w)`` in stored digital numbers.
+        dates: Days since 1970-01-01 by sensor ``(t)``. Frames of a sensor without dates count as evenly spread.
+        valid: Mask by sensor ``(t, h, w)``, true where the ground was seen. Without a mask all pixels are valid.
+        label: Class indices ``(h, w)``, or None.
+        name: Unique name in messages and outputs.
     """
 
     images: dict[str, Tensor]
@@ -39,48 +40,48 @@ class Sample:
 
     @classmethod
     def from_item(cls, item: Mapping[str, Any]) -> Sample:
-        """Read the dictionary contract ``{"data": {sensor: (T,C,H,W)}, "label": (H,W), "file_name": str}``.
+        """Read the dictionary ``{"data": {sensor: (T,C,H,W)}, "label": (H,W), "file_name": str}``.
 
         Optional keys: ``dates`` and ``valid``, each a dictionary by sensor.
 
         Raises:
-            InputError: ``data`` is missing or an image does not have four axes.
+            InputError: If ``data`` is missing or an image does not have four axes.
         """
         name = str(item.get("file_name", ""))
         if not isinstance(item.get("data"), Mapping):
             raise InputError(
                 f"sample {name or '(unnamed)'}",
                 found=f"keys {sorted(item)}",
-                expected='{"data": {sensor: (T,C,H,W)}, "label": (H,W), "file_name": str}',
+                expected=ITEM_CONTRACT,
                 repair="return that dictionary from the dataset's __getitem__.",
             )
-        images = {key: torch.as_tensor(value) for key, value in item["data"].items()}
-        for key, image in images.items():
+        images: dict[str, Tensor] = {}
+        for sensor, value in item["data"].items():
+            image = torch.as_tensor(value)
             if image.ndim != 4:
                 raise InputError(
-                    f"sample {name}: data['{key}']",
+                    f"sample {name}: data['{sensor}']",
                     found=f"shape {tuple(image.shape)}",
                     expected="(T, C, H, W)",
                     repair="add the missing axis; a single date is T=1.",
                 )
+            images[sensor] = image
+        dates = {sensor: days_since_epoch(value) for sensor, value in item.get("dates", {}).items()}
+        valid = {sensor: torch.as_tensor(value, dtype=torch.bool) for sensor, value in item.get("valid", {}).items()}
         label = item.get("label")
-        return cls(
-            images=images,
-            dates={key: days_since_epoch(value) for key, value in item.get("dates", {}).items()},
-            valid={key: torch.as_tensor(value, dtype=torch.bool) for key, value in item.get("valid", {}).items()},
-            label=None if label is None else torch.as_tensor(label).long(),
-            name=name,
-        )
+        if label is not None:
+            label = torch.as_tensor(label).long()
+        return cls(images=images, dates=dates, valid=valid, label=label, name=name)
 
     def mask(self, sensor: str) -> Tensor:
-        """Validity ``(t, h, w)`` of a sensor that is present."""
+        """Mask of valid pixels ``(t, h, w)`` of a sensor that is present."""
         if sensor in self.valid:
             return self.valid[sensor]
         t, _, h, w = self.images[sensor].shape
         return torch.ones(t, h, w, dtype=torch.bool)
 
     def days(self, sensor: str) -> Tensor:
-        """Days since 1970-01-01 ``(t)``; where dates are unknown, evenly spread over a year."""
+        """Days since 1970-01-01 ``(t)``; evenly spread over a year if the dates are unknown."""
         if sensor in self.dates:
             return self.dates[sensor].float()
         t = self.images[sensor].shape[0]
@@ -95,7 +96,7 @@ class Sample:
         """Days of the frames of all sensors.
 
         Raises:
-            InputError: some sensors have dates and some have none.
+            InputError: If some sensors have dates and some have none.
         """
         self.refuse_undated()
         return torch.cat([self.days(sensor) for sensor in self.images])
@@ -104,7 +105,7 @@ class Sample:
         """Refuse a sensor without dates beside one with dates: evenly spread frames would lie decades away from it.
 
         Raises:
-            InputError: names the sensor.
+            InputError: If there is one; names the sensor.
         """
         dated = [name for name in self.images if name in self.dates]
         undated = [name for name in self.images if name not in self.dates]
@@ -118,36 +119,45 @@ class Sample:
         )
 
     def without(self, sensor: str) -> Sample:
-        """The same sample as if this sensor had not been there."""
-
-        def rest(group: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {key: value for key, value in group.items() if key != sensor}
-
-        return replace(self, images=rest(self.images), dates=rest(self.dates), valid=rest(self.valid))
+        """Return the sample without a sensor."""
+        return self._restrict([name for name in self.images if name != sensor])
 
     def only(self, sensors: Collection[str]) -> Sample:
-        """The same sample as if only these sensors had been there; if none was, nothing was seen."""
-        found = self
-        for name in self.images:
-            found = found if name in sensors else found.without(name)
-        return found if found.images else self._unseen()
+        """Return the sample with these sensors only. If it has none of them, a sample without valid pixels remains."""
+        names = [name for name in self.images if name in sensors]
+        return self._restrict(names) if names else self._without_valid_pixels()
+
+    def _restrict(self, sensors: Collection[str]) -> Sample:
+        return replace(
+            self,
+            images={name: value for name, value in self.images.items() if name in sensors},
+            dates={name: value for name, value in self.dates.items() if name in sensors},
+            valid={name: value for name, value in self.valid.items() if name in sensors},
+        )
 
     def hide(self, first: float, last: float) -> Sample:
-        """The same sample as if nothing had been acquired from day ``first`` to day ``last``, both included.
+        """Return the sample without the frames from day ``first`` to day ``last``, both included.
 
-        A sensor without a frame is gone. Where no frame is left at all, one stays, of which nothing counts as seen.
+        A sensor without a frame is removed. If no frame is left at all, one remains, without valid pixels.
         """
-        days = {name: self.dates.get(name, self.days(name)) for name in self.images}
-        kept = {name: (when < first) | (when > last) for name, when in days.items()}
-        kept = {name: mask for name, mask in kept.items() if bool(mask.any())}
+        images: dict[str, Tensor] = {}
+        dates: dict[str, Tensor] = {}
+        valid: dict[str, Tensor] = {}
+        for name, image in self.images.items():
+            days = self.dates.get(name, self.days(name))
+            kept = (days < first) | (days > last)
+            if not bool(kept.any()):
+                continue
+            images[name] = image[kept]
+            dates[name] = days[kept]
+            if name in self.valid:
+                valid[name] = self.valid[name][kept]
+        if not images:
+            return self._without_valid_pixels()
+        return replace(self, images=images, dates=dates, valid=valid)
 
-        def rest(group: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {name: group[name][mask] for name, mask in kept.items() if name in group}
-
-        found = replace(self, images=rest(self.images), dates=rest(days), valid=rest(self.valid))
-        return found if kept else self._unseen()
-
-    def _unseen(self) -> Sample:
+    def _without_valid_pixels(self) -> Sample:
+        """Return the first frame of each sensor with all pixels invalid: a model needs some frame."""
         return replace(
             self,
             images={name: image[:1] for name, image in self.images.items()},
@@ -158,35 +168,41 @@ class Sample:
 
 @dataclass(frozen=True)
 class Season:
-    """The part of the year that series cover; it may cross the new year or last longer than one.
+    """The part of the year that series cover. It may cross the new year or last longer than a year.
 
     Args:
-        start: day of the year on which it begins, 0..365.25.
-        length: in days.
+        start: Day of the year on which it begins, 0..365.25.
+        length: Length in days.
     """
 
     start: float
     length: float
 
-    # A sample whose first date is up to this many days earlier still belongs to the season that then begins.
+    # A sample whose first date is up to this many days earlier still belongs to the season that begins then.
     early: ClassVar[float] = 60.0
 
     @classmethod
     def of(cls, spans: Sequence[tuple[float, float]]) -> Season:
-        """The shortest season that holds all spans of (first, last) days, each laid into its own year."""
+        """Return the shortest season that covers all spans of (first, last) days, each within its own year."""
         reference = spans[0][0]
-        half = DAYS_PER_YEAR / 2
-        offsets = [(first - reference + half) % DAYS_PER_YEAR - half for first, _ in spans]
-        last = max(offset + end - first for offset, (first, end) in zip(offsets, spans, strict=True))
-        return cls((reference + min(offsets)) % DAYS_PER_YEAR, max(last - min(offsets), 1.0))
+        half_year = DAYS_PER_YEAR / 2
+        starts: list[float] = []
+        ends: list[float] = []
+        for first, last in spans:
+            # Days by which the span begins before or after the reference, in whatever year it lies.
+            start = (first - reference + half_year) % DAYS_PER_YEAR - half_year
+            starts.append(start)
+            ends.append(start + last - first)
+        earliest = min(starts)
+        return cls((reference + earliest) % DAYS_PER_YEAR, max(max(ends) - earliest, 1.0))
 
     def begin(self, first: Tensor) -> Tensor:
-        """Day since 1970-01-01 on which the season began that holds the day ``first``."""
+        """Day since 1970-01-01 on which the season began that contains the day ``first``."""
         return first - ((first - self.start + self.early) % DAYS_PER_YEAR - self.early)
 
 
 def days_since_epoch(values: Any) -> Tensor:
-    """Turn dates (ISO strings, bytes, datetime64 or day numbers) into int64 days since 1970-01-01."""
+    """Convert dates (ISO strings, bytes, datetime64 or day numbers) to int64 days since 1970-01-01."""
     if isinstance(values, Tensor):
         return values.long()
     array = np.asarray(values)
@@ -199,15 +215,15 @@ def days_since_epoch(values: Any) -> Tensor:
 
 @dataclass(frozen=True)
 class Batch:
-    """Several samples, padded in time; what was padded or never present is invalid.
+    """Several samples, padded in time. Padding and missing sensors are invalid.
 
     Args:
-        images: per sensor ``(b, t, c, h, w)`` float.
-        valid: per sensor ``(b, t, h, w)`` bool.
-        days: per sensor ``(b, t)`` days since 1970-01-01.
-        frames: per sensor ``(b)``, how many frames each sample really has; 0 marks a missing sensor.
-        label: ``(b, h, w)`` or None.
-        names: one per sample.
+        images: Images by sensor ``(b, t, c, h, w)`` float.
+        valid: Mask of valid pixels by sensor ``(b, t, h, w)`` bool.
+        days: Days since 1970-01-01 by sensor ``(b, t)``.
+        frames: Number of frames of each sample by sensor ``(b)``, without padding; 0 marks a missing sensor.
+        label: Labels ``(b, h, w)``, or None.
+        names: Names of the samples.
     """
 
     images: dict[str, Tensor]
@@ -228,57 +244,70 @@ class Batch:
 
     def first_day(self) -> Tensor:
         """First day ``(b)`` of any sensor of each sample."""
-        first = []
+        first_days = []
         for i in range(len(self)):
-            starts = [days[i, : int(self.frames[name][i])] for name, days in self.days.items() if self.frames[name][i]]
-            first.append(torch.cat(starts).min())
-        return torch.stack(first)
+            days_of_sample = []
+            for name, days in self.days.items():
+                count = int(self.frames[name][i])
+                if count:
+                    days_of_sample.append(days[i, :count])
+            first_days.append(torch.cat(days_of_sample).min())
+        return torch.stack(first_days)
 
     def to(self, device: torch.device | str) -> Batch:
-        """Move every tensor."""
+        """Return the batch on a device."""
 
-        def move(group: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {key: value.to(device, non_blocking=True) for key, value in group.items()}
+        def move(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
 
         return Batch(
             images=move(self.images),
             valid=move(self.valid),
             days=move(self.days),
-            frames={key: value.cpu() for key, value in self.frames.items()},
+            # Counts stay on the CPU: they decide which code runs, and reading them there waits for no device.
+            frames={name: count.cpu() for name, count in self.frames.items()},
             label=None if self.label is None else self.label.to(device, non_blocking=True),
             names=self.names,
         )
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples. Frame counts may differ; a sensor may be missing from some samples.
+    """Stack samples. Numbers of frames may differ; a sensor may be missing from some samples.
 
     Raises:
-        InputError: samples of one batch differ in rows, columns or bands, or only some have labels or dates.
+        InputError: If samples differ in rows, columns or bands, or only some have labels or dates.
     """
     for sample in samples:
         sample.refuse_undated()
-    sensors = list(dict.fromkeys(key for sample in samples for key in sample.images))
+    label = _stack_labels(samples)
+    images: dict[str, Tensor] = {}
+    valid: dict[str, Tensor] = {}
+    days: dict[str, Tensor] = {}
+    frames: dict[str, Tensor] = {}
+    sensors = dict.fromkeys(name for sample in samples for name in sample.images)  # each once, in order
+    for sensor in sensors:
+        images[sensor], valid[sensor], days[sensor], frames[sensor] = _stack(sensor, samples)
+    names = tuple(sample.name for sample in samples)
+    return Batch(images, valid, days, frames, label, names)
+
+
+def _stack_labels(samples: Sequence[Sample]) -> Tensor | None:
     labels = [sample.label for sample in samples if sample.label is not None]
-    if labels and (len(labels) != len(samples) or len({label.shape for label in labels}) > 1):
+    if not labels:
+        return None
+    shapes = {tuple(label.shape) for label in labels}
+    if len(labels) != len(samples) or len(shapes) > 1:
         raise InputError(
             f"samples {', '.join(sample.name for sample in samples)}",
-            found=f"{len(labels)} of {len(samples)} labels, shapes {sorted({tuple(x.shape) for x in labels})}",
+            found=f"{len(labels)} of {len(samples)} labels, shapes {sorted(shapes)}",
             expected="labels of one shape for every sample of a batch",
             repair="set 'crop' in the augment section, or use a batch size of 1.",
         )
-    stacked = {sensor: _stack(sensor, samples) for sensor in sensors}
-    return Batch(
-        images={key: parts[0] for key, parts in stacked.items()},
-        valid={key: parts[1] for key, parts in stacked.items()},
-        days={key: parts[2] for key, parts in stacked.items()},
-        frames={key: parts[3] for key, parts in stacked.items()},
-        label=torch.stack(labels) if labels else None,
-        names=tuple(sample.name for sample in samples),
-    )
+    return torch.stack(labels)
 
 
 def _stack(sensor: str, samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return images, mask, days and numbers of frames of one sensor."""
     present = {i: sample for i, sample in enumerate(samples) if sensor in sample.images}
     shapes = {tuple(sample.images[sensor].shape[1:]) for sample in present.values()}
     if len(shapes) > 1:
@@ -289,13 +318,13 @@ def _stack(sensor: str, samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tens
             repair="set 'crop' in the augment section, or use a batch size of 1.",
         )
     c, h, w = shapes.pop()
-    frames = torch.tensor([len(s.images[sensor]) if sensor in s.images else 0 for s in samples])
+    frames = torch.zeros(len(samples), dtype=torch.int64)
+    for i, sample in present.items():
+        frames[i] = len(sample.images[sensor])
     b, t = len(samples), int(frames.max())
-    images, valid, days = (
-        torch.zeros(b, t, c, h, w),
-        torch.zeros(b, t, h, w, dtype=torch.bool),
-        torch.zeros(b, t),
-    )
+    images = torch.zeros(b, t, c, h, w)
+    valid = torch.zeros(b, t, h, w, dtype=torch.bool)
+    days = torch.zeros(b, t)
     for i, sample in present.items():
         n = int(frames[i])
         images[i, :n] = sample.images[sensor].float()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import isnan
 from typing import TYPE_CHECKING
 
 from agrifm.errors import InputError
@@ -15,12 +16,18 @@ from agrifm.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-LARGEST = 1e30  # of statistics, and its inverse the least deviation: single precision holds both
+LARGEST = 1e30  # statistic; its inverse is the least standard deviation. Single precision holds both.
 
 
 @dataclass(frozen=True)
 class Band:
-    """One spectral band: the sensor's own id, its STAC common name and center wavelength in micrometers."""
+    """One spectral band of a sensor.
+
+    Args:
+        id: The sensor's own id of the band, e.g. ``B04``.
+        common_name: Common name of the band in STAC, e.g. ``red``.
+        wavelength: Center wavelength in micrometers.
+    """
 
     id: str
     common_name: str
@@ -29,7 +36,13 @@ class Band:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Per-band mean and standard deviation in stored digital numbers, and where they come from."""
+    """Statistics of the stored digital numbers of each band.
+
+    Args:
+        mean: Mean of each band.
+        std: Standard deviation of each band.
+        source: Where the statistics come from.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -41,13 +54,13 @@ class Sensor:
     """A satellite product: ``reflectance = stored * scale + offset``.
 
     Args:
-        name: key of the sensor in chips and configurations.
-        bands: in the order in which they are stored along the channel axis.
-        gsd: ground sampling distance in meters.
-        scale: factor from stored numbers to reflectance.
-        offset: added after scaling.
-        nodata: stored number that marks a missing pixel, if any.
-        statistics: what a model normalizes with; none until computed or published.
+        name: Key of the sensor in chips and configurations.
+        bands: Bands in the order in which they are stored along the channel axis.
+        gsd: Ground sampling distance in meters.
+        scale: Factor from stored numbers to reflectance.
+        offset: Offset that is added after scaling.
+        nodata: Stored number that marks a missing pixel, if any.
+        statistics: Statistics with which a model normalizes; None until they are computed or published.
     """
 
     name: str
@@ -61,23 +74,24 @@ class Sensor:
     def __post_init__(self) -> None:
         if not self.bands:
             raise ValueError(f"sensor {self.name} has no bands")
-        for figures in (self.statistics.mean, self.statistics.std) if self.statistics else ():
-            if len(figures) != len(self.bands):
-                raise ValueError(f"sensor {self.name}: {len(figures)} statistics for {len(self.bands)} bands")
-        if self.statistics is not None:
-            self._refuse_unusable(self.statistics)
+        if self.statistics is None:
+            return
+        for values in (self.statistics.mean, self.statistics.std):
+            if len(values) != len(self.bands):
+                raise ValueError(f"sensor {self.name}: {len(values)} statistics for {len(self.bands)} bands")
+        self._check_statistics(self.statistics)
 
-    def _refuse_unusable(self, statistics: Statistics) -> None:
-        """A model that divides by nothing, or by what is no number, gives every pixel the same class."""
+    def _check_statistics(self, statistics: Statistics) -> None:
+        """Refuse statistics with which no model can normalize: it would predict the same class everywhere."""
         for band, mean, std in zip(self.bands, statistics.mean, statistics.std, strict=True):
             if not abs(mean) < LARGEST:
-                raise self._unusable(f"mean of {band.id}", mean, "a finite number")
+                raise self._bad_statistic(f"mean of {band.id}", mean, "a finite number")
             if not 1 / LARGEST < std < LARGEST:
-                raise self._unusable(f"standard deviation of {band.id}", std, "a finite number above 0")
+                raise self._bad_statistic(f"standard deviation of {band.id}", std, "a finite number above 0")
 
-    def _unusable(self, what: str, value: float, expected: str) -> InputError:
+    def _bad_statistic(self, name: str, value: float, expected: str) -> InputError:
         return InputError(
-            f"sensor {self.name}: {what}",
+            f"sensor {self.name}: {name}",
             found=f"{value}",
             expected=expected,
             repair="correct the statistics, or compute them with 'agrifm data stats CONFIG'.",
@@ -89,14 +103,14 @@ class Sensor:
         return tuple(band.id for band in self.bands)
 
     def with_statistics(self, statistics: Statistics) -> Sensor:
-        """Return the same sensor with other statistics."""
+        """Return the sensor with other statistics."""
         return replace(self, statistics=statistics)
 
     def known_statistics(self) -> Statistics:
-        """Return the statistics or say how to get them.
+        """Return the statistics.
 
         Raises:
-            InputError: the sensor has none.
+            InputError: If the sensor has none.
         """
         if self.statistics is None:
             raise InputError(
@@ -107,34 +121,37 @@ class Sensor:
             )
         return self.statistics
 
-    def unseen(self, image: Tensor, axis: int) -> Tensor:
-        """Where a pixel does not count as seen: one band is missing.
+    def missing(self, image: Tensor, axis: int) -> Tensor:
+        """Return where a pixel is invalid because a band has no data.
 
-        Where 0 marks missing pixels, all bands must be 0: in single bands very dark ground is 0 too.
+        If 0 marks missing pixels, all bands must be 0: very dark ground is 0 in single bands too.
 
         Args:
-            image: stored numbers, with bands along an axis.
-            axis: of the bands; the result lacks it.
+            image: Stored numbers, with bands along an axis.
+            axis: Axis of the bands; it is reduced.
         """
         if self.nodata is None:
-            return (image == 0).any(axis) & False
+            return (image == 0).any(axis) & False  # false everywhere, in the right shape
         if self.nodata == 0:
-            return ~(image != 0).any(axis)  # torch has a fast way for any, none for all
-        missing = image != image if self.nodata != self.nodata else image == self.nodata
-        return missing.any(axis)
+            return ~(image != 0).any(axis)  # torch computes any faster than all
+        is_missing = image.isnan() if isnan(self.nodata) else image == self.nodata
+        return is_missing.any(axis)
 
     def index(self, common_name: str) -> int | None:
         """Position of the first band with this STAC common name, or None."""
-        return next((i for i, band in enumerate(self.bands) if band.common_name == common_name), None)
+        for i, band in enumerate(self.bands):
+            if band.common_name == common_name:
+                return i
+        return None
 
 
 def _bands(*rows: tuple[str, str, float]) -> tuple[Band, ...]:
     return tuple(Band(*row) for row in rows)
 
 
-# The original never states its band order. The fourth published mean is near-infrared bright, which only
-# the order "10 m bands, then 20 m bands" explains. The figures were computed with clouds left in, so
-# cloud-free composites sit 0.7 to 0.9 standard deviations lower.
+# The original does not state its band order. Its fourth published mean is as bright as near infrared, which only the
+# order "10 m bands, then 20 m bands" explains. The statistics were computed with clouds left in, so cloud-free
+# composites lie 0.7 to 0.9 standard deviations lower.
 S2 = Sensor(
     name="S2",
     gsd=10,
@@ -213,5 +230,5 @@ SENSORS: dict[str, Sensor] = {sensor.name: sensor for sensor in (S2, LANDSAT, MO
 
 
 def names(sensors: Sequence[Sensor]) -> tuple[str, ...]:
-    """Names of several sensors, in order."""
+    """Return the names of several sensors, in order."""
     return tuple(sensor.name for sensor in sensors)

@@ -1,5 +1,7 @@
-"""Files of tensors from unknown origin, safetensors and PyTorch: nothing in them is run, and their size is checked
-against what they declare before memory is asked for."""
+"""Files of tensors from unknown origin, safetensors and PyTorch.
+
+Nothing in them is executed, and what they declare is compared with their size before memory is allocated.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -26,71 +28,71 @@ from agrifm.io import LFS_POINTER, whole
 LARGEST_HEADER = 50_000_000  # bytes of a safetensors header; a tensor takes some 100
 LENGTH = 8  # bytes at the start of a safetensors file that give the length of its header
 COPY = "copy it again; it was probably cut off or damaged, or it is of another kind."
-SAME_TENSOR = 4  # so many times a tensor may stand in a PyTorch file: tied weights share their numbers
+MOST_TIED = 4  # names of one tensor in a PyTorch file: tied weights share their numbers
+MOST_LISTED = 4  # keys that an error lists
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file.
+    """Read tensors and metadata of a safetensors file.
 
     Raises:
-        InputError: it is missing or does not open.
+        InputError: If it is missing or does not open.
     """
-    _refuse_other(path, "a safetensors file")
-    _refuse_header(path)
+    _refuse_other_files(path, "a safetensors file")
+    _check_header(path)
     with refusing(path, expected="a complete safetensors file", repair=COPY), safe_open(path, "pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
+        return tensors, dict(file.metadata() or {})
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     """Write tensors with metadata; the file appears whole.
 
     Raises:
-        InputError: the disk is full or read-only, or the folder cannot be made.
+        InputError: If the disk is full or read-only, or the folder cannot be created.
     """
+    contiguous = {key: value.contiguous() for key, value in tensors.items()}
     with whole(path) as unfinished:
         try:
-            save_file({key: value.contiguous() for key, value in tensors.items()}, unfinished, metadata)
+            save_file(contiguous, unfinished, metadata)
         except SafetensorError as error:
-            number = re.search(r"\(os error (\d+)\)", str(error))
-            if number is None:
+            # The library reports a full disk in its own kind of error; ``whole`` explains those of the system.
+            match = re.search(r"\(os error (\d+)\)", str(error))
+            if match is None:
                 raise
-            code = int(number[1])
+            code = int(match[1])
             raise OSError(code, os.strerror(code), str(path)) from error
 
 
 def read_torch(path: Path) -> Any:
-    """Plain values and tensors of a file that PyTorch wrote; unknown classes become empty stand-ins.
+    """Read plain values and tensors of a file that PyTorch wrote; unknown classes become empty placeholders.
 
     Raises:
-        InputError: it is missing, cut off, of another kind, or larger inside than it is.
+        InputError: If it is missing, cut off, of another kind, or declares more than it holds.
     """
-    _refuse_other(path, "a weights file")
-    zipped = _is_zip(path)
-    if zipped:
-        _refuse_inflated(path)
-    with (
-        refusing(
-            path,
-            expected="a PyTorch state dict or safetensors",
-            repair="download it again if it was cut off; a file with other content is not opened: it could run code.",
-        ),
-        warnings.catch_warnings(action="ignore"),
-    ):  # of odd pickles: what matters is raised
-        return _unpickle(path, zipped)
+    _refuse_other_files(path, "a weights file")
+    is_zip = _is_zip(path)
+    if is_zip:
+        _refuse_zip_bomb(path)
+    expected = "a PyTorch state dict or safetensors"
+    repair = "download it again if it was cut off; a file with other content is not opened: it could run code."
+    # PyTorch warns of unusual pickles; what matters here is raised.
+    with refusing(path, expected=expected, repair=repair), warnings.catch_warnings(action="ignore"):
+        return _unpickle(path, is_zip)
 
 
 def refuse_expanded(tensors: Collection[Tensor], path: Path) -> None:
-    """Refuse tensors that claim more numbers than their file holds, before they are copied.
+    """Refuse tensors that declare more numbers than their file holds, before they are copied.
 
     Raises:
-        InputError: they are larger than the file, or no plain tensors.
+        InputError: If they are larger than the file, or no plain tensors.
     """
     with refusing(path, expected="plain tensors, neither sparse nor quantized"):
         declared = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         for tensor in tensors:
-            tensor.data_ptr()  # fails where there are no numbers of its own
+            tensor.data_ptr()  # fails for tensors without numbers of their own
     size = path.stat().st_size
-    if declared > SAME_TENSOR * size:
+    if declared > MOST_TIED * size:
         raise InputError(
             path,
             found=f"tensors of {declared} bytes in a file of {size}",
@@ -104,15 +106,15 @@ def refuse_not_finite(
     where: object,
     repair: str = "take another checkpoint, e.g. from before the loss became infinite, or copy the file again.",
 ) -> None:
-    """Refuse weights that hold NaN or infinity: a model with them gives every pixel the same class.
+    """Refuse weights that hold NaN or infinity: a model with them predicts the same class everywhere.
 
     Args:
-        tensors: by name.
-        where: they come from.
-        repair: what to do about it.
+        tensors: Tensors by name.
+        where: Source of the tensors, for messages.
+        repair: What to do about it.
 
     Raises:
-        InputError: names the tensors.
+        InputError: If there are any; names the tensors.
     """
     wrong = [key for key, tensor in tensors.items() if not _is_finite(tensor)]
     if wrong:
@@ -127,7 +129,13 @@ def refuse_not_finite(
 
 @dataclass(frozen=True)
 class Match:
-    """How weights met a model: keys that were loaded, that stayed new, that were left over."""
+    """Result of matching weights with a model.
+
+    Args:
+        matched: Keys of weights that fit the model.
+        new: Keys of the model without weights.
+        left_over: Keys of weights without a place in the model.
+    """
 
     matched: tuple[str, ...]
     new: tuple[str, ...] = ()
@@ -138,10 +146,15 @@ class Match:
 
 
 def load_strict(module: nn.Module, weights: dict[str, Tensor], *, may_be_new: tuple[str, ...] = ()) -> Match:
-    """Load weights; nothing may be left over, and only keys with these prefixes may stay new.
+    """Load weights into a module; nothing may be left over, and only keys with some prefixes may stay new.
+
+    Args:
+        module: Module to fill.
+        weights: Weights by name.
+        may_be_new: Prefixes of keys that may stay as they are.
 
     Raises:
-        InputError: names the keys or shapes that do not fit, or numbers that are not finite.
+        InputError: If keys, shapes or numbers do not fit; names them.
     """
     match = match_weights(module, weights, may_be_new=may_be_new)
     refuse_not_finite(weights, "weights")
@@ -152,50 +165,67 @@ def load_strict(module: nn.Module, weights: dict[str, Tensor], *, may_be_new: tu
 def match_weights(
     module: nn.Module, weights: dict[str, Tensor], *, may_be_new: tuple[str, ...] = (), where: str = "weights"
 ) -> Match:
-    """Compare names, shapes and kinds of numbers without loading anything.
+    """Compare names, shapes and types without loading anything.
+
+    Args:
+        module: Module to compare with.
+        weights: Weights by name.
+        may_be_new: Prefixes of keys that weights may lack.
+        where: Source of the weights, for messages.
 
     Raises:
-        InputError: names the keys or shapes that do not fit.
+        InputError: If keys or shapes do not fit; names them.
     """
     own = module.state_dict()
-    new = tuple(key for key in own if key not in weights)
-    match = Match(tuple(key for key in weights if key in own), new, tuple(key for key in weights if key not in own))
-    missing = [key for key in new if not key.startswith(may_be_new)] if may_be_new else list(new)
-    wrong = []
+    match = Match(
+        matched=tuple(key for key in weights if key in own),
+        new=tuple(key for key in own if key not in weights),
+        left_over=tuple(key for key in weights if key not in own),
+    )
+    # startswith(()) is false for every key.
+    missing = [key for key in match.new if not key.startswith(may_be_new)]
+    mismatches: list[str] = []
     for key in match.matched:
-        ours, theirs = own[key], weights[key]
-        if theirs.shape != ours.shape:
-            wrong.append(f"{key}: {tuple(theirs.shape)} in the file, {tuple(ours.shape)} in the model")
-        elif theirs.is_floating_point() != ours.is_floating_point() or theirs.is_complex():
-            wrong.append(f"{key}: {theirs.dtype} in the file, {ours.dtype} in the model")
-    if missing or match.left_over or wrong or not match.matched:
-        details = [f"missing: {_some(missing)}"] if missing else []
-        details += [f"left over: {_some(match.left_over)}"] if match.left_over else []
-        details += [f"shapes: {_some(wrong)}"] if wrong else []
+        mismatches += _mismatches(key, weights[key], own[key])
+    problems = {"missing": missing, "left over": match.left_over, "shapes": mismatches}
+    details = [f"{name}: {_listed(keys)}" for name, keys in problems.items() if keys]
+    if not match.matched and not details:
+        details = ["nothing matched"]
+    if details:
         raise InputError(
             where,
-            found=f"{match}; " + "; ".join(details or ["nothing matched"]),
+            found=f"{match}; {'; '.join(details)}",
             expected="every tensor of the file in its place",
             repair="build the model as it was trained: same size, patch, decoder, sensors and classes.",
         )
     return match
 
 
-def _some(items: list[str] | tuple[str, ...], limit: int = 4) -> str:
-    rest = f" and {len(items) - limit} more" if len(items) > limit else ""
-    return ", ".join(items[:limit]) + rest
+def _mismatches(key: str, theirs: Tensor, ours: Tensor) -> list[str]:
+    """Return how a tensor of a file differs from that of a model in shape or type."""
+    if theirs.shape != ours.shape:
+        return [f"{key}: {tuple(theirs.shape)} in the file, {tuple(ours.shape)} in the model"]
+    if theirs.is_floating_point() != ours.is_floating_point() or theirs.is_complex():
+        return [f"{key}: {theirs.dtype} in the file, {ours.dtype} in the model"]
+    return []
+
+
+def _listed(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - MOST_LISTED} more" if len(keys) > MOST_LISTED else ""
+    return ", ".join(keys[:MOST_LISTED]) + more
 
 
 def _is_finite(tensor: Tensor) -> bool:
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return True
-    # As the model will hold it: a number that is finite in double precision may not be in single precision.
-    return bool(torch.isfinite(tensor if tensor.is_complex() else tensor.float()).all())
+    if not tensor.is_complex():
+        tensor = tensor.float()  # as the model will hold it: a number that is finite in float64 may not be in float32
+    return bool(torch.isfinite(tensor).all())
 
 
-def _refuse_other(path: Path, expected: str) -> None:
-    """Refuse what is no file, and files whose first bytes say what they are instead."""
-    if not os.path.isfile(path):  # unlike the method of Path, it also answers for names that no file can have
+def _refuse_other_files(path: Path, expected: str) -> None:
+    """Refuse what is no file, and files whose first bytes identify them as another kind."""
+    if not os.path.isfile(path):  # unlike the method of Path, it also accepts names that no file can have
         found = "a folder" if os.path.isdir(path) else "no such file"
         raise InputError(path, found=found, expected=expected, repair="check the path.")
     with refusing(path, expected=expected, repair="check its permissions."), path.open("rb") as file:
@@ -206,7 +236,7 @@ def _refuse_other(path: Path, expected: str) -> None:
     if start.startswith(LFS_POINTER):
         raise InputError(
             path,
-            found="a Git-LFS pointer, which only names the file",
+            found="a Git-LFS pointer in place of the file",
             expected=expected,
             repair="run 'git lfs pull' in its repository, or download the file itself.",
         )
@@ -215,7 +245,7 @@ def _refuse_other(path: Path, expected: str) -> None:
             path,
             found="a web page or XML",
             expected=expected,
-            repair="download the file itself; what was saved is the page about it, or a message of the server.",
+            repair="download the file itself; the page about it, or a message of the server, was saved instead.",
         )
     memory = psutil.virtual_memory().total
     if size > memory:
@@ -227,8 +257,8 @@ def _refuse_other(path: Path, expected: str) -> None:
         )
 
 
-def _refuse_header(path: Path) -> None:
-    """Refuse a safetensors file whose header is longer than the file, is no JSON, or declares more than there is."""
+def _check_header(path: Path) -> None:
+    """Refuse a safetensors file whose header is longer than the file, or no JSON."""
     size = path.stat().st_size
     with refusing(path, expected="a complete safetensors file"), path.open("rb") as file:
         length = int.from_bytes(file.read(LENGTH), "little")
@@ -243,12 +273,7 @@ def _refuse_header(path: Path) -> None:
 
 
 def _damaged(path: Path, found: str) -> InputError:
-    return InputError(
-        path,
-        found=found,
-        expected="a complete safetensors file",
-        repair=COPY,
-    )
+    return InputError(path, found=found, expected="a complete safetensors file", repair=COPY)
 
 
 def _is_zip(path: Path) -> bool:
@@ -256,8 +281,8 @@ def _is_zip(path: Path) -> bool:
         return file.read(2) == b"PK"
 
 
-def _refuse_inflated(path: Path) -> None:
-    """Refuse an archive that holds more than the file's size: PyTorch never compresses, whereas zip bombs do."""
+def _refuse_zip_bomb(path: Path) -> None:
+    """Refuse an archive that holds more than the size of the file: PyTorch never compresses, whereas zip bombs do."""
     size = path.stat().st_size
     with refusing(path, expected="a complete file that PyTorch wrote", repair=COPY), zipfile.ZipFile(path) as archive:
         inside = sum(entry.file_size for entry in archive.infolist())
@@ -270,19 +295,22 @@ def _refuse_inflated(path: Path) -> None:
         )
 
 
-def _unpickle(path: Path, zipped: bool) -> Any:
+def _unpickle(path: Path, is_zip: bool) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError:
-        # Training libraries keep objects of their own beside the weights. They are not needed, so none is built.
-        named = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipped else []
-        stand_ins = [(type(name.rsplit(".", 1)[-1], (_Ignored,), {}), name) for name in named]
-        with torch.serialization.safe_globals(stand_ins):  # ty: ignore[invalid-argument-type]
+        # Training libraries keep their own objects beside the weights. They are not needed, so none is built.
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path) if is_zip else []
+        placeholders: list[Any] = []
+        for name in names:
+            class_name = name.rsplit(".", 1)[-1]
+            placeholders.append((type(class_name, (_Placeholder,), {}), name))
+        with torch.serialization.safe_globals(placeholders):
             return torch.load(path, map_location="cpu", weights_only=True)
 
 
-class _Ignored:
-    """Stands in for a class named in a pickle: takes anything, does nothing."""
+class _Placeholder:
+    """Replaces a class that a pickle names: accepts anything, does nothing."""
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
 

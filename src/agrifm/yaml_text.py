@@ -1,4 +1,4 @@
-"""YAML of unknown origin: plain values or one error, in little time and memory."""
+"""YAML of unknown origin, read to plain values or refused, within limits of time and memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from agrifm.errors import InputError, reason, refusing
 
 LARGEST = 1_000_000  # bytes; a written-out experiment has some 5,000
 DEEPEST = 50
-MOST_NODES = 200_000  # with every alias written out, because what reads the values follows each of them
+MOST_NODES = 200_000  # with every alias expanded, because readers of the values follow each of them
 LONGEST_NUMBER = 100  # characters; Python converts long numbers slowly, or not at all
 
 _STANDARD = "tag:yaml.org,2002:"
@@ -25,16 +25,16 @@ REPAIR = "correct the file."
 
 
 def read_yaml(path: Path, expected: str = "YAML") -> Any:
-    """Plain values of a YAML file.
+    """Read the plain values of a YAML file.
 
     Args:
-        path: of the file.
-        expected: what the file should hold, e.g. ``an experiment in YAML``.
+        path: Path of the file.
+        expected: What the file should hold, e.g. ``an experiment in YAML``.
 
     Raises:
-        InputError: the file is missing, too large, or no YAML of plain values.
+        InputError: If the file is missing, too large, or no YAML of plain values.
     """
-    if not os.path.isfile(path):  # unlike the method, it also answers for names that no file can have
+    if not os.path.isfile(path):  # unlike the method of Path, it also accepts names that no file can have
         found = "a folder" if os.path.isdir(path) else "no such file"
         raise InputError(path, found=found, expected=expected, repair="check the path.")
     with refusing(path, expected=expected, repair="check the file and its permissions."), path.open("rb") as file:
@@ -43,15 +43,15 @@ def read_yaml(path: Path, expected: str = "YAML") -> Any:
 
 
 def load_yaml(text: str | bytes, where: object, expected: str = "YAML") -> Any:
-    """Plain values of a YAML text. Aliases are followed within limits; keys may not repeat; no object is built.
+    """Read the plain values of a YAML text. Aliases are limited, keys may not repeat, and no object is built.
 
     Args:
-        text: bytes are read as UTF-8, or as UTF-16 if they begin with its byte-order mark.
-        where: the text comes from; named in errors.
-        expected: what the text should hold.
+        text: Text, or bytes in UTF-8 or in UTF-16 with a byte-order mark.
+        where: Source of the text, for messages.
+        expected: What the text should hold.
 
     Raises:
-        InputError: for everything that is wrong with the text.
+        InputError: If anything is wrong with the text.
     """
     if len(text) > LARGEST:
         raise _refusal(where, f"more than {LARGEST / 1e6:g} MB", expected, "shorten it, or name the right file.")
@@ -60,12 +60,12 @@ def load_yaml(text: str | bytes, where: object, expected: str = "YAML") -> Any:
         node = loader.get_single_node()
         if node is None:
             return None
-        _check(node, {})
+        _check_node(node, {})
         return loader.construct_document(node)
     except InputError:
         raise
     except yaml.MarkedYAMLError as error:
-        raise _refusal(where, _marked(error), expected, "correct the syntax at that line.") from error
+        raise _refusal(where, _describe(error), expected, "correct the syntax at that line.") from error
     except yaml.YAMLError as error:
         raise _refusal(where, str(error), expected, "correct the syntax.") from error
     except Exception as error:
@@ -99,12 +99,15 @@ def _decoded(text: str | bytes, where: object, expected: str) -> str:
         raise _refusal(where, found, expected, "save the file as UTF-8 text, or name the right file.") from error
 
 
-def _check(node: Node, sizes: dict[int, int]) -> int:
-    """Refuse what is not plain or too much; returns how many nodes there are with aliases written out.
+def _check_node(node: Node, sizes: dict[int, int]) -> int:
+    """Refuse values that are not plain or too many.
 
     Args:
-        node: to look at.
-        sizes: of nodes that were looked at before, by identity; 0 marks those that are being looked at.
+        node: Node to check.
+        sizes: Sizes of nodes that have been checked, by identity; 0 marks those that are being checked.
+
+    Returns:
+        Number of nodes in the node, with aliases expanded.
     """
     if id(node) in sizes:
         if sizes[id(node)] == 0:
@@ -115,30 +118,32 @@ def _check(node: Node, sizes: dict[int, int]) -> int:
     tag = node.tag.removeprefix(_STANDARD)
     if tag not in _PLAIN:
         raise _wrong(node, f"a value of type '{tag}', which is no plain value")
-    if isinstance(node, ScalarNode) and tag in ("int", "float") and len(node.value) > LONGEST_NUMBER:
+    is_number = isinstance(node, ScalarNode) and tag in ("int", "float")
+    if is_number and len(node.value) > LONGEST_NUMBER:
         raise _wrong(node, f"a number of {len(node.value)} characters")
     for child in _children(node):
-        size += _check(child, sizes)
+        size += _check_node(child, sizes)
         if size > MOST_NODES:
-            raise _wrong(node, f"more than {MOST_NODES:,} values, aliases written out")
+            raise _wrong(node, f"more than {MOST_NODES:,} values, aliases expanded")
     sizes[id(node)] = size
     return size
 
 
 def _children(node: Node) -> list[Node]:
-    """The nodes inside a node; keys may not repeat."""
+    """Return the nodes inside a node. Keys may not repeat."""
     if isinstance(node, SequenceNode):
         return node.value
     if not isinstance(node, MappingNode):
         return []
-    seen: set[Hashable] = set()
+    names: set[Hashable] = set()
     children: list[Node] = []
     for key, value in node.value:
-        name = (key.tag, key.value) if isinstance(key, ScalarNode) else None
-        if name in seen and key.tag != f"{_STANDARD}merge":
-            raise _wrong(key, f"the key '{key.value}' twice")
-        if name is not None:
-            seen.add(name)
+        if isinstance(key, ScalarNode):
+            name = (key.tag, key.value)
+            is_merge = key.tag == f"{_STANDARD}merge"  # '<<' may repeat
+            if name in names and not is_merge:
+                raise _wrong(key, f"the key '{key.value}' twice")
+            names.add(name)
         children += [key, value]
     return children
 
@@ -147,7 +152,8 @@ def _wrong(node: Node, problem: str) -> yaml.MarkedYAMLError:
     return ComposerError(None, None, problem, node.start_mark)
 
 
-def _marked(error: yaml.MarkedYAMLError) -> str:
+def _describe(error: yaml.MarkedYAMLError) -> str:
+    """Return the problem with its line and column."""
     problem = str(error.problem or error.context or "a syntax error")
     mark = error.problem_mark or error.context_mark
     return problem if mark is None else f"{problem} (line {mark.line + 1}, column {mark.column + 1})"

@@ -26,7 +26,7 @@ from agrifm.chips.classes import ClassTable
 from agrifm.chips.labels import read_labels
 from agrifm.compat.weights import describe_weights
 from agrifm.config import load, parse
-from agrifm.data.chips import Georeference, read_chip, read_place, write_chip
+from agrifm.data.chips import Georeference, read_chip, read_georeference, write_chip
 from agrifm.data.folder import ChipFolder
 from agrifm.data.records import COVERS, Record
 from agrifm.maps.files.cog import class_map, write_cog
@@ -265,7 +265,7 @@ def _chip(folder: Path, name: str, seed: int) -> None:
 def _read_chip(case: Path) -> None:
     sample = read_chip(case / "a.h5", (S2, LANDSAT), allow_missing=True)
     check_sample(sample)
-    place = read_place(case / "a.h5")
+    place = read_georeference(case / "a.h5")
     promise(place is None or np.isfinite(place.transform).all(), f"transform {place}")
 
 
@@ -476,7 +476,7 @@ def _read_class_table(case: Path) -> None:
         promise(0 < len(table.classes) < 255, f"{len(table.classes)} classes")
 
 
-# Shards, passports, samples of areas
+# Shards, provenance of maps, samples of areas
 
 
 def _prepare_shards(folder: Path) -> None:
@@ -504,7 +504,7 @@ def _read_shards(case: Path) -> None:
         check_sample(shards.read(i))
 
 
-def _prepare_passport(folder: Path) -> None:
+def _prepare_provenance(folder: Path) -> None:
     _prepare_stack(folder)
     write_checkpoint(folder / "best.safetensors")
     (folder / "map").mkdir()
@@ -512,7 +512,7 @@ def _prepare_passport(folder: Path) -> None:
     map_scene(folder / "best.safetensors", open_scene(folder / "scene.yaml"), folder / "map" / "map.tif", options)
 
 
-def _read_passport(case: Path) -> None:
+def _read_provenance(case: Path) -> None:
     reproduce(case / "map" / "map.passport.json", case / "best.safetensors", case / "again")
     made = {path.name for path in (case / "again").iterdir()}
     promise(all(name.startswith(("map", ".")) for name in made), f"files {made}")
@@ -556,7 +556,7 @@ FORMATS = {
     "item list": Format(_prepare_items, in_json("items.json"), lambda case: read_scene(case / "items.json")),
     "label raster": Format(_prepare_label_raster, in_bytes("*.tif"), _read_labels("labels.tif")),
     "netCDF": Format(_prepare_netcdf, in_bytes("*.nc"), lambda case: read_scene(case / "sentinel2.nc")),
-    "passport": Format(_prepare_passport, in_json("*.passport.json"), _read_passport),
+    "provenance": Format(_prepare_provenance, in_json("*.passport.json"), _read_provenance),
     "scene.yaml": Format(_prepare_stack, in_text("scene.yaml"), lambda case: read_scene(case / "scene.yaml")),
     "shapefile": Format(_prepare_labels("fields.shp"), in_bytes("fields.*"), _read_labels("fields.shp")),
     "shards": Format(_prepare_shards, one_of(in_bytes("*.tar"), in_json("*.json")), _read_shards),

@@ -126,7 +126,7 @@ def _write_experiments(folder: Path) -> None:
     places = {split: str(folder / "fractions" / split) for split in ("train", "val")}
     pretraining = {
         "name": "soak",
-        "data": {"sensors": ["S2", "Landsat"], "frames": 4, "shards": {**places, "lap": 24, "val_samples": 4}},
+        "data": {"sensors": ["S2", "Landsat"], "frames": 4, "shards": {**places, "epoch_size": 24, "val_samples": 4}},
         "task": {"kind": "fractions"},
         "model": {"size": {**TINY, "width": 16}, "shared_backbone": True},
         "training": {"epochs": 4, "batch_size": 4, "workers": 0, "accelerator": "cpu"},

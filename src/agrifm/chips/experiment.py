@@ -46,7 +46,7 @@ def experiment(scene: Scene, classes: Sequence[CropClass], out: Path, chip: Area
         f"  statistics: data    # mean and deviation of the training chips, clouds left out\n"
         f"  cache: {'true' if small else 'false'}\n"
         f"task:\n  kind: segmentation\n  classes:\n{listed}"
-        f"augment:\n  flips: true\n  turns: true\n{crop}"
+        f"augment:\n  flips: true\n  rot90: true\n{crop}"
         f"  drop_frames: 0.3    # elsewhere clouds hide other dates\n"
         f"model:\n  size: tiny\n"
         f"training:\n  epochs: 50\n  batch_size: {min(4, chips['train'])}\n  learning_rate: 1.0e-3\n"

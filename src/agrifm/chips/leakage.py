@@ -12,7 +12,7 @@ from odc.geo.geobox import GeoBox
 
 from agrifm.chips.classes import IGNORE
 from agrifm.chips.spatial_split import gaps
-from agrifm.data.chips import open_chip, read_place
+from agrifm.data.chips import open_chip, read_georeference
 from agrifm.errors import InputError
 from agrifm.rasters.grid import pixel_area
 from agrifm.scenes.scene import Area
@@ -105,7 +105,7 @@ def find_leakage(
 
 
 def _read(path: Path, grid: GeoBox) -> _Written:
-    place = read_place(path)
+    place = read_georeference(path)
     if place is None:
         raise InputError(
             path,

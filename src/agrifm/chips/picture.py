@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from agrifm.chips.classes import IGNORE
 from agrifm.chips.plan import SplitAssignment
 from agrifm.chips.spatial_split import NOWHERE, SPLITS, Cell
 from agrifm.errors import printable
-from agrifm.io import whole
+from agrifm.figures import save_png
 from agrifm.tasks.segmentation import CropClass, rgb
 
 WIDEST = 1600  # pixels of the picture's longer side
@@ -63,9 +62,7 @@ def save_split_picture(
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set_parse_math(False)
         text.set_text(shortened(name))
-    with whole(path) as unfinished, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a script that the font lacks is drawn as boxes
-        figure.savefig(unfinished, dpi=130, bbox_inches="tight", pad_inches=0.15)
+    save_png(figure, path, dpi=130, margin=0.15)
 
 
 def _holds_labels(cell: Cell, division: SplitAssignment) -> bool:

@@ -1,4 +1,4 @@
-"""Verbs about data: check, statistics, an example."""
+"""Verbs about data: check, statistics, an example; the schema of an experiment."""
 
 from __future__ import annotations
 
@@ -78,6 +78,25 @@ def stats(config: Config, overrides: Overrides = None) -> None:
     found = {sensor.name: seen.statistics(sensor) for sensor in experiment.data.sensors}
     plain = {name: {"mean": list(s.mean), "std": list(s.std), "source": s.source} for name, s in found.items()}
     console.print(yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=100), highlight=False)
+
+
+@app.command()
+def schema(
+    out: Annotated[Path | None, typer.Option(help="File to write; printed if left out.")] = None,
+) -> None:
+    """Print the JSON schema of an experiment, from which editors complete and explain keys."""
+    import json
+
+    from agrifm.config.schema import experiment_schema
+    from agrifm.io import write_whole
+
+    text = json.dumps(experiment_schema(), indent=2)
+    if out is None:
+        typer.echo(text)
+        return
+    write_whole(out, text)
+    console.print(f"written to {out}", highlight=False)
+    console.print(f"first line of a configuration: # yaml-language-server: $schema={out}", highlight=False)
 
 
 @data.command("example")

@@ -39,11 +39,11 @@ def evaluate(
     """Score a checkpoint on a split of its data, or of other data."""
     from agrifm.checkpoint import Checkpoint
     from agrifm.evaluation import evaluate as score
-    from agrifm.evaluation.as_of import known
+    from agrifm.evaluation.as_of import as_of_day
     from agrifm.training.fit import open_sources
 
-    model = Checkpoint.load(checkpoint).at(root, allow_links=allow_links)
-    model = model.looking(flips=flips, others=ensemble or ())
+    model = Checkpoint.load(checkpoint).with_root(root, allow_links=allow_links)
+    model = model.averaging(flips=flips, others=ensemble or ())
     experiment = model.experiment
     refuse_split(split, endless=experiment.data.shards is not None)
     if out is None:
@@ -52,7 +52,7 @@ def evaluate(
     source = open_sources(experiment, (split,))[split]
     several_days = as_of is not None and any(sign in as_of for sign in (",", ":", "monthly"))
     if as_of is not None and not several_days:
-        source = known(source, experiment.data.seasons, as_of)
+        source = as_of_day(source, experiment.data.seasons, as_of)
         out = out.with_name(f"{out.name}_{as_of}")
     if sensors or gaps is not None:
         if several_days:

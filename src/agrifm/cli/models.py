@@ -21,14 +21,13 @@ def train(
     overrides: Overrides = None,
 ) -> None:
     """Train a model: fine-tune pre-trained weights, or start from random ones."""
-    from agrifm.compat.weights import start_weights
     from agrifm.config import load
     from agrifm.training import fit
 
     experiment = load(config, overrides or ())
     out = out or Path("runs") / experiment.name
     with resumable():
-        best = fit(experiment, out, resume=resume, weights=start_weights(experiment), console=console)
+        best = fit(experiment, out, resume=resume, console=console)
     console.print(f"best checkpoint: {best}\nnext: agrifm evaluate {best} --split test", highlight=False)
 
 
@@ -49,7 +48,7 @@ def predict(
     from agrifm.data.folder import ChipFolder
     from agrifm.maps.predict_chips import predict as predict_chips
 
-    model = Checkpoint.load(checkpoint).looking(flips=flips, others=ensemble or ())
+    model = Checkpoint.load(checkpoint).averaging(flips=flips, others=ensemble or ())
     folder = chips / "h5_samples"
     if not folder.is_dir():
         folder = chips

@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.text import Text
 
-from agrifm.errors import InputError, Terminated, reason
+from agrifm.errors import InputError, RenamedKeyWarning, Terminated, reason
 from agrifm.io import disk_refusal
 from agrifm.progress import Terminal
 
@@ -47,6 +48,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that
 
 def main() -> None:
     """Run the command. No exception reaches the user as a traceback."""
+    warnings.formatwarning = _warning_text  # ty: ignore[invalid-assignment]
     try:
         signal.signal(signal.SIGTERM, _terminate)
         app(standalone_mode=True)
@@ -71,6 +73,18 @@ def main() -> None:
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     Terminated.received = True
     raise Terminated
+
+
+_usual_warning_text = warnings.formatwarning
+
+
+def _warning_text(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """One line without a place in the code for warnings about the user's own files."""
+    if issubclass(category, RenamedKeyWarning):
+        return f"warning: {message}\n"
+    return _usual_warning_text(message, category, filename, lineno, line)
 
 
 def refusal(error: InputError) -> Text:

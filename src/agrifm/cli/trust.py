@@ -37,8 +37,8 @@ def calibrate(
     out = out or checkpoint.with_name("calibrated.safetensors")
     if out.resolve() == checkpoint.resolve():
         raise InputError(out, found="the checkpoint itself", expected="a new file", repair="give another --out.")
-    model = replace(Checkpoint.load(checkpoint).at(root, allow_links=allow_links), calibration=None)
-    model = model.looking(flips=flips, others=ensemble or ())
+    model = replace(Checkpoint.load(checkpoint).with_root(root, allow_links=allow_links), calibration=None)
+    model = model.averaging(flips=flips, others=ensemble or ())
     calibration, splits = calibrate_checkpoint(
         model, out, split, coverage, by_class=by_class, unit=unit, console=console
     )

@@ -99,11 +99,10 @@ def _train(arguments: Namespace) -> None:
         _show(translation.notes)
         path = _write(out / f"{experiment.name}.yaml", experiment)
         _equivalent(said, ["train", path, "--out", out, *([] if resume else ["--no-resume"])])
-    from agrifm.compat.weights import start_weights
     from agrifm.training import fit
 
     try:
-        best = fit(experiment, out, resume=bool(resume), weights=start_weights(experiment))
+        best = fit(experiment, out, resume=bool(resume))
     except BandOrder as error:
         raise _in_their_words(error) if _is_python(arguments.config) else error from error
     if first:

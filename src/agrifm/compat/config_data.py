@@ -231,8 +231,8 @@ def _augment(loader: Keys, steps: _Steps) -> Augment:
         )
     turn = steps.random.get("MapRotate", 0.0)
     if 0 < turn < 1:
-        loader.note(key, "changed", f"MapRotate p={turn}: all four quarter turns are equally likely (augment.turns)")
-    return Augment(flips=flips[0] > 0, turns=turn > 0)
+        loader.note(key, "changed", f"MapRotate p={turn}: all four quarter turns are equally likely (augment.rot90)")
+    return Augment(flips=flips[0] > 0, rot90=turn > 0)
 
 
 def _agree(loader: Keys, split: _Split, train: _Split) -> None:

@@ -12,7 +12,7 @@ from agrifm.nn.model import ModelConfig
 from agrifm.nn.swin import SwinSize
 from agrifm.nn.windows import Triple
 
-_OTHER_WAYS = "use 'decoder: light' in a YAML of ours, or agrifm.compat.original.build for exactly this model."
+_OTHER_WAYS = "use 'decoder: pyramid' in a YAML of ours, or agrifm.compat.original.build for exactly this model."
 _RELEASED_PATCH = (4, 4, 4)
 
 
@@ -99,7 +99,7 @@ def _encoder(encoder: Keys) -> _Encoder:
         patch=patch,
         decoder="original",
         day_of_year=False,
-        checkpointing=checkpointing,
+        gradient_checkpointing=checkpointing,
         freeze_encoder=frozen,
     )
     return _Encoder(config, channels, _checkpoint(encoder))
@@ -152,7 +152,7 @@ def _frozen(backbone: Keys, stages: int) -> bool:
         raise backbone.wrong(
             "frozen_stages",
             expected=f"-1, or {stages} for the whole encoder",
-            repair="write -1 and lower the encoder's rate with training.encoder_rate in the YAML, or freeze all.",
+            repair="write -1 and lower the encoder's rate with training.encoder_lr_scale in the YAML, or freeze all.",
         )
     if frozen >= stages:
         backbone.note("frozen_stages", "changed", "freezes patch embedding and last norm too (model.freeze_encoder)")

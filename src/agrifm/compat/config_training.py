@@ -59,7 +59,7 @@ def read_optimizer(config: Keys) -> Optimizing:
             wrapper.only("dtype", _PRECISION, "write 'bfloat16', 'float16' or None.")
             precision = _PRECISION[wrapper.take("dtype", None)]
         wrapper.harmless("losses are scaled as the precision needs it", "loss_scale", "use_fsdp")
-        wrapper.only("paramwise_cfg", [None], "delete it; set training.encoder_rate or layer_decay in the YAML.")
+        wrapper.only("paramwise_cfg", [None], "delete it; set training.encoder_lr_scale or layer_decay in the YAML.")
         wrapper.only("constructor", [None, "DefaultOptimWrapperConstructor"], "delete it.")
         accumulate = wrapper.number("accumulative_counts", 1, least=1, whole=True)
         return Optimizing(rate, decay, _clip(wrapper), accumulate, precision)

@@ -105,9 +105,9 @@ def _training(config: Keys, loading: Loading, epochs: int, optimizing: Optimizin
         weight_decay=optimizing.decay,
         warmup=schedule.warmup,
         precision=optimizing.precision,
-        clip=optimizing.clip,
-        accumulate=optimizing.accumulate,
-        ema=hooks.ema,
+        gradient_clip_val=optimizing.clip,
+        accumulate_grad_batches=optimizing.accumulate,
+        ema_decay=hooks.ema,
         patience=hooks.patience,
         workers=loading.workers,
     )

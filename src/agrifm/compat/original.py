@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from agrifm.checkpoint import Match, load_strict
 from agrifm.compat.keys import Keys
-from agrifm.compat.layouts import read_state, released_encoder, without_indices
 from agrifm.nn.embedding import PatchEmbedding
 from agrifm.nn.legacy_decoder import Fusion, LegacyDecoder, fold_time, original_head
 from agrifm.nn.swin import Swin, SwinSize
 from agrifm.tasks.scores import scores
+from agrifm.weight_files.layouts import read_state, released_encoder, without_indices
 
 Features = dict[str, Any]
 

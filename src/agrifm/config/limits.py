@@ -1,4 +1,4 @@
-"""Numbers of an experiment that no run can use: not finite, or far outside of what the option means."""
+"""Limits of the numbers in an experiment: numbers that are not finite or far out of range are refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from agrifm.nn.swin import SwinSize
 
 INFINITY = math.inf
 SHARE = (0.0, 1.0)
-# Least and largest value by key, positions in lists left out. What is not listed must be finite, no more.
+MOST_STAGES = 8
+# Least and largest value by key, without positions in lists. Numbers that are not listed only have to be finite.
 # The upper limits are far above any use; they keep a typing error, or a damaged file, from asking for all memory.
 LIMITS: dict[str, tuple[float, float]] = {
     "seed": (0, 2**63 - 1),
@@ -23,17 +24,17 @@ LIMITS: dict[str, tuple[float, float]] = {
     "data.frames": (1, 100_000),
     "data.footprint": (1e-3, 1e7),
     "data.resize": (1, 100_000),
-    "data.shards.lap": (1, 1e12),
-    "data.shards.window": (1, 1e9),
-    "data.shards.mix": (0, 1e12),
+    "data.shards.epoch_size": (1, 1e12),
+    "data.shards.shuffle_window": (1, 1e9),
+    "data.shards.sensor_sampling_weights": (0, 1e12),
     "augment.crop": (1, 1e6),
     "augment.drop_frames": SHARE,
     "augment.drop_sensors": SHARE,
     "augment.truncate": SHARE,
     "augment.noise": (0, 10),
-    "augment.hide": SHARE,
+    "augment.mask_frames": SHARE,
     "model.patch": (1, 64),
-    "model.calendar": (1, 10_000),
+    "model.time_steps": (1, 10_000),
     "model.size.width": (1, 8_192),
     "model.size.depths": (1, 200),
     "model.size.heads": (1, 8_192),
@@ -50,60 +51,67 @@ LIMITS: dict[str, tuple[float, float]] = {
     "task.edge_weight": (1, 1e9),
     "training.epochs": (1, 1e7),
     "training.batch_size": (1, 1e6),
-    "training.accumulate": (1, 1e6),
+    "training.accumulate_grad_batches": (1, 1e6),
     "training.devices": (1, 1_024),
     "training.nodes": (1, 100_000),
     "training.workers": (0, 1_024),
 }
-HOLD_KEYS = ("data.shards.mix", "data.resize")
-MAY_BE_ANY = ("data.sensors.nodata",)  # NaN marks missing pixels in many files
+# Below these keys users choose names, such as those of sensors; all of their values have the limits of the key.
+MAPPINGS = ("data.shards.sensor_sampling_weights", "data.resize")
+UNLIMITED = ("data.sensors.nodata",)  # NaN marks missing pixels in many files
 
 
 def refuse_nonsense(experiment: BaseModel) -> None:
     """Check every number of an experiment.
 
     Raises:
-        InputError: names the key, and the least and largest value.
+        InputError: If a number is outside its limits; names the key, and the least and largest value.
     """
     for place, value in _numbers(experiment, ""):
         key = re.sub(r"\.\d+", "", place)
-        low, high = LIMITS.get(_without_keys(key), (-INFINITY, INFINITY))
-        # Comparisons, unlike math.isfinite, also hold for integers that no float can hold.
-        if key in MAY_BE_ANY or (low <= value <= high and abs(value) != INFINITY):
+        if key in UNLIMITED:
+            continue
+        low, high = LIMITS.get(_limited_key(key), (-INFINITY, INFINITY))
+        # Comparisons, unlike math.isfinite, also hold for integers that are too large for a float.
+        if low <= value <= high and abs(value) != INFINITY:
             continue
         span = f"a number from {low:g} to {high:g}" if high < INFINITY else "a finite number"
         raise InputError(place, found=shown(value), expected=span, repair="correct the value.")
 
 
 def refuse_size(size: SwinSize) -> None:
-    """Check what the numbers of a backbone mean for each other.
+    """Check that the numbers of a backbone fit together.
 
     Raises:
-        InputError: names the key.
+        InputError: If they do not; names the key.
     """
     stages = len(size.depths)
-    if not 1 <= stages <= 8:
-        raise _size("depths", f"{stages} stages", "blocks of 1 to 8 stages, e.g. [2, 2, 6, 2]")
+    if not 1 <= stages <= MOST_STAGES:
+        raise _size_error("depths", f"{stages} stages", f"blocks of 1 to {MOST_STAGES} stages, e.g. [2, 2, 6, 2]")
     if len(size.steps) < stages - 1:
-        raise _size("steps", f"{len(size.steps)} steps", f"one after each stage but the last: {stages - 1}")
+        raise _size_error("steps", f"{len(size.steps)} steps", f"one after each stage but the last: {stages - 1}")
     if size.heads is not None and len(size.heads) != stages:
-        raise _size("heads", f"heads of {len(size.heads)} stages", f"one number for each of {stages} stages")
+        raise _size_error("heads", f"heads of {len(size.heads)} stages", f"one number for each of {stages} stages")
     for width, heads in zip(size.widths, size.stage_heads, strict=True):
         if width % heads:
-            raise _size("heads", f"{heads} heads for {width} channels", "heads that share the channels evenly")
+            found = f"{heads} heads for {width} channels"
+            raise _size_error("heads", found, "a number of heads that divides the channels")
 
 
-def _size(key: str, found: str, expected: str) -> InputError:
+def _size_error(key: str, found: str, expected: str) -> InputError:
     return InputError(f"model.size.{key}", found=found, expected=expected, repair="correct the value.")
 
 
-def _without_keys(key: str) -> str:
-    """Keys that a user chooses, such as sensors in ``data.resize``, have the limits of what holds them."""
-    return next((holder for holder in HOLD_KEYS if key.startswith(f"{holder}.")), key)
+def _limited_key(key: str) -> str:
+    """Return the key whose limits apply."""
+    for mapping in MAPPINGS:
+        if key.startswith(f"{mapping}."):
+            return mapping
+    return key
 
 
 def _numbers(value: object, place: str) -> Iterator[tuple[str, float]]:
-    """Every number in a value, with its place as ``section.key.position``."""
+    """Yield every number in a value with its place, ``section.key.position``."""
     if isinstance(value, bool):
         return
     if isinstance(value, int | float):
@@ -114,6 +122,7 @@ def _numbers(value: object, place: str) -> Iterator[tuple[str, float]]:
 
 
 def _parts(value: object) -> Iterator[tuple[str, object]]:
+    """Yield what a value holds, by name or position."""
     if isinstance(value, BaseModel):
         for name in type(value).model_fields:
             yield name, getattr(value, name)
@@ -121,6 +130,8 @@ def _parts(value: object) -> Iterator[tuple[str, object]]:
         for entry in fields(value):
             yield entry.name, getattr(value, entry.name)
     elif isinstance(value, Mapping):
-        yield from ((str(name), inner) for name, inner in value.items())
+        for name, inner in value.items():
+            yield str(name), inner
     elif isinstance(value, list | tuple):
-        yield from ((str(position), inner) for position, inner in enumerate(value))
+        for position, inner in enumerate(value):
+            yield str(position), inner

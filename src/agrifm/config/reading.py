@@ -1,4 +1,4 @@
-"""From YAML to an experiment; what is wrong is named by key, with the nearest valid one."""
+"""From YAML to an experiment. Errors name the key, with the nearest valid one."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from agrifm.config.experiment import TASK_KINDS, Experiment
+from agrifm.config.migration import migrate, migrate_override
 from agrifm.config.problems import explain
-from agrifm.config.sections import KINDS, Experiment
 from agrifm.errors import InputError
 from agrifm.yaml_text import load_yaml, read_yaml
 
@@ -17,10 +18,14 @@ DEEPEST_KEY = 20  # parts of the key of an override
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
-    """Read an experiment from YAML; ``overrides`` are ``section.key=value``.
+    """Read an experiment from YAML.
+
+    Args:
+        path: Path of the file.
+        overrides: Values that replace those of the file, each as ``section.key=value``.
 
     Raises:
-        InputError: the file is missing, is no YAML, or a key or value is wrong.
+        InputError: If the file is missing or is no YAML, or a key or value is wrong.
     """
     values = read_yaml(path, "an experiment in YAML")
     if not isinstance(values, Mapping):
@@ -30,71 +35,65 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Experiment:
             expected="an experiment: sections such as 'data:' and 'task:'",
             repair="name the right file, or start from the 'crops.yaml' that 'agrifm chips' writes.",
         )
-    return parse(override(values, overrides), path)
+    values = migrate(values, path)
+    current_overrides = [migrate_override(text) for text in overrides]
+    return parse(override(values, current_overrides), path)
 
 
-def override(values: Any, overrides: Sequence[str], *, as_text: Collection[str] = ()) -> Any:
-    """Return the values with ``a.b=c`` applied.
-
-    Args:
-        values: of the file.
-        overrides: each ``section.key=value``; the value is read as YAML.
-        as_text: keys whose values are text as it stands unless it is quoted, e.g. because they hold braces.
-
-    Raises:
-        InputError: an override has no ``=``, no key, or a value that is no YAML.
-    """
-    for text in overrides:
-        key, found, value = text.partition("=")
-        keys = key.strip().split(".")
-        if not found or not all(keys) or len(keys) > DEEPEST_KEY or not isinstance(values, Mapping):
-            raise InputError(
-                f"--set {text}",
-                found="no '='" if not found else f"the key '{key}'",
-                expected="section.key=value",
-                repair="write e.g. training.epochs=5.",
-            )
-        values = _set(values, keys, _value(value, text, as_text=key in as_text))
-    return values
-
-
-def _value(value: str, text: str, *, as_text: bool) -> Any:
-    if as_text and not value.startswith(("'", '"')):
-        return value
-    return load_yaml(value, f"--set {text}", "a value in YAML; text that begins with [ or { stands in quotes")
-
-
-def _set(values: Any, keys: list[str], value: Any) -> dict:
-    inner = values if isinstance(values, Mapping) else {}
-    below = value if len(keys) == 1 else _set(inner.get(keys[0]), keys[1:], value)
-    return {**inner, keys[0]: below}
-
-
-def parse(values: Any, source: object = "experiment") -> Experiment:
+def parse(values: Any, source: object = "experiment", *, warn: bool = True) -> Experiment:
     """Turn plain values into an experiment.
 
+    Args:
+        values: Values by section and key, with present or earlier names of keys.
+        source: Where the values come from; named in errors.
+        warn: Warn of earlier names of keys.
+
     Raises:
-        InputError: names the key, what was found, what was expected and the repair.
+        InputError: If a key or value is wrong; names the key, what was found, what was expected and the repair.
     """
+    values = migrate(values, source, warn=warn)
     try:
         return Experiment.model_validate(values)
     except ValidationError as error:
-        raise explain(error, source, valid_keys=_siblings, left_out=KINDS) from error
+        raise explain(error, source, Experiment, tags=TASK_KINDS) from error
 
 
-def _siblings(location: Sequence[str]) -> list[str]:
-    """Valid keys beside the last part of a location, read from the JSON schema."""
-    schema = Experiment.model_json_schema()
-    nodes = _options(schema, schema)
-    for part in location[:-1]:
-        inner = [node.get("properties", {}).get(part, node.get("items", node)) for node in nodes]
-        nodes = [option for node in inner for option in _options(schema, node)]
-    return sorted({key for node in nodes for key in node.get("properties", {})})
+def override(values: Any, overrides: Sequence[str], *, as_text: Collection[str] = ()) -> Any:
+    """Return the values with overrides of the form ``a.b=c`` applied.
+
+    Args:
+        values: Values of a file.
+        overrides: Overrides, each as ``section.key=value`` with a value in YAML.
+        as_text: Keys whose unquoted values are taken literally, e.g. because they hold braces.
+
+    Raises:
+        InputError: If an override has no ``=``, no key, or a value that is no YAML.
+    """
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        keys = key.strip().split(".")
+        has_keys = all(keys) and len(keys) <= DEEPEST_KEY
+        if not equals or not has_keys or not isinstance(values, Mapping):
+            raise InputError(
+                f"--set {text}",
+                found=f"the key '{key}'" if equals else "no '='",
+                expected="section.key=value",
+                repair="write e.g. training.epochs=5.",
+            )
+        values = _with_value(values, keys, _parse_value(value, text, literal=key in as_text))
+    return values
 
 
-def _options(schema: dict, node: dict) -> list[dict]:
-    """What a node of the schema may be: itself, or each of its alternatives."""
-    while "$ref" in node:
-        node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
-    alternatives = node.get("anyOf") or node.get("oneOf")
-    return [option for each in alternatives for option in _options(schema, each)] if alternatives else [node]
+def _parse_value(value: str, text: str, *, literal: bool) -> Any:
+    if literal and not value.startswith(("'", '"')):
+        return value
+    return load_yaml(value, f"--set {text}", "a value in YAML, with quotes around text that begins with [ or {")
+
+
+def _with_value(values: Any, keys: Sequence[str], value: Any) -> dict:
+    """Return a copy of nested mappings with a value set; other values on the way become mappings."""
+    current = values if isinstance(values, Mapping) else {}
+    key, *deeper_keys = keys
+    if deeper_keys:
+        value = _with_value(current.get(key), deeper_keys, value)
+    return {**current, key: value}

@@ -1,38 +1,24 @@
-"""The experiment: everything that decides a result, typed, in one flat YAML file.
-
-Sections are one level deep. Unknown keys are refused with the nearest valid name. A relative path is taken
-from the folder in which the command runs.
-"""
+"""Sections of an experiment: where samples come from, the teacher of pre-training, and training itself."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from agrifm.config.limits import refuse_nonsense, refuse_size
 from agrifm.data.folder import ChipFolder
 from agrifm.data.growing_season import GrowingSeason
-from agrifm.data.transforms import Augment
 from agrifm.errors import nearest
-from agrifm.nn.model import ModelConfig
-from agrifm.sample import Sample, Season
 from agrifm.sensors import SENSORS, Sensor
-from agrifm.tasks.class_choice import chosen
-from agrifm.tasks.fields import Fields
-from agrifm.tasks.fractions import Fractions
-from agrifm.tasks.segmentation import Segmentation
 
 SENSOR_NAME = re.compile(r"[\w-]+")  # it becomes part of the names of weights, in which '.' divides
-KINDS = ("segmentation", "fractions", "fields")  # of tasks
 
 
-def _sensor(value: Any) -> Any:
+def _known_sensor(value: Any) -> Any:
+    """Replace the name of a known sensor by the sensor."""
     if not isinstance(value, str):
         return value
     if value not in SENSORS:
@@ -40,19 +26,23 @@ def _sensor(value: Any) -> Any:
     return SENSORS[value]
 
 
-def _task(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    value = {"kind": "segmentation", **value}
-    if not isinstance(value.get("classes"), Mapping):
-        return value
-    if value["kind"] != "segmentation":
-        raise ValueError(f"task '{value['kind']}' takes no classes from a table: list their names")
-    return chosen(value)
-
-
-def _listed(value: Any) -> Any:
+def _as_list(value: Any) -> Any:
+    """Accept one entry in place of a list."""
     return [value] if isinstance(value, Mapping | str) else value
+
+
+SensorName = Literal[tuple(SENSORS)]  # ty: ignore[invalid-type-form]
+SensorEntry = Annotated[Sensor, BeforeValidator(_known_sensor, json_schema_input_type=SensorName | Sensor)]
+Sensors = Annotated[
+    tuple[SensorEntry, ...],
+    Field(min_length=1),
+    BeforeValidator(_as_list, json_schema_input_type=tuple[SensorEntry, ...] | SensorEntry),
+]
+Seasons = Annotated[
+    tuple[GrowingSeason, ...],
+    BeforeValidator(_as_list, json_schema_input_type=tuple[GrowingSeason, ...] | GrowingSeason),
+]
+Places = Annotated[tuple[str, ...], BeforeValidator(_as_list, json_schema_input_type=tuple[str, ...] | str)]
 
 
 class Section(BaseModel):
@@ -62,76 +52,82 @@ class Section(BaseModel):
 
 
 class ShardsConfig(Section):
-    """Samples with fractions of land cover, for pre-training.
+    """Samples with land-cover fractions, for pre-training.
 
     Args:
-        train, val: folder or address of shards, or ``synthetic``: made as they are needed, without end. ``train`` may
-            list several.
-        shares: of several in ``train``, as whole numbers in a ratio; equal if left out.
-        lap: samples of an epoch.
-        val_samples: at most so many are scored.
-        mix: how often sensors are drawn, as a ratio; equal if left out.
-        window: samples that are shuffled together.
-        lost: ``refuse`` damaged shards, or leave them out and ``count`` their samples.
+        train: One or several folders or addresses of shards; ``synthetic`` generates samples on the fly, without end.
+        val: Folder or address of the shards that are scored, or ``synthetic``.
+        sampling_weights: Ratio in which samples are drawn from the places in ``train``, as whole numbers. Equal by
+            default.
+        epoch_size: Number of samples in an epoch.
+        val_samples: Largest number of samples that are scored.
+        sensor_sampling_weights: Ratio in which samples of the sensors are drawn. Equal by default.
+        shuffle_window: Number of samples that are shuffled together.
+        damaged: ``refuse`` damaged shards, or ``skip`` them and report how many samples they held.
     """
 
-    train: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ("synthetic",)
+    train: Places = ("synthetic",)
     val: str = "synthetic"
-    shares: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    lap: int = Field(1024, ge=1)
+    sampling_weights: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    epoch_size: int = Field(1024, ge=1)
     val_samples: int = Field(256, ge=1)
-    mix: dict[str, float] = {}
-    window: int = Field(2048, ge=1)
-    lost: Literal["refuse", "count"] = "refuse"
+    sensor_sampling_weights: dict[str, float] = {}
+    shuffle_window: int = Field(2048, ge=1)
+    damaged: Literal["refuse", "skip"] = "refuse"
 
     @model_validator(mode="after")
-    def _shared_out(self) -> ShardsConfig:
-        if self.shares and len(self.shares) != len(self.train):
-            raise ValueError(f"{len(self.shares)} shares for {len(self.train)} places in train: give one for each")
+    def _one_weight_per_place(self) -> ShardsConfig:
+        weights = len(self.sampling_weights)
+        if weights and weights != len(self.train):
+            raise ValueError(f"{weights} sampling_weights for {len(self.train)} places in train: give one for each")
         return self
 
 
 class Teacher(Section):
-    """A moving average of the model that it should agree with under another view of the same ground.
+    """A moving average of the model, with which the model should agree under another view of the same ground.
 
     Args:
-        decay: of the average; it rises to this during the first steps.
-        weight: of the disagreement beside the error in fractions.
-        ramp: share of all steps over which the weight rises.
-        trust: count a cell more where the teacher is sure.
+        decay: Decay of the moving average; it rises to this value during the first steps.
+        weight: Weight of the disagreement relative to the error in fractions.
+        ramp_up: Share of all steps over which the weight rises from 0.
+        confidence_weighting: Give more weight to cells in which the teacher is confident.
     """
 
     decay: float = Field(0.996, ge=0, lt=1)
     weight: float = Field(1.0, ge=0)
-    ramp: float = Field(0.2, ge=0, le=1)
-    trust: bool = True
+    ramp_up: float = Field(0.2, ge=0, le=1)
+    confidence_weighting: bool = True
 
 
 class DataConfig(Section):
-    """Where the chips are and how they are read.
+    """Where the samples are and how they are read.
 
     Args:
-        root: folder with ``h5_samples/`` and ``data_lists/{train,val,test}.txt``.
-        chips: folder of the HDF5 files, if it is not ``root/h5_samples``.
-        train, val, test: list files, if they are not in ``root/data_lists``.
-        dataset: ``module:name`` of a ``torch.utils.data.Dataset`` of your own, called as ``name(split)``;
-            then no file is read by us.
-        sensors: names of known sensors, or sensors written out.
-        statistics: ``data`` computes mean and deviation on the training split, masked pixels left out;
-            ``given`` takes the sensor's own (for Sentinel-2 the published ones, computed with clouds left in).
-        allow_missing: a chip may lack some of the sensors.
-        allow_links: follow links in chips to other files, virtual data sets and external storage; never kept in a
-            checkpoint, because files must not give themselves rights.
-        frames: use this many frames of every series: evenly spread in evaluation, drawn at random in training.
-        resize: rows and columns per sensor and for ``label``; bilinear, nearest for labels.
-        footprint: meters along one side of a chip; if left out, the training data's. Maps are made of windows of
-            that size.
-        label_key: dataset of the label; two of them, fields and crop, for task ``fields`` with classes.
-        seasons: growing seasons as days of the year; a chip or scene is cut to the first whose ``chips`` fits its name.
-        shards: samples for pre-training, instead of chips.
-        cache: keep samples in memory once they are read; for data sets that fit, with few workers.
-        check: read this many chips of each split, and check their values, before training; 0 is all.
-        check_bands: refuse chips whose bands look swapped or scaled wrongly.
+        root: Folder with ``h5_samples/`` and ``data_lists/{train,val,test}.txt``.
+        chips: Folder of the HDF5 files, if it is not ``root/h5_samples``.
+        train: List of the training chips, if it is not ``root/data_lists/train.txt``.
+        val: List of the validation chips, if it is not ``root/data_lists/val.txt``.
+        test: List of the test chips, if it is not ``root/data_lists/test.txt``.
+        dataset: ``module:name`` of your own ``torch.utils.data.Dataset``, called as ``name(split)``. It replaces the
+            chips.
+        sensors: Names of known sensors, or full definitions of sensors.
+        statistics: ``data`` computes mean and standard deviation on the valid pixels of the training split; ``given``
+            takes those of the sensor. For Sentinel-2 these are the published ones, computed with clouds left in.
+        allow_missing: Accept chips that lack some of the sensors.
+        allow_links: Follow links in chips to other files, virtual datasets and external storage. Checkpoints never
+            keep this setting, because a file must not grant itself access to other files.
+        frames: Number of frames used of every series: evenly spread in evaluation, drawn at random in training.
+        resize: Rows and columns to resize to, by sensor and for ``label``. Images are interpolated bilinearly, labels
+            by nearest neighbor.
+        footprint: Side length of a chip in meters; derived from the training data by default. Maps are computed in
+            windows of this size.
+        label_key: Dataset of the label in a chip. Two datasets, fields and crop, for the task ``fields`` with classes.
+        seasons: Growing seasons as days of the year. A chip or scene is cut to the first season whose pattern
+            ``chips`` matches its name.
+        shards: Samples for pre-training; they replace the chips.
+        cache: Keep samples in memory once they have been read. For data sets that fit, with few workers.
+        check_chips: Number of chips of each split whose values are checked before training; 0 checks all of them.
+        check_bands: Refuse chips whose bands appear to be swapped or wrongly scaled.
     """
 
     root: Path = Path("data")
@@ -140,9 +136,7 @@ class DataConfig(Section):
     val: Path | None = None
     test: Path | None = None
     dataset: str | None = None
-    sensors: Annotated[
-        tuple[Annotated[Sensor, BeforeValidator(_sensor)], ...], Field(min_length=1), BeforeValidator(_listed)
-    ]
+    sensors: Sensors
     statistics: Literal["data", "given"] = "data"
     allow_missing: bool = False
     allow_links: bool = Field(False, exclude=True)
@@ -150,17 +144,17 @@ class DataConfig(Section):
     resize: dict[str, tuple[int, int]] = {}
     footprint: float | None = Field(None, gt=0)
     label_key: str | tuple[str, str] = "label"
-    seasons: Annotated[tuple[GrowingSeason, ...], BeforeValidator(_listed)] = ()
+    seasons: Seasons = ()
     shards: ShardsConfig | None = None
     cache: bool = False
-    check: int = Field(200, ge=0)
+    check_chips: int = Field(200, ge=0)
     check_bands: bool = True
 
     @model_validator(mode="after")
-    def _sensors_apart(self) -> DataConfig:
-        named = [sensor.name for sensor in self.sensors]
-        for name in named:
-            if named.count(name) > 1:
+    def _sensors_are_distinct(self) -> DataConfig:
+        names = [sensor.name for sensor in self.sensors]
+        for name in names:
+            if names.count(name) > 1:
                 raise ValueError(f"each sensor once, not {name} twice")
             if not SENSOR_NAME.fullmatch(name):
                 raise ValueError(f"names of letters, digits, '_' and '-' for sensors, not {name!r}")
@@ -170,10 +164,10 @@ class DataConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _seasons_apart(self) -> DataConfig:
-        named = [calendar.name for calendar in self.seasons]
-        if len(set(named)) < len(named):
-            raise ValueError(f"a name of its own for each of data.seasons, not {', '.join(named)}")
+    def _seasons_are_distinct(self) -> DataConfig:
+        names = [season.name for season in self.seasons]
+        if len(set(names)) < len(names):
+            raise ValueError(f"a different name for each of data.seasons, not {', '.join(names)}")
         return self
 
     @property
@@ -182,7 +176,7 @@ class DataConfig(Section):
         return self.chips or self.root / "h5_samples"
 
     def list_file(self, split: str) -> Path:
-        """The file that names the chips of a split."""
+        """The file that lists the chips of a split."""
         return getattr(self, split) or self.root / "data_lists" / f"{split}.txt"
 
     def split(self, split: str, *, label: bool = True) -> ChipFolder:
@@ -202,22 +196,27 @@ class TrainingConfig(Section):
     """How to train.
 
     Args:
-        batch_size: samples per optimizer step and accumulation part, over all devices together.
-        learning_rate: after warm-up; then cosine down to ``min_learning_rate``.
-        warmup: share of all steps with a linear rise from 1 % of the rate.
-        layer_decay: factor on the rate per backbone block from the top down; 1 treats all alike.
-        encoder_rate: factor on the rate of the encoder; below 1 when it was pre-trained.
-        precision: ``auto`` is bf16 on a GPU that has it, else float32.
-        clip: largest norm of the gradient; 0 switches clipping off.
-        spike: leave out steps whose gradient is this many times larger than usual (pre-training).
-        accumulate: batches per optimizer step.
-        ema: decay of a moving average of the weights, e.g. 0.999; it is what is scored and saved.
-        patience: stop after this many epochs without a better score.
-        limit: at most this many batches per epoch, for trying out.
-        devices, nodes: processes on each machine, and machines; ``torchrun`` and Slurm are recognized.
-        strategy: of several processes: ``ddp`` keeps all weights in each, ``fsdp`` splits weights, gradients and
-            optimizer state among them, for models that do not fit otherwise.
-        workers: processes of each data loader.
+        epochs: Number of epochs.
+        batch_size: Samples per batch, over all devices together.
+        learning_rate: Peak learning rate, after the warm-up; a cosine schedule then lowers it.
+        min_learning_rate: Learning rate at the end of the cosine schedule.
+        weight_decay: Weight decay of AdamW.
+        warmup: Share of all steps in which the rate rises linearly from 1 % of ``learning_rate``.
+        layer_decay: Factor on the learning rate per backbone block from the top down; 1 treats all blocks alike.
+        encoder_lr_scale: Factor on the learning rate of the encoder; use less than 1 for a pre-trained one.
+        precision: Floating-point precision; ``auto`` is bf16 on a GPU that supports it, else float32.
+        gradient_clip_val: Largest norm of the gradient; 0 turns clipping off.
+        gradient_spike_factor: Skip steps whose gradient norm is this many times the usual one (pre-training).
+        accumulate_grad_batches: Number of batches per optimizer step.
+        ema_decay: Decay of an exponential moving average of the weights, e.g. 0.999; the average is scored and saved.
+        patience: Stop after this many epochs without a better score.
+        limit_train_batches: Largest number of batches in an epoch, for trial runs.
+        accelerator: Kind of device; ``auto`` takes a GPU if there is one.
+        devices: Number of processes on each machine. ``torchrun`` and Slurm are recognized.
+        nodes: Number of machines.
+        strategy: How several processes train: ``ddp`` keeps all weights in each; ``fsdp`` shards weights, gradients
+            and optimizer state, for models that do not fit on one device.
+        workers: Number of processes of each data loader.
     """
 
     epochs: int = Field(50, ge=1)
@@ -227,111 +226,16 @@ class TrainingConfig(Section):
     weight_decay: float = Field(0.05, ge=0)
     warmup: float = Field(0.05, ge=0, le=1)
     layer_decay: float = Field(1.0, gt=0, le=1)
-    encoder_rate: float = Field(1.0, ge=0)
+    encoder_lr_scale: float = Field(1.0, ge=0)
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
-    clip: float = Field(1.0, ge=0)
-    spike: float | None = Field(None, gt=1)
-    accumulate: int = Field(1, ge=1)
-    ema: float | None = Field(None, gt=0, lt=1)
+    gradient_clip_val: float = Field(1.0, ge=0)
+    gradient_spike_factor: float | None = Field(None, gt=1)
+    accumulate_grad_batches: int = Field(1, ge=1)
+    ema_decay: float | None = Field(None, gt=0, lt=1)
     patience: int | None = Field(None, ge=1)
-    limit: int | None = Field(None, ge=1)
+    limit_train_batches: int | None = Field(None, ge=1)
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = Field(1, ge=1)
     nodes: int = Field(1, ge=1)
     strategy: Literal["ddp", "fsdp"] = "ddp"
     workers: int = Field(2, ge=0)
-
-
-class Experiment(Section):
-    """One experiment.
-
-    Args:
-        name: of the experiment; results go to ``runs/<name>`` unless the command says otherwise.
-        start_from: weights to begin with: a checkpoint of ours, the published ``AgriFM.pth``, or the name of weights
-            that come with the package, ``agrifm-tiny``.
-        teacher: of pre-training; left out, only fractions are learned.
-        probe: a segmentation experiment in YAML; after each epoch of pre-training, frozen features of pixels of its
-            train split are classified linearly and scored on its val split.
-    """
-
-    name: str = "experiment"
-    seed: int = Field(0, ge=0)
-    start_from: Path | None = None
-    data: DataConfig
-    augment: Augment = Augment()
-    model: ModelConfig = ModelConfig()
-    task: Annotated[Segmentation | Fractions | Fields, Field(discriminator="kind"), BeforeValidator(_task)]
-    teacher: Teacher | None = None
-    probe: Path | None = None
-    training: TrainingConfig = TrainingConfig()
-
-    @model_validator(mode="after")
-    def _numbers_make_sense(self) -> Experiment:
-        refuse_nonsense(self)
-        refuse_size(self.model.swin)
-        return self
-
-    @model_validator(mode="after")
-    def _frames_fit(self) -> Experiment:
-        if self.model.decoder == "original" and self.data.frames is None:
-            raise ValueError("model.decoder 'original' folds time into channels: set data.frames (it used 32)")
-        return self
-
-    @model_validator(mode="after")
-    def _one_average(self) -> Experiment:
-        if self.training.strategy == "fsdp" and self.training.ema is not None:
-            raise ValueError("training.ema averages whole weights: leave it out, or use training.strategy 'ddp'")
-        return self
-
-    @model_validator(mode="after")
-    def _one_way_to_train(self) -> Experiment:
-        covers = isinstance(self.task, Fractions)
-        if covers != (self.data.shards is not None):
-            raise ValueError("task 'fractions' learns from data.shards, and data.shards holds nothing else")
-        if self.teacher and (not covers or self.training.ema is not None):
-            raise ValueError("a teacher belongs to task 'fractions', and is the moving average: leave out training.ema")
-        return self
-
-    @model_validator(mode="after")
-    def _labels_fit(self) -> Experiment:
-        two = isinstance(self.task, Fields) and bool(self.task.classes)
-        if self.data.dataset is None and two == isinstance(self.data.label_key, str):
-            given = "two datasets, e.g. [instances, label]" if two else "one dataset"
-            raise ValueError(f"task '{self.task.kind}'{' with classes' * two} learns from {given}: set data.label_key")
-        return self
-
-    @property
-    def prepare(self) -> Callable[[Sample], Sample] | None:
-        """What makes the model's targets of a chip's label, where they are not the label itself."""
-        return self.task.prepare if isinstance(self.task, Fields) else None
-
-    def with_links(self, allowed: bool) -> Experiment:
-        """The same experiment; chips may or may not lead to other files."""
-        return self.model_copy(update={"data": self.data.model_copy(update={"allow_links": allowed})})
-
-    def with_pixel(self, meters: float) -> Experiment:
-        """The same experiment; boundaries of fields are measured with this pixel unless it says otherwise."""
-        if not isinstance(self.task, Fields):
-            return self
-        return self.model_copy(update={"task": self.task.with_pixel(meters)})
-
-    def with_sensors(self, sensors: Sequence[Sensor]) -> Experiment:
-        """The same experiment with these sensors, whose statistics are settled."""
-        data = self.data.model_copy(update={"sensors": tuple(sensors), "statistics": "given"})
-        return self.model_copy(update={"data": data})
-
-    def with_footprint(self, meters: float) -> Experiment:
-        """The same experiment; maps are made of windows of this size unless it says otherwise."""
-        if self.data.footprint is not None:
-            return self
-        return self.model_copy(update={"data": self.data.model_copy(update={"footprint": meters})})
-
-    def with_season(self, season: Season) -> Experiment:
-        """The same experiment; a model with a calendar lays its dates over this season unless it has one."""
-        if self.model.calendar is None or self.model.season is not None:
-            return self
-        return self.model_copy(update={"model": replace(self.model, season=season)})
-
-    def to_yaml(self) -> str:
-        """The resolved experiment as YAML."""
-        return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False, width=110)

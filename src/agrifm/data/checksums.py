@@ -1,7 +1,7 @@
-"""Checksums of chips: a run that goes on must find the pixels and labels with which it began.
+"""Checksums of chips, so that a resumed run finds the pixels and labels with which it began.
 
-The content of whole files counts, not their times: data are often copied to another disk between two parts of a run.
-To read a data set once takes about as long as the first epoch does, so checksums are kept, and only files whose size
+Checksums cover the content of whole files, not their times: data are often copied to another disk between two parts of
+a run. Reading a data set once takes about as long as the first epoch, so checksums are kept, and only files whose size
 or time has changed are read again.
 """
 
@@ -15,17 +15,17 @@ from pathlib import Path
 
 from agrifm.io import sha256
 
-READERS = 8  # files read at the same time; they wait for the disk
+READERS = 8  # files read at the same time; the threads mostly wait for the disk
 
 
 @dataclass(frozen=True)
 class Checksum:
-    """What a file held when it was read.
+    """Size, time and content of a file when it was read.
 
     Args:
-        size: in bytes.
-        mtime: in nanoseconds; where size and time are the same, the file is not read again.
-        sha256: of the content; empty where there was no file.
+        size: Size in bytes.
+        mtime: Modification time in nanoseconds. A file with the same size and time is not read again.
+        sha256: Checksum of the content; empty if there was no file.
     """
 
     size: int
@@ -34,16 +34,16 @@ class Checksum:
 
 
 def checksums(paths: Mapping[str, Path], known: Mapping[str, Checksum] | None = None) -> dict[str, Checksum]:
-    """Checksums of files by name.
+    """Return the checksums of files by name.
 
     Args:
-        paths: of the files.
-        known: checksums of an earlier call.
+        paths: Paths of the files by name.
+        known: Checksums of an earlier call.
     """
     known = known or {}
     with ThreadPoolExecutor(READERS) as pool:
-        found = pool.map(lambda name: _checksum(paths[name], known.get(name)), paths)
-        return dict(zip(paths, found, strict=True))
+        results = pool.map(lambda name: _checksum(paths[name], known.get(name)), paths)
+        return dict(zip(paths, results, strict=True))
 
 
 def _checksum(path: Path, known: Checksum | None) -> Checksum:
@@ -56,17 +56,19 @@ def _checksum(path: Path, known: Checksum | None) -> Checksum:
         return Checksum(0, 0, "")
 
 
-def digest(found: Mapping[str, Checksum]) -> str:
-    """One checksum of names, their order and all contents."""
-    lines = [f"{name}\n{entry.sha256}\n" for name, entry in found.items()]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+def digest(entries: Mapping[str, Checksum]) -> str:
+    """Return one checksum of names, their order and all contents."""
+    total = hashlib.sha256()
+    for name, entry in entries.items():
+        total.update(f"{name}\n{entry.sha256}\n".encode())
+    return total.hexdigest()
 
 
 def changed(before: Mapping[str, Checksum], after: Mapping[str, Checksum]) -> dict[str, Sequence[str]]:
-    """Names by what became of them: ``added``, ``removed`` or ``changed``; kinds without a name are left out."""
-    kinds = {
+    """Return the names of files that were ``added``, ``removed`` or ``changed``; empty kinds are left out."""
+    changes = {
         "added": [name for name in after if name not in before],
         "removed": [name for name in before if name not in after],
         "changed": [name for name in after if name in before and after[name].sha256 != before[name].sha256],
     }
-    return {kind: names for kind, names in kinds.items() if names}
+    return {kind: names for kind, names in changes.items() if names}

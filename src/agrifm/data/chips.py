@@ -1,10 +1,9 @@
-"""Chips in the original's HDF5 layout, with the optional extras this project adds.
+"""Chips in the HDF5 layout of the original, with optional extensions.
 
-One file is one sample: a dataset ``<sensor> (T, C, H, W)`` for each sensor and an integer ``label (H, W)``.
-Beyond the original, all optional: ``<sensor>_dates (T)`` ISO dates, ``<sensor>_mask (T, H, W)`` with 1 where
-the ground was seen, ``instances (H, W)`` with the number of the field, 0 where there is none and -1 where nobody knows,
-the attribute ``bands`` on a sensor's dataset, and ``crs`` and ``transform`` (a, b, c, d, e, f
-of the label's grid) on the file.
+One file is one sample: a dataset ``<sensor> (T, C, H, W)`` for each sensor and an integer ``label (H, W)``. Extensions:
+``<sensor>_dates (T)``, ISO dates; ``<sensor>_mask (T, H, W)``, 1 where the ground is visible; ``instances (H, W)``, the
+number of the field, 0 outside of fields and -1 where it is unknown; the attribute ``bands`` of a sensor's dataset; and
+the attributes ``crs`` and ``transform`` (a, b, c, d, e, f of the label's grid) of the file.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ import h5py
 import numpy as np
 import torch
 
-from agrifm.data.chip_values import chronological, days_of, torch_numbers
-from agrifm.data.georeference import Georeference, read_place
+from agrifm.data.chip_values import chronological, parse_days, to_torch
+from agrifm.data.georeference import Georeference, read_georeference
 from agrifm.data.hdf5 import ChipFile, attribute, open_chip
 from agrifm.errors import InputError
 from agrifm.io import whole
@@ -32,11 +31,13 @@ __all__ = [
     "check_header",
     "open_chip",
     "read_chip",
-    "read_place",
+    "read_georeference",
     "write_chip",
 ]
 
-FrameChoice = Callable[[int], np.ndarray]
+FrameChoice = Callable[[int], np.ndarray]  # takes a number of frames and returns the sorted numbers of those to read
+
+INT16 = np.iinfo(np.int16)
 
 
 def read_chip(
@@ -51,45 +52,52 @@ def read_chip(
     """Read one chip: only the named sensors, their bands and the chosen frames, in the order of their dates.
 
     Args:
-        path: the HDF5 file; its stem becomes the sample's name.
-        sensors: what to read.
-        label_key: dataset that holds the label, or several, stacked to ``(n, h, w)``; None reads none.
-        allow_missing: accept a chip that lacks some, not all, of the sensors.
-        allow_links: follow links to other files, virtual data sets and external storage.
-        frames: takes a frame count and returns the sorted frame numbers to read.
+        path: Path of the HDF5 file; its stem becomes the sample's name.
+        sensors: Sensors to read.
+        label_key: Dataset of the label, or several that are stacked to ``(n, h, w)``; None reads no label.
+        allow_missing: Accept a chip that lacks some, but not all, of the sensors.
+        allow_links: Follow links to other files, virtual datasets and external storage.
+        frames: Choice of the frames to read.
 
     Raises:
-        InputError: a key is missing or has the wrong form, or links are not allowed.
+        InputError: If a key is missing or has the wrong form, or links are not allowed.
     """
+    images: dict[str, torch.Tensor] = {}
+    dates: dict[str, torch.Tensor] = {}
+    valid: dict[str, torch.Tensor] = {}
+    label = None
     with open_chip(path, allow_links=allow_links, whole=True) as file:
-        present = _present(file, sensors, allow_missing=allow_missing)
-        images, dates, valid = {}, {}, {}
-        for sensor in present:
+        for sensor in _present_sensors(file, sensors, allow_missing=allow_missing):
             name = sensor.name
             stored = _stored_image(file, sensor)
             days = _read_days(file, name, stored.shape[0])
             chosen = _chosen_frames(stored, days, frames)
             image = _read_image(file, stored, sensor, chosen)
-            seen = ~sensor.unseen(image, 1) & _read_mask(file, stored, sensor, chosen)
-            images[name], valid[name] = _finite(file, sensor, image, seen)
+            mask = _read_mask(file, stored, sensor, chosen)
+            has_data = ~sensor.missing(image, 1)
+            images[name], valid[name] = _check_finite(file, sensor, image, has_data & mask)
             if days is not None:
                 dates[name] = torch.from_numpy(days[chosen])
         _check_dates(file, images, dates)
-        label = None if label_key is None else _read_labels(file, label_key)
-    _check_footprint(path, {name: image.shape[-2:] for name, image in images.items()}, label)
+        if label_key is not None:
+            label = _read_labels(file, label_key)
+    shapes = {name: tuple(image.shape[-2:]) for name, image in images.items()}
+    if label is not None:
+        shapes["label"] = tuple(label.shape[-2:])
+    _check_footprint(path, shapes)
     return Sample(images=images, dates=dates, valid=valid, label=label, name=path.stem)
 
 
 def check_header(
     path: Path, sensors: Sequence[Sensor], *, allow_missing: bool = False, allow_links: bool = False
 ) -> None:
-    """Look at what a chip holds without reading its images.
+    """Check what a chip holds without reading its images.
 
     Raises:
-        InputError: a sensor is missing, or its dataset has the wrong form.
+        InputError: If a sensor is missing, or its dataset has the wrong form.
     """
     with open_chip(path, allow_links=allow_links) as file:
-        for sensor in _present(file, sensors, allow_missing=allow_missing):
+        for sensor in _present_sensors(file, sensors, allow_missing=allow_missing):
             band_positions(file, _stored_image(file, sensor), sensor)
 
 
@@ -100,8 +108,16 @@ def write_chip(
     place: Georeference | None = None,
     fields: np.ndarray | None = None,
 ) -> None:
-    """Write one chip; it appears whole, by rename. ``fields (h, w)`` become the dataset ``instances``."""
-    # Writers of chips clear their folder before they begin; to list it for every chip would take longer than all else.
+    """Write one chip; the file appears whole, by rename.
+
+    Args:
+        path: Path of the HDF5 file.
+        sample: Sample to write.
+        sensors: Sensors to write, of those that the sample holds.
+        place: Georeference of the label's grid.
+        fields: Numbers of the fields ``(h, w)``; they become the dataset ``instances``.
+    """
+    # Writers of chips clear their folder before they begin: listing it for every chip would dominate the time.
     with whole(path, tidy=False) as unfinished:
         unfinished.write_bytes(_to_bytes(sample, sensors, place, fields))
 
@@ -109,19 +125,21 @@ def write_chip(
 def _to_bytes(
     sample: Sample, sensors: Sequence[Sensor], place: Georeference | None, fields: np.ndarray | None
 ) -> memoryview | bytes:
-    """The HDF5 file in memory: libhdf5 crashes where it meets a full disk."""
+    """Return the HDF5 file as bytes. It is built in memory because libhdf5 crashes on a full disk."""
     with h5py.File("chip", "w", driver="core", backing_store=False) as file:
         for sensor in sensors:
             if sensor.name in sample.images:
                 _write_sensor(file, sample, sensor)
         if sample.label is not None:
             label = sample.label.numpy()
-            fits = label.size == 0 or (label.min() >= -(1 << 15) and label.max() < 1 << 15)
-            file.create_dataset("label", data=label.astype(np.int16 if fits else np.int64), compression="gzip")
+            fits_int16 = label.size == 0 or (label.min() >= INT16.min and label.max() <= INT16.max)
+            label = label.astype(np.int16 if fits_int16 else np.int64)
+            file.create_dataset("label", data=label, compression="gzip")
         if fields is not None:
             file.create_dataset("instances", data=fields.astype(np.int32), compression="gzip")
         if place is not None:
-            file.attrs["crs"], file.attrs["transform"] = place.crs, place.transform
+            file.attrs["crs"] = place.crs
+            file.attrs["transform"] = place.transform
         file.flush()
         return file.id.get_file_image()
 
@@ -145,21 +163,22 @@ def _write_sensor(file: h5py.File, sample: Sample, sensor: Sensor) -> None:
         file.create_dataset(f"{sensor.name}_mask", data=mask, compression="gzip")
 
 
-def _present(file: ChipFile, sensors: Sequence[Sensor], *, allow_missing: bool) -> list[Sensor]:
-    """The sensors that the chip holds.
+def _present_sensors(file: ChipFile, sensors: Sequence[Sensor], *, allow_missing: bool) -> list[Sensor]:
+    """Return the sensors that the chip holds.
 
     Raises:
-        InputError: one is missing although all must be there, or all are.
+        InputError: If one is missing although all are required, or all are missing.
     """
     present = [sensor for sensor in sensors if sensor.name in file]
-    if present and (len(present) == len(sensors) or allow_missing):
+    if present and (allow_missing or len(present) == len(sensors)):
         return present
     missing = [sensor.name for sensor in sensors if sensor not in present]
     raise InputError(
         file.where(", ".join(missing)),
         found=f"datasets {file.names()}",
-        expected=f"a dataset (T, C, H, W) for each of {', '.join(s.name for s in sensors)}",
-        repair="add the dataset, drop the sensor from 'sensors', or set 'allow_missing: true' if sensors may lack.",
+        expected=f"a dataset (T, C, H, W) for each of {', '.join(sensor.name for sensor in sensors)}",
+        repair="add the dataset, remove the sensor from 'sensors', or set 'allow_missing: true' if chips may lack "
+        "sensors.",
     )
 
 
@@ -176,7 +195,7 @@ def _stored_image(file: ChipFile, sensor: Sensor) -> h5py.Dataset:
 
 
 def _read_days(file: ChipFile, sensor: str, frames: int) -> np.ndarray | None:
-    """Days of the frames since 1970-01-01 ``(t)``, or None where the chip does not say."""
+    """Return the days of the frames since 1970-01-01 ``(t)``, or None if the chip has no dates."""
     key = f"{sensor}_dates"
     stored = file.find(key)
     if stored is None:
@@ -188,7 +207,7 @@ def _read_days(file: ChipFile, sensor: str, frames: int) -> np.ndarray | None:
             expected=f"one date for each of the {frames} frames of {sensor}",
             repair="write as many dates as frames, as a list of texts like 2023-05-14.",
         )
-    return days_of(file.read(key, stored), file.where(key))
+    return parse_days(file.read(key, stored), file.where(key))
 
 
 def _check_dates(file: ChipFile, images: Mapping[str, torch.Tensor], dates: Mapping[str, torch.Tensor]) -> None:
@@ -204,80 +223,88 @@ def _check_dates(file: ChipFile, images: Mapping[str, torch.Tensor], dates: Mapp
 
 
 def _chosen_frames(stored: h5py.Dataset, days: np.ndarray | None, frames: FrameChoice | None) -> np.ndarray:
-    """Numbers of the frames to read, in the order of their dates."""
-    chosen = np.arange(stored.shape[0]) if frames is None else frames(stored.shape[0])
+    """Return the numbers of the frames to read, in the order of their dates."""
+    total = stored.shape[0]
+    chosen = np.arange(total) if frames is None else frames(total)
     return chosen if days is None else chronological(days)[chosen]
 
 
 def band_positions(file: ChipFile, stored: h5py.Dataset, sensor: Sensor) -> list[int]:
-    """Positions along the channel axis of the sensor's bands, in the sensor's order.
+    """Return the positions of the sensor's bands along the channel axis, in the sensor's order.
 
     Raises:
-        InputError: a band is missing, or the count is wrong and the file does not name its bands.
+        InputError: If a band is missing, or the count is wrong and the file does not name its bands.
     """
     where = file.where(sensor.name)
+    channels = stored.shape[1]
     names = _band_names(stored, where)
     if names is not None:
-        missing = [band for band in sensor.band_ids if names.count(band) != 1]
-        if not missing and len(names) == stored.shape[1]:
+        has_each_once = all(names.count(band) == 1 for band in sensor.band_ids)
+        if has_each_once and len(names) == channels:
             return [names.index(band) for band in sensor.band_ids]
         raise InputError(
             where,
-            found=f"bands {', '.join(names)} for {stored.shape[1]} channels",
+            found=f"bands {', '.join(names)} for {channels} channels",
             expected=f"bands {', '.join(sensor.band_ids)}, each once",
             repair="add the missing bands, correct the attribute 'bands', or define a sensor with the bands you have.",
         )
-    if stored.shape[1] != len(sensor.bands):
+    if channels != len(sensor.bands):
         raise InputError(
             where,
-            found=f"{stored.shape[1]} bands",
+            found=f"{channels} bands",
             expected=f"{len(sensor.bands)}: {', '.join(sensor.band_ids)}",
             repair="store these bands in this order, or define a sensor with the bands you have.",
         )
-    return list(range(stored.shape[1]))
+    return list(range(channels))
 
 
 def _band_names(stored: h5py.Dataset, where: str) -> list[str] | None:
-    """The attribute ``bands``, or None where the file does not name its bands."""
-    value = attribute(stored, "bands", f"{where}: attribute 'bands'")
+    """Return the attribute ``bands``, or None if the file does not name its bands."""
+    where = f"{where}: attribute 'bands'"
+    value = attribute(stored, "bands", where)
     if value is None:
         return None
-    listed = value.tolist() if isinstance(value, np.ndarray) and value.ndim == 1 else [None]
+    entries = value.tolist() if isinstance(value, np.ndarray) and value.ndim == 1 else [None]
     names: list[str] = []
-    for name in listed:
-        text = name.decode(errors="replace") if isinstance(name, bytes) else name
-        if not isinstance(text, str):
+    for entry in entries:
+        name = entry.decode(errors="replace") if isinstance(entry, bytes) else entry
+        if not isinstance(name, str):
             raise InputError(
-                f"{where}: attribute 'bands'",
+                where,
                 found=str(value)[:200],
                 expected="a list of names, one for each channel",
                 repair="write the names as a list of texts, or delete the attribute.",
             )
-        names.append(text)
+        names.append(name)
     return names
 
 
 def _read_image(file: ChipFile, stored: h5py.Dataset, sensor: Sensor, chosen: np.ndarray) -> torch.Tensor:
     positions = band_positions(file, stored, sensor)
-    wanted = sorted(positions)
-    part = len(chosen) * len(wanted) / (stored.shape[0] * stored.shape[1])
-    image = file.read(sensor.name, stored, lambda x: _read_frames(x, chosen, wanted), part)
-    image = image[:, [wanted.index(position) for position in positions]]
-    return torch_numbers(image, file.where(sensor.name))
+    # h5py reads channels in ascending order; they are put into the sensor's order afterwards.
+    ascending = sorted(positions)
+    order = [ascending.index(position) for position in positions]
+    share = len(chosen) * len(positions) / (stored.shape[0] * stored.shape[1])
+    image = file.read(sensor.name, stored, lambda dataset: _read_frames(dataset, chosen, ascending), share)
+    return to_torch(image[:, order], file.where(sensor.name))
 
 
 def _read_frames(stored: h5py.Dataset, chosen: np.ndarray, bands: list[int]) -> np.ndarray:
-    """Frames in any order; h5py wants them in ascending order."""
-    rising = np.sort(chosen)
+    """Read frames in any order; h5py reads them in ascending order only."""
+    ascending = np.sort(chosen)
     if len(bands) < stored.shape[1]:
-        image = np.stack([stored[int(frame), bands] for frame in rising])
+        image = np.stack([stored[int(frame), bands] for frame in ascending])
+    elif len(ascending) == stored.shape[0]:
+        image = stored[:]
     else:
-        image = stored[:] if len(rising) == stored.shape[0] else stored[rising]
-    return image if np.array_equal(rising, chosen) else image[np.searchsorted(rising, chosen)]
+        image = stored[ascending]
+    if np.array_equal(ascending, chosen):
+        return image
+    return image[np.searchsorted(ascending, chosen)]
 
 
 def _read_mask(file: ChipFile, image: h5py.Dataset, sensor: Sensor, chosen: np.ndarray) -> torch.Tensor:
-    """Where the ground was seen ``(t, h, w)``, as the chip says it; everywhere if it does not."""
+    """Return the mask of valid pixels ``(t, h, w)``; everything is valid if the chip has none."""
     t, _, h, w = image.shape
     key = f"{sensor.name}_mask"
     if key not in file:
@@ -290,38 +317,43 @@ def _read_mask(file: ChipFile, image: h5py.Dataset, sensor: Sensor, chosen: np.n
             expected=f"(T, H, W) of {sensor.name}, whose shape is {image.shape}",
             repair="write one mask value for every pixel and date; 1 where the ground was seen.",
         )
-    mask = file.read(key, stored, lambda x: x[np.sort(chosen)], len(chosen) / t)
-    return torch.from_numpy(mask[np.searchsorted(np.sort(chosen), chosen)] > 0)
+    ascending = np.sort(chosen)
+    mask = file.read(key, stored, lambda dataset: dataset[ascending], len(chosen) / t)
+    return torch.from_numpy(mask[np.searchsorted(ascending, chosen)] > 0)
 
 
-def _finite(
+def _check_finite(
     file: ChipFile, sensor: Sensor, image: torch.Tensor, valid: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Refuse NaN and infinity where the ground counts as seen; zero them where it does not."""
+    """Refuse NaN and infinity in valid pixels; set them to 0 in others."""
     if not image.is_floating_point():
         return image, valid
-    bad = ~torch.isfinite(image.float())  # batches are float32, where larger numbers are infinite
+    bad = ~torch.isfinite(image.float())  # batches are float32, in which larger numbers are infinite
     if sensor.nodata is not None and isnan(sensor.nodata):
         valid = valid & ~bad.any(1)
-    seen = bad & valid.unsqueeze(1)
-    if seen.any():
+    bad_and_valid = bad & valid.unsqueeze(1)
+    if bad_and_valid.any():
+        count = int(bad_and_valid.sum())
+        first = bad_and_valid.nonzero()[0].tolist()
         raise InputError(
             file.where(sensor.name),
-            found=f"{int(seen.sum())} NaN or infinite values, the first at (t, c, h, w) {seen.nonzero()[0].tolist()}",
-            expected="finite numbers wherever the mask says that the ground was seen",
+            found=f"{count} NaN or infinite values, the first at (t, c, h, w) {first}",
+            expected="finite numbers wherever the mask marks the ground as visible",
             repair=f"write 0 there and mark the pixels 0 in '{sensor.name}_mask', or set the sensor's 'nodata: .nan'.",
         )
     return image.masked_fill(bad, 0.0), valid
 
 
 def _read_labels(file: ChipFile, keys: str | tuple[str, ...]) -> torch.Tensor:
+    """Read one label ``(h, w)``, or several ``(n, h, w)``."""
     if isinstance(keys, str):
         return _read_label(file, keys)
     labels = [_read_label(file, key) for key in keys]
-    if len({label.shape for label in labels}) > 1:
+    shapes = [tuple(label.shape) for label in labels]
+    if len(set(shapes)) > 1:
         raise InputError(
             file.where(", ".join(keys)),
-            found=f"shapes {', '.join(str(tuple(label.shape)) for label in labels)}",
+            found=f"shapes {', '.join(map(str, shapes))}",
             expected="labels on one grid",
             repair="write them with the same rows and columns.",
         )
@@ -331,25 +363,26 @@ def _read_labels(file: ChipFile, keys: str | tuple[str, ...]) -> torch.Tensor:
 def _read_label(file: ChipFile, key: str) -> torch.Tensor:
     stored = file.find(key)
     if stored is None or stored.ndim != 2 or stored.dtype.kind not in "iu" or 0 in stored.shape:
-        found = f"datasets {file.names()}" if stored is None else f"{stored.dtype} of shape {stored.shape}"
         raise InputError(
             file.where(key),
-            found=found,
+            found=f"datasets {file.names()}" if stored is None else f"{stored.dtype} of shape {stored.shape}",
             expected="an integer label (H, W)",
             repair="write the label, or use a command that needs none (agrifm predict).",
         )
-    return torch_numbers(file.read(key, stored, part=8 / stored.dtype.itemsize), file.where(key)).long()
+    bytes_in_memory = 8  # of a number: labels become int64
+    values = file.read(key, stored, part=bytes_in_memory / stored.dtype.itemsize)
+    return to_torch(values, file.where(key)).long()
 
 
-def _check_footprint(path: Path, shapes: Mapping[str, Sequence[int]], label: torch.Tensor | None) -> None:
-    """Refuse grids that cannot cover the same ground: another ratio of rows to columns, beyond a pixel."""
-    shapes = {**shapes, **({} if label is None else {"label": label.shape[-2:]})}
-    reference, (rows, columns) = max(shapes.items(), key=lambda item: item[1][0] * item[1][1])
+def _check_footprint(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse grids that cannot cover the same ground: their ratios of rows to columns differ by more than a pixel."""
+    reference = max(shapes, key=lambda name: shapes[name][0] * shapes[name][1])
+    rows, columns = shapes[reference]
     for name, (h, w) in shapes.items():
-        # The sides of a pixel, in pixels of the reference, if its grid is up to a pixel larger or smaller.
-        low = max(rows / (h + 1), columns / (w + 1))
-        high = min(rows / max(h - 1, 1e-9), columns / max(w - 1, 1e-9))
-        if low > high:
+        # Least and largest size of a pixel, in pixels of the reference, if its grid is up to one pixel off.
+        smallest = max(rows / (h + 1), columns / (w + 1))
+        largest = min(rows / max(h - 1, 1e-9), columns / max(w - 1, 1e-9))
+        if smallest > largest:
             raise InputError(
                 f"{path}: {name}",
                 found=f"{h} x {w} pixels where {reference} has {rows} x {columns}",

@@ -1,4 +1,4 @@
-"""A folder of chips as a dataset, and the dictionary contract that any dataset of a user's own may follow."""
+"""Sources of samples: folders of chips, users' own datasets, and samples of a source under restrictions."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import Dataset
 
-from agrifm.data.checksums import Checksum, checksums, digest
+from agrifm.data.checksums import Checksum, checksums
 from agrifm.data.chip_values import check_days
 from agrifm.data.chips import FrameChoice, read_chip
 from agrifm.data.growing_season import GrowingSeason, growing_season_of
 from agrifm.data.lists import read_names
 from agrifm.data.transforms import pick_frames
 from agrifm.errors import InputError
-from agrifm.sample import Sample
+from agrifm.sample import ITEM_CONTRACT, Sample
 from agrifm.sensors import Sensor
 
 
@@ -30,7 +30,7 @@ class SampleSource(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int, frames: FrameChoice | None = None) -> Sample:
-        """One sample, only the chosen frames."""
+        """Read one sample, only the chosen frames."""
         ...
 
 
@@ -39,13 +39,13 @@ class ChipFolder:
     """Some chips of a folder.
 
     Args:
-        folder: holds ``<name>.h5``.
-        names: of the chips, in order.
-        sensors: what to read.
-        label_key: dataset of the label, or of several that are stacked; None reads none.
-        allow_missing: a chip may lack some of the sensors.
-        seasons: calendars that chips are cut to.
-        allow_links: chips may keep values in other files.
+        folder: Folder that holds ``<name>.h5``.
+        names: Names of the chips, in order.
+        sensors: Sensors to read.
+        label_key: Dataset of the label, or several that are stacked; None reads no label.
+        allow_missing: Accept chips that lack some of the sensors.
+        seasons: Growing seasons to which chips are cut.
+        allow_links: Accept chips that keep values in other files.
     """
 
     folder: Path
@@ -68,7 +68,7 @@ class ChipFolder:
         seasons: Sequence[GrowingSeason] = (),
         allow_links: bool = False,
     ) -> ChipFolder:
-        """Read the names of the chips from a text file, one a line."""
+        """Return the chips that a text file lists, one name a line."""
         names = read_names(list_file, folder)
         return cls(folder, names, tuple(sensors), label_key, allow_missing, tuple(seasons), allow_links)
 
@@ -82,18 +82,18 @@ class ChipFolder:
         seasons: Sequence[GrowingSeason] = (),
         allow_links: bool = False,
     ) -> ChipFolder:
-        """All chips of a folder, without labels.
+        """Return all chips of a folder, without labels.
 
         Raises:
-            InputError: the folder holds none.
+            InputError: If the folder holds none.
         """
-        # A name that begins with a dot is a file that is being written.
-        names = tuple(sorted(path.stem for path in folder.glob("*.h5") if not path.name.startswith(".")))
+        # A name that begins with a dot is a file that is still being written.
+        names = sorted(path.stem for path in folder.glob("*.h5") if not path.name.startswith("."))
         if not names:
             raise InputError(
                 folder, found="no *.h5 files", expected="a folder of chips", repair="name the folder that holds them."
             )
-        return cls(folder, names, tuple(sensors), None, allow_missing, tuple(seasons), allow_links)
+        return cls(folder, tuple(names), tuple(sensors), None, allow_missing, tuple(seasons), allow_links)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -103,33 +103,31 @@ class ChipFolder:
         return self.folder / f"{self.names[index]}.h5"
 
     def checksums(self, known: Mapping[str, Checksum] | None = None) -> dict[str, Checksum]:
-        """Checksums of the chips by name; see ``checksums``.
+        """Return the checksums of the chips by name.
 
         Args:
-            known: those of an earlier call: files whose size and time are the same are not read again.
+            known: Checksums of an earlier call. Files with the same size and time are not read again.
         """
-        return checksums({name: self.path(i) for i, name in enumerate(self.names)}, known)
-
-    def fingerprint(self) -> str:
-        """SHA-256 over the names, their order and the content of all files: equal where the samples are."""
-        return digest(self.checksums())
+        paths = {name: self.path(i) for i, name in enumerate(self.names)}
+        return checksums(paths, known)
 
     def read(self, index: int, frames: FrameChoice | None = None) -> Sample:
-        """One sample, only the chosen frames of its season."""
+        """Read one sample, only the chosen frames of its season."""
         sample = read_chip(
             self.path(index),
             self.sensors,
             label_key=self.label_key,
             allow_missing=self.allow_missing,
             allow_links=self.allow_links,
+            # Frames are chosen among those of the season, which must be known first.
             frames=None if self.seasons else frames,
         )
-        sample = replace(sample, name=self.names[index])  # of two chips a/x and b/x, too, results are kept apart
+        sample = replace(sample, name=self.names[index])  # with its folder, so that a/x and b/x stay apart
         return _in_season(sample, self.seasons, frames) if self.seasons else sample
 
 
 def _in_season(sample: Sample, seasons: Sequence[GrowingSeason], frames: FrameChoice | None) -> Sample:
-    """The chosen frames of the season that is the sample's."""
+    """Return the chosen frames of the sample's growing season."""
     if seasons:
         sample = growing_season_of(seasons, sample.name).cut(sample)
     return sample if frames is None else pick_frames(sample, frames)
@@ -142,9 +140,9 @@ class MappingDataset(Dataset):
     ``dataset: module:name``. Optional keys of an item: ``dates`` and ``valid``, by sensor.
 
     Args:
-        folder: holds the HDF5 files.
-        list_file: one sample name a line.
-        sensors: what to read.
+        folder: Folder that holds the HDF5 files.
+        list_file: Text file with one sample name a line.
+        sensors: Sensors to read.
     """
 
     def __init__(self, folder: Path | str, list_file: Path | str, sensors: Sequence[Sensor]) -> None:
@@ -166,7 +164,12 @@ class MappingDataset(Dataset):
 
 @dataclass(frozen=True)
 class CustomDataset:
-    """A user's own dataset as a source, cut to the seasons of a calendar if there are any."""
+    """A user's own dataset as a source.
+
+    Args:
+        dataset: Dataset whose items are dictionaries; see ``MappingDataset``.
+        seasons: Growing seasons to which samples are cut.
+    """
 
     dataset: Any
     seasons: tuple[GrowingSeason, ...] = ()
@@ -175,13 +178,13 @@ class CustomDataset:
         return len(self.dataset)
 
     def read(self, index: int, frames: FrameChoice | None = None) -> Sample:
-        """One sample, checked against the contract."""
+        """Read one sample and check it against the contract."""
         item = self.dataset[index]
         if not isinstance(item, Mapping):
             raise InputError(
                 f"{type(self.dataset).__name__}[{index}]",
                 found=type(item).__name__,
-                expected='{"data": {sensor: (T,C,H,W)}, "label": (H,W), "file_name": str}',
+                expected=ITEM_CONTRACT,
                 repair="return that dictionary from __getitem__.",
             )
         sample = Sample.from_item(item)
@@ -196,14 +199,14 @@ class CustomDataset:
 
 
 @dataclass(frozen=True)
-class View:
-    """Samples of a source as they would have been without some days or some sensors.
+class SampleSubset:
+    """Samples of a source without some days or some sensors.
 
     Args:
-        source: all that was seen.
-        rows: numbers of the samples in the source.
-        hidden: first and last day on which each sample was not seen; none are hidden if left out.
-        sensors: those that were there; all if left out.
+        source: Source of the complete samples.
+        rows: Numbers of the samples in the source.
+        hidden: First and last day of the period that is removed from each sample; empty to remove none.
+        sensors: Sensors that are kept; None keeps all.
     """
 
     source: SampleSource
@@ -215,24 +218,28 @@ class View:
         return len(self.rows)
 
     def read(self, index: int, frames: FrameChoice | None = None) -> Sample:
-        """One sample, only the chosen ones of the frames that are left."""
+        """Read one sample; frames are chosen among those that are left."""
         sample = self.source.read(self.rows[index])
-        sample = sample.hide(*self.hidden[index]) if self.hidden else sample
-        sample = sample if self.sensors is None else sample.only(self.sensors)
+        if self.hidden:
+            first, last = self.hidden[index]
+            sample = sample.hide(first, last)
+        if self.sensors is not None:
+            sample = sample.only(self.sensors)
         return sample if frames is None else pick_frames(sample, frames)
 
 
 class CachedDataset:
-    """A source whose samples stay in memory, whole, once they were read."""
+    """A source whose samples stay in memory, with all frames, once they have been read."""
 
     def __init__(self, source: SampleSource) -> None:
-        self.source, self.samples = source, {}
+        self.source = source
+        self.samples: dict[int, Sample] = {}
 
     def __len__(self) -> int:
         return len(self.source)
 
     def read(self, index: int, frames: FrameChoice | None = None) -> Sample:
-        """One sample, only the chosen frames."""
+        """Read one sample, only the chosen frames."""
         if index not in self.samples:
             self.samples[index] = self.source.read(index)
         sample = self.samples[index]
@@ -242,21 +249,23 @@ class CachedDataset:
 def import_dataset(path: str) -> Callable[[str], Any]:
     """Import ``module:name``, a callable that takes a split and returns a dataset.
 
-    This runs the named module: it is the user's own program. A checkpoint keeps the name, and a checkpoint may come
-    from a stranger, so what Python brings along, such as ``os:system``, is not called.
+    This runs the named module, which is the user's own program. Checkpoints keep the name and may come from a stranger;
+    therefore callables of Python itself, such as ``os:system``, are refused.
 
     Raises:
-        InputError: it cannot be imported, or is part of Python.
+        InputError: If it cannot be imported, or is part of Python.
     """
     module, _, name = path.partition(":")
     try:
-        if module.partition(".")[0] in (*sys.stdlib_module_names, "builtins"):
+        if _is_python(module) or module.partition(".")[0] == "builtins":
             raise ImportError(f"'{module}' is a part of Python")
-        make = getattr(importlib.import_module(module), name)
-        home = make.__module__ if isinstance(make, FunctionType | BuiltinFunctionType | type) else module
-        if (home or module).partition(".")[0] in sys.stdlib_module_names:
+        make_dataset = getattr(importlib.import_module(module), name)
+        home = module
+        if isinstance(make_dataset, FunctionType | BuiltinFunctionType | type):
+            home = make_dataset.__module__ or module  # it may be imported there from a module of Python
+        if _is_python(home):
             raise ImportError(f"'{name}' is a part of Python")
-        return make
+        return make_dataset
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
             f"data.dataset: {path}",
@@ -264,3 +273,7 @@ def import_dataset(path: str) -> Callable[[str], Any]:
             expected="module:name of a callable that takes a split and returns a torch Dataset",
             repair="put the module on PYTHONPATH, or correct the name.",
         ) from error
+
+
+def _is_python(module: str) -> bool:
+    return module.partition(".")[0] in sys.stdlib_module_names

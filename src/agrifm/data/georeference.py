@@ -1,4 +1,4 @@
-"""Where a chip lies: its CRS and transform, checked before anything is written with them."""
+"""The georeference of a chip, CRS and transform, checked before anything is written with it."""
 
 from __future__ import annotations
 
@@ -13,58 +13,63 @@ from pyproj.exceptions import CRSError
 from agrifm.data.hdf5 import ChipFile, attribute, open_chip
 from agrifm.errors import InputError
 
+# Area of a pixel that is taken for a grid, in square units of the CRS, degrees or meters.
+LEAST_PIXEL_AREA = 1e-24
+LARGEST_PIXEL_AREA = 1e24
+
 
 @dataclass(frozen=True)
 class Georeference:
-    """Where a raster lies: CRS as text and the six affine coefficients a, b, c, d, e, f."""
+    """Where a raster lies.
+
+    Args:
+        crs: Coordinate reference system as text.
+        transform: The six affine coefficients a, b, c, d, e, f.
+    """
 
     crs: str
     transform: tuple[float, ...]
 
     def resized(self, size: tuple[int, int], rows: int, columns: int) -> Georeference:
-        """The same ground with other rows and columns.
+        """Return the georeference of the same ground with other rows and columns.
 
         Args:
-            size: rows and columns that the transform belongs to.
-            rows: those to have.
-            columns: those to have.
+            size: Rows and columns that the transform belongs to.
+            rows: Rows of the other grid.
+            columns: Columns of the other grid.
         """
         if size == (rows, columns):
             return self
         a, b, c, d, e, f = self.transform
-        across, down = size[1] / columns, size[0] / rows
+        down = size[0] / rows
+        across = size[1] / columns
         return Georeference(self.crs, (a * across, b * down, c, d * across, e * down, f))
 
 
-def read_place(path: Path, *, allow_links: bool = False) -> Georeference | None:
-    """Where the label's grid lies, or None where the chip does not say.
+def read_georeference(path: Path, *, allow_links: bool = False) -> Georeference | None:
+    """Read the georeference of the label's grid; None if the chip has none.
 
     Raises:
-        InputError: the CRS is none, or the transform is no grid.
+        InputError: If the CRS or the transform is invalid.
     """
     with open_chip(path, allow_links=allow_links) as file:
-        return place_of(file)
+        return _georeference_of(file)
 
 
 def read_grid(path: Path, *, allow_links: bool = False) -> tuple[Georeference, tuple[int, int]] | None:
-    """Where a chip lies, and rows and columns of the grid whose transform it gives; None where it does not say.
+    """Read the georeference of a chip, and rows and columns of its grid; None if the chip has none.
 
-    That grid is the label's. Without a label it is that of the largest image in the file.
+    The grid is that of the label. Without a label it is that of the largest image in the file.
 
     Raises:
-        InputError: the CRS is none, or the transform is no grid, or there is nothing to which it belongs.
+        InputError: If the CRS or the transform is invalid, or there is no grid to which the transform belongs.
     """
     with open_chip(path, allow_links=allow_links) as file:
-        place = place_of(file)
-        return None if place is None else (place, _size(file))
+        georeference = _georeference_of(file)
+        return None if georeference is None else (georeference, _grid_size(file))
 
 
-def place_of(file: ChipFile) -> Georeference | None:
-    """Where the label's grid of an open chip lies, or None where it does not say.
-
-    Raises:
-        InputError: the CRS is none, or the transform is no grid.
-    """
+def _georeference_of(file: ChipFile) -> Georeference | None:
     crs = file.text("crs")
     transform = attribute(file.file, "transform", file.where("attribute 'transform'"))
     if crs is None or transform is None:
@@ -76,7 +81,7 @@ def place_of(file: ChipFile) -> Georeference | None:
             expected="a coordinate reference system, e.g. EPSG:32631 or WKT",
             repair="write the CRS of the chip, or delete the attribute; its map is then a picture without a place.",
         )
-    return Georeference(crs, _transform(transform, file.where("attribute 'transform'")))
+    return Georeference(crs, _check_transform(transform, file.where("attribute 'transform'")))
 
 
 @lru_cache(maxsize=256)
@@ -91,16 +96,16 @@ def _is_crs(text: str) -> bool:
     return True
 
 
-def _transform(value: object, where: str) -> tuple[float, ...]:
+def _check_transform(value: object, where: str) -> tuple[float, ...]:
+    """Return the six coefficients of a transform.
+
+    Raises:
+        InputError: If the value is not the transform of a grid.
+    """
     values = np.asarray(value)
-    plain = values.ndim == 1 and values.dtype.kind in "iuf" and len(values) in (6, 9)
-    numbers = [float(x) for x in values] if plain else []
-    grid = plain and bool(np.isfinite(numbers).all()) and numbers[6:] in ([], [0.0, 0.0, 1.0])
-    if grid:
-        a, b, _, d, e, _ = numbers[:6]
-        # Degrees and meters: a pixel of less than 1e-12 squared or more than 1e12 is none.
-        grid = 1e-24 < abs(a * e - b * d) < 1e24
-    if not grid:
+    is_numeric = values.ndim == 1 and values.dtype.kind in "iuf"
+    numbers = [float(number) for number in values] if is_numeric else []
+    if not _is_transform(numbers):
         raise InputError(
             where,
             found=str(value)[:200],
@@ -110,7 +115,18 @@ def _transform(value: object, where: str) -> tuple[float, ...]:
     return tuple(numbers[:6])
 
 
-def _size(file: ChipFile) -> tuple[int, int]:
+def _is_transform(numbers: list[float]) -> bool:
+    if len(numbers) not in (6, 9) or not np.isfinite(numbers).all():
+        return False
+    # Nine numbers are a matrix, whose last row is constant.
+    if numbers[6:] not in ([], [0.0, 0.0, 1.0]):
+        return False
+    a, b, _, d, e, _ = numbers[:6]
+    return LEAST_PIXEL_AREA < abs(a * e - b * d) < LARGEST_PIXEL_AREA
+
+
+def _grid_size(file: ChipFile) -> tuple[int, int]:
+    """Rows and columns of the grid to which the transform belongs."""
     for key in ("label", "instances"):
         stored = file.find(key)
         if stored is not None and stored.ndim == 2 and 0 not in stored.shape:

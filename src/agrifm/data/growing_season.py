@@ -1,4 +1,4 @@
-"""Growing seasons by days of the year: any month, across the new year, two a year."""
+"""Growing seasons by days of the year: any months, also across the new year, and several a year."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agrifm.errors import InputError
 from agrifm.sample import Sample
 
 EPOCH = dt.date(1970, 1, 1).toordinal()
-USUAL = 2001  # neither it nor the next is a leap year
+USUAL = 2001  # stands for any year: neither it nor the year after is a leap year
 
 
 def date_of(day: float) -> dt.date:
@@ -22,19 +22,20 @@ def date_of(day: float) -> dt.date:
     return dt.date.fromordinal(EPOCH + int(day))
 
 
-def number_of(date: dt.date) -> int:
+def day_number(date: dt.date) -> int:
     """Days since 1970-01-01."""
     return date.toordinal() - EPOCH
 
 
 @dataclass(frozen=True)
 class GrowingSeason:
-    """A growing season: where it ends on an earlier day of the year than it begins, it crosses the new year.
+    """A growing season. If its end is earlier in the year than its start, it crosses the new year.
 
     Args:
-        start, end: its first and last day, as ``MM-DD``.
-        name: for people.
-        chips: pattern of the names of chips and scenes whose season it is, e.g. ``north*``.
+        start: First day, as ``MM-DD``.
+        end: Last day, as ``MM-DD``.
+        name: Name of the season in tables and messages.
+        chips: Pattern of the names of chips and scenes that have this season, e.g. ``north*``.
     """
 
     start: str
@@ -44,66 +45,88 @@ class GrowingSeason:
 
     def __post_init__(self) -> None:
         for text in (self.start, self.end):
-            try:
-                if not re.fullmatch(r"\d\d-\d\d", text):  # Python also reads weeks: W10-1
-                    raise ValueError(text)
-                dt.date.fromisoformat(f"{USUAL}-{text}")
-            except ValueError as error:
-                raise ValueError(f"a day of every year as MM-DD, e.g. 10-01; '{text}' is none") from error
+            if not _is_month_and_day(text):
+                raise ValueError(f"a day of every year as MM-DD, e.g. 10-01; '{text}' is none")
 
     def span(self, year: int) -> tuple[int, int]:
         """First and last day, since 1970-01-01, of the season that begins in a year."""
-        end = dt.date.fromisoformat(f"{year + (self.end < self.start)}-{self.end}")
-        return number_of(dt.date.fromisoformat(f"{year}-{self.start}")), number_of(end)
+        end_year = year + 1 if self.end < self.start else year
+        first = dt.date.fromisoformat(f"{year}-{self.start}")
+        last = dt.date.fromisoformat(f"{end_year}-{self.end}")
+        return day_number(first), day_number(last)
 
     def of(self, days: Tensor, where: str) -> tuple[int, int]:
-        """First and last day of the season that holds most of these days; the first of several that hold equally many.
+        """First and last day of the season that holds most of some days; the first one where several hold equally many.
+
+        Args:
+            days: Days since 1970-01-01.
+            where: Chip or scene that the days belong to; named in errors.
 
         Raises:
-            InputError: no day lies in any season; ``where`` says of what.
+            InputError: If no day lies in any season.
         """
-        first, last = date_of(float(days.min())), date_of(float(days.max()))
-        spans = [self.span(year) for year in range(first.year - 1, last.year + 1)]
-        counts = [int(((days >= begin) & (days <= end)).sum()) for begin, end in spans]
-        if not max(counts):
+        first = date_of(float(days.min()))
+        last = date_of(float(days.max()))
+        best_span, best_count = (0, 0), 0
+        for year in range(first.year - 1, last.year + 1):
+            begin, end = self.span(year)
+            count = int(((days >= begin) & (days <= end)).sum())
+            if count > best_count:
+                best_span, best_count = (begin, end), count
+        if not best_count:
             raise InputError(
-                f"{where}: calendar '{self.name}'",
+                f"{where}: season '{self.name}'",
                 found=f"images from {first} to {last}",
                 expected=f"at least one between {self.start} and {self.end}",
-                repair="correct the days in data.seasons, or the pattern that says whose season it is.",
+                repair="correct the days in data.seasons, or the pattern 'chips' that assigns the season.",
             )
-        return spans[counts.index(max(counts))]
+        return best_span
 
     def cut(self, sample: Sample) -> Sample:
-        """Only the frames of the season.
+        """Keep only the frames of the season.
 
         Raises:
-            InputError: there are none.
+            InputError: If there are none.
         """
         begin, end = self.of(sample.all_days(), f"sample {sample.name}")
         return sample.hide(-float("inf"), begin - 1).hide(end + 1, float("inf"))
 
     def on(self, text: str, begin: int) -> int:
         """The day ``MM-DD`` of the season that begins on day ``begin``; days off season belong to the nearer one."""
-        length = self.span(USUAL)[1] - self.span(USUAL)[0]
+        first, last = self.span(USUAL)
+        days_off_season = 365 - (last - first)
+        earliest = begin - days_off_season // 2
         year = date_of(begin).year
-        days = [number_of(dt.date.fromisoformat(f"{year + more}-{text}")) for more in (-1, 0, 1)]
-        return next(day for day in days if day >= begin - (365 - length) // 2)
+        day = day_number(dt.date.fromisoformat(f"{year - 1}-{text}"))
+        while day < earliest:
+            year += 1
+            day = day_number(dt.date.fromisoformat(f"{year - 1}-{text}"))
+        return day
 
 
-def growing_season_of(calendars: Sequence[GrowingSeason], name: str) -> GrowingSeason:
-    """The calendar of a chip or scene: the first whose pattern fits its name, with or without folders.
+def _is_month_and_day(text: str) -> bool:
+    if not re.fullmatch(r"\d\d-\d\d", text):  # fromisoformat also reads weeks, such as W10-1
+        return False
+    try:
+        dt.date.fromisoformat(f"{USUAL}-{text}")
+    except ValueError:
+        return False
+    return True
+
+
+def growing_season_of(seasons: Sequence[GrowingSeason], name: str) -> GrowingSeason:
+    """The season of a chip or scene: the first whose pattern matches its name, with or without folders.
 
     Raises:
-        InputError: none does.
+        InputError: If no pattern matches.
     """
-    written = (name, name.rpartition("/")[2])
-    found = next((one for one in calendars if any(fnmatchcase(text, one.chips) for text in written)), None)
-    if found is None:
-        raise InputError(
-            f"data.seasons: {name}",
-            found="no calendar for it",
-            expected=f"a name like {' or '.join(calendar.chips for calendar in calendars)}",
-            repair="add a calendar whose 'chips' fits this name, or rename it.",
-        )
-    return found
+    last_part = name.rpartition("/")[2]
+    for season in seasons:
+        if fnmatchcase(name, season.chips) or fnmatchcase(last_part, season.chips):
+            return season
+    raise InputError(
+        f"data.seasons: {name}",
+        found="no season for it",
+        expected=f"a name like {' or '.join(season.chips for season in seasons)}",
+        repair="add a season whose 'chips' matches this name, or rename it.",
+    )

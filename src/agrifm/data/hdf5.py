@@ -1,8 +1,8 @@
 """HDF5 files of unknown origin: opened, searched and read within limits of place, time and memory.
 
-Links out of the file, virtual data sets and values in external files are refused unless they are allowed: a chip from
-a stranger could otherwise show any HDF5 file of the reader, and what is missing behind a link counts as the fill value.
-``h5_limits`` checks sizes before memory is asked for.
+Links out of the file, virtual datasets and values in external files are refused unless they are allowed: a chip from a
+stranger could otherwise reveal any HDF5 file of the reader, and values missing behind a link read as the fill value.
+``hdf5_limits`` checks sizes before memory is allocated.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ from agrifm.io import size_of
 
 MOST_VALUES = 4096  # of an attribute
 MOST_HOPS = 16  # soft links that lead to soft links
-HEAD = 1 << 16  # bytes at the beginning of a file, where those written by h5py keep most of their metadata
+HEAD = 1 << 16  # bytes at the beginning of a file, where h5py writes most of the metadata
 MOST_NAMES = 40  # of objects that are listed
+KINDS = {"i": "whole numbers", "u": "whole numbers without sign", "f": "floating-point numbers", "b": "true or false"}
 
-# Called with a path before a file is opened and with None after it was closed; see ``watch``.
+# Called with a path before a file is opened and with None after it was closed; see ``checks.child_process``.
 watcher: Callable[[Path | None], None] | None = None
 
 
@@ -36,24 +38,24 @@ class ChipFile:
     """An HDF5 file that is open for reading.
 
     Args:
-        file: of h5py.
-        path: where it lies.
-        allow_links: follow links to other files.
+        file: Open file of h5py.
+        path: Path of the file.
+        allow_links: Follow links to other files.
     """
 
     file: h5py.File
     path: Path
     allow_links: bool = False
-    _found: dict[str, h5py.Dataset | None] = field(default_factory=dict, repr=False)
+    _datasets: dict[str, h5py.Dataset | None] = field(default_factory=dict, repr=False)
 
     def __contains__(self, key: str) -> bool:
         return self.find(key) is not None
 
     def __getitem__(self, key: str) -> h5py.Dataset:
-        found = self.find(key)
-        if found is None:
+        stored = self.find(key)
+        if stored is None:
             raise KeyError(key)
-        return found
+        return stored
 
     def where(self, key: str) -> str:
         """How errors name a dataset."""
@@ -62,42 +64,44 @@ class ChipFile:
     def datasets(self) -> list[str]:
         """Names of the first objects in the file."""
         with refusing(self.path, expected="a complete HDF5 file"):
-            return sorted(name for name, _ in zip(self.file, range(MOST_NAMES), strict=False))
+            return sorted(islice(self.file, MOST_NAMES))
 
     def names(self) -> str:
-        """The same for messages."""
+        """Names of the first objects, for messages."""
         return ", ".join(self.datasets()) or "(none)"
 
     def find(self, key: str) -> h5py.Dataset | None:
-        """A dataset, or None where nothing has that name.
+        """Return a dataset, or None if nothing has that name.
 
         Raises:
-            InputError: the name stands for something else, leads nowhere or out of the file, or the object is damaged.
+            InputError: If the name belongs to another kind of object, leads nowhere or out of the file, or the object
+                is damaged.
         """
-        if key not in self._found:
+        if key not in self._datasets:
             with refusing(self.where(key), expected="a dataset"):
-                self._found[key] = self._look_up(key)
-        return self._found[key]
+                self._datasets[key] = self._look_up(key)
+        return self._datasets[key]
 
     def _look_up(self, key: str) -> h5py.Dataset | None:
-        found = self._walk(key)
-        if found is None:
+        stored = self._walk(key)
+        if stored is None:
             return None
-        if not isinstance(found, h5py.Dataset):
+        if not isinstance(stored, h5py.Dataset):
             raise InputError(
                 self.where(key),
-                found=f"a {type(found).__name__.lower()}",
+                found=f"a {type(stored).__name__.lower()}",
                 expected="a dataset",
                 repair="write the values as a dataset of this name.",
             )
-        _ = found.shape, found.dtype  # damaged ones raise here
-        self._check_storage(key, found)
-        return found
+        _ = stored.shape, stored.dtype  # damaged datasets raise here
+        self._check_storage(key, stored)
+        return stored
 
     def _walk(self, key: str) -> Any:
         """Follow the name from the root, link by link: h5py itself would open other files on the way."""
         place: Any = self.file
-        parts, hops = deque(key.split("/")), 0
+        parts = deque(key.split("/"))
+        hops = 0
         while parts:
             part = parts.popleft().encode()
             if part in (b"", b"."):
@@ -110,7 +114,8 @@ class ChipFile:
             if kind == h5l.TYPE_SOFT:
                 target = place.id.links.get_val(part).decode()
                 parts.extendleft(reversed(target.split("/")))
-                place = self.file if target.startswith("/") else place
+                if target.startswith("/"):
+                    place = self.file
                 hops += 1
                 if hops > MOST_HOPS:
                     raise self._bad_link(key, "links that lead to each other")
@@ -121,18 +126,18 @@ class ChipFile:
         return place
 
     def _check_storage(self, key: str, stored: h5py.Dataset) -> None:
-        """Refuse values in other files unless they are allowed and there: what is missing would be the fill value."""
+        """Refuse values in other files unless they are allowed and present: missing ones read as the fill value."""
         if not (stored.is_virtual or stored.external):
             return
         if not self.allow_links:
             raise self._bad_link(key, "values that lie in other files")
-        missing = _missing_source(stored)
+        missing = _missing_virtual_source(stored) or _missing_external_file(stored)
         if missing is not None:
             raise InputError(
                 self.where(key),
                 found=f"values that should lie in {missing}, which is missing or too short",
                 expected="all files that the chip refers to",
-                repair="restore that file: without it the values would count as the fill value.",
+                repair="restore that file: without it the values would read as the fill value.",
             )
 
     def _bad_link(self, key: str, found: str) -> InputError:
@@ -145,10 +150,10 @@ class ChipFile:
         )
 
     def numbers(self, key: str, kinds: str) -> h5py.Dataset:
-        """A dataset that was written and holds numbers of some kinds, as numpy names them.
+        """Return a dataset that holds numbers of some kinds, as numpy names them.
 
         Raises:
-            InputError: it was not, or holds something else.
+            InputError: If it holds something else.
         """
         stored = self[key]
         if stored.dtype.kind not in kinds or stored.shape is None:
@@ -163,16 +168,16 @@ class ChipFile:
     def read(
         self, key: str, stored: h5py.Dataset, take: Callable[[h5py.Dataset], Any] = lambda x: x[()], part: float = 1.0
     ) -> np.ndarray:
-        """Values of a dataset in the byte order of this machine.
+        """Read values of a dataset in the byte order of this machine.
 
         Args:
-            key: of the dataset, for messages.
-            stored: dataset.
-            take: selects the values; all of them if left out.
-            part: share of the values that is selected.
+            key: Name of the dataset, for messages.
+            stored: Dataset to read.
+            take: Function that selects the values; all of them by default.
+            part: Memory for the selected values relative to that for all of them.
 
         Raises:
-            InputError: they are too many, were never written, or cannot be read.
+            InputError: If they are too many, were never written, or cannot be read.
         """
         with refusing(
             self.where(key),
@@ -184,27 +189,23 @@ class ChipFile:
         return values.astype(values.dtype.newbyteorder("="), copy=False)
 
     def text(self, name: str) -> str | None:
-        """An attribute of the file that holds one text; None where there is none of that name.
+        """Return an attribute of the file that holds one text; None if it has no such attribute.
 
         Raises:
-            InputError: it holds something else.
+            InputError: If it holds something else.
         """
-        value = attribute(self.file, name, self.where(f"attribute '{name}'"))
+        where = self.where(f"attribute '{name}'")
+        value = attribute(self.file, name, where)
         if value is None:
             return None
         if isinstance(value, np.ndarray) and value.size == 1:
             value = value.ravel()[0]
         if isinstance(value, bytes):
-            with refusing(self.where(f"attribute '{name}'"), expected="text in UTF-8"):
+            with refusing(where, expected="text in UTF-8"):
                 value = value.decode()
         if not isinstance(value, str):
-            raise InputError(
-                self.where(f"attribute '{name}'"), found=str(value)[:200], expected="text", repair="write it as text."
-            )
+            raise InputError(where, found=str(value)[:200], expected="text", repair="write it as text.")
         return str(value)
-
-
-KINDS = {"i": "whole numbers", "u": "whole numbers without sign", "f": "floating-point numbers", "b": "true or false"}
 
 
 @contextmanager
@@ -212,12 +213,12 @@ def open_chip(path: Path, *, allow_links: bool = False, whole: bool = False) -> 
     """Open a chip for reading.
 
     Args:
-        path: HDF5 file.
-        allow_links: follow links to other files, virtual data sets and external storage.
-        whole: most of the file will be read, so that all of it may be searched for damage.
+        path: Path of the HDF5 file.
+        allow_links: Follow links to other files, virtual datasets and external storage.
+        whole: Search all of the file for damage, because most of it will be read.
 
     Raises:
-        InputError: the file is missing, truncated or no HDF5 file.
+        InputError: If the file is missing, truncated or no HDF5 file.
     """
     size = size_of(
         path,
@@ -245,10 +246,10 @@ def open_chip(path: Path, *, allow_links: bool = False, whole: bool = False) -> 
 
 
 def attribute(holder: h5py.File | h5py.Dataset, name: str, where: str) -> Any:
-    """An attribute of moderate size, or None.
+    """Return an attribute of moderate size, or None.
 
     Raises:
-        InputError: it is too large or damaged.
+        InputError: If it is too large or damaged.
     """
     with refusing(where, expected="a small attribute of text or numbers"):
         if name not in holder.attrs:
@@ -264,24 +265,37 @@ def attribute(holder: h5py.File | h5py.Dataset, name: str, where: str) -> Any:
         return holder.attrs[name]
 
 
-def _missing_source(stored: h5py.Dataset) -> str | None:
-    """The first file or dataset that a dataset refers to and that is not there."""
+def _missing_virtual_source(stored: h5py.Dataset) -> str | None:
+    """Return the first source of a virtual dataset that is missing."""
+    if not stored.is_virtual:
+        return None
     folder = Path(stored.file.filename).parent
-    for source in stored.virtual_sources() if stored.is_virtual else ():
+    for source in stored.virtual_sources():
         if source.file_name == ".":
-            there = source.dset_name in stored.file
+            is_present = source.dset_name in stored.file
         else:
-            path = folder / source.file_name
-            there = path.is_file() and h5py.is_hdf5(path)
-            if there:
-                with h5py.File(path, "r") as file:
-                    there = source.dset_name in file
-        if not there:
+            is_present = _holds(folder / source.file_name, source.dset_name)
+        if not is_present:
             return f"{source.file_name}: {source.dset_name}"
-    parts, found = stored.external or (), 0
+    return None
+
+
+def _holds(path: Path, name: str) -> bool:
+    if not path.is_file() or not h5py.is_hdf5(path):
+        return False
+    with h5py.File(path, "r") as file:
+        return name in file
+
+
+def _missing_external_file(stored: h5py.Dataset) -> str | None:
+    """Return the first external file of a dataset that is missing; the last one if they are too short together."""
+    parts = stored.external or ()
+    available = 0
     for name, offset, size in parts:
-        path = Path(name)  # libhdf5 looks for it from the working folder
+        path = Path(name)  # relative to the working folder, as libhdf5 looks for it
         if not path.is_file():
             return str(name)
-        found += min(size, max(0, path.stat().st_size - offset))
-    return str(parts[-1][0]) if parts and found < stored.nbytes else None
+        available += min(size, max(0, path.stat().st_size - offset))
+    if parts and available < stored.nbytes:
+        return str(parts[-1][0])
+    return None

@@ -1,4 +1,4 @@
-"""Lists of samples: text files with one name a line, each of which stands for a chip inside one folder."""
+"""Lists of samples: text files with one name a line, each the name of a chip inside one folder."""
 
 from __future__ import annotations
 
@@ -11,37 +11,41 @@ from agrifm.errors import InputError, printable, refusing
 from agrifm.io import size_of
 
 MOST_BYTES = 256 << 20  # of a list: some ten million names
-LONGEST = 255  # bytes of each part of a name that file systems take
+LONGEST_PART = 255  # bytes of each part of a name that file systems accept
 SUFFIX = ".h5"
+EXPECTED = "a text file with one sample name a line"
 
 
 def read_names(list_file: Path, folder: Path) -> tuple[str, ...]:
-    """Names in a list file; each stands for ``<name>.h5`` inside ``folder``, e.g. ``north/r01c02``.
+    """Read the names in a list file. Each is the name of ``<name>.h5`` inside ``folder``, e.g. ``north/r01c02``.
 
-    ``x``, ``x.h5``, ``./x`` and ``a//x`` are written in various ways; they are returned in one.
+    Names may be written as ``x``, ``x.h5``, ``./x`` or ``a//x``; they are returned in one form.
 
     Raises:
-        InputError: the file is missing, no text or empty, a name repeats, or a name leads out of the folder.
+        InputError: If the file is missing, no text or empty, a name repeats, or a name leads out of the folder.
     """
-    names = [line.strip() for line in _text(list_file).split("\n")]
-    names = [_normal(name, list_file, folder) for name in names if name]
+    names: list[str] = []
+    for line in _read_text(list_file).split("\n"):
+        name = line.strip()
+        if name:
+            names.append(_normalize(name, list_file, folder))
     if not names:
         raise InputError(list_file, found="no names", expected="one sample name a line", repair="fill the list.")
-    repeated = [name for name, count in Counter(names).items() if count > 1] if len(set(names)) < len(names) else []
-    if repeated:
+    if len(set(names)) < len(names):
+        repeated = [name for name, count in Counter(names).items() if count > 1]
         raise InputError(
             list_file,
             found=f"{min(repeated)} twice",
             expected="each name once; 'x', './x' and 'x.h5' are the same",
             repair="delete one line.",
         )
-    _stay_inside(names, list_file, folder)
+    _refuse_outside(names, list_file, folder)
     return tuple(names)
 
 
-def _text(list_file: Path) -> str:
-    """The text of a list in UTF-8, or in UTF-16 as some editors on Windows write it; line ends are LF."""
-    data = _bytes(list_file)
+def _read_text(list_file: Path) -> str:
+    """Read a list in UTF-8, or in UTF-16 as some editors on Windows write it; line ends become LF."""
+    data = _read_bytes(list_file)
     encoding = "utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8"
     try:
         text = data.removeprefix(BOM_UTF8).decode(encoding)
@@ -55,24 +59,26 @@ def _text(list_file: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _bytes(list_file: Path) -> bytes:
-    """Bytes of a list of moderate size."""
-    expected, repair = "a text file with one sample name a line", "write it, or correct its path."
-    size = size_of(list_file, expected=expected, repair=repair)
+def _read_bytes(list_file: Path) -> bytes:
+    """Read a list of moderate size."""
+    repair = "write it, or correct its path."
+    size = size_of(list_file, expected=EXPECTED, repair=repair)
     if size > MOST_BYTES:
-        raise InputError(list_file, found=f"a file of {size} bytes", expected=expected, repair=repair)
-    with refusing(list_file, expected=expected, repair=repair):
+        raise InputError(list_file, found=f"a file of {size} bytes", expected=EXPECTED, repair=repair)
+    with refusing(list_file, expected=EXPECTED, repair=repair):
         return list_file.read_bytes()
 
 
-def _normal(name: str, list_file: Path, folder: Path) -> str:
-    """One way of writing a name, relative to the folder."""
+def _normalize(name: str, list_file: Path, folder: Path) -> str:
+    """Return a name in one form, relative to the folder."""
+    root = folder.absolute().as_posix()
     path = PurePosixPath(name.removesuffix(SUFFIX))
-    if path.is_absolute() and path.is_relative_to(folder.absolute().as_posix()):
-        path = path.relative_to(folder.absolute().as_posix())
+    if path.is_absolute() and path.is_relative_to(root):
+        path = path.relative_to(root)
     if path.is_absolute() or ".." in path.parts or not path.parts:
         raise _leads_out(name, list_file, folder)
-    if printable(name) != name or max(len(part.encode()) for part in path.parts) + len(SUFFIX) > LONGEST:
+    longest = max(len(part.encode()) for part in path.parts) + len(SUFFIX)
+    if printable(name) != name or longest > LONGEST_PART:
         raise InputError(
             list_file,
             found=f"the name {name[:200]!r}",
@@ -82,16 +88,16 @@ def _normal(name: str, list_file: Path, folder: Path) -> str:
     return path.as_posix()
 
 
-def _stay_inside(names: Sequence[str], list_file: Path, folder: Path) -> None:
-    """Refuse names whose folder lies elsewhere, behind a link; a chip itself may be a link that the user made."""
+def _refuse_outside(names: Sequence[str], list_file: Path, folder: Path) -> None:
+    """Refuse names whose folder lies elsewhere, behind a link. A chip itself may be a link that the user made."""
     root = folder.resolve()
-    parents = {name.rpartition("/")[0]: name for name in names}
-    for parent, name in parents.items():
+    example_of = {name.rpartition("/")[0]: name for name in names}
+    for parent, name in example_of.items():
         try:
-            inside = (root / parent).resolve().is_relative_to(root)
+            is_inside = (root / parent).resolve().is_relative_to(root)
         except (OSError, RuntimeError):  # links that lead to each other
-            inside = False
-        if not inside:
+            is_inside = False
+        if not is_inside:
             raise _leads_out(name, list_file, folder)
 
 

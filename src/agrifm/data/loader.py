@@ -1,7 +1,7 @@
-"""From a source of samples to batches, the same in one process or many.
+"""From a source of samples to batches, identical for any number of processes.
 
-Randomness is drawn from (seed, epoch, index), so that neither the number of workers nor that of processes
-nor a restart changes what a sample looks like.
+Random numbers are drawn from (seed, epoch, index), so that neither the number of workers nor that of processes nor a
+restart changes the augmentation of a sample.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ Key = tuple[int, int]
 
 @dataclass(frozen=True)
 class Split(Dataset):
-    """A source as training or evaluation sees it; keys are (epoch, index).
+    """The samples of a source, prepared for training or evaluation. Keys are (epoch, index).
 
     Args:
-        source: where samples are read.
-        frames: at most this many frames of every series.
-        resize: rows and columns by sensor and for ``label``.
-        augment: random steps of training; None in evaluation.
-        seed: of the random steps.
-        prepare: makes targets of the label of a whole chip, before any crop.
+        source: Source of the samples.
+        frames: Largest number of frames of a series.
+        resize: Rows and columns by sensor and for ``label``.
+        augment: Augmentations of training; None in evaluation.
+        seed: Seed of the augmentations.
+        prepare: Function that computes targets from the label of a whole chip, before any crop.
     """
 
     source: SampleSource
@@ -54,69 +54,79 @@ class Split(Dataset):
         return self.augment(self._read(number, choose), rng)
 
     def _read(self, number: int, choose: FrameChoice | None) -> Sample:
-        sample = resize(self.source.read(number, choose), dict(self.resize))
+        sample = self.source.read(number, choose)
+        sample = resize(sample, dict(self.resize))
         return sample if self.prepare is None else self.prepare(sample)
 
 
 class EpochBatches(Sampler[list[Key]]):
-    """This process's share of each batch.
+    """The part of each batch that this process computes.
 
-    Shuffled by (seed, epoch). Each global batch is dealt out over the processes, so that together they do the
-    same steps as one process; a last batch smaller than the number of processes is left out of training.
+    Samples are shuffled by (seed, epoch). Each global batch is distributed over the processes, so that together they
+    take the same steps as a single process. In training, a last batch smaller than the number of processes is left
+    out; in evaluation, every sample comes exactly once.
 
     Args:
-        length: number of samples.
-        batch_size: samples of a batch over all processes.
-        shuffle: training; else in order, and every sample exactly once over all processes.
-        seed: of the shuffle.
-        rank, world: this process and how many there are.
+        length: Number of samples.
+        batch_size: Samples of a batch over all processes.
+        shuffle: Whether to shuffle (training) or to keep the order (evaluation).
+        seed: Seed of the shuffle.
+        rank: Number of this process.
+        world: Number of processes.
     """
 
     def __init__(
         self, length: int, batch_size: int, *, shuffle: bool, seed: int = 0, rank: int = 0, world: int = 1
     ) -> None:
-        self.length, self.batch_size, self.shuffle, self.seed = length, batch_size, shuffle, seed
-        self.rank, self.world, self.epoch = rank, world, 0
+        self.length = length
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.rank = rank
+        self.world = world
+        self.epoch = 0
         self.sampler = self  # where Lightning looks for set_epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer before each epoch."""
+        """Set the epoch; the trainer calls this before each one."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return sum(1 for _ in self._shares())
+        return sum(1 for _ in self._local_batches())
 
     def __iter__(self) -> Iterator[list[Key]]:
-        for share in self._shares():
-            yield [(self.epoch, int(index)) for index in share]
+        for indices in self._local_batches():
+            yield [(self.epoch, int(index)) for index in indices]
 
-    def _shares(self) -> Iterator[np.ndarray]:
+    def _local_batches(self) -> Iterator[np.ndarray]:
         order = np.arange(self.length)
         if self.shuffle:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
         for start in range(0, self.length, self.batch_size):
             batch = order[start : start + self.batch_size]
-            share = batch[self.rank :: self.world]
-            if len(share) and (len(batch) >= self.world or not self.shuffle):
-                yield share
+            if self.shuffle and len(batch) < self.world:
+                continue
+            local = batch[self.rank :: self.world]
+            if len(local):
+                yield local
 
 
-def alike(samples: Sequence[Sample]) -> list[Batch]:
-    """Batches of samples that have the same sensors with the same rows and columns, and labels of one shape.
+def collate_by_shape(samples: Sequence[Sample]) -> list[Batch]:
+    """Return batches of samples that share sensors, rows and columns, and the shape of the label.
 
-    The output of a model has the size of the label or of the finest sensor in a batch, so that what becomes of a sample
-    must not depend on which others are in it.
+    The output of a model has the size of the label or of the finest sensor in a batch, so that otherwise the output
+    for a sample would depend on the other samples in its batch.
     """
     groups: dict[object, list[Sample]] = {}
     for sample in samples:
         sizes = tuple((name, tuple(image.shape[1:])) for name, image in sorted(sample.images.items()))
-        label = None if sample.label is None else tuple(sample.label.shape)
-        groups.setdefault((sizes, label), []).append(sample)
+        label_size = None if sample.label is None else tuple(sample.label.shape)
+        groups.setdefault((sizes, label_size), []).append(sample)
     return [collate(group) for group in groups.values()]
 
 
 def load(split: Split, batches: EpochBatches, workers: int, collate: Callable = collate) -> DataLoader:
-    """Batches of a split, as ``collate`` makes them of samples."""
+    """Return a loader of the batches of a split, put together by ``collate``."""
     return DataLoader(
         split,
         batch_sampler=batches,

@@ -10,8 +10,8 @@ from math import ceil, inf
 
 from torch import Tensor
 
-from agrifm.data.folder import SampleSource, View
-from agrifm.data.growing_season import USUAL, GrowingSeason, date_of, growing_season_of, number_of
+from agrifm.data.folder import SampleSource, SampleSubset
+from agrifm.data.growing_season import USUAL, GrowingSeason, date_of, day_number, growing_season_of
 from agrifm.errors import InputError
 from agrifm.sample import DAYS_PER_YEAR, Season
 
@@ -20,7 +20,7 @@ MONTHLY = "monthly"
 
 
 @dataclass(frozen=True)
-class Timeline:
+class SeasonSamples:
     """Samples of one growing season.
 
     Args:
@@ -36,7 +36,7 @@ class Timeline:
     calendar: GrowingSeason | None
 
     @classmethod
-    def of(cls, source: SampleSource, calendars: Sequence[GrowingSeason] = ()) -> list[Timeline]:
+    def of(cls, source: SampleSource, calendars: Sequence[GrowingSeason] = ()) -> list[SeasonSamples]:
         """The samples of each calendar; without calendars all samples, with the season that they cover.
 
         Raises:
@@ -114,20 +114,20 @@ class Timeline:
     def last_days(self, moment: str) -> tuple[int, ...]:
         """What a moment, ``YYYY-MM-DD`` or ``MM-DD``, means for each sample, as days since 1970-01-01."""
         if len(moment) > len("MM-DD"):
-            return (number_of(dt.date.fromisoformat(moment)),) * len(self.rows)
+            return (day_number(dt.date.fromisoformat(moment)),) * len(self.rows)
         calendar = self._needs_calendar(moment)
         return tuple(calendar.on(moment, begin) for begin in self.begins)
 
-    def as_of(self, moment: str) -> View:
+    def as_of(self, moment: str) -> SampleSubset:
         """The samples as they were known on that day."""
-        return View(self.source, self.rows, tuple((day + 1, inf) for day in self.last_days(moment)))
+        return SampleSubset(self.source, self.rows, tuple((day + 1, inf) for day in self.last_days(moment)))
 
     def images(self, moment: str) -> float:
         """Images of a sample by that day, on average over samples."""
         seen = (int((days <= day).sum()) for days, day in zip(self.days, self.last_days(moment), strict=True))
         return sum(seen) / len(self.rows)
 
-    def gaps(self, months: int) -> dict[str, View]:
+    def gaps(self, months: int) -> dict[str, SampleSubset]:
         """The samples without any image for some months, for every month of the season in which that may begin.
 
         Raises:
@@ -145,26 +145,26 @@ class Timeline:
         for start in range(steps - months + 1):
             first, end = round(start * MONTH), round((start + months) * MONTH)
             hidden = tuple((begin + first, begin + end - 1) for begin in self.begins)
-            found[f"{date_of(self.begins[0] + first):%m-%d}"] = View(self.source, self.rows, hidden)
+            found[f"{date_of(self.begins[0] + first):%m-%d}"] = SampleSubset(self.source, self.rows, hidden)
         return found
 
 
-def known(source: SampleSource, calendars: Sequence[GrowingSeason], day: str) -> View:
+def as_of_day(source: SampleSource, calendars: Sequence[GrowingSeason], day: str) -> SampleSubset:
     """All samples of a source as they were known on a day, ``YYYY-MM-DD`` or ``MM-DD`` of the season of each.
 
     Raises:
         InputError: If it is no day, or nothing had been seen by then.
     """
-    timelines = Timeline.of(source, calendars)
+    timelines = SeasonSamples.of(source, calendars)
     for line in timelines:
         line.moments(day)
     refuse_unseen(timelines, [day], day)
     days = {row: last for line in timelines for row, last in zip(line.rows, line.last_days(day), strict=True)}
     rows = tuple(range(len(source)))
-    return View(source, rows, tuple((days[row] + 1, inf) for row in rows))
+    return SampleSubset(source, rows, tuple((days[row] + 1, inf) for row in rows))
 
 
-def refuse_unseen(timelines: Sequence[Timeline], moments: Sequence[str], text: str) -> None:
+def refuse_unseen(timelines: Sequence[SeasonSamples], moments: Sequence[str], text: str) -> None:
     """Refuse days before the first image of all.
 
     Raises:

@@ -15,7 +15,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 
 from agrifm.errors import InputError
-from agrifm.evaluation.series import Steps
+from agrifm.evaluation.series import SeriesFeatures
 from agrifm.sample import Sample
 
 
@@ -59,7 +59,7 @@ def random_forest(
         InputError: If a label is missing or is no class, nothing is labeled, or no training sample has a sensor.
     """
     samples = tuple(train) if isinstance(train, Iterator) else train
-    season, rng = Steps.of(samples, sensors, steps), np.random.default_rng(seed)
+    season, rng = SeriesFeatures.of(samples, sensors, steps), np.random.default_rng(seed)
     forest = RandomForestClassifier(trees, n_jobs=jobs, random_state=seed)
     model = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), forest)
     model.fit(*_draw(samples, season, classes, ignore_index, pixels, rng))
@@ -75,7 +75,7 @@ def random_forest(
 
 def _draw(
     samples: Iterable[Sample],
-    season: Steps,
+    season: SeriesFeatures,
     classes: int,
     ignore_index: int,
     pixels: int,

@@ -24,7 +24,7 @@ from agrifm.checks.chips import splits_overlap
 from agrifm.config import DataConfig
 from agrifm.data.folder import SampleSource
 from agrifm.errors import InputError
-from agrifm.evaluation.reliability import Pixels, covered, draw, measure
+from agrifm.evaluation.reliability import Pixels, draw_diagram, measure_coverage, measure_reliability
 from agrifm.evaluation.scoring import outputs
 from agrifm.io import write_whole
 from agrifm.tasks.calibration import TINY, Calibration
@@ -103,18 +103,18 @@ def calibrate_checkpoint(
     pairs, table = {}, {}
     for name, pixels in found.items():
         after = calibration.probabilities(pixels.chances)
-        pairs[name] = measure(pixels.chances, pixels.truth), measure(after, pixels.truth)
+        pairs[name] = measure_reliability(pixels.chances, pixels.truth), measure_reliability(after, pixels.truth)
         table[name] = {
             "before": asdict(pairs[name][0]),
             "after": asdict(pairs[name][1]),
-            "sets": asdict(covered(calibration, pixels, names)),
+            "sets": asdict(measure_coverage(calibration, pixels, names)),
             "chips": len(np.unique(pixels.chip)),
             "pixels": len(pixels.truth),
         }
     replace(checkpoint, calibration=calibration).save(out)
     text = json.dumps({"calibration": asdict(calibration), "splits": table}, indent=1)
     write_whole(out.with_suffix(".json"), text)
-    draw(pairs, out.with_suffix(".png"))
+    draw_diagram(pairs, out.with_suffix(".png"))
     return calibration, table
 
 
@@ -188,7 +188,7 @@ def calibrate(
         thresholds=tuple(everywhere if part is None else part for part in single),
         shared=tuple(name for name, lacks in zip(names, lacking, strict=True) if lacks),
         chips=len(np.unique(group)),
-        ece=(measure(pixels.chances, pixels.truth).ECE, measure(chances, pixels.truth).ECE),
+        ece=(measure_reliability(pixels.chances, pixels.truth).ECE, measure_reliability(chances, pixels.truth).ECE),
     )
 
 

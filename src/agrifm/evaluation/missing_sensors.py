@@ -16,9 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from agrifm.checkpoint import Checkpoint, write_provenance
-from agrifm.data.folder import SampleSource, View
-from agrifm.evaluation.as_of import Timeline, refuse_unseen
+from agrifm.data.folder import SampleSource, SampleSubset
+from agrifm.evaluation.as_of import SeasonSamples, refuse_unseen
 from agrifm.evaluation.scoring import evaluate
+from agrifm.figures import save_png
 from agrifm.io import write_whole
 from agrifm.progress import counting
 from agrifm.sensors import names
@@ -103,7 +104,7 @@ def early_season(checkpoint: Checkpoint, source: SampleSource, as_of: str, *, co
     Raises:
         InputError: If it names no days, or nothing was seen by any of them.
     """
-    timelines = Timeline.of(source, checkpoint.experiment.data.seasons)
+    timelines = SeasonSamples.of(source, checkpoint.experiment.data.seasons)
     plans = [(line, moment) for line in timelines for moment in line.moments(as_of)]
     refuse_unseen(timelines, [moment for _, moment in plans], as_of)
     ways = [
@@ -148,9 +149,10 @@ def failures(
     subsets = [part for n in range(len(every), 0, -1) for part in combinations(every, n)] if sensors else [every]
     lost = [" + ".join(name for name in every if name not in part) or "nothing" for part in subsets]
     ways: list[tuple[Values, SampleSource]] = [
-        ({"missing": name, "from": ""}, View(source, rows, (), part)) for name, part in zip(lost, subsets, strict=True)
+        ({"missing": name, "from": ""}, SampleSubset(source, rows, (), part))
+        for name, part in zip(lost, subsets, strict=True)
     ]
-    lines = Timeline.of(source, checkpoint.experiment.data.seasons) if gaps else []
+    lines = SeasonSamples.of(source, checkpoint.experiment.data.seasons) if gaps else []
     for line in lines:
         for months in gaps:
             text = ("1 month" if months == 1 else f"{months} months") + (f" of {line.name}" if len(lines) > 1 else "")
@@ -201,11 +203,12 @@ def write_failures(checkpoint: Checkpoint, table: Rows, runs: Rows, out: Path) -
 
 def draw(table: Rows, checkpoint: Checkpoint, target: float, path: Path) -> None:
     """Draw scores against dates: one panel for each season, all classes in their colors, the best score in black."""
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     task = checkpoint.experiment.task
     seasons = list(dict.fromkeys(row["season"] for row in table.rows))
-    figure, axes = plt.subplots(1, len(seasons), figsize=(6.4 * len(seasons), 4), squeeze=False, layout="constrained")
+    figure = Figure(figsize=(6.4 * len(seasons), 4), layout="constrained")
+    axes = figure.subplots(1, len(seasons), squeeze=False)
     for axis, season in zip(axes[0], seasons, strict=True):
         rows = [row for row in table.rows if row["season"] == season]
         for name, color in zip(task.names, task.colors, strict=True):
@@ -218,6 +221,4 @@ def draw(table: Rows, checkpoint: Checkpoint, target: float, path: Path) -> None
         axis.grid(alpha=0.3)
     handles, labels = axes[0, -1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_png(figure, path, dpi=110)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from agrifm.errors import printable
-from agrifm.io import whole
+from agrifm.figures import save_png
 from agrifm.tasks.calibration import TINY, Calibration
 
 BINS = 15
@@ -50,7 +50,7 @@ class Reliability:
     bins: tuple[tuple[float, float, float], ...]
 
 
-def measure(chances: np.ndarray, truth: np.ndarray, bins: int = BINS) -> Reliability:
+def measure_reliability(chances: np.ndarray, truth: np.ndarray, bins: int = BINS) -> Reliability:
     """Hold probabilities ``(k, n)`` against true classes ``(n)``."""
     sure, own = chances.max(0).astype(float), chances[truth, np.arange(len(truth))].astype(float)
     right = (chances.argmax(0) == truth).astype(float)
@@ -95,7 +95,7 @@ class Coverage:
     classes: dict[str, float]
 
 
-def covered(calibration: Calibration, pixels: Pixels, names: tuple[str, ...]) -> Coverage:
+def measure_coverage(calibration: Calibration, pixels: Pixels, names: tuple[str, ...]) -> Coverage:
     """Class sets held against the truth; probabilities are the model's own."""
     sets = calibration.sets(calibration.probabilities(pixels.chances))
     size, held = sets.sum(0), sets[pixels.truth, np.arange(len(pixels.truth))]
@@ -105,7 +105,7 @@ def covered(calibration: Calibration, pixels: Pixels, names: tuple[str, ...]) ->
     return Coverage(float(by_chip.mean()), float(held.mean()), float(size.mean()), float((size == 1).mean()), classes)
 
 
-def draw(found: Mapping[str, tuple[Reliability, Reliability]], path: Path) -> None:
+def draw_diagram(found: Mapping[str, tuple[Reliability, Reliability]], path: Path) -> None:
     """Draw a reliability diagram for each split, before and after; the file appears whole."""
     from matplotlib.figure import Figure
 
@@ -126,5 +126,4 @@ def draw(found: Mapping[str, tuple[Reliability, Reliability]], path: Path) -> No
         for handle in legend.legend_handles:
             handle.set_sizes([30])
     panels[0].set_ylabel("share of pixels that are right")
-    with whole(path) as unfinished:
-        figure.savefig(unfinished, format="png", dpi=140)
+    save_png(figure, path, dpi=140)

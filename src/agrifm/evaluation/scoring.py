@@ -15,7 +15,8 @@ from torch import Tensor
 from agrifm.checkpoint import Checkpoint, write_provenance
 from agrifm.config import Experiment
 from agrifm.data.folder import SampleSource
-from agrifm.data.loader import EpochBatches, Split, alike, load
+from agrifm.data.loader import EpochBatches, Split, collate_by_shape, load
+from agrifm.figures import save_png
 from agrifm.io import whole, write_whole
 from agrifm.memory import keep_freed_memory
 from agrifm.sample import Batch
@@ -33,7 +34,8 @@ def outputs(
     experiment = checkpoint.experiment
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = checkpoint.model().to(device)
-    loader = load(*_in_order(experiment, source), experiment.training.workers if len(source) > 8 else 0, alike)
+    workers = experiment.training.workers if len(source) > 8 else 0
+    loader = load(*_in_order(experiment, source), workers, collate_by_shape)
     quiet = console is None
     shown = console or Console(quiet=True)
     for several in track(loader, "predicting", console=shown, disable=quiet, transient=True):
@@ -95,20 +97,20 @@ def _write_classes(result: Scores, out: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(["truth \\ prediction", *names])
         writer.writerows([[name, *row] for name, row in zip(names, result.confusion, strict=True)])
-    with whole(out / "confusion.png") as path:
-        draw_confusion(result, path)
+    draw_confusion(result, out / "confusion.png")
 
 
 def draw_confusion(result: Scores, path: Path) -> None:
     """Draw the confusion matrix, shares of the true class, with counts."""
-    import matplotlib.pyplot as plt
     import numpy as np
+    from matplotlib.figure import Figure
 
     counts = np.array(result.confusion)
     share = counts / counts.sum(1, keepdims=True).clip(min=1)
     names = [entry.name for entry in result.classes]
     side = 2.2 + 0.75 * len(names)
-    figure, axes = plt.subplots(figsize=(side + 0.8, side), layout="constrained")
+    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    axes = figure.subplots()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
     axes.set_yticks(range(len(names)), names)
@@ -118,5 +120,4 @@ def draw_confusion(result: Scores, path: Path) -> None:
         text = f"{value:.0%}\n{counts[i, j]:,}" if counts[i, j] else ""
         axes.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if value > 0.55 else "black")
     figure.colorbar(image, label="share of the true class", shrink=0.8)
-    figure.savefig(path, dpi=140)
-    plt.close(figure)
+    save_png(figure, path, dpi=140)

@@ -13,7 +13,7 @@ from agrifm.sample import Sample, Season
 
 
 @dataclass(frozen=True)
-class Steps:
+class SeriesFeatures:
     """Bands of every sensor, and the days ``(s)`` of the season to interpolate to."""
 
     bands: dict[str, int]
@@ -21,7 +21,7 @@ class Steps:
     steps: np.ndarray
 
     @classmethod
-    def of(cls, samples: Iterable[Sample], sensors: Sequence[str], steps: int) -> Steps:
+    def of(cls, samples: Iterable[Sample], sensors: Sequence[str], steps: int) -> SeriesFeatures:
         """Evenly spaced steps over the season that the samples cover.
 
         Raises:

@@ -46,9 +46,8 @@ def spread(job: MapJob, tiles: Sequence[Area], workers: int, address: str | None
         warnings.filterwarnings("ignore", message="Sending large graph")
         watch = _Watch(client, address)
         watch.wait_for_worker()
-        shared = client.submit(
-            pickle.loads, pickle.dumps(job), pure=False
-        )  # as a task, it is computed again if it is lost
+        # The job is sent once. It is the result of a task, which dask computes again if its worker dies.
+        shared = client.submit(pickle.loads, pickle.dumps(job), pure=False)
         waiting = iter(tiles)
         slots = QUEUED * max(1, watch.workers())
         running = {client.submit(_task, shared, tile, pure=False) for tile in islice(waiting, slots)}

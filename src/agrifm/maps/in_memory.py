@@ -16,7 +16,7 @@ from agrifm.maps.files.writer import NODATA
 from agrifm.maps.map_scene import plan
 from agrifm.maps.options import DEFAULTS, MapOptions
 from agrifm.maps.runner import here
-from agrifm.maps.tiles import BATCH, MapJob, one_thread
+from agrifm.maps.tiles import BATCH, MapJob, clear_dates, one_thread
 from agrifm.nn.model import CropModel
 from agrifm.sample import collate
 from agrifm.scenes.scene import Area, Scene, Tile
@@ -113,12 +113,15 @@ def _embed_tile(job: MapJob, tile: Area, data: Tile) -> np.ndarray | None:
         for number, values in zip(group, _embed_windows(job, data, group), strict=True):
             if total is None:
                 total = np.zeros((len(values), tile.height, tile.width), np.float32)
-            _add_window(job, total, weights, tile, number, values)
+            part = job.windows.part(number, tile)
+            total[:, *part.in_tile] += part.weight * values[:, *part.in_window]
+            weights[part.in_tile] += part.weight
     if total is None:
         return None
     # Windows that saw nothing were left out, so that the weights of the others may add up to less than 1.
     total /= np.maximum(weights, 1e-6)
-    total[:, ~_seen(data, tile)] = np.nan
+    seen = clear_dates(data, tile).any(0)
+    total[:, ~seen] = np.nan
     return total
 
 
@@ -134,35 +137,6 @@ def _embed_windows(job: MapJob, data: Tile, numbers: list[tuple[int, int]]) -> n
     if values.shape[-2:] != size:
         values = F.interpolate(values, size, mode="bilinear")
     return values.cpu().numpy()
-
-
-def _add_window(
-    job: MapJob, total: np.ndarray, weights: np.ndarray, tile: Area, number: tuple[int, int], values: np.ndarray
-) -> None:
-    """Add the part of a window that lies in a tile, weighted by its distance to the border of the window."""
-    area = job.windows.area(number)
-    top = max(area.row, tile.row)
-    bottom = min(area.row + area.height, tile.row + tile.height)
-    left = max(area.column, tile.column)
-    right = min(area.column + area.width, tile.column + tile.width)
-    weight = job.windows.rows.weight(number[0], top, bottom)[:, None]
-    weight = weight * job.windows.columns.weight(number[1], left, right)
-    rows = slice(top - tile.row, bottom - tile.row)
-    columns = slice(left - tile.column, right - tile.column)
-    part = values[:, top - area.row : bottom - area.row, left - area.column : right - area.column]
-    total[:, rows, columns] += weight * part
-    weights[rows, columns] += weight
-
-
-def _seen(data: Tile, tile: Area) -> np.ndarray:
-    """Where at least one sensor saw the ground at least once, on the grid of the map."""
-    seen = np.zeros((tile.height, tile.width), bool)
-    for stack in data.stacks.values():
-        rows = np.arange(tile.row, tile.row + tile.height) // stack.factor - stack.first[0]
-        columns = np.arange(tile.column, tile.column + tile.width) // stack.factor - stack.first[1]
-        once = np.asarray(stack.clear.any(0))
-        seen |= once[rows[:, None], columns]
-    return seen
 
 
 def _dataset(job: MapJob, layers: dict[str, np.ndarray]) -> xr.Dataset:

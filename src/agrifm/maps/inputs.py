@@ -37,17 +37,17 @@ def stamps(scene: Scene) -> dict[str, Stamp | None]:
 
     Missing files have None. Addresses are not included, because that would need the network.
     """
-    found: dict[str, Stamp | None] = {}
+    by_path: dict[str, Stamp | None] = {}
     for href in (*hrefs_of(scene), *scene.skipped):
         if elsewhere(href):
             continue
         path = Path(href)
-        found[href] = _stamp(path)
+        by_path[href] = _stamp(path)
         for other in _sidecars(path):
             stamp = _stamp(other)
             if stamp is not None:
-                found[str(other)] = stamp
-    return found
+                by_path[str(other)] = stamp
+    return by_path
 
 
 def elsewhere(href: str) -> bool:

@@ -100,7 +100,7 @@ def map_scene(
         raise InputError(
             out, found=f"the ending '{out.suffix}'", expected="a GeoTIFF", repair="give a name that ends in .tif."
         )
-    checkpoint = Checkpoint.load(model).looking(flips=options.flips, others=options.ensemble)
+    checkpoint = Checkpoint.load(model).averaging(flips=options.flips, others=options.ensemble)
     models = (model, *map(Path, options.ensemble))
     run = _Run(checkpoint, models, scene, out, options, console)
     with locked(out):
@@ -233,15 +233,18 @@ def _impossible(job: MapJob, store: Store) -> dict[str, dict[str, list[int]]]:
 
     Days without such pixels are left out.
     """
-    found: dict[str, dict[str, list[int]]] = {}
+    counts_by_sensor: dict[str, dict[str, list[int]]] = {}
     for layer in job.scene.layers:
         counts = np.zeros((len(layer.days), 2), np.int64)
-        for *_, part in store.tiles(impossible_key(layer.sensor.name), job.windows.tiles()):
+        for _, _, part in store.tiles(impossible_key(layer.sensor.name), job.windows.tiles()):
             counts += part[0]
-        days = {str(day): count for day, count in zip(layer.days, counts.tolist(), strict=True) if count[0]}
-        if days:
-            found[layer.sensor.name] = days
-    return found
+        by_day = {}
+        for day, (impossible, total) in zip(layer.days, counts.tolist(), strict=True):
+            if impossible:
+                by_day[str(day)] = [impossible, total]
+        if by_day:
+            counts_by_sensor[layer.sensor.name] = by_day
+    return counts_by_sensor
 
 
 def _hectares(job: MapJob, pieces: Iterable[Strip]) -> dict[str, float]:
@@ -261,8 +264,8 @@ def _blocks(path: Path) -> Iterator[Strip]:
     """Read a map of classes in strips."""
     with rasterio.open(path) as file:
         for row in range(0, file.height, STRIP):
-            rows = min(STRIP, file.height - row)
-            yield row, 0, file.read(1, window=((row, row + rows), (0, file.width)))
+            end = min(row + STRIP, file.height)
+            yield row, 0, file.read(1, window=((row, end), (0, file.width)))
 
 
 def _refuse_changes(before: dict[str, Any], job: MapJob, models: Sequence[Path]) -> None:
@@ -323,7 +326,9 @@ def in_season(scene: Scene, calendars: Sequence[GrowingSeason]) -> Scene:
     if not calendars:
         return scene
     days = days_since_epoch([str(day) for layer in scene.layers for day in layer.days])
-    begin, end = map(date_of, growing_season_of(calendars, scene.name).of(days, f"scene {scene.name}"))
+    first, last = growing_season_of(calendars, scene.name).of(days, f"scene {scene.name}")
+    begin = date_of(first)
+    end = date_of(last)
     layers = []
     for layer in scene.layers:
         frames = tuple(frame for frame in layer.frames if begin <= frame.day <= end)

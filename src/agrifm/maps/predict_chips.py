@@ -58,7 +58,7 @@ def predict(
     wanted = [key for key, on in options.items() if on]
     calibration = calibration_for(checkpoint, wanted)
     task = checkpoint.experiment.task
-    Legend(task.names, task.colors)  # refuses too many classes before anything is computed
+    legend = Legend.of(task)  # refuses too many classes before anything is computed
     written: list[Path] = []
     names = Names(out, suffix, wanted)
     grids = _grids(source, names) if isinstance(source, ChipFolder) and not force_png else {}
@@ -71,12 +71,14 @@ def predict(
             classes = values[i].argmax(0).astype(np.uint8)
             classes[~seen] = NODATA
             extras = _extras(values[i], calibration, wanted)
+            stem = names.take(name)
             grid = grids.get(name)
-            place = None
-            if grid is not None:
+            if grid is None:
+                written += _write_png(stem, classes if force_png else colorize(classes, legend.colors), extras)
+            else:
                 georeference, shape = grid
                 place = georeference.resized(shape, *classes.shape)
-            written += _write(names.take(name), classes, extras, task, place, force_png)
+                written += _write_tif(stem, classes, extras, legend, place)
     write_provenance(checkpoint.experiment, out)
     return written
 
@@ -154,22 +156,30 @@ def _extras(values: np.ndarray, calibration: Calibration | None, wanted: Sequenc
     return {key: bands[key] for key in wanted}
 
 
-def _write(stem: Path, classes: np.ndarray, extras: dict, task, place: Georeference | None, plain: bool) -> list[Path]:
-    if place is None:
-        path = stem.with_name(stem.name + ".png")
-        write_png(path, classes if plain else colorize(classes, task.colors))
-        arrays = []
-        for key, bands in extras.items():
-            arrays.append(stem.with_name(f"{stem.name}_{key}.npy"))
-            with whole(arrays[-1]) as unfinished:
-                np.save(unfinished, bands.astype(np.float32))
-        return [path, *arrays]
-    path = stem.with_name(stem.name + ".tif")
-    write_classes(path, classes, task.names, task.colors, place)
+def _write_png(stem: Path, classes: np.ndarray, extras: dict[str, np.ndarray]) -> list[Path]:
+    """Write a map without a georeference; returns the paths."""
+    written = [stem.with_name(f"{stem.name}.png")]
+    write_png(written[0], classes)
     for key, bands in extras.items():
-        names = {"probabilities": task.names, "sets": (SET_SIZE, *task.names)}.get(key, (key,))
-        write_bands(stem.with_name(f"{stem.name}_{key}.tif"), bands.astype(np.float32), names, place)
-    return [path, *(stem.with_name(f"{stem.name}_{key}.tif") for key in extras)]
+        path = stem.with_name(f"{stem.name}_{key}.npy")
+        with whole(path) as unfinished:
+            np.save(unfinished, bands.astype(np.float32))
+        written.append(path)
+    return written
+
+
+def _write_tif(
+    stem: Path, classes: np.ndarray, extras: dict[str, np.ndarray], legend: Legend, place: Georeference
+) -> list[Path]:
+    """Write a map as GeoTIFF; returns the paths."""
+    written = [stem.with_name(f"{stem.name}.tif")]
+    write_classes(written[0], classes, legend.names, legend.colors, place)
+    descriptions = {"probabilities": legend.names, "sets": (SET_SIZE, *legend.names), "confidence": ("confidence",)}
+    for key, bands in extras.items():
+        path = stem.with_name(f"{stem.name}_{key}.tif")
+        write_bands(path, bands.astype(np.float32), descriptions[key], place)
+        written.append(path)
+    return written
 
 
 def colorize(classes: np.ndarray, colors: tuple[str, ...]) -> np.ndarray:

@@ -97,15 +97,20 @@ def _transitions(path: Path, job: MapJob) -> tuple[float | None, float]:
 
 def _count(part: np.ndarray, axis: int, across: int) -> np.ndarray:
     """Number ``(2, n)`` of different and of all pairs of neighbors with data along an axis."""
-    part = np.moveaxis(part, axis, 0)[:, :across]
-    valid = (part[1:] != NODATA) & (part[:-1] != NODATA)
-    different = (part[1:] != part[:-1]) & valid
+    lines = np.moveaxis(part, axis, 0)[:, :across]
+    first = lines[:-1]
+    second = lines[1:]
+    valid = (first != NODATA) & (second != NODATA)
+    different = (first != second) & valid
     return np.stack([different.sum(1), valid.sum(1)])
 
 
 def _kinds(axis: Axis, pitch: int) -> np.ndarray:
     """Kind of each line: a window border, a line where patches meet in every window, or any other."""
-    period = gcd(pitch, axis.window, *np.diff(axis.starts[:-1]).tolist())
+    # Windows begin at different positions of their patches. Only lines at a common period lie between patches in each
+    # of them. The last window is left out: it was moved inward to the end of the scene.
+    strides = np.diff(axis.starts[:-1]).tolist()
+    period = gcd(pitch, axis.window, *strides)
     kinds = np.full(axis.size, OTHER)
     kinds[axis.starts[0] % period :: period] = PATCH
     kinds[axis.borders()] = BORDER

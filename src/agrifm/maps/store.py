@@ -19,8 +19,8 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from agrifm.errors import InputError
-from agrifm.io import disk_refusal, sha256, sync, write_whole
+from agrifm.io import sha256, sync, whole, write_whole, writing
 from agrifm.maps.inputs import changed
 from agrifm.scenes.scene import Area
 
@@ -120,12 +120,10 @@ class Store:
             if not afresh:
                 raise self._of_another_map(before, now)
             self.remove()
-        try:
+        with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
             if before != now:
                 write_whole(self._plan, text)
-        except OSError as error:
-            raise self._unwritable(error) from error
         self.plan_sum = hashlib.sha256(text.encode()).digest()
 
     def _of_another_map(self, before: dict[str, Any], now: dict[str, Any]) -> InputError:
@@ -184,17 +182,9 @@ class Store:
         np.savez(buffer, **arrays)  # ty: ignore[invalid-argument-type]
         data = buffer.getvalue()
         path = self.path(tile)
-        # Not ``agrifm.io.whole``: its search for leftovers lists the folder, which may hold millions of tiles.
-        unfinished = path.with_suffix(".part")
-        try:
-            with unfinished.open("wb") as file:
-                file.write(self._seal(path, data) + data)
-            sync(unfinished)
-            unfinished.replace(path)
-        except OSError as error:
-            with suppress(OSError):
-                unfinished.unlink(missing_ok=True)
-            raise self._unwritable(error) from error
+        # Looking for leftovers would list a folder that may hold millions of tiles; ``remove`` deletes them.
+        with self._writing(), whole(path, tidy=False) as unfinished:
+            unfinished.write_bytes(self._seal(path, data) + data)
 
     def drop(self, path: Path) -> None:
         """Remove a damaged tile, which may be a folder of that name."""
@@ -257,18 +247,17 @@ class Store:
         if not names:
             self._drop_files()
             return False
-        try:
+        with self._writing():
             if (self.files / target.name).exists():
                 target.unlink(missing_ok=True)
             for path in known:
                 if path.name not in names:
                     path.unlink(missing_ok=True)
+            # The map of classes is the last one, so that it is never there without the other files.
             for name in reversed(names):
                 if (self.files / name).exists():
                     (self.files / name).replace(target.with_name(name))
             sync(target.parent)
-        except OSError as error:
-            raise self._unwritable(error) from error
         self.remove()
         return True
 
@@ -285,8 +274,8 @@ class Store:
     def _all_there(self, commit: Commit, target: Path) -> bool:
         """Whether each committed file exists, before or after its rename."""
         for name, wanted in commit.files.items():
-            waiting, renamed = self.files / name, target.with_name(name)
-            path = waiting if waiting.exists() else renamed
+            waiting = self.files / name
+            path = waiting if waiting.exists() else target.with_name(name)
             if not path.is_file() or sha256(path) != wanted:
                 return False
         return True
@@ -304,10 +293,8 @@ class Store:
             InputError: If it cannot be created.
         """
         self._drop_files()
-        try:
+        with self._writing():
             self.files.mkdir(parents=True)
-        except OSError as error:
-            raise self._unwritable(error) from error
         return self.files
 
     def remove(self) -> list[str]:
@@ -330,10 +317,16 @@ class Store:
             self.folder.rmdir()
         return foreign
 
-    def _unwritable(self, error: OSError) -> Exception:
-        """The refusal for a tile or file that cannot be written; any other error is returned unchanged."""
-        refusal = disk_refusal(self.folder, error)
-        if refusal is None:
-            return error
-        repair = refusal.repair.rstrip(".")
-        return InputError(refusal.where, found=refusal.found, expected=refusal.expected, repair=f"{repair}; {KEPT}.")
+    @contextmanager
+    def _writing(self) -> Generator[None]:
+        """Turn failures of the disk into a refusal that says that the finished tiles are kept.
+
+        Raises:
+            InputError: If there is no space left, no permission, or a file where a folder must be.
+        """
+        try:
+            with writing(self.folder):
+                yield
+        except InputError as error:
+            repair = f"{error.repair.rstrip('.')}; {KEPT}."
+            raise InputError(self.folder, found=error.found, expected=error.expected, repair=repair) from error

@@ -94,7 +94,7 @@ class MapJob:
         Raises:
             InputError: If outputs of the model are not finite.
         """
-        observations = _observations(data, tile)
+        observations = clear_dates(data, tile)
         numbers = [number for number in self.windows.over(tile) if data.seen(self.windows.area(number))]
         groups = [numbers[i : i + BATCH] for i in range(0, len(numbers), BATCH)]
         task = self.checkpoint.experiment.task
@@ -104,7 +104,8 @@ class MapJob:
         predictions = threads.map(lambda group: self._predict(data, group), groups)
         for group, of_group in zip(groups, predictions, strict=True):
             for number, probabilities in zip(group, of_group, strict=True):
-                self._add(total, tile, number, probabilities)
+                part = self.windows.part(number, tile)
+                total[:, *part.in_tile] += part.weight * probabilities[:, *part.in_window]
         arrays = self._products(tile, total[:classes], observations)
         if "fields" in self.extras:
             seen = observations.any(0)
@@ -140,18 +141,6 @@ class MapJob:
                     expected="finite numbers",
                     repair="inspect the images there with 'agrifm scene show', or use another checkpoint.",
                 )
-
-    def _add(self, total: np.ndarray, tile: Area, number: tuple[int, int], values: np.ndarray) -> None:
-        """Add the part of a window that lies in a tile to the weighted sum."""
-        area = self.windows.area(number)
-        top = max(area.row, tile.row)
-        bottom = min(area.row + area.height, tile.row + tile.height)
-        left = max(area.column, tile.column)
-        right = min(area.column + area.width, tile.column + tile.width)
-        weight = self.windows.rows.weight(number[0], top, bottom)[:, None]
-        weight = weight * self.windows.columns.weight(number[1], left, right)
-        part = values[:, top - area.row : bottom - area.row, left - area.column : right - area.column]
-        total[:, top - tile.row : bottom - tile.row, left - tile.column : right - tile.column] += weight * part
 
     def _products(self, tile: Area, probabilities: np.ndarray, observations: np.ndarray) -> dict[str, np.ndarray]:
         """The classes and the extras of a tile; pixels that no sensor saw are no data."""
@@ -239,7 +228,7 @@ def _under(stack: Stack, tile: Area) -> tuple[np.ndarray, np.ndarray]:
     return rows, columns
 
 
-def _observations(data: Tile, tile: Area) -> np.ndarray:
+def clear_dates(data: Tile, tile: Area) -> np.ndarray:
     """Number of clear dates of each sensor ``(s, h, w)`` uint8, on the grid of the map."""
     counts = []
     for stack in data.stacks.values():

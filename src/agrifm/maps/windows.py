@@ -73,6 +73,21 @@ class Axis:
         return np.array(sorted(line for line in lines if 0 < line < self.size), int)
 
 
+@dataclass(frozen=True, eq=False)
+class WindowPart:
+    """The part of a window that lies in a tile.
+
+    Args:
+        in_window: Rows and columns of the part, counted from the corner of the window.
+        in_tile: The same rows and columns, counted from the corner of the tile.
+        weight: Weights ``(h, w)`` of the window on these pixels.
+    """
+
+    in_window: tuple[slice, slice]
+    in_tile: tuple[slice, slice]
+    weight: np.ndarray
+
+
 @dataclass(frozen=True)
 class Windows:
     """Windows on a scene, and the tiles in which they are computed.
@@ -114,6 +129,21 @@ class Windows:
         """Pixels of a window."""
         row, column = number
         return Area(self.rows.starts[row], self.columns.starts[column], self.rows.window, self.columns.window)
+
+    def part(self, number: tuple[int, int], tile: Area) -> WindowPart:
+        """The part of a window that lies in a tile, with its weights."""
+        area = self.area(number)
+        top = max(area.row, tile.row)
+        bottom = min(area.row + area.height, tile.row + tile.height)
+        left = max(area.column, tile.column)
+        right = min(area.column + area.width, tile.column + tile.width)
+        row_weights = self.rows.weight(number[0], top, bottom)
+        column_weights = self.columns.weight(number[1], left, right)
+        return WindowPart(
+            in_window=(slice(top - area.row, bottom - area.row), slice(left - area.column, right - area.column)),
+            in_tile=(slice(top - tile.row, bottom - tile.row), slice(left - tile.column, right - tile.column)),
+            weight=row_weights[:, None] * column_weights,
+        )
 
     def reach(self, tile: Area) -> Area:
         """Smallest rectangle that holds all windows over a tile."""

@@ -80,7 +80,7 @@ def fill_gaps(
     return torch.lerp(left, right, share).masked_fill(never.unsqueeze(2), 0.0), distance
 
 
-def filled(series: Series, real: Bool[Tensor, "b t"]) -> Series:
+def fill_series(series: Series, real: Bool[Tensor, "b t"]) -> Series:
     """Fill the gaps of a series; frames that are not ``real`` are padding and become zeros."""
     if bool(series.valid.all()):
         return series
@@ -88,7 +88,7 @@ def filled(series: Series, real: Bool[Tensor, "b t"]) -> Series:
     return series._replace(image=image * real[:, :, None, None, None])
 
 
-def on_calendar(series: Series, begin: Float[Tensor, " b"], length: float, count: int) -> Series:
+def resample_in_time(series: Series, begin: Float[Tensor, " b"], length: float, count: int) -> Series:
     """Interpolate a series to ``count`` dates that are evenly spread over a season.
 
     Dates further than one step from a valid observation count as not seen.

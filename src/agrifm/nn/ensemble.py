@@ -34,14 +34,14 @@ class TestTimeEnsemble(nn.Module):
         """Return the map of every sample on the grid of the labels, or of the finest sensor."""
         total, count = torch.zeros(()), 0
         for quarters, mirrored in self.orientations:
-            seen = turned(batch, quarters, mirrored)
+            seen = orient(batch, quarters, mirrored)
             for model in self.models:
                 chances = torch.rot90(torch.softmax(model(seen).float(), 1), -quarters, (-2, -1))
                 total, count = total.to(chances.device) + (chances.flip(-1) if mirrored else chances), count + 1
         return (total / count).clamp(min=TINY).log()
 
 
-def turned(batch: Batch, quarters: int, mirrored: bool) -> Batch:
+def orient(batch: Batch, quarters: int, mirrored: bool) -> Batch:
     """The batch mirrored left to right, then turned counterclockwise by quarters of a circle."""
 
     def turn(x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The original's decoder, kept equal to it: time becomes channels, convolutions with batch norm fuse.
 
 Source: Li et al., AgriFM (arXiv 2505.21357). It costs 4.8 times its encoder and fixes the number of frames;
-``nn.light`` is the default.
+``nn.decoder`` is the default.
 """
 
 from __future__ import annotations
@@ -127,5 +127,5 @@ def _wrong_frames(sensor: str, found: str, expected: str) -> InputError:
         f"model.decoder 'original': {sensor}",
         found=found,
         expected=f"{expected}: this decoder is built for fixed series",
-        repair="use 'decoder: light', which takes any number of frames and any subset of sensors.",
+        repair="use 'decoder: pyramid', which takes any number of frames and any subset of sensors.",
     )

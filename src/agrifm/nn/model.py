@@ -12,7 +12,15 @@ from torch import Tensor, nn
 
 from agrifm.errors import InputError
 from agrifm.nn.decoder import Decoder, Reduced
-from agrifm.nn.embedding import Context, Normalize, PatchEmbedding, Series, filled, on_calendar, token_validity
+from agrifm.nn.embedding import (
+    Context,
+    Normalize,
+    PatchEmbedding,
+    Series,
+    fill_series,
+    resample_in_time,
+    token_validity,
+)
 from agrifm.nn.legacy_decoder import LegacyDecoder, level_channels, original_head
 from agrifm.nn.swin import SIZES, Pyramid, Swin, SwinSize
 from agrifm.nn.windows import Triple
@@ -30,24 +38,24 @@ class ModelConfig:
     Args:
         size: ``tiny``, ``small``, ``base`` or the numbers themselves.
         patch: Frames, rows and columns of a patch; (4, 4, 4) is what the published weights have.
-        decoder: ``light``, or ``original`` for the parity decoder, which needs a fixed number of frames.
+        decoder: ``pyramid``, or ``original`` for the parity decoder, which needs a fixed number of frames.
         shared_backbone: One backbone for all sensors, as in pre-training; else one each.
         day_of_year: Tell the model the day of the year of each frame.
-        calendar: Interpolate every series to this many dates, evenly spread over the season, before it is cut into
+        time_steps: Interpolate every series to this many dates, evenly spread over the season, before it is cut into
             patches; for series whose dates differ from place to place. Without it frames stay as they are.
-        season: What the calendar covers; if left out, the training data's.
-        checkpointing: Recompute activations in the backward pass to save memory.
+        season: What the time steps cover; if left out, the training data's.
+        gradient_checkpointing: Recompute activations in the backward pass to save memory.
         freeze_encoder: Train the decoder and head only.
     """
 
     size: Literal["tiny", "small", "base"] | SwinSize = "tiny"
     patch: Triple = (4, 2, 2)
-    decoder: Literal["light", "original"] = "light"
+    decoder: Literal["pyramid", "original"] = "pyramid"
     shared_backbone: bool = False
     day_of_year: bool = True
-    calendar: int | None = None
+    time_steps: int | None = None
     season: Season | None = None
-    checkpointing: bool = False
+    gradient_checkpointing: bool = False
     freeze_encoder: bool = False
 
     @property
@@ -76,12 +84,14 @@ class CropModel(nn.Module):
         self.embeddings = nn.ModuleDict(
             {s.name: PatchEmbedding(len(s.bands), swin.width, config.patch) for s in sensors}
         )
-        self.backbones = nn.ModuleDict({key: Swin(swin, checkpointing=config.checkpointing) for key in self._keys()})
+        self.backbones = nn.ModuleDict(
+            {key: Swin(swin, checkpointing=config.gradient_checkpointing) for key in self._keys()}
+        )
         self.context = nn.ModuleDict(
             {s.name: Context(swin.width, config.patch, dates=config.day_of_year) for s in sensors}
         )
         self.decoder: Decoder | LegacyDecoder
-        if config.decoder == "light":
+        if config.decoder == "pyramid":
             self.decoder = Decoder(tuple(self.sensors), swin.widths, config.patch)
             self.head = nn.Conv2d(self.decoder.out_channels, outputs, 3, padding=1)
         else:
@@ -146,18 +156,18 @@ class CropModel(nn.Module):
         rows = rows.to(device)
         image, valid, days = (part[name][rows, :last] for part in (batch.images, batch.valid, batch.days))
         series = Series(self.normalize[name](image), valid, days)
-        if self.config.calendar is None:
-            return filled(series, real), real
+        if self.config.time_steps is None:
+            return fill_series(series, real), real
         season = self.config.season
         assert season is not None, "settled before a model is built"
         begin = season.begin(batch.first_day()[rows])
-        series = on_calendar(series, begin, season.length, self.config.calendar)
+        series = resample_in_time(series, begin, season.length, self.config.time_steps)
         return series, torch.ones_like(series.days, dtype=torch.bool)
 
     def _reduce(self, name: str, batch: Batch) -> Reduced:
         """Encode samples with equal numbers of frame tokens together, so that no token is padding alone."""
         frames, whole = batch.frames[name], None
-        tokens = -(-frames // self.config.patch[0]) if self.config.calendar is None else (frames > 0).long()
+        tokens = -(-frames // self.config.patch[0]) if self.config.time_steps is None else (frames > 0).long()
         for count in tokens[tokens > 0].unique().tolist():
             rows = (tokens == count).nonzero().flatten()
             series, real = self._series(name, batch, rows)
@@ -181,7 +191,7 @@ def _original_channels(swin: SwinSize, patch: Triple, frames: int | None) -> lis
             "model.decoder",
             found="'original' without a number of frames",
             expected="a fixed number of frames: this decoder folds time into channels",
-            repair="set 'frames' in the data section (the original used 32), or use 'decoder: light'.",
+            repair="set 'frames' in the data section (the original used 32), or use 'decoder: pyramid'.",
         )
     return level_channels(swin, -(-frames // patch[0]))
 

@@ -104,7 +104,7 @@ class Shards:
     _held: _Held = field(default_factory=_Held, init=False, repr=False, compare=False)
 
     @classmethod
-    def open(cls, path: Path | str, *, lost: Literal["refuse", "count"] = "refuse", keep: int = 3) -> Shards:
+    def open(cls, path: Path | str, *, lost: Literal["refuse", "skip"] = "refuse", keep: int = 3) -> Shards:
         """Read the manifest and check the sizes of local shards; ``count`` verifies them whole and leaves out bad ones.
 
         Remote shards are verified when they are read: to fetch all of them first would take as long as a pass.
@@ -118,7 +118,7 @@ class Shards:
         for shard in listed:
             try:
                 if not is_address(root):
-                    found.fetch(shard) if lost == "count" else found._check_size(shard)
+                    found.fetch(shard) if lost == "skip" else found._check_size(shard)
                 good.append(shard)
             except Unreadable as error:
                 if lost == "refuse":
@@ -219,7 +219,7 @@ class Shards:
         return found
 
     def _bad(self, shard: Shard, found: str) -> Unreadable:
-        without = f"delete its line in {MANIFEST}" if is_address(self.root) else "set 'data.shards.lost: count'"
+        without = f"delete its line in {MANIFEST}" if is_address(self.root) else "set 'data.shards.damaged: skip'"
         return Unreadable(
             self._at(shard),
             found=found,

@@ -228,11 +228,12 @@ def outlines(fields: np.ndarray, transform: Affine, tolerance: float) -> np.ndar
         polygons[i] = part[0] if len(part) == 1 else shapely.multipolygons(part)
     if not len(polygons):
         return polygons
-    polygons = shapely.transform(shapely.segmentize(polygons, 1.0), np.rint)
-    polygons = shapely.coverage_simplify(polygons, max(tolerance / abs(transform.a), STRAIGHT))
-    a, b, c, d, e, f = tuple(transform)[:6]
-    matrix = np.array([[a, d], [b, e]])
-    return shapely.transform(polygons, lambda points: points @ matrix + [c, f])
+    with_all_corners = shapely.transform(shapely.segmentize(polygons, 1.0), np.rint)
+    tolerance_in_pixels = max(tolerance / abs(transform.a), STRAIGHT)
+    simplified = shapely.coverage_simplify(with_all_corners, tolerance_in_pixels)
+    matrix = np.array([[transform.a, transform.d], [transform.b, transform.e]])
+    corner = [transform.c, transform.f]
+    return shapely.transform(simplified, lambda points: points @ matrix + corner)
 
 
 def _measured(fields: np.ndarray, target: Path) -> dict[str, np.ndarray]:
@@ -243,7 +244,8 @@ def _measured(fields: np.ndarray, target: Path) -> dict[str, np.ndarray]:
     _check_grid(path, _beside(target, "fields"))
     total = np.zeros(int(fields.max(initial=0)) + 1)
     for rows, part in _bands(path):
-        total += np.bincount(fields[rows].ravel(), part.sum(0, dtype=np.int64).ravel(), len(total))
+        dates = part.sum(0, dtype=np.int64)
+        total += np.bincount(fields[rows].ravel(), dates.ravel(), len(total))
     pixels = np.bincount(fields.ravel(), minlength=len(total)).clip(1)
     return {"clear_observations": (total / pixels)[1:]}
 
@@ -322,11 +324,11 @@ def _class_names(crops: Path, layers: Path) -> list[str]:
 
 def _check_codes(part: np.ndarray, count: int, crops: Path) -> None:
     """Refuse pixels of a class that has no name."""
-    strange = part[(part >= count) & (part != NODATA)]
-    if strange.size:
+    unnamed = part[(part >= count) & (part != NODATA)]
+    if unnamed.size:
         raise InputError(
             crops,
-            found=f"pixels of class {strange[0]}",
+            found=f"pixels of class {unnamed[0]}",
             expected=f"classes 0 to {count - 1}, which have names, and {NODATA} for no data",
             repair="give OUT.tif of a map as 'agrifm map' wrote it.",
         )

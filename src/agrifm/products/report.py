@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from rasterio.errors import RasterioIOError
 
 from agrifm.checkpoint import Checkpoint, describe
 from agrifm.errors import InputError, refusing
+from agrifm.figures import png_bytes
 from agrifm.io import sha256, write_whole
 from agrifm.maps.files.legend import NODATA, picture
 from agrifm.maps.provenance import Provenance
@@ -100,20 +101,28 @@ def _model(loaded: Checkpoint, path: Path) -> Iterator[Html]:
 
 
 def _scores(values: dict[str, Any]) -> Iterator[Html]:
-    """Summary, classes and confusion matrix; scores that do not exist are a dash."""
-    summary = {key: "–" if value is None else value for key, value in values["summary"].items()}
-    yield table(("", *summary), [("all classes", *summary.values())])
+    """Summary, classes and confusion matrix."""
+    summary = values["summary"]
+    yield table(("", *summary), [("all classes", *_with_dashes(summary.values()))])
     classes = values["classes"]
     columns = [key for key in classes[0] if key != "name"]
-    rows = [(entry["name"], *("–" if entry[key] is None else entry[key] for key in columns)) for entry in classes]
+    rows = []
+    for entry in classes:
+        scores = [entry[key] for key in columns]
+        rows.append((entry["name"], *_with_dashes(scores)))
     yield table(("class", *columns), rows)
     if "confusion" in values:
         counts = np.array(values["confusion"])
         names = [entry["name"] for entry in classes]
         yield note("Pixels by true class (rows) and predicted class (columns); darker is a larger share of the row.")
         shares = counts / counts.sum(1, keepdims=True).clip(min=1)
-        rows = [(name, *(f"{n:,}" for n in row)) for name, row in zip(names, counts.tolist(), strict=True)]
+        rows = [(name, *row) for name, row in zip(names, counts.tolist(), strict=True)]
         yield table(("truth \\ prediction", *names), rows, shades=shares.tolist())
+
+
+def _with_dashes(scores: Iterable[float | None]) -> list[float | str]:
+    """Replace scores that do not exist by a dash."""
+    return ["–" if score is None else score for score in scores]
 
 
 def _calibration(loaded: Checkpoint, path: Path) -> Iterator[Html]:
@@ -159,9 +168,7 @@ def _curves(path: Path) -> Html:
     right.set(title="scores on val", xlabel="epoch")
     for text in right.legend(fontsize=7, frameon=False, ncols=2).get_texts():
         text.set_parse_math(False)
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return image(buffer.getvalue(), "loss and scores by epoch")
+    return image(png_bytes(figure, dpi=110), "loss and scores by epoch")
 
 
 def _model_provenance(loaded: Checkpoint, path: Path) -> Html:

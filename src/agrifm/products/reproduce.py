@@ -102,11 +102,11 @@ def _target(provenance: Provenance) -> str:
     """Name of the map of classes; all other files must belong to such a map."""
     names = list(provenance.document.files)
     target = Path(names[0])
-    strange = sorted(set(names) - {path.name for path in map_files(target)})
-    if target.suffix.lower() not in (".tif", ".tiff") or strange:
+    unrelated = sorted(set(names) - {path.name for path in map_files(target)})
+    if target.suffix.lower() not in (".tif", ".tiff") or unrelated:
         raise InputError(
             f"{provenance.path}: files",
-            found=", ".join(strange or names[:1]),
+            found=", ".join(unrelated or names[:1]),
             expected="OUT.tif first, then files that belong to it, such as OUT.json and OUT_confidence.tif",
             repair="copy the file again from where the map was computed; it was damaged or changed.",
         )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
+import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,7 +29,17 @@ ACROSS = ("x", "lon", "longitude", "easting")
 DOWN = ("y", "lat", "latitude", "northing")
 METADATA = ("zarr.json", ".zmetadata")  # metadata of a Zarr store, whose time stamps show changes
 CHUNKS = 64 * 2**20  # bytes of decompressed chunks kept for each variable: chunks often span many dates
+_ZARR_TASK = re.compile(r"Task exception was never retrieved\nfuture: .*[\\/]zarr[\\/]core[\\/]")
 _LOCK = Lock()
+
+
+def _not_of_zarr(record: logging.LogRecord) -> bool:
+    return _ZARR_TASK.match(record.getMessage()) is None
+
+
+# Zarr reads the metadata of all arrays at once and raises the first error. If more of them are damaged, asyncio prints
+# their tracebacks some time later, beside the one refusal that the user needs.
+logging.getLogger("asyncio").addFilter(_not_of_zarr)
 
 
 @dataclass(frozen=True)

@@ -316,7 +316,7 @@ def describe(values: Mapping[str, Any], overrides: Sequence[str], where: Path) -
     try:
         return Description.model_validate({**values, "sources": sources, **of_scene})
     except ValidationError as error:
-        raise explain(error, where, valid_keys=_valid_keys) from error
+        raise explain(error, where, Description) from error
 
 
 def load_description(path: Path, overrides: Sequence[str]) -> Description:
@@ -362,8 +362,3 @@ def _parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
         if values.get(key) in ("", "null", "~"):
             values[key] = None
     return values
-
-
-def _valid_keys(location: Sequence[str]) -> list[str]:
-    """Return the keys that may stand beside the last part of a location."""
-    return list(Source.model_fields if location[0] == "sources" else Description.model_fields)

@@ -16,7 +16,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from agrifm.io import whole
+from agrifm.figures import save_png
 from agrifm.rasters.grid import meters_per_unit, pixel_size, sides
 from agrifm.scenes.checks.pixels import overview
 from agrifm.scenes.frame_pixels import FramePixels, MissingPixels
@@ -263,8 +263,7 @@ def _draw_contact_sheet(scene: Scene, shares: dict[str, list[float]], path: Path
             axis.set_title(f"{layer.days[position]}   {_percent(share)} clear", fontsize=9)
         for axis in axes:
             axis.set_axis_off()
-    with whole(path) as unfinished:
-        figure.savefig(unfinished, dpi=110, format="png")
+    save_png(figure, path, dpi=110)
 
 
 def _clearest_positions(shares: list[float]) -> list[int]:

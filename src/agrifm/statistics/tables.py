@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from math import isnan
@@ -16,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from agrifm.errors import printable
-from agrifm.io import whole, write_whole
+from agrifm.figures import save_png
+from agrifm.io import write_whole
 from agrifm.statistics.design import Design
 from agrifm.statistics.estimates import Estimate, Value
 from agrifm.statistics.interpretation import Answers
@@ -204,6 +204,4 @@ def draw_areas(path: Path, estimate: Estimate, design: Design) -> None:
     axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    with whole(path) as unfinished, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # scripts that the font does not have are drawn as boxes
-        figure.savefig(unfinished, format="png")
+    save_png(figure, path)

@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 from agrifm.errors import InputError, nearest
 from agrifm.tasks.class_table import Row, Table
 
-KEYS = ("table", "only", "rest")
 OTHER = ("other", "#9a9a9a")
+
+
+@dataclass(frozen=True)
+class ClassChoice:
+    """Classes chosen from a class table.
+
+    Args:
+        table: Name of a table that comes with the package, or path of a file.
+        only: Names of the classes: one, a list, or parts by the name of the class that they make up. Every code that
+            holds no other code is a class by default.
+        other: Name of the class of everything that ``only`` does not name; null for none.
+    """
+
+    table: str
+    only: str | list[str] | dict[str, str | list[str]] | None = None
+    other: str | None = OTHER[0]
+
+
+KEYS = tuple(entry.name for entry in fields(ClassChoice))
 Tips = frozenset[str]
 
 
 def chosen(task: Mapping[str, Any]) -> dict[str, Any]:
-    """The section ``task`` with ``classes: {table, only, rest}`` spelled out.
+    """The section ``task`` with ``classes: {table, only, other}`` spelled out.
 
     ``table`` is a shipped table or a file. ``only`` names the classes: one, a list, or parts under a name of one's own,
     ``{cropland: [arable_crops, permanent_crops_perennial]}``; left out, every code that holds no other code is a class.
-    ``rest`` is the class of all that was not named: ``other``, or null for none.
+    ``other`` is the class of all that was not named: ``other``, or null for none.
 
     A code stands for those of its parts that the table has codes for. Where all are of one class the code means it;
     where they are of some classes it means their group, and teaches that it is one of them; where they may be anything,
@@ -38,7 +57,7 @@ def chosen(task: Mapping[str, Any]) -> dict[str, Any]:
     rows = [row for row in table.rows if row.number is not None]
     finest = _finest(table, rows)
     wanted = _named(table, choice["only"]) if choice.get("only") else finest
-    rest = choice.get("rest", OTHER[0] if choice.get("only") else None)
+    rest = choice.get("other", OTHER[0] if choice.get("only") else None)
     owner = _owners(wanted, table.source)
     owner = {tip: owner.get(tip, rest) for tips in finest.values() for tip in tips}
     means = {row: frozenset(owner[tip] for tip in table.tips(row) & owner.keys()) for row in rows}
@@ -120,7 +139,7 @@ def _groups(
             silent.append(row)
         elif len(found) > 1:
             groups.setdefault(found, {"name": row.name, "codes": [], "scored": False})["codes"].append(row.number)
-    ordered = [{**group, "of": [name for name in names if name in found]} for found, group in groups.items()]
+    ordered = [{**group, "classes": [name for name in names if name in found]} for found, group in groups.items()]
     return ordered, _numbers(silent)
 
 

@@ -14,13 +14,13 @@ class Group:
 
     Args:
         name: Name of the group.
-        of: Names of its classes.
+        classes: Names of its classes.
         codes: Numbers in the labels that mean it.
         scored: Whether scores are also given with its classes as one.
     """
 
     name: str
-    of: tuple[str, ...]
+    classes: tuple[str, ...]
     codes: tuple[int, ...] = ()
     scored: bool = True
 
@@ -32,32 +32,36 @@ def check(groups: Sequence[Group], names: Sequence[str]) -> None:
         ValueError: If a group names a class that is not there, holds none or all, or crosses another.
     """
     for group in groups:
-        strange = set(group.of) - set(names)
+        strange = set(group.classes) - set(names)
         if strange:
             raise ValueError(f"group {group.name} holds '{min(strange)}', which is no class: {', '.join(names)}")
-        if not 1 < len(set(group.of)) < len(names):
+        if not 1 < len(set(group.classes)) < len(names):
             raise ValueError(
-                f"group {group.name} holds {len(group.of)} of {len(names)} classes: some, not all, are needed"
+                f"group {group.name} holds {len(group.classes)} of {len(names)} classes: some, not all, are needed"
             )
     kept = [group for group in groups if group.scored]
     for a in kept:
         for b in kept:
-            if set(a.of) & set(b.of) and not (set(a.of) <= set(b.of) or set(b.of) <= set(a.of)):
+            if set(a.classes) & set(b.classes) and not (
+                set(a.classes) <= set(b.classes) or set(b.classes) <= set(a.classes)
+            ):
                 raise ValueError(f"groups {a.name} and {b.name} share some classes: set 'scored: false' on one of them")
 
 
 def levels(groups: Sequence[Group], names: Sequence[str]) -> list[tuple[str, ...]]:
     """For every level above the classes, from fine to coarse: what each class is called there."""
-    kept = sorted((group for group in groups if group.scored), key=lambda group: len(group.of))
+    kept = sorted((group for group in groups if group.scored), key=lambda group: len(group.classes))
     height: dict[Group, int] = {}
     for group in kept:
-        height[group] = 1 + max((height[other] for other in height if set(other.of) < set(group.of)), default=0)
+        height[group] = 1 + max(
+            (height[other] for other in height if set(other.classes) < set(group.classes)), default=0
+        )
     found = []
     for level in range(1, max(height.values(), default=0) + 1):
         called = {name: name for name in names}
         for group in kept:
             if height[group] <= level:
-                called |= dict.fromkeys(group.of, group.name)
+                called |= dict.fromkeys(group.classes, group.name)
         found.append(tuple(called[name] for name in names))
     return found
 
@@ -77,7 +81,7 @@ def lifted(
     place = dict(zip(names, (called.index(name) for name in level), strict=True))
     columns = [place[name] for name in names]
     matrix = np.zeros((len(called), len(called)), counts.dtype)
-    for row, of in zip(counts, [*((name,) for name in names), *(group.of for group in groups)], strict=True):
+    for row, of in zip(counts, [*((name,) for name in names), *(group.classes for group in groups)], strict=True):
         rows = {place[name] for name in of}
         if len(rows) == 1:
             np.add.at(matrix[rows.pop()], columns, row)

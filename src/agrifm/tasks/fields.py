@@ -58,8 +58,8 @@ class Fields:
     Args:
         classes: Crops in the order of their numbers; without them only fields are learned.
         boundary_width: Width of a boundary in meters; pixels that touch the line always belong to it.
-        pixel: Side of a label pixel in meters; None takes that of the training data.
-        partial: Whether only some fields are labeled: 0 ends a field, but may hold other fields.
+        pixel_size: Side of a label pixel in meters; None takes that of the training data.
+        partial_labels: Whether only some fields are labeled: 0 ends a field, but may hold other fields.
         loss: Losses of extent and of boundary, both with two classes.
         crop_loss: Losses of crops.
         edge_weight: Weight of boundary pixels in the losses of extent.
@@ -71,8 +71,8 @@ class Fields:
     kind: Literal["fields"] = "fields"
     classes: Classes = ()
     boundary_width: float = 20.0
-    pixel: float | None = None
-    partial: bool = False
+    pixel_size: float | None = None
+    partial_labels: bool = False
     loss: Losses = (CrossEntropy(), LogCoshDice())
     crop_loss: Losses = (CrossEntropy(),)
     edge_weight: float = 2.0
@@ -89,8 +89,10 @@ class Fields:
             raise ValueError(
                 "crops need at least two classes with different names; leave them out to learn fields alone"
             )
-        if min(self.boundary_width, self.tolerance, self.pixel or 1) <= 0 or self.edge_weight < 1:
-            raise ValueError("boundary_width, tolerance and pixel are meters above 0, and edge_weight is at least 1")
+        if min(self.boundary_width, self.tolerance, self.pixel_size or 1) <= 0 or self.edge_weight < 1:
+            raise ValueError(
+                "boundary_width, tolerance and pixel_size are meters above 0, and edge_weight is at least 1"
+            )
         for losses, count in ((self.loss, 2), (self.crop_loss, len(self.classes))):
             for loss in losses:
                 weights = getattr(loss, "class_weights", None)
@@ -124,7 +126,7 @@ class Fields:
 
     def with_pixel(self, meters: float) -> Fields:
         """The same task with this side of a pixel, unless it has one."""
-        return self if self.pixel is not None else replace(self, pixel=meters)
+        return self if self.pixel_size is not None else replace(self, pixel_size=meters)
 
     def prepare(self, sample: Sample) -> Sample:
         """Replace the label by targets ``(3 or 4, h, w)``: fields, boundary, distance, crop.
@@ -135,8 +137,8 @@ class Fields:
             return sample
         label = sample.label.reshape(-1, *sample.label.shape[-2:])
         fields = label[0].numpy().astype(np.int32)
-        width = self.boundary_width / (self.pixel or 1.0)
-        boundary, distance = targets(fields, width, partial=self.partial)
+        width = self.boundary_width / (self.pixel_size or 1.0)
+        boundary, distance = targets(fields, width, partial=self.partial_labels)
         layers = [torch.from_numpy(layer).float() for layer in (fields, boundary, distance)]
         crops = [layer.float() for layer in label[1:]]
         return replace(sample, label=torch.stack([*layers, *crops]))
@@ -163,7 +165,7 @@ class Fields:
 
     def _extent(self, label: Tensor) -> Tensor:
         """Extent: 1 in fields, 0 outside, -1 if unknown."""
-        known = label[:, 0] > 0 if self.partial else label[:, 0] >= 0
+        known = label[:, 0] > 0 if self.partial_labels else label[:, 0] >= 0
         return torch.where(known, (label[:, 0] > 0).long(), UNKNOWN)
 
     def _weighted(self, loss: AnyLoss, logits: Tensor, extent: Tensor, boundary: Tensor) -> LossSum:
@@ -183,7 +185,7 @@ class Fields:
         sums = torch.zeros(len(SUMS), dtype=torch.float64)
         for part, truth in zip(layers, label[:, 0].cpu().numpy().astype(np.int64), strict=True):
             fields = self.watershed.find(part)
-            comparison = compare(fields, truth, self.pixel or 1.0, self.tolerance, partial=self.partial)
+            comparison = compare(fields, truth, self.pixel_size or 1.0, self.tolerance, partial=self.partial_labels)
             sums += torch.tensor([comparison[key] for key in SUMS], dtype=torch.float64)
         metric.update(sums, self._confusion(output, label))
 

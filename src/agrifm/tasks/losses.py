@@ -203,25 +203,25 @@ class Tversky:
     """One minus the Tversky index, averaged as dice: hits over hits and weighted errors.
 
     Args:
-        false_alarms: Weight of pixels wrongly given to a class; both weights 0.5 give dice.
-        misses: Weight of a class's pixels that were missed; larger than the other for thin, rare things.
+        alpha: Weight of pixels wrongly given to a class; both weights 0.5 give dice.
+        beta: Weight of a class's pixels that were missed; larger than the other for thin, rare things.
         smooth: Added to both sides of the ratio.
     """
 
     kind: Literal["tversky"] = "tversky"
-    false_alarms: float = 0.3
-    misses: float = 0.7
+    alpha: float = 0.3
+    beta: float = 0.7
     smooth: float = 1.0
     weight: float = 1.0
 
     def __call__(self, logits: Logits, label: Label, ignore_index: int, groups: Groups = None) -> LossSum:
         """Sum over samples that hold labels, and their number."""
-        index, present = _overlap(logits, label, ignore_index, groups, self.false_alarms, self.misses, self.smooth)
+        index, present = _overlap(logits, label, ignore_index, groups, self.alpha, self.beta, self.smooth)
         return _over_samples(1 - index, present)
 
 
 def _overlap(
-    logits: Logits, label: Label, ignore_index: int, groups: Groups, false_alarms: float, misses: float, smooth: float
+    logits: Logits, label: Label, ignore_index: int, groups: Groups, alpha: float, beta: float, smooth: float
 ) -> tuple[Tensor, Tensor]:
     """Tversky index of each class of each sample ``(b, k)``, and whether the class occurs in the sample."""
     logits, target, labeled = _settled(logits, label, ignore_index, groups)
@@ -230,7 +230,7 @@ def _overlap(
     hits = (probability * truth).sum((2, 3))
     predicted = probability.sum((2, 3))
     actual = truth.sum((2, 3))
-    errors = false_alarms * (predicted - hits) + misses * (actual - hits)
+    errors = alpha * (predicted - hits) + beta * (actual - hits)
     return (hits + smooth) / (hits + errors + smooth), actual > 0
 
 

@@ -17,6 +17,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from agrifm.checks.chips import unknown_labels
 from agrifm.errors import InputError
+from agrifm.tasks.class_choice import ClassChoice
 from agrifm.tasks.class_levels import Group, check, levels, lifted
 from agrifm.tasks.losses import CrossEntropy, Loss, LossSum, settled
 from agrifm.tasks.scores import Scores, scores
@@ -69,8 +70,11 @@ def _one_or_more(value: Any) -> Any:
 
 
 AnyLoss = Annotated[Loss, Field(discriminator="kind")]
-Losses = Annotated[tuple[AnyLoss, ...], BeforeValidator(_one_or_more)]
-Classes = Annotated[tuple[CropClass, ...], BeforeValidator(_classes)]
+Losses = Annotated[
+    tuple[AnyLoss, ...], BeforeValidator(_one_or_more, json_schema_input_type=tuple[AnyLoss, ...] | AnyLoss)
+]
+ClassList = tuple[str | CropClass, ...]
+Classes = Annotated[tuple[CropClass, ...], BeforeValidator(_classes, json_schema_input_type=ClassList)]
 
 
 @dataclass(frozen=True)
@@ -85,10 +89,10 @@ class Segmentation:
         unlabeled: Further codes that are ignored like ``ignore_index``.
     """
 
-    classes: Annotated[tuple[CropClass, ...], BeforeValidator(_classes)]
+    classes: Annotated[tuple[CropClass, ...], BeforeValidator(_classes, json_schema_input_type=ClassList | ClassChoice)]
     kind: Literal["segmentation"] = "segmentation"
     ignore_index: int = -1
-    loss: Annotated[tuple[AnyLoss, ...], BeforeValidator(_one_or_more)] = (CrossEntropy(),)
+    loss: Losses = (CrossEntropy(),)
     groups: tuple[Group, ...] = ()
     unlabeled: tuple[int, ...] = ()
 
@@ -153,7 +157,7 @@ class Segmentation:
     @cached_property
     def members(self) -> Bool[Tensor, "g k"]:
         """Mask of the classes of each group."""
-        rows = [[name in group.of for name in self.names] for group in self.groups]
+        rows = [[name in group.classes for name in self.names] for group in self.groups]
         return torch.tensor(rows, dtype=torch.bool).view(len(rows), len(self.names))
 
     def encode(self, label: Int[Tensor, "*s"]) -> Int[Tensor, "*s"]:

@@ -92,13 +92,15 @@ def _refuse_useless(loss: float, weights: dict[str, Tensor], epoch: int) -> None
         InputError: If the loss or a weight is not finite.
     """
     where = f"epoch {epoch + 1}"
-    refuse_not_finite(weights, where, "lower training.learning_rate, or set training.clip; the epoch before is kept.")
+    refuse_not_finite(
+        weights, where, "lower training.learning_rate, or set training.gradient_clip_val; the epoch before is kept."
+    )
     if not math.isfinite(loss):
         raise InputError(
             where,
             found=f"a loss of {loss}",
             expected="a finite loss",
-            repair="lower training.learning_rate, set training.clip, or use training.precision 32-true.",
+            repair="lower training.learning_rate, set training.gradient_clip_val, or use training.precision 32-true.",
         )
 
 

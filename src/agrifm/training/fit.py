@@ -62,6 +62,7 @@ from agrifm.training.state import (
     write_checksums,
 )
 from agrifm.training.throughput import Throughput
+from agrifm.weight_files.start_weights import start_weights
 
 # Warnings of Lightning that say nothing new here: values are equal in all processes, and so on.
 KNOWN = ("does not have many workers", "LeafSpec", "Checkpoint directory", "sync_dist", "WeightAveraging")
@@ -75,7 +76,6 @@ def fit(
     out: Path,
     *,
     resume: bool = True,
-    weights: dict[str, Tensor] | None = None,
     sources: Mapping[str, SampleSource] | None = None,
     console: Console | None = None,
 ) -> Path:
@@ -86,7 +86,6 @@ def fit(
         out: Folder of the results: ``best.safetensors``, ``last.safetensors``, ``history.csv``,
             ``experiment.yaml``, ``environment.json``, TensorBoard logs and the state for resuming.
         resume: Go on where a run in ``out`` was interrupted; else begin anew.
-        weights: Weights of a pre-trained encoder, by the names of the model.
         sources: ``train`` and ``val``, instead of the files that the experiment names.
         console: Where progress is shown.
 
@@ -94,7 +93,7 @@ def fit(
         InputError: If something in the data, the configuration or the weights is wrong.
     """
     console = console or Console()
-    _refuse_unstarted(experiment, weights)
+    weights = start_weights(experiment)
     refuse_unwritable(out)
     # Processes that train together share their folder, and the first of them keeps others out.
     with locked(out / "training") if is_first() else nullcontext():
@@ -135,16 +134,6 @@ def _fit(
     trainer = make_trainer(experiment, out, console, open_probe(experiment))
     _run(trainer, module, Loaders(experiment, sources), state if goes_on else None)
     return out / BEST
-
-
-def _refuse_unstarted(experiment: Experiment, weights: dict[str, Tensor] | None) -> None:
-    if experiment.start_from is not None and weights is None:
-        raise InputError(
-            f"start_from: {experiment.start_from}",
-            found="no weights handed to fit",
-            expected="those that start_from names",
-            repair="pass weights=start_weights(experiment) of agrifm.compat.weights, or leave start_from out.",
-        )
 
 
 def _run(trainer: pl.Trainer, module: TrainingModule, loaders: Loaders, state: Path | None) -> None:
@@ -211,7 +200,7 @@ def settle(experiment: Experiment, sources: Mapping[str, SampleSource], console:
         console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
     checked, task = seen["train"], experiment.task
     counted = isinstance(task, Segmentation) and not task.is_settled
-    needs_all = experiment.data.statistics == "data" or experiment.model.calendar or counted
+    needs_all = experiment.data.statistics == "data" or experiment.model.time_steps or counted
     if needs_all and checked.chips < len(sources["train"]):
         with console.status("computing statistics"):
             checked = survey(sources["train"], experiment.data.sensors, range(len(sources["train"])))
@@ -266,7 +255,7 @@ def _look_at_shards(experiment: Experiment, shards: Shards) -> None:
     """
     assert experiment.data.shards is not None
     # Sensors come in equal numbers here, whatever the mix; each in its own order, which the mix does not change.
-    order = Stream(shards.groups, None, experiment.data.shards.window, experiment.seed)
+    order = Stream(shards.groups, None, experiment.data.shards.shuffle_window, experiment.seed)
     first = [index for _, index in order.order(0, EACH * len(shards.groups))]
     seen = survey(Unlabeled(shards), experiment.data.sensors, first)
     for sensor in experiment.data.sensors:
@@ -288,7 +277,7 @@ def examine(
     seen: dict[str, Survey] = {}
     for split, source in sources.items():
         source = AsMap(source, task) if isinstance(task, Fields) else source
-        indices = evenly(len(source), data.check if limit is None else limit)
+        indices = evenly(len(source), data.check_chips if limit is None else limit)
         bands = data.check_bands
         for found in values(source, data.sensors, indices, task.known, task.ignore_index, bands=bands):
             if isinstance(found, Survey):
@@ -415,8 +404,8 @@ def make_trainer(experiment: Experiment, out: Path, console: Console, probe: Lin
         logging.getLogger(name).setLevel(logging.WARNING)
     callbacks: list[pl.Callback] = [ScoreAndSave(out, probe), SameExperiment(), Throughput(), ProgressPrinter(console)]
     callbacks.append(LearningRateMonitor("step"))
-    if config.ema is not None:
-        callbacks.append(EMAWeightAveraging(decay=config.ema))
+    if config.ema_decay is not None:
+        callbacks.append(EMAWeightAveraging(decay=config.ema_decay))
     if config.patience is not None:
         callbacks.append(EarlyStopping(experiment.task.best_score, mode="max", patience=config.patience))
     callbacks.append(ModelCheckpoint(out, RESUME.removesuffix(".ckpt"), save_top_k=1, enable_version_counter=False))
@@ -428,9 +417,9 @@ def make_trainer(experiment: Experiment, out: Path, console: Console, probe: Lin
         num_nodes=config.nodes,
         strategy=strategy(config),
         precision=_precision(config.precision, config.accelerator),
-        gradient_clip_val=config.clip or None,
-        accumulate_grad_batches=config.accumulate,
-        limit_train_batches=config.limit if config.limit is not None else 1.0,
+        gradient_clip_val=config.gradient_clip_val or None,
+        accumulate_grad_batches=config.accumulate_grad_batches,
+        limit_train_batches=config.limit_train_batches if config.limit_train_batches is not None else 1.0,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         enable_progress_bar=False,

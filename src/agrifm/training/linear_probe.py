@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from agrifm.checks.chips import evenly
 from agrifm.config import Experiment
-from agrifm.data.folder import SampleSource, View
+from agrifm.data.folder import SampleSource, SampleSubset
 from agrifm.data.loader import EpochBatches, Split, load
 from agrifm.errors import InputError
 from agrifm.nn.model import CropModel
@@ -78,7 +78,7 @@ class LinearProbe:
         """Features ``(n, c)`` and classes ``(n)`` of labeled pixels; the same ones every time."""
         task = self.experiment.task
         assert isinstance(task, Segmentation)
-        few = View(source, tuple(evenly(len(source), CHIPS)))
+        few = SampleSubset(source, tuple(evenly(len(source), CHIPS)))
         batches = EpochBatches(len(few), self.experiment.training.batch_size, shuffle=False)
         found: list[tuple[Tensor, Tensor]] = []
         for batch in load(Split(few, self.experiment.data.frames, self.experiment.data.resize), batches, 0):

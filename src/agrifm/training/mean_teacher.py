@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from agrifm.config import Experiment, ShardsConfig
 from agrifm.data.chips import FrameChoice
-from agrifm.data.folder import SampleSource, View
+from agrifm.data.folder import SampleSource, SampleSubset
 from agrifm.data.loader import Key
 from agrifm.data.transforms import Augment, perturb, pick_frames
 from agrifm.errors import InputError
@@ -109,13 +109,13 @@ def open_covers(experiment: Experiment, shards: ShardsConfig) -> dict[str, Sampl
     sensors = experiment.data.sensors
     train = Blend(tuple(_open(place, shards, sensors, experiment.seed) for place in shards.train))
     val = _open(shards.val, shards, sensors, experiment.seed + HELD_OUT)
-    return {"train": train, "val": View(val, tuple(range(min(shards.val_samples, len(val)))))}
+    return {"train": train, "val": SampleSubset(val, tuple(range(min(shards.val_samples, len(val)))))}
 
 
 def _open(place: str, shards: ShardsConfig, sensors: Sequence[Sensor], seed: int) -> SampleSource:
     if place == SYNTHETIC:
         return Covers(seed=seed, sensors=tuple(sensors))
-    return Shards.open(place, lost=shards.lost)
+    return Shards.open(place, lost=shards.damaged)
 
 
 def stored(sources: Mapping[str, SampleSource]) -> list[Shards]:
@@ -137,12 +137,16 @@ def in_order(experiment: Experiment, train: Blend, world: int = 1) -> tuple[Blen
     for source in train.sources:
         order: Order = Endless()
         if isinstance(source, Shards):
-            mix = {sensor: shards.mix.get(sensor, 0.0) for sensor in source.groups} if shards.mix else None
-            order = Stream(source.groups, mix, shards.window, experiment.seed)
+            mix = (
+                {sensor: shards.sensor_sampling_weights.get(sensor, 0.0) for sensor in source.groups}
+                if shards.sensor_sampling_weights
+                else None
+            )
+            order = Stream(source.groups, mix, shards.shuffle_window, experiment.seed)
             source = replace(source, keep=order.kept(world))
         sources.append(source)
         orders.append(order)
-    return Blend(tuple(sources)), BlendOrder(tuple(orders), shards.shares or (1,) * len(orders))
+    return Blend(tuple(sources)), BlendOrder(tuple(orders), shards.sampling_weights or (1,) * len(orders))
 
 
 def train_loader(experiment: Experiment, train: Blend, rank: int, world: int) -> DataLoader[Views]:
@@ -151,7 +155,7 @@ def train_loader(experiment: Experiment, train: Blend, rank: int, world: int) ->
     assert shards is not None
     source, order = in_order(experiment, train, world)
     pairs = Pairs(source, experiment.data.frames, experiment.augment, experiment.seed, 2 if experiment.teacher else 1)
-    batches = StreamBatches(order, shards.lap, training.batch_size, rank=rank, world=world)
+    batches = StreamBatches(order, shards.epoch_size, training.batch_size, rank=rank, world=world)
     workers = training.workers
     return DataLoader(
         pairs, batch_sampler=batches, collate_fn=Views.of, num_workers=workers, persistent_workers=workers > 0
@@ -211,11 +215,11 @@ class MeanTeacher(TrainingModule):
             return loss
         with torch.no_grad():
             goal = self.task.probabilities(self.teacher(batch.teacher))
-            trust = sureness(goal) if config.trust else goal.new_ones(goal[:, :1].shape)
+            trust = sureness(goal) if config.confidence_weighting else goal.new_ones(goal[:, :1].shape)
         guess = self.task.probabilities(output)
         gap = ((guess - goal).abs() * trust).sum() / self._everywhere(trust.sum())
         self.log("loss_teacher", gap.detach())
-        return loss + config.weight * self._ramp(config.ramp) * gap
+        return loss + config.weight * self._ramp(config.ramp_up) * gap
 
     def _ramp(self, share: float) -> float:
         """From 0 to 1 over the first share of all steps."""
@@ -231,7 +235,7 @@ class MeanTeacher(TrainingModule):
         parameters = [x for x in self.model.parameters() if x.grad is not None]
         norm = whole_norm([x.grad for x in parameters if x.grad is not None])
         self.log("gradient_norm", norm)
-        limit, usual = self.experiment.training.spike, self.usual_norm
+        limit, usual = self.experiment.training.gradient_spike_factor, self.usual_norm
         if limit is not None and float(usual) > 0 and not bool(norm <= limit * usual):
             for parameter in parameters:
                 parameter.grad = None  # optimizers pass over parameters without one; with zeros, momentum moves them

@@ -67,8 +67,8 @@ class TrainingModule(pl.LightningModule):
                 f"samples {', '.join(batch.names)}",
                 found=f"a loss of {loss.item()} in epoch {self.current_epoch}, step {self.global_step}",
                 expected="a finite loss",
-                repair="lower training.learning_rate, set training.clip, use precision 32-true; look at these samples, "
-                f"kept in {BAD}.",
+                repair="lower training.learning_rate, set training.gradient_clip_val, use precision 32-true; look at "
+                f"these samples, kept in {BAD}.",
             )
         self.log("loss", loss.detach(), on_step=True, on_epoch=False)
         return loss
@@ -172,7 +172,7 @@ def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str,
     for name, parameter in named:
         factor = 1.0
         if name in depths:
-            factor = config.encoder_rate * config.layer_decay ** depths[name]
+            factor = config.encoder_lr_scale * config.layer_decay ** depths[name]
         plain = parameter.ndim < 2 or "relative_position" in name
         key = (config.learning_rate * factor, 0.0 if plain else config.weight_decay)
         groups.setdefault(key, []).append(parameter)

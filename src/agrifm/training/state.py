@@ -119,7 +119,7 @@ def _experiment_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     from agrifm.config import parse
 
     try:
-        return parse(json.loads(checkpoint["experiment"]), RESUME).model_dump(mode="json")
+        return parse(json.loads(checkpoint["experiment"]), RESUME, warn=False).model_dump(mode="json")
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(RESUME, error) from error
 

@@ -43,8 +43,8 @@ def tokens(model: CropModel, batch: Batch) -> int:
     t, h, w = model.config.patch
     total = 0
     for name, frames in batch.frames.items():
-        if model.config.calendar is not None:
-            frames = (frames > 0) * model.config.calendar
+        if model.config.time_steps is not None:
+            frames = (frames > 0) * model.config.time_steps
         rows, columns = (-(-size // step) for size, step in zip(batch.images[name].shape[-2:], (h, w), strict=True))
         total += int((-(-frames // t)).sum()) * rows * columns
     return total

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import floor, log10
+from math import ceil, floor, log10
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
@@ -17,7 +16,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 
 from agrifm.errors import InputError
-from agrifm.io import whole
+from agrifm.figures import save_png
 from agrifm.rasters.grid import pixel_size
 from agrifm.tasks.fields import Fields
 from agrifm.tasks.fractions import Fractions
@@ -175,9 +174,7 @@ def picture(path: Path, out: Path, *, title: str = "", width: int = 1600) -> Non
         name = "no data" if value == NODATA else names.get(f"class_{value}", str(value))
         entries.append((name, f"#{table[value].tobytes().hex()}"))
     figure = _draw(table[classes], entries, title, meters, width / DPI)
-    with whole(out) as unfinished, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # scripts that the font does not have are drawn as boxes
-        figure.savefig(unfinished, format="png")
+    save_png(figure, out)
 
 
 def _width_in_meters(file: rasterio.DatasetReader) -> float:
@@ -192,7 +189,7 @@ def _draw(image: np.ndarray, entries: Sequence[Entry], title: str, meters: float
     map_height = min(TALLEST * width, (width - 2 * MARGIN) * rows / columns)
     map_width = map_height * columns / rows
     legend_columns = _columns(entries, width - 2 * MARGIN)
-    legend_rows = -(-len(entries) // legend_columns)
+    legend_rows = ceil(len(entries) / legend_columns)
     bottom = MARGIN + ROW * legend_rows + BAR
     left = (width - map_width) / 2
     height = bottom + map_height + (TITLE if title else MARGIN)
@@ -209,9 +206,11 @@ def _draw(image: np.ndarray, entries: Sequence[Entry], title: str, meters: float
 def _columns(entries: Sequence[Entry], width: float) -> int:
     """Largest number of columns that fit; fewer if they need the same number of rows."""
     longest = max(len(name) for name, _ in entries)
-    most = max(1, int(width / (0.6 + 0.07 * min(longest, LONGEST))))
-    rows = -(-len(entries) // most)
-    return -(-len(entries) // rows)
+    # An entry takes 0.6 inches for its square and gaps, and about 0.07 inches for each character.
+    entry_width = 0.6 + 0.07 * min(longest, LONGEST)
+    most_columns = max(1, int(width / entry_width))
+    rows = ceil(len(entries) / most_columns)
+    return ceil(len(entries) / rows)
 
 
 def _legend(figure: Figure, entries: Sequence[Entry], columns: int) -> None:
@@ -222,10 +221,10 @@ def _legend(figure: Figure, entries: Sequence[Entry], columns: int) -> None:
     legend = figure.legend(
         handles, blank, loc="lower center", ncols=columns, frameon=False, fontsize=9, labelspacing=0.5
     )
-    for text, (name, _) in zip(
-        legend.get_texts(), entries, strict=True
-    ):  # set later, so that names are no formulas and no hidden entries
-        text.set(text=name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…", parse_math=False)
+    # Names are set later: matplotlib hides labels that begin with "_", and typesets formulas between dollar signs.
+    for text, (name, _) in zip(legend.get_texts(), entries, strict=True):
+        short = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+        text.set(text=short, parse_math=False)
 
 
 def _scale_bar(figure: Figure, left: float, middle: float, meters_per_inch: float) -> None:

@@ -11,6 +11,10 @@ from typing import Any
 
 import numpy as np
 from odc.geo.geobox import GeoBox
+from rasterio.warp import transform
+from shapely import Polygon, box, intersection
+from shapely.affinity import translate
+from shapely.geometry.polygon import orient
 
 from agrifm.maps.files.cog import MapProduct
 from agrifm.maps.files.legend import NODATA, Legend
@@ -125,32 +129,30 @@ def _short(label: str) -> str:
 
 def footprint(grid: GeoBox) -> tuple[dict[str, Any], list[float]]:
     """Geometry and bounding box in longitude and latitude, cut in two at the 180th meridian (RFC 7946)."""
-    from shapely import Polygon, box, intersection
-    from shapely.affinity import translate
-
     longitudes, latitudes = _outline(grid)
-    whole = Polygon(np.c_[longitudes, latitudes])
+    outline = Polygon(np.c_[longitudes, latitudes])
     if longitudes.max() <= 180:
-        return {"type": "Polygon", "coordinates": [_ring(whole)]}, list(whole.bounds)
-    west = intersection(whole, box(-180, -90, 180, 90))
-    east = translate(intersection(whole, box(180, -90, 540, 90)), -360)
-    bounds = [west.bounds[0], min(west.bounds[1], east.bounds[1]), east.bounds[2], max(west.bounds[3], east.bounds[3])]
-    return {"type": "MultiPolygon", "coordinates": [[_ring(west)], [_ring(east)]]}, bounds
+        return {"type": "Polygon", "coordinates": [_ring(outline)]}, list(outline.bounds)
+    before = intersection(outline, box(-180, -90, 180, 90))
+    after = translate(intersection(outline, box(180, -90, 540, 90)), -360)
+    # West of the meridian begins, east of it ends the bounding box, so that its first longitude is the larger one.
+    west, south, _, north = before.bounds
+    _, south_after, east, north_after = after.bounds
+    bounds = [west, min(south, south_after), east, max(north, north_after)]
+    return {"type": "MultiPolygon", "coordinates": [[_ring(before)], [_ring(after)]]}, bounds
 
 
 def _outline(grid: GeoBox) -> tuple[np.ndarray, np.ndarray]:
     """Longitudes and latitudes along the edge of a grid, to a centimeter; the westernmost is within -180 to 180."""
-    from rasterio.warp import transform
-
     steps = np.arange(CORNERS) / CORNERS
     ones = np.ones(CORNERS)
     zeros = np.zeros(CORNERS)
     columns = np.concatenate([steps, ones, 1 - steps, zeros]) * grid.shape[1]
     rows = np.concatenate([zeros, steps, ones, 1 - steps]) * grid.shape[0]
     a, b, c, d, e, f = list(grid.affine)[:6]
-    longitudes, latitudes = transform(
-        str(grid.crs), "EPSG:4326", a * columns + b * rows + c, d * columns + e * rows + f
-    )
+    x = a * columns + b * rows + c
+    y = d * columns + e * rows + f
+    longitudes, latitudes = transform(str(grid.crs), "EPSG:4326", x, y)
     longitudes = np.unwrap(longitudes, period=360)  # no jump where the edge crosses 180 degrees
     longitudes -= 360 * np.floor((longitudes.min() + 180) / 360)
     return np.round(longitudes, 7), np.round(latitudes, 7)
@@ -158,6 +160,4 @@ def _outline(grid: GeoBox) -> tuple[np.ndarray, np.ndarray]:
 
 def _ring(polygon: Any) -> list[list[float]]:
     """The outer ring, counterclockwise."""
-    from shapely.geometry.polygon import orient
-
     return [list(point) for point in orient(polygon).exterior.coords]

@@ -1,4 +1,4 @@
-"""Passports are files from elsewhere: nothing in them leads out of a folder, to the network, to a hang or traceback."""
+"""Provenance files come from elsewhere: none of them leads out of a folder, to the network, a hang or a traceback."""
 
 import copy
 import json
@@ -31,7 +31,7 @@ STRANGE = (None, "", "x", -1, 0, 1e9, 10**30, 1e308, float("inf"), float("nan"),
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A map of 24 x 24 pixels."""
-    root = tmp_path_factory.mktemp("passport")
+    root = tmp_path_factory.mktemp("provenance")
     rng = np.random.default_rng(0)
     (root / "scene").mkdir()
     profile = {"driver": "GTiff", "height": 24, "width": 24, "count": 10, "dtype": "uint16", "nodata": 0}
@@ -50,7 +50,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def changed(made, tmp_path):
-    """Write a passport in which the value at a place is another."""
+    """Write a provenance file in which the value at a place is another."""
 
     def write(place, value):
         values = json.loads(made.read_text())
@@ -87,15 +87,15 @@ def test_only_files_of_the_map_are_compared(name, made, changed, tmp_path):
 
 
 def places(node, above=()):
-    """Where every value of a document stands."""
+    """Keys that lead to every value of a document."""
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for key, value in items:
         yield (*above, key)
         yield from places(value, (*above, key))
 
 
-def test_passports_with_missing_and_strange_parts_are_refused_or_right(made, changed, tmp_path):
-    """Nothing hangs and nothing ends in a traceback, whatever stands there; 'make fuzz' tries thousands."""
+def test_provenance_files_with_missing_and_strange_parts_are_refused_or_right(made, changed, tmp_path):
+    """No value makes it hang or ends in a traceback; 'make fuzz' tries thousands."""
     rng = random.Random(0)
     known = [place for place in places(json.loads(made.read_text())) if place[0] != "experiment"]
     refused = 0
@@ -136,7 +136,7 @@ def test_what_decides_how_much_is_read_has_a_limit(made, changed, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '{"format": {}}', "[" * 200_000, "1" * 5000, "\ufeff{}"])
-def test_files_of_another_kind_are_no_passports(text, tmp_path):
+def test_files_of_another_kind_are_no_provenance(text, tmp_path):
     path = tmp_path / "map.passport.json"
     path.write_text(text)
     with pytest.raises(InputError, match=r"OUT\.passport\.json"):
@@ -147,7 +147,7 @@ def test_files_of_another_kind_are_no_passports(text, tmp_path):
 
 
 class Requests(BaseHTTPRequestHandler):
-    """Counts whoever asks."""
+    """Counts the requests."""
 
     seen = 0
 

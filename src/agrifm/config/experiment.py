@@ -1,0 +1,156 @@
+"""The experiment: everything that determines a result, typed, in one YAML file.
+
+Unknown keys are refused with the nearest valid name. Relative paths start at the folder in which the command runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BeforeValidator, Field, model_validator
+
+from agrifm.config.limits import refuse_nonsense, refuse_size
+from agrifm.config.sections import DataConfig, Section, Teacher, TrainingConfig
+from agrifm.data.transforms import Augment
+from agrifm.nn.model import ModelConfig
+from agrifm.sample import Sample, Season
+from agrifm.sensors import Sensor
+from agrifm.tasks.class_choice import chosen
+from agrifm.tasks.fields import Fields
+from agrifm.tasks.fractions import Fractions
+from agrifm.tasks.segmentation import Segmentation
+
+TASK_KINDS = ("segmentation", "fractions", "fields")
+
+
+def _task_with_classes(value: Any) -> Any:
+    """Fill in the default kind of task, and list the classes that are chosen from a class table."""
+    if not isinstance(value, dict):
+        return value
+    value = {"kind": "segmentation", **value}
+    if not isinstance(value.get("classes"), Mapping):
+        return value
+    if value["kind"] != "segmentation":
+        raise ValueError(f"task '{value['kind']}' takes no classes from a table: list their names")
+    return chosen(value)
+
+
+Task = Annotated[
+    Segmentation | Fractions | Fields,
+    Field(discriminator="kind"),
+    BeforeValidator(_task_with_classes),
+]
+
+
+class Experiment(Section):
+    """One experiment.
+
+    Args:
+        name: Name of the experiment. Results go to ``runs/<name>`` unless the command says otherwise.
+        seed: Seed of all random numbers.
+        start_from: Weights to start from: a checkpoint of this project, the published ``AgriFM.pth``, or the name of
+            weights that come with the package, such as ``agrifm-tiny``. Random weights by default.
+        data: Where the samples are and how they are read.
+        augment: Random augmentations of training samples.
+        model: Architecture of the network.
+        task: What the network learns: ``segmentation``, ``fields`` or ``fractions``.
+        teacher: Mean teacher of pre-training. Without it, only fractions are learned.
+        probe: Segmentation experiment in YAML. After each epoch of pre-training, a linear probe on frozen features is
+            fitted to pixels of its training split and scored on its validation split.
+        training: How to train.
+    """
+
+    name: str = "experiment"
+    seed: int = Field(0, ge=0)
+    start_from: Path | None = None
+    data: DataConfig
+    augment: Augment = Augment()
+    model: ModelConfig = ModelConfig()
+    task: Task
+    teacher: Teacher | None = None
+    probe: Path | None = None
+    training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _numbers_make_sense(self) -> Experiment:
+        refuse_nonsense(self)
+        refuse_size(self.model.swin)
+        return self
+
+    @model_validator(mode="after")
+    def _frames_fit_decoder(self) -> Experiment:
+        if self.model.decoder == "original" and self.data.frames is None:
+            raise ValueError("model.decoder 'original' folds time into channels: set data.frames (it used 32)")
+        return self
+
+    @model_validator(mode="after")
+    def _average_fits_strategy(self) -> Experiment:
+        if self.training.strategy == "fsdp" and self.training.ema_decay is not None:
+            raise ValueError("training.ema_decay averages whole weights: leave it out, or use training.strategy 'ddp'")
+        return self
+
+    @model_validator(mode="after")
+    def _data_fit_task(self) -> Experiment:
+        is_pretraining = isinstance(self.task, Fractions)
+        if is_pretraining != (self.data.shards is not None):
+            raise ValueError("task 'fractions' learns from data.shards, and data.shards holds nothing else")
+        if self.teacher is None:
+            return self
+        if not is_pretraining or self.training.ema_decay is not None:
+            raise ValueError(
+                "a teacher belongs to task 'fractions', and is the moving average: leave out training.ema_decay"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_fit_task(self) -> Experiment:
+        needs_two = isinstance(self.task, Fields) and bool(self.task.classes)
+        has_two = not isinstance(self.data.label_key, str)
+        if self.data.dataset is not None or needs_two == has_two:
+            return self
+        if needs_two:
+            raise ValueError(
+                "task 'fields' with classes learns from two datasets, e.g. [instances, label]: set data.label_key"
+            )
+        raise ValueError(f"task '{self.task.kind}' learns from one dataset: set data.label_key")
+
+    @property
+    def prepare(self) -> Callable[[Sample], Sample] | None:
+        """The function that computes the model's targets from a chip's label; None where the label is the target."""
+        return self.task.prepare if isinstance(self.task, Fields) else None
+
+    def with_data(self, **changes: Any) -> Experiment:
+        """Return the experiment with other values in its section ``data``."""
+        return self.model_copy(update={"data": self.data.model_copy(update=changes)})
+
+    def with_links(self, allowed: bool) -> Experiment:
+        """Return the experiment with chips that may, or may not, refer to other files."""
+        return self.with_data(allow_links=allowed)
+
+    def with_pixel(self, meters: float) -> Experiment:
+        """Return the experiment with this pixel size for field boundaries, unless it states one itself."""
+        if not isinstance(self.task, Fields):
+            return self
+        return self.model_copy(update={"task": self.task.with_pixel(meters)})
+
+    def with_sensors(self, sensors: Sequence[Sensor]) -> Experiment:
+        """Return the experiment with these sensors and their statistics."""
+        return self.with_data(sensors=tuple(sensors), statistics="given")
+
+    def with_footprint(self, meters: float) -> Experiment:
+        """Return the experiment with this footprint for the windows of maps, unless it states one itself."""
+        return self if self.data.footprint is not None else self.with_data(footprint=meters)
+
+    def with_season(self, season: Season) -> Experiment:
+        """Return the experiment with this season for the model's time steps, unless it states one itself."""
+        if self.model.time_steps is None or self.model.season is not None:
+            return self
+        return self.model_copy(update={"model": replace(self.model, season=season)})
+
+    def to_yaml(self) -> str:
+        """The resolved experiment as YAML."""
+        return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False, width=110)
