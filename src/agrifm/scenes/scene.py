@@ -208,7 +208,7 @@ class Scene:
         layers = [layer for layer in layers if layer.frames]
         return replace(self, layers=tuple(layers), skipped=(*self.skipped, href))
 
-    def place(self, area: Area) -> Georeference:
+    def georeference(self, area: Area) -> Georeference:
         """Return the georeference of an area, as chips and maps store it."""
         affine = self.grid.affine @ Affine.translation(area.column, area.row)
         return Georeference(str(self.grid.crs), tuple(affine)[:6])

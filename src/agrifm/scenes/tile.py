@@ -132,7 +132,7 @@ class Tile:
             dates[sensor] = torch.from_numpy(stack.days)
         return Sample(images, dates, valid, name=name)
 
-    def seen(self, area: Area) -> bool:
+    def has_clear_pixels(self, area: Area) -> bool:
         """Whether an area inside the tile has a clear pixel of any sensor."""
         for stack in self.stacks.values():
             rows, columns = stack.under(area)
