@@ -13,7 +13,7 @@ from rich.console import Console
 from agrifm.errors import Unreadable
 from agrifm.rasters.file_band import FileBand
 from agrifm.scenes.quality import Quality
-from agrifm.scenes.quicklook import clear_shares, show
+from agrifm.scenes.quicklook import read_thumbnails, show
 from agrifm.scenes.scene import Frame, Layer, Scene
 from agrifm.scenes.units import Units
 from agrifm.sensors import LANDSAT, S2
@@ -73,7 +73,8 @@ def told(scene, picture=None, width=120):
 
 
 def test_clear_shares_are_parts_of_the_footprint(scene):
-    shares = clear_shares(scene)
+    thumbnails = read_thumbnails(scene, Console(quiet=True))
+    shares = {sensor: [thumbnail.clear_share for thumbnail in series] for sensor, series in thumbnails.items()}
     assert shares["S2"][0] == 1.0
     assert shares["S2"][1] == pytest.approx(0.5, abs=0.02)
     assert shares["S2"][2] == 0.0

@@ -70,6 +70,7 @@ class Frame:
         missing = MissingPixels(sensor, box)
         outside = np.zeros(box.shape, bool)
         for i, band in enumerate(sensor.band_ids):
+            # Where pixels are averaged, those outside the limits are left out.
             pixels = self.bands[band].read(box, limits=limits)
             missing.add(pixels)
             outside |= pixels.outside(limits)
@@ -225,6 +226,7 @@ class Scene:
 
     def _read_layer(self, layer: Layer, area: Area, pool: ThreadPoolExecutor) -> Stack:
         factor = self.factor(layer.sensor)
+        # All pixels of the sensor that the area touches, counted from the corner of the scene.
         first = (area.row // factor, area.column // factor)
         end = (math.ceil((area.row + area.height) / factor), math.ceil((area.column + area.width) / factor))
         box = sub_box(self.grid, factor, first, end)

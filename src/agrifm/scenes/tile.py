@@ -100,6 +100,7 @@ class Stack:
 
         There are as many as a chip of that size has; each is the pixel under the center of its share.
         """
+        # An area of a few pixels still has one pixel of a coarse sensor.
         n = max(1, round(count / self.factor))
         centers = start + (np.arange(n) + 0.5) * (count / n)
         return np.floor(centers / self.factor).astype(int) - self.first[axis]
