@@ -146,16 +146,16 @@ def test_bands_of_several_files_may_be_of_different_sizes(tmp_path):
 
 
 @pytest.mark.parametrize("sensor", [S2, LANDSAT, MODIS])
-@pytest.mark.parametrize("told", [True, False])
-def test_files_with_all_bands(tmp_path, sensor, told):
-    names = [*reversed(sensor.band_ids), "extra"] if told else [None] * len(sensor.bands)
+@pytest.mark.parametrize("named", [True, False])
+def test_files_with_all_bands(tmp_path, sensor, named):
+    names = [*reversed(sensor.band_ids), "extra"] if named else [None] * len(sensor.bands)
     for date in DAYS:
         write(tmp_path / f"image_{date}.tif", names=names, pixel=30)
     scene = open_scene(tmp_path)
     count = len(sensor.bands)
     assert scene.sensors == (sensor,)
     assert len(scene.layers[0].days) == 2
-    assert stored(scene, sensor) == (list(range(count, 0, -1)) if told else list(range(1, count + 1)))
+    assert stored(scene, sensor) == (list(range(count, 0, -1)) if named else list(range(1, count + 1)))
     assert scene.layers[0].frames[0].name == f"image_{DAYS[0]}"
 
 

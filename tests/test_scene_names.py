@@ -264,6 +264,14 @@ def test_metadata_that_cannot_be_used_are_a_sentence(tmp_path, text):
         assert open_scene(tmp_path, settings).layers[0].frames[0].units.offset == -0.1
 
 
+def test_an_offset_of_a_single_date_replaces_that_of_an_unknown_baseline(tmp_path):
+    text = METADATA.format(level="2A", baseline="five", scale=10000, offsets="")
+    with pytest.raises(InputError, match="which is no version"):
+        with_metadata(tmp_path, text=text)
+    settings = ["pattern={any}/{band}_{date}.tif", "offsets={2018-05-08: -0.1}"]
+    assert open_scene(tmp_path, settings).layers[0].frames[0].units.offset == -0.1
+
+
 def test_units_of_the_file_and_real_numbers_go_before_the_name_of_the_product(tmp_path):
     form = f"{PRODUCT}/20180508_{{band}}.tif"
     band_files_small(tmp_path / "a", form)

@@ -1,4 +1,4 @@
-"""What pixels of a scene mean: missing ones, impossible ones, several looks of a day, and sizes on the ground."""
+"""What pixels of a scene mean: missing ones, impossible ones, several frames of a day, and sizes on the ground."""
 
 import datetime as dt
 import gc
@@ -55,7 +55,7 @@ def s2_files(root, changed=None, day="20180105", **more):
     return root
 
 
-def seen(scene, area=ALL):
+def read_stack(scene, area=ALL):
     return scene.read(area).stacks["S2"]
 
 
@@ -66,10 +66,10 @@ def hole(value, kind):
     return values
 
 
-def mask_file(path, seen):
+def mask_file(path, valid):
     """Give a raster a mask that lies beside it."""
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(path, "r+") as file:
-        file.write_mask(seen.astype(np.uint8) * 255)
+        file.write_mask(valid.astype(np.uint8) * 255)
     assert path.with_name(path.name + ".msk").is_file()
 
 
@@ -90,23 +90,23 @@ QUARTER[: SIDE // 2, : SIDE // 2] = True
 def test_a_pixel_that_is_missing_in_one_band_is_not_seen(tmp_path, values, declared):
     root = s2_files(tmp_path / "s")
     write(root / "20180105_B05_10m.tif", values, nodata=declared)
-    stack = seen(open_scene(root))
+    stack = read_stack(open_scene(root))
     assert np.array_equal(stack.clear[0], ~QUARTER)
     assert (stack.images[0][:, QUARTER] == 0).all()
     assert (stack.images[0][:, ~QUARTER] == 1000).all()
 
 
 def test_a_zero_in_one_band_is_dark_ground_where_zero_marks_missing_pixels(tmp_path):
-    stack = seen(open_scene(s2_files(tmp_path / "dark", {"B12": hole(0, "uint16")})))
+    stack = read_stack(open_scene(s2_files(tmp_path / "dark", {"B12": hole(0, "uint16")})))
     assert stack.clear.all()
     assert (stack.images[0, -1][QUARTER] == 1).all()
     everywhere = dict.fromkeys(S2.band_ids, hole(0, "uint16"))
-    assert np.array_equal(seen(open_scene(s2_files(tmp_path / "none", everywhere))).clear[0], ~QUARTER)
+    assert np.array_equal(read_stack(open_scene(s2_files(tmp_path / "none", everywhere))).clear[0], ~QUARTER)
 
 
 def test_a_zero_is_a_number_where_another_value_marks_missing_pixels(tmp_path):
     everywhere = dict.fromkeys(S2.band_ids, hole(0, "int16"))
-    stack = seen(open_scene(s2_files(tmp_path, everywhere, nodata=-9999)))
+    stack = read_stack(open_scene(s2_files(tmp_path, everywhere, nodata=-9999)))
     assert stack.clear.all()
     assert (stack.images[0][:, QUARTER] == 1).all()
 
@@ -116,8 +116,8 @@ def test_a_mask_beside_the_file_counts(tmp_path):
     mask_file(root / "20180105_B03_10m.tif", ~QUARTER)
     band = open_scene(root).layers[0].frames[0].bands["B03"]
     assert band.nodata == 0  # of the product: GDAL ignores the mask beside it
-    assert np.array_equal(seen(open_scene(root)).clear[0], ~QUARTER)
-    coarse = seen(open_scene(root, ["resolution=40"]), Area(0, 0, 6, 6))
+    assert np.array_equal(read_stack(open_scene(root)).clear[0], ~QUARTER)
+    coarse = read_stack(open_scene(root, ["resolution=40"]), Area(0, 0, 6, 6))
     assert coarse.clear[0].sum() == 36 - 9
 
 
@@ -128,7 +128,7 @@ def test_no_data_beside_the_file_counts_in_headers_and_pixels(tmp_path):
     path.with_name(path.name + ".aux.xml").write_text(xml)
     scene = open_scene(root)
     assert scene.layers[0].frames[0].bands["B03"].nodata is None
-    assert np.array_equal(seen(scene).clear[0], ~QUARTER)
+    assert np.array_equal(read_stack(scene).clear[0], ~QUARTER)
 
 
 def test_files_whose_header_lies_beside_them(tmp_path):
@@ -136,7 +136,7 @@ def test_files_whose_header_lies_beside_them(tmp_path):
         write(tmp_path / f"20180105_{band}.img", hole(0, "uint16"), driver="ENVI", nodata=0)
     scene = open_scene(tmp_path / "{date}_{band}.img")
     assert (scene.resolution, scene.grid.shape) == (10, (SIDE, SIDE))
-    assert np.array_equal(seen(scene).clear[0], ~QUARTER)
+    assert np.array_equal(read_stack(scene).clear[0], ~QUARTER)
 
 
 def test_an_alpha_band_is_a_mask(tmp_path):
@@ -201,21 +201,21 @@ def attributed(path, values, **attributes):
 )
 def test_all_that_a_cube_declares_missing_is(tmp_path, values, attributes):
     scene = open_scene(attributed(tmp_path / "a.nc", values, **attributes), ["scale=1e-4", "offset=0"])
-    stack = seen(scene)
+    stack = read_stack(scene)
     assert np.array_equal(stack.clear[0], ~QUARTER)
     assert (stack.images[0][:, ~QUARTER] == 1000).all()
-    coarse = seen(open_scene(tmp_path / "a.nc", ["scale=1e-4", "offset=0", "resolution=40"]), Area(0, 0, 6, 6))
+    coarse = read_stack(open_scene(tmp_path / "a.nc", ["scale=1e-4", "offset=0", "resolution=40"]), Area(0, 0, 6, 6))
     assert coarse.clear[0].sum() == 36 - 9
 
 
 def test_a_marker_that_the_type_cannot_hold_marks_nothing(tmp_path):
     path = attributed(tmp_path / "a.nc", plain(), _FillValue=np.int32(-9999), missing_value=np.float32(nan))
-    assert seen(open_scene(path)).clear.all()
+    assert read_stack(open_scene(path)).clear.all()
 
 
 def test_unsigned_numbers_may_be_stored_as_signed_ones(tmp_path):
     path = attributed(tmp_path / "a.nc", plain(-25536, "int16"), _Unsigned="true", scale_factor=1e-5)
-    assert (seen(open_scene(path)).images == 4000).all()
+    assert (read_stack(open_scene(path)).images == 4000).all()
 
 
 def test_an_offset_without_a_scale(tmp_path):
@@ -237,7 +237,7 @@ def test_zarr_is_read_without_the_lock_of_hdf5(tmp_path, monkeypatch):
 
     path = a_cube(tmp_path / "a.zarr", plain(), {})
     monkeypatch.setattr(cube_file, "_LOCK", Taken())
-    assert seen(open_scene(path)).clear.all()
+    assert read_stack(open_scene(path)).clear.all()
 
 
 def test_numbers_never_land_on_a_positive_no_data_value(tmp_path):
@@ -265,34 +265,34 @@ def junk(tmp_path_factory):
 
 def test_impossible_reflectance_does_not_count_as_seen(junk):
     scene = open_scene(junk)
-    stack = seen(scene)
+    stack = read_stack(scene)
     assert np.array_equal(stack.clear[0], JUNK == 1000)
     assert stack.clear[1].all()
     first, second = scene.layers[0].days
     assert stack.impossible_pixels() == {first: (2 * SIDE, SIDE**2), second: (0, SIDE**2)}
-    assert seen(open_scene(junk, ["reflectance=[-0.2, 7]"])).clear.all()
+    assert read_stack(open_scene(junk, ["reflectance=[-0.2, 7]"])).clear.all()
     with pytest.raises(InputError, match="a lowest reflectance below the highest"):
         open_scene(junk, ["reflectance=[2, 1]"])
 
 
 def test_impossible_reflectance_is_left_out_of_averages(junk):
-    stack = seen(open_scene(junk, ["resolution=40"]), Area(0, 0, 6, 6))
+    stack = read_stack(open_scene(junk, ["resolution=40"]), Area(0, 0, 6, 6))
     assert (stack.images == 1000).all()
     assert stack.clear.all()
-    rows = seen(open_scene(junk, ["resolution=20"]), Area(0, 0, 12, 12))
+    rows = read_stack(open_scene(junk, ["resolution=20"]), Area(0, 0, 12, 12))
     assert not rows.clear[0, 1].any()
     assert rows.clear.sum() == 2 * 144 - 12
 
 
 def test_impossible_reflectance_is_left_out_of_averages_of_cubes(tmp_path):
-    stack = seen(open_scene(a_cube(tmp_path / "a.nc", JUNK, {}), ["resolution=40"]), Area(0, 0, 6, 6))
+    stack = read_stack(open_scene(a_cube(tmp_path / "a.nc", JUNK, {}), ["resolution=40"]), Area(0, 0, 6, 6))
     assert (stack.images == 1000).all()
 
 
 def test_a_date_of_mostly_impossible_reflectance_is_refused_and_the_repair_works(junk):
     def check(*settings):
         scene = open_scene(junk, settings)
-        counts = seen(scene).impossible_pixels()
+        counts = read_stack(scene).impossible_pixels()
         refuse_impossible(scene, S2, {day: impossible / total for day, (impossible, total) in counts.items()})
 
     check()
@@ -319,7 +319,7 @@ def test_of_two_looks_of_a_day_clear_pixels_come_first(tmp_path, order):
         write(tmp_path / name / "20180105_SCL_10m.tif", layer)
         frames += open_scene(tmp_path / name).layers[0].frames
     scene = Scene((Layer(S2, tuple(frames[order])),), frames[0].bands["B02"].grid())
-    stack = seen(scene)
+    stack = read_stack(scene)
     assert stack.clear.all()
     assert (stack.images[0][:, QUARTER] == 1000).all()
     assert (stack.images[0][:, ~QUARTER] == (3000 if order.step is None else 1000)).all()
@@ -344,7 +344,7 @@ def test_pixels_are_measured_in_meters_whatever_the_grid(tmp_path, crs, transfor
     assert scene.resolution == pytest.approx(10)
     assert scene.factor(S2) == 1
     assert (scene.grid.affine.b, scene.grid.affine.d) == (0, 0)
-    stack = seen(scene, Area(0, 0, *shape))
+    stack = read_stack(scene, Area(0, 0, *shape))
     assert stack.clear.sum() * pixel_area(scene.grid) / 1e4 == pytest.approx(hectares, rel=0.01)
 
 

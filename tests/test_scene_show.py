@@ -1,4 +1,4 @@
-"""What a scene tells about itself: clear shares, units, grids, and a contact sheet."""
+"""What is shown of a scene: clear shares, units, grids, and a contact sheet."""
 
 import datetime as dt
 import io
@@ -13,7 +13,7 @@ from rich.console import Console
 from agrifm.errors import Unreadable
 from agrifm.rasters.file_band import FileBand
 from agrifm.scenes.quality import Quality
-from agrifm.scenes.quicklook import clear_shares, show
+from agrifm.scenes.quicklook import read_thumbnails, show
 from agrifm.scenes.scene import Frame, Layer, Scene
 from agrifm.scenes.units import Units
 from agrifm.sensors import LANDSAT, S2
@@ -66,14 +66,15 @@ def scene(tmp_path_factory):
     return Scene((Layer(S2, frames), Layer(LANDSAT, (landsat,))), grid, "farm", skipped=("broken.tif",))
 
 
-def told(scene, picture=None, width=120):
+def shown_text(scene, picture=None, width=120):
     console = Console(file=io.StringIO(), record=True, width=width)
     show(scene, picture, console)
     return console.export_text()
 
 
 def test_clear_shares_are_parts_of_the_footprint(scene):
-    shares = clear_shares(scene)
+    thumbnails = read_thumbnails(scene, Console(quiet=True))
+    shares = {sensor: [thumbnail.clear_share for thumbnail in series] for sensor, series in thumbnails.items()}
     assert shares["S2"][0] == 1.0
     assert shares["S2"][1] == pytest.approx(0.5, abs=0.02)
     assert shares["S2"][2] == 0.0
@@ -83,7 +84,7 @@ def test_clear_shares_are_parts_of_the_footprint(scene):
 
 
 def test_what_is_shown(scene):
-    text = told(scene)
+    text = shown_text(scene)
     assert "farm: 170 x 131 pixels of 10 m, 2.23 km2, EPSG:32631 (WGS 84 / UTM zone 31N)" in text
     assert "S2: 4 dates" in text
     assert "S2A_MSIL2A_20180310T105031_N0..." in text
@@ -110,7 +111,7 @@ def colors(path):
 
 
 def test_the_picture_appears_whole_and_veils_what_was_not_clear(scene, tmp_path):
-    text = told(scene, tmp_path / "new" / "look.png")
+    text = shown_text(scene, tmp_path / "new" / "look.png")
     assert "picture:" in text
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["look.png"]
     image = colors(tmp_path / "new" / "look.png")
@@ -118,14 +119,14 @@ def test_the_picture_appears_whole_and_veils_what_was_not_clear(scene, tmp_path)
     blue = image[..., 2] - image[..., 0] > 25
     assert 0.01 < blue.mean() < 0.2  # half a date
     clear = replace(scene, layers=(Layer(S2, scene.layers[0].frames[:1]),))
-    told(clear, tmp_path / "clear.png")
+    shown_text(clear, tmp_path / "clear.png")
     image = colors(tmp_path / "clear.png")
     assert not (image[..., 2] - image[..., 0] > 25).any()
 
 
 def test_a_scene_that_saw_nothing_can_be_drawn(scene, tmp_path):
     empty = replace(scene, layers=(Layer(S2, scene.layers[0].frames[2:3]),))
-    assert "0 %" in told(empty, tmp_path / "empty.png")
+    assert "0 %" in shown_text(empty, tmp_path / "empty.png")
     assert (tmp_path / "empty.png").stat().st_size > 1000
 
 
@@ -135,7 +136,7 @@ def test_of_many_dates_the_clearest_of_their_time_are_drawn(scene, tmp_path, mon
     days = [dt.date(2018, 1, 1) + dt.timedelta(10 * i) for i in range(24)]
     frames = tuple(replace(whole if i % 2 else empty, day=day, name=f"{i}") for i, day in enumerate(days))
     monkeypatch.setattr("agrifm.scenes.quicklook._stretch", lambda thumbnails: drawn.extend(thumbnails) or [])
-    told(replace(scene, layers=(Layer(S2, frames),)), tmp_path / "many.png")
+    shown_text(replace(scene, layers=(Layer(S2, frames),)), tmp_path / "many.png")
     assert len(drawn) == 12
     assert all(thumbnail.clear_share == 1 for thumbnail in drawn)
 
@@ -144,5 +145,5 @@ def test_a_file_that_cannot_be_read_is_named_and_no_picture_appears(scene, tmp_p
     whole = scene.layers[0].frames[0]
     gone = replace(whole, bands={**whole.bands, "B04": FileBand(str(tmp_path / "gone.tif"))})
     with pytest.raises(Unreadable, match=r"gone\.tif"):
-        told(replace(scene, layers=(Layer(S2, (gone,)),)), tmp_path / "look.png")
+        shown_text(replace(scene, layers=(Layer(S2, (gone,)),)), tmp_path / "look.png")
     assert list(tmp_path.iterdir()) == []

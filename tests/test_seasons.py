@@ -441,7 +441,7 @@ def test_map_and_evaluation_as_of_a_day_agree_pixel_for_pixel(model, tmp_path, m
         mapped = file.read(1)
     area = Area(0, 0, 48, 48)
     sample = replace(scene.read(area).cut(area), label=land.sample(0, 0, (S2,)).label)
-    write_chip(tmp_path / "chips" / "place.h5", sample, (S2, LANDSAT), scene.place(area))
+    write_chip(tmp_path / "chips" / "place.h5", sample, (S2, LANDSAT), scene.georeference(area))
     source = as_of_day(ChipFolder(tmp_path / "chips", ("place",), (S2, LANDSAT)), (), moment)
     checkpoint = Checkpoint.load(model)
     (path,) = predict(checkpoint, source, tmp_path / "predicted", force_png=True)

@@ -56,6 +56,7 @@ def open_scene(path: Path, overrides: Sequence[str] = (), *, skip_unreadable: bo
             source_layers, incomplete = FrameBuilder(source, files, skip_unreadable).layers()
         layers += source_layers
         skipped += incomplete
+    # A scene of several sources has an area and a period of its own.
     if len(description.sources) == 1:
         description = _with_search_settings(description, search)
     layers, left_out = apply_corrections(layers, description, path)
@@ -122,6 +123,7 @@ def _assemble(
                 skipped=skipped,
             )
         except Unreadable as error:
+            # Georeferences are read now, so further files may turn out to be damaged.
             is_of_frame = any(error.where in frame.hrefs for layer in layers for frame in layer.frames)
             if not (skip_unreadable and is_of_frame):
                 raise

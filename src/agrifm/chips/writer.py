@@ -196,7 +196,7 @@ def _write_images(
                 path = out / "h5_samples" / f"{chip.name}.h5"
                 numbers = None if fields is None else chip.label(fields)
                 with _writing(path):
-                    write_chip(path, sample, scene.sensors, scene.place(chip.cell.area), numbers)
+                    write_chip(path, sample, scene.sensors, scene.georeference(chip.cell.area), numbers)
                 done += 1
                 step(done, len(chips))
     return found

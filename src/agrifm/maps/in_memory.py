@@ -105,7 +105,7 @@ def _slices(tile: Area) -> tuple[slice, slice]:
 
 def _embed_tile(job: MapJob, tile: Area, data: Tile) -> np.ndarray | None:
     """Features ``(c, h, w)`` of a tile; None where no sensor saw any of it."""
-    numbers = [number for number in job.windows.over(tile) if data.seen(job.windows.area(number))]
+    numbers = [number for number in job.windows.over(tile) if data.has_clear_pixels(job.windows.area(number))]
     total: np.ndarray | None = None
     weights = np.zeros((tile.height, tile.width), np.float32)
     for first in range(0, len(numbers), BATCH):

@@ -95,7 +95,7 @@ class MapJob:
             InputError: If outputs of the model are not finite.
         """
         observations = clear_dates(data, tile)
-        numbers = [number for number in self.windows.over(tile) if data.seen(self.windows.area(number))]
+        numbers = [number for number in self.windows.over(tile) if data.has_clear_pixels(self.windows.area(number))]
         groups = [numbers[i : i + BATCH] for i in range(0, len(numbers), BATCH)]
         task = self.checkpoint.experiment.task
         classes = len(task.names)

@@ -125,6 +125,7 @@ def assemble(
         raise _no_frames(name, start, end, skipped)
     grids = _read_grids(merged)
     all_grids = [grid for sensor_grids in grids.values() for grid in sensor_grids]
+    # Degrees are what bounds and suggestions are given in.
     for source in {crs_of(grid) for grid in all_grids}:
         refuse_unrelated(source, DEGREES)
     finest = min(merged, key=lambda layer: layer.sensor.gsd)
@@ -284,6 +285,7 @@ def _overlapping_layers(layers: Sequence[Layer], grids: Grids, grid: GeoBox, *, 
     overlapping = []
     for layer in layers:
         frame_grids = grids[layer.sensor.name]
+        # Most frames share a grid, and transforming bounds is slow.
         bounds_of = {frame_grid: grid_bounds(frame_grid, crs_of(grid)) for frame_grid in set(frame_grids)}
         frames = []
         for frame, frame_grid in zip(layer.frames, frame_grids, strict=True):

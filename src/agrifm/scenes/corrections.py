@@ -66,6 +66,7 @@ def _most_exact(names: Iterable[str], frame: Frame, sensor: Sensor) -> str | Non
     best_rank = 0
     for name in names:
         rank = _match_rank(name, frame, sensor)
+        # Of equally exact names the first one counts.
         if rank > best_rank:
             best = name
             best_rank = rank

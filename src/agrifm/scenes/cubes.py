@@ -60,6 +60,7 @@ def _bands_of_variable(path: Path, array: xr.DataArray, day_of_file: dt.date | N
                 scheme=CUBE,
                 label=f"{variable} in {path.name}",
                 stamp=day.isoformat(),
+                # Several times of one day are frames of their own.
                 sequence=str(steps_of_day[day]),
                 units=_stated_units(array, path),
             )

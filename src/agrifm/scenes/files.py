@@ -95,6 +95,7 @@ def find_files(source: Source, start: dt.date | None = None, end: dt.date | None
             repair="correct the path.",
         )
     bands, broken = _Recognition(source, root, pattern).run(paths)
+    # Converted HDF4 files may lie outside the period, so they are checked before it is applied.
     refuse_hdf4(paths, bands)
     if not bands and not broken:
         raise nothing_recognized(root, paths, pattern)
@@ -247,6 +248,7 @@ def _without_duplicates(bands: Iterable[BandSource]) -> list[BandSource]:
         else:
             position = (raster.variable, raster.step, raster.band)
         try:
+            # Links have other paths, but the same device and inode.
             file = os.stat(raster.href)
         except (OSError, ValueError):
             unique[raster.href, position, band.name, band.day] = band

@@ -163,8 +163,10 @@ class FrameBuilder:
                     repair=nearest(band_id, sensor.band_ids),
                 )
         names = {band.name.lower() for band in bands}
+        # Files whose bands have no names: positions stand for the bands of the sensor, in order.
         if not given and all(name.isdigit() for name in names if name):
             return {str(position): band_id for position, band_id in enumerate(sensor.band_ids, start=1)}
+        # A band that the user names has no other name.
         roles = {name: band_id for name, band_id in known_names(sensor).items() if band_id not in given.values()}
         roles |= {name.lower(): band_id for name, band_id in bands[0].scheme.bands.items()}
         # A name that no file has may still be known by its band id.
@@ -337,11 +339,13 @@ class FrameBuilder:
         if band.units or not isinstance(band.raster, FileBand):
             return band.units
         path = Path(band.raster.href)
+        # The guide of a known product is more reliable than the scale in its files.
         if band.scheme.units:
             return band.scheme.units(path, band_id)
         scaling = self.files.scaling(band)
         if scaling:
             return Units(*scaling, f"scale in {Path(band.label).name}")
+        # Floating-point numbers were converted from the product's own, whose units no longer apply.
         dtype, _ = self.files.storage(band)
         if "float" in dtype:
             return band.scheme.float_units

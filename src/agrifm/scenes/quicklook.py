@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -36,41 +36,35 @@ NO_DATA_GRAY = 0.90
 EQUAL_AREA = "EPSG:6933"
 
 
-def clear_shares(scene: Scene, console: Console | None = None) -> dict[str, list[float]]:
-    """Return the clear part of the footprint for each sensor and each of its days, 0 to 1, from coarse images.
+def read_thumbnails(scene: Scene, console: Console) -> dict[str, list[FramePixels]]:
+    """Read red, green and blue of all dates on a coarse grid, by sensor.
+
+    Args:
+        scene: Scene to read.
+        console: Console for progress.
 
     Raises:
         InputError: If a file cannot be read.
     """
-    thumbnails = _read_all(scene, console or Console(quiet=True))
-    return {sensor: [thumbnail.clear_share for thumbnail in series] for sensor, series in thumbnails.items()}
-
-
-def _read_all(scene: Scene, console: Console) -> dict[str, list[FramePixels]]:
-    """Read all dates of all sensors."""
     thumbnails = {}
     for layer in scene.layers:
-        thumbnails[layer.sensor.name] = _read_thumbnails(scene, layer, layer.days, SHARE_PIXELS, console)
+        thumbnails[layer.sensor.name] = _read_dates(scene, layer, layer.days, SHARE_PIXELS, console)
     return thumbnails
 
 
-def _read_thumbnails(
-    scene: Scene, layer: Layer, days: Iterable[dt.date], size: int, console: Console
-) -> list[FramePixels]:
+def _read_dates(scene: Scene, layer: Layer, days: Sequence[dt.date], size: int, console: Console) -> list[FramePixels]:
     """Read some dates of a sensor over the whole scene, at most ``size`` pixels along a side."""
     box = overview(scene, layer.sensor, size)
-    days = list(days)
     with ThreadPoolExecutor(READERS) as pool:
-        thumbnails = pool.map(lambda day: _read_thumbnail(layer, day, box), days)
-        shown = track(
-            thumbnails,
+        thumbnails = track(
+            pool.map(lambda day: _read_thumbnail(layer, day, box), days),
             f"reading {layer.sensor.name}",
             total=len(days),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
-        return list(shown)
+        return list(thumbnails)
 
 
 def _read_thumbnail(layer: Layer, day: dt.date, box: GeoBox) -> FramePixels:
@@ -115,8 +109,10 @@ def show(scene: Scene, picture: Path | None, console: Console) -> None:
     Raises:
         InputError: If a file cannot be read.
     """
-    thumbnails = _read_all(scene, console)
-    shares = {sensor: [thumbnail.clear_share for thumbnail in series] for sensor, series in thumbnails.items()}
+    thumbnails = read_thumbnails(scene, console)
+    shares = {}
+    for sensor, series in thumbnails.items():
+        shares[sensor] = [thumbnail.clear_share for thumbnail in series]
     console.print(Text(f"{scene.name}: {_describe_grid(scene)}"))
     for layer in scene.layers:
         console.print(_table_of_dates(layer, shares[layer.sensor.name]))
@@ -255,7 +251,7 @@ def _draw_contact_sheet(scene: Scene, shares: dict[str, list[float]], path: Path
             dates = f"{len(days)} of {len(layer.days)} dates, the clearest of their time"
         bands = ", ".join(_true_color_bands(layer.sensor))
         part.suptitle(f"{layer.sensor.name}: true color ({bands}), {dates}", fontsize=10)
-        images = _stretch(_read_thumbnails(scene, layer, days, PICTURE_PIXELS, console))
+        images = _stretch(_read_dates(scene, layer, days, PICTURE_PIXELS, console))
         axes = part.subplots(line_count, per_line, squeeze=False).ravel()
         for axis, image, position in zip(axes, images, positions, strict=False):
             share = shares[layer.sensor.name][position]
@@ -276,9 +272,7 @@ def _stretch(thumbnails: list[FramePixels]) -> list[np.ndarray]:
     """Return images ``(h, w, 3)`` in 0..1; all dates are stretched between the same percentiles of clear pixels."""
     reference = np.concatenate([thumbnail.image[:, thumbnail.clear] for thumbnail in thumbnails], axis=1)
     if not reference.size:
-        with_data = [np.isfinite(thumbnail.image).all(0) for thumbnail in thumbnails]
-        colors = [thumbnail.image[:, mask] for thumbnail, mask in zip(thumbnails, with_data, strict=True)]
-        reference = np.concatenate(colors, axis=1)
+        reference = np.concatenate([thumbnail.image[:, thumbnail.has_data] for thumbnail in thumbnails], axis=1)
     low = np.zeros(3)
     high = np.ones(3)
     if reference.size:

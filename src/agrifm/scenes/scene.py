@@ -70,6 +70,7 @@ class Frame:
         missing = MissingPixels(sensor, box)
         outside = np.zeros(box.shape, bool)
         for i, band in enumerate(sensor.band_ids):
+            # Where pixels are averaged, those outside the limits are left out.
             pixels = self.bands[band].read(box, limits=limits)
             missing.add(pixels)
             outside |= pixels.outside(limits)
@@ -208,7 +209,7 @@ class Scene:
         layers = [layer for layer in layers if layer.frames]
         return replace(self, layers=tuple(layers), skipped=(*self.skipped, href))
 
-    def place(self, area: Area) -> Georeference:
+    def georeference(self, area: Area) -> Georeference:
         """Return the georeference of an area, as chips and maps store it."""
         affine = self.grid.affine @ Affine.translation(area.column, area.row)
         return Georeference(str(self.grid.crs), tuple(affine)[:6])
@@ -225,6 +226,7 @@ class Scene:
 
     def _read_layer(self, layer: Layer, area: Area, pool: ThreadPoolExecutor) -> Stack:
         factor = self.factor(layer.sensor)
+        # All pixels of the sensor that the area touches, counted from the corner of the scene.
         first = (area.row // factor, area.column // factor)
         end = (math.ceil((area.row + area.height) / factor), math.ceil((area.column + area.width) / factor))
         box = sub_box(self.grid, factor, first, end)

@@ -100,6 +100,7 @@ class Stack:
 
         There are as many as a chip of that size has; each is the pixel under the center of its share.
         """
+        # An area of a few pixels still has one pixel of a coarse sensor.
         n = max(1, round(count / self.factor))
         centers = start + (np.arange(n) + 0.5) * (count / n)
         return np.floor(centers / self.factor).astype(int) - self.first[axis]
@@ -132,7 +133,7 @@ class Tile:
             dates[sensor] = torch.from_numpy(stack.days)
         return Sample(images, dates, valid, name=name)
 
-    def seen(self, area: Area) -> bool:
+    def has_clear_pixels(self, area: Area) -> bool:
         """Whether an area inside the tile has a clear pixel of any sensor."""
         for stack in self.stacks.values():
             rows, columns = stack.under(area)

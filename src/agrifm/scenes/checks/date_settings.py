@@ -65,20 +65,18 @@ def skip_setting(frames: Sequence[Frame], layer: Layer, scene: Scene) -> str:
 def units_setting(frames: Sequence[Frame], layer: Layer, scene: Scene, **values: float) -> str:
     """Return the settings that give frames another ``scale`` or ``offset``; for a whole scene those of the source."""
     if len(scene.layers) == 1 and len(frames) == len(layer.frames):
-        return "'" + " ".join(f"--set {key}={value:g}" for key, value in values.items()) + "'"
+        settings = [f"--set {key}={value:g}" for key, value in values.items()]
+        return f"'{' '.join(settings)}'"
     names = [name for name, _ in named_frames(frames, layer, scene)]
-    settings = {"offset": offsets_setting, "scale": scales_setting}
-    return " ".join(settings[key](dict.fromkeys(names, value)) for key, value in values.items())
+    settings = []
+    for key, value in values.items():
+        settings.append(dates_setting(f"{key}s", dict.fromkeys(names, value)))
+    return " ".join(settings)
 
 
-def offsets_setting(offsets: Mapping[str, float]) -> str:
-    """Return the setting that gives offsets to frames by name."""
-    return f"--set offsets='{_yaml(offsets)}'"
-
-
-def scales_setting(scales: Mapping[str, float]) -> str:
-    """Return the setting that gives scales to frames by name."""
-    return f"--set scales='{_yaml(scales)}'"
+def dates_setting(key: str, values: Mapping[str, float]) -> str:
+    """Return the setting that gives ``offsets`` or ``scales`` to frames by name."""
+    return f"--set {key}='{_yaml(values)}'"
 
 
 def _yaml(values: Mapping[str, float]) -> str:

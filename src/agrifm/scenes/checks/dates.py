@@ -18,7 +18,7 @@ from odc.geo.geobox import GeoBox
 from agrifm.checks.band_order import swapped, unequal_infrared
 from agrifm.checks.series import Fault, Series, faults
 from agrifm.errors import InputError, Unreadable
-from agrifm.scenes.checks.date_settings import named_frames, offsets_setting, scales_setting, skip_setting
+from agrifm.scenes.checks.date_settings import dates_setting, named_frames, skip_setting
 from agrifm.scenes.checks.pixels import FrameSample, center_window, overview
 from agrifm.scenes.frame_pixels import MissingPixels
 from agrifm.scenes.scene import READERS, Frame, Layer, Scene
@@ -132,6 +132,7 @@ def _neighbors(position: int, known: Sequence[int]) -> list[int]:
 def _read_grids(layer: Layer, positions: Sequence[int], box: GeoBox, skip_unreadable: bool) -> dict[int, FrameGrid]:
     """Read the frames that show some clear ground in a box."""
     bytes_per_pixel = 4 * len(layer.sensor.bands) * max(1, len(positions))
+    # The longer the series, the fewer pixels of each frame.
     max_pixels = min(MAX_PIXELS, max(256, MAX_BYTES // bytes_per_pixel))
     stride = max(1, int(np.ceil(np.sqrt(box.shape[0] * box.shape[1] / max_pixels))))
 
@@ -233,6 +234,7 @@ def _hidden_between(faulty: set[int], compared: set[int], layer: Layer) -> set[i
 def _series(grids: FrameGrids, positions: Sequence[int], sensor: Sensor) -> Series:
     in_order = [grids[position] for position in positions]
     orbits = []
+    # Frames of one relative orbit see the ground from the same side, and are compared first.
     for grid in in_order:
         match = re.search(r"_R(\d{3})_", grid.frame.name)
         orbits.append(match[1] if match else "")
@@ -320,7 +322,7 @@ def _describe_offset(fault: Fault, frames: Sequence[Frame], layer: Layer, scene:
     offsets = {}
     for name, frame in named_frames(frames, layer, scene):
         offsets[name] = round(frame.units.offset - fault.amount, 6)
-    return found, f"add {offsets_setting(offsets)}, or {skip_setting(frames, layer, scene)}."
+    return found, f"add {dates_setting('offsets', offsets)}, or {skip_setting(frames, layer, scene)}."
 
 
 def _describe_scale(fault: Fault, frames: Sequence[Frame], layer: Layer, scene: Scene) -> tuple[str, str]:
@@ -332,7 +334,7 @@ def _describe_scale(fault: Fault, frames: Sequence[Frame], layer: Layer, scene: 
     scales = {}
     for name, frame in named_frames(frames, layer, scene):
         scales[name] = float(f"{frame.units.scale / fault.amount:.6g}")
-    return found, f"add {scales_setting(scales)}, or {skip_setting(frames, layer, scene)}."
+    return found, f"add {dates_setting('scales', scales)}, or {skip_setting(frames, layer, scene)}."
 
 
 def _describe_order(fault: Fault, frames: Sequence[Frame], layer: Layer, scene: Scene) -> tuple[str, str]:
