@@ -1,6 +1,5 @@
 """Pre-training on fractions: exact resume, equal over processes, a teacher that follows, weights that carry on."""
 
-import importlib
 import os
 import shutil
 import signal
@@ -34,10 +33,10 @@ from agrifm.sensors import LANDSAT, S2
 from agrifm.synthetic.landcover import Covers
 from agrifm.tasks.fractions import COVERS, Fractions
 from agrifm.training import fit, mean_teacher
-from agrifm.training.fit import open_sources
 from agrifm.training.linear_probe import LinearProbe
 from agrifm.training.mean_teacher import Pairs, Views, follow, sureness
 from agrifm.training.module import BAD
+from agrifm.training.sources import open_sources
 from agrifm.training.throughput import forward_flops, tokens
 
 ROOT = Path(__file__).parents[1]
@@ -485,8 +484,9 @@ def test_what_does_not_fit_together_is_refused(plan, settings):
 
 def test_checks_and_statistics_of_pre_training_end(tmp_path, monkeypatch):
     """Samples of pre-training have no end and no test split: some are read, and the rest is a sentence."""
-    fitting = importlib.import_module("agrifm.training.fit")  # the package's name for it is the function
-    monkeypatch.setattr(fitting.survey_covers, "__defaults__", (6,))
+    from agrifm.training import resolve
+
+    monkeypatch.setattr(resolve.survey_covers, "__defaults__", (6,))
     path = tmp_path / "pretrain.yaml"
     path.write_text("data: {sensors: [S2, Modis], shards: {}}\ntask: {kind: fractions}\n")
     checked = CliRunner().invoke(app, ["data", "check", str(path)])
@@ -496,7 +496,7 @@ def test_checks_and_statistics_of_pre_training_end(tmp_path, monkeypatch):
     assert counted.exit_code == 0, counted.output
     assert "6 chips" in counted.output
     with pytest.raises(InputError, match="pre-training experiment"):
-        fitting.open_sources(load(path), ("test",))
+        open_sources(load(path), ("test",))
     with pytest.raises(InputError, match="has an end") as error:
         refuse_split("test", endless=True)
     assert error.value.repair == "add '--split val'."

@@ -31,7 +31,7 @@ def evaluate(
     from agrifm.checkpoint import Checkpoint
     from agrifm.evaluation import evaluate as score
     from agrifm.evaluation.as_of import known
-    from agrifm.training.fit import open_sources
+    from agrifm.training.sources import open_sources
 
     loaded = Checkpoint.load(checkpoint).at(root, allow_links=allow_links).looking(flips=flips, others=ensemble or ())
     looks = ("_flips" if flips else "") + ("_ensemble" if ensemble else "")

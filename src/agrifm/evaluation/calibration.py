@@ -29,7 +29,7 @@ from agrifm.evaluation.scoring import outputs
 from agrifm.io import write_whole
 from agrifm.tasks.calibration import TINY, Calibration
 from agrifm.tasks.segmentation import Segmentation
-from agrifm.training.fit import open_sources
+from agrifm.training.sources import open_sources
 
 MOST = 1000  # pixels of a chip that are looked at
 RANGE = (0.05, 20.0)  # of temperatures
