@@ -21,7 +21,7 @@ from rich.console import Console
 from agrifm.checkpoint import Checkpoint
 from agrifm.errors import InputError
 from agrifm.evaluation.calibration import Unit, calibrate, fit_temperature, gather
-from agrifm.evaluation.reliability import Pixels, Reliability, covered, draw, measure
+from agrifm.evaluation.reliability import Pixels, Reliability, draw_diagram, measure_coverage, measure_reliability
 from agrifm.tasks.calibration import at_temperature
 from agrifm.training import fit
 
@@ -50,7 +50,7 @@ def pooled(parts: list[Pixels]) -> Pixels:
     """The pixels of all folds; no two chips keep the same number."""
     chips = np.cumsum([0, *(part.chip.max() + 1 for part in parts)])
     return Pixels(
-        np.concatenate([part.chances for part in parts], 1),
+        np.concatenate([part.probabilities for part in parts], 1),
         np.concatenate([part.truth for part in parts]),
         np.concatenate([part.chip + first for part, first in zip(parts, chips, strict=False)]),
     )
@@ -60,8 +60,9 @@ def errors(folds: list[Fold]) -> tuple[Reliability, Reliability, list[float]]:
     """Reliability of all test pixels before and after, and the temperatures."""
     temperatures = [fit_temperature(fold.val) for fold in folds]
     before = pooled([fold.test for fold in folds])
-    parts = [at_temperature(fold.test.chances, one) for fold, one in zip(folds, temperatures, strict=True)]
-    return measure(before.chances, before.truth), measure(np.concatenate(parts, 1), before.truth), temperatures
+    parts = [at_temperature(fold.test.probabilities, one) for fold, one in zip(folds, temperatures, strict=True)]
+    after = measure_reliability(np.concatenate(parts, 1), before.truth)
+    return measure_reliability(before.probabilities, before.truth), after, temperatures
 
 
 def sets(folds: list[Fold], names: tuple[str, ...], coverage: float, unit: Unit) -> str:
@@ -70,7 +71,7 @@ def sets(folds: list[Fold], names: tuple[str, ...], coverage: float, unit: Unit)
         found = [calibrate(fold.val, names, coverage, unit=unit) for fold in folds]
     except InputError as error:
         return f"| {coverage:.0%} | {unit} | refused: {error.found}, {error.expected.split(':')[0]} | | | |"
-    told = [covered(one, fold.test, names) for one, fold in zip(found, folds, strict=True)]
+    told = [measure_coverage(one, fold.test, names) for one, fold in zip(found, folds, strict=True)]
     held = np.average([one.pixels for one in told], weights=[len(fold.test.truth) for fold in folds])
     size = np.average([one.size for one in told], weights=[len(fold.test.truth) for fold in folds])
     chips = np.average([one.chips for one in told], weights=[len(np.unique(fold.test.chip)) for fold in folds])
@@ -103,7 +104,7 @@ def main(words: list[str] | None = None) -> str:
             f"{before.Brier:.3f} to {after.Brier:.3f} | {before.NLL:.3f} to {after.NLL:.3f} | {after.accuracy:.3f} | "
             f"{', '.join(f'{t:.2f}' for t in temperatures)} |"
         )
-    draw(pairs, options.out / "reliability.png")
+    draw_diagram(pairs, options.out / "reliability.png")
     folds = [one[PLAIN] for one in made]
     lines += ["", "| asked for | unit | covered per chip | per pixel | single folds | classes in a set |"]
     lines.append("|---:|---|---:|---:|---|---:|")

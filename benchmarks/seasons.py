@@ -39,7 +39,7 @@ from agrifm.chips.writer import ChipPlan, write_chips
 from agrifm.compat.weights import start_weights
 from agrifm.config import Experiment, load
 from agrifm.evaluation import evaluate
-from agrifm.evaluation.as_of import Timeline
+from agrifm.evaluation.as_of import SeasonSamples
 from agrifm.evaluation.baselines import majority, random_forest
 from agrifm.opening import open_scene
 from agrifm.sample import Sample
@@ -110,7 +110,7 @@ def forest(train: Sequence[Sample], test: Sequence[Sample], experiment: Experime
 
 def early(data: Data, models: dict[str, Checkpoint]) -> Confusions:
     """Confusion matrices by (place and date, model)."""
-    (train,), (test,) = Timeline.of(data.train), Timeline.of(data.test)
+    (train,), (test,) = SeasonSamples.of(data.train), SeasonSamples.of(data.test)
     found: Confusions = {}
     for moment in test.moments("monthly"):
         row = f"{data.place}, {moment}"

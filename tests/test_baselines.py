@@ -8,7 +8,7 @@ import torch
 
 from agrifm.errors import InputError
 from agrifm.evaluation.baselines import majority, random_forest
-from agrifm.evaluation.series import Steps
+from agrifm.evaluation.series import SeriesFeatures
 from agrifm.sample import Sample
 from agrifm.sensors import LANDSAT, S2
 from agrifm.synthetic.chips import Landscape
@@ -53,7 +53,7 @@ def test_interpolation_by_hand():
     valid[:3, 0, 1] = False  # seen only at the end
     valid[:, 0, 2] = False  # never seen
     sample = tiny([[0, 0, 0]], image, dates={"S2": days}, valid={"S2": valid})
-    season = Steps.of([sample], ["S2"], 4)
+    season = SeriesFeatures.of([sample], ["S2"], 4)
     features = season.features(sample, np.zeros((1, 3), int), np.arange(3))
     np.testing.assert_allclose(features[0], [10, 20, 30, 50], rtol=1e-4)
     np.testing.assert_allclose(features[1], 50)
@@ -65,7 +65,7 @@ def test_unsorted_dates_change_nothing():
     image = torch.rand(3, 2, 2, 2, generator=torch.Generator().manual_seed(0))
     one = tiny([[0, 1], [1, 0]], image, dates={"S2": days})
     other = tiny([[0, 1], [1, 0]], image[order], dates={"S2": days[order]})
-    season, label = Steps.of([one], ["S2"], 5), np.zeros((2, 2), int)
+    season, label = SeriesFeatures.of([one], ["S2"], 5), np.zeros((2, 2), int)
     a, b = (season.features(sample, label, np.arange(4)) for sample in (one, other))
     np.testing.assert_array_equal(a, b)
     assert not np.isnan(a).any()
@@ -74,7 +74,7 @@ def test_unsorted_dates_change_nothing():
 def test_coarse_sensors_are_brought_to_the_grid_of_the_label():
     image = torch.tensor([[1.0, 2.0], [3.0, 4.0]])[None, None]
     sample = tiny([[0] * 4] * 4, image)
-    features = Steps.of([sample], ["S2"], 1).features(sample, np.zeros((4, 4), int), np.arange(16))
+    features = SeriesFeatures.of([sample], ["S2"], 1).features(sample, np.zeros((4, 4), int), np.arange(16))
     expected = np.repeat(np.repeat([[1, 2], [3, 4]], 2, 0), 2, 1)
     np.testing.assert_array_equal(features[:, 0].reshape(4, 4), expected)
 

@@ -25,8 +25,9 @@ from agrifm.data.loader import Split
 from agrifm.data.transforms import Augment, truncate
 from agrifm.errors import InputError
 from agrifm.evaluation import evaluate
-from agrifm.evaluation.as_of import Timeline, known
+from agrifm.evaluation.as_of import SeasonSamples, as_of_day
 from agrifm.evaluation.missing_sensors import early_season, failures, first_days
+from agrifm.evaluation.score_table import ScoreTable
 from agrifm.maps.files.writer import NODATA
 from agrifm.maps.map_scene import map_scene
 from agrifm.maps.predict_chips import predict
@@ -252,7 +253,7 @@ def test_chips_are_read_in_their_season(farm):
 
 
 def line(calendar=None, *samples):
-    return Timeline.of(Listed(*(samples or [dated("2023-04-05", 30)])), [calendar] if calendar else [])[0]
+    return SeasonSamples.of(Listed(*(samples or [dated("2023-04-05", 30)])), [calendar] if calendar else [])[0]
 
 
 def test_days_of_the_season():
@@ -263,7 +264,7 @@ def test_days_of_the_season():
     assert winter.moments("2022-12-15, 01-10") == ["2022-12-15", "01-10"]
     assert winter.last_days("01-10") == (day("2023-01-10"),)
     covered = line()
-    assert (covered.calendar.start, covered.calendar.end) == ("04-05", "10-02")
+    assert (covered.growing_season.start, covered.growing_season.end) == ("04-05", "10-02")
     assert covered.images("05-31") == 6  # two of each of three sensors
     for text in ("05-32", "2023-05-01:06-01:5", "05-01:06-01:x", "05-01:06-01", "06-01:05-01:7", ""):
         with pytest.raises(InputError, match="expected: a day"):
@@ -299,9 +300,9 @@ def test_gaps_begin_in_every_month_and_hide_nothing_else():
 
 def test_nothing_seen_and_no_dates_are_refused():
     with pytest.raises(InputError, match="images from 2023-04-05 to 2023-10-02"):
-        known(Listed(dated("2023-04-05", 30)), (), "2023-04-01")
+        as_of_day(Listed(dated("2023-04-05", 30)), (), "2023-04-01")
     with pytest.raises(InputError, match="S2, Landsat, Modis without dates"):
-        Timeline.of(Listed(random_sample(0)))
+        SeasonSamples.of(Listed(random_sample(0)))
 
 
 # Scores, by hand
@@ -340,12 +341,9 @@ def test_the_first_day_that_reaches_a_target():
         {"season": "s", "as of": at, "images": 1, "mFscore": a, "F x": b}
         for at, a, b in (("04-30", 0.2, float("nan")), ("05-31", 0.8, 0.1), ("06-30", 0.7, 0.9))
     ]
-    from agrifm.evaluation.missing_sensors import Rows
-
-    assert first_days(Rows(("season", "as of", "images"), tuple(rows)), 0.8) == {
-        "s": {"mFscore": "05-31", "F x": "06-30"}
-    }
-    assert first_days(Rows(("season", "as of", "images"), tuple(rows)), 0.95) == {"s": {"mFscore": None, "F x": None}}
+    table = ScoreTable(("season", "as of", "images"), tuple(rows))
+    assert first_days(table, 0.8) == {"s": {"mFscore": "05-31", "F x": "06-30"}}
+    assert first_days(table, 0.95) == {"s": {"mFscore": None, "F x": None}}
 
 
 def test_each_season_has_its_own_curve(model, farm):
@@ -372,7 +370,7 @@ def test_sensors_that_fail(model, farm):
     without = Listed(*(source.read(i).without("S2") for i in range(len(source))))
     assert table.rows[2]["mFscore"] == evaluate(checkpoint, without).summary["mFscore"]
     ones = [row for row in runs.rows if row["missing"] == "1 month"]
-    assert len(ones) == len(Timeline.of(source)[0].gaps(1))
+    assert len(ones) == len(SeasonSamples.of(source)[0].gaps(1))
     worst = min(ones, key=lambda row: row["mFscore"])
     found = {row["missing"]: row["mFscore"] for row in table.rows}
     assert found[f"1 month, worst (from {worst['from']})"] == worst["mFscore"]
@@ -418,7 +416,7 @@ def test_the_command_prints_and_writes_curves_and_tables(model, farm, tmp_path, 
     text = agrifm("evaluate", model, "--root", farm, "--sensors", "--gaps", "1", "--out", tmp_path)
     assert "1 month, worst" in text
     assert "maize" not in text
-    assert "too narrow a window" in " ".join(text.split())
+    assert "the window is too narrow" in " ".join(text.split())
     assert len(json.loads((tmp_path / "failures.json").read_text())["runs"]) > 4
     agrifm("evaluate", model, "--root", farm, "--as-of", "2023-06-30", "--out", tmp_path / "scores")
     assert (tmp_path / "scores_2023-06-30" / "scores.json").is_file()
@@ -442,7 +440,7 @@ def test_map_and_evaluation_as_of_a_day_agree_pixel_for_pixel(model, tmp_path, m
     area = Area(0, 0, 48, 48)
     sample = replace(scene.read(area).cut(area), label=land.sample(0, 0, (S2,)).label)
     write_chip(tmp_path / "chips" / "place.h5", sample, (S2, LANDSAT), scene.place(area))
-    source = known(ChipFolder(tmp_path / "chips", ("place",), (S2, LANDSAT)), (), moment)
+    source = as_of_day(ChipFolder(tmp_path / "chips", ("place",), (S2, LANDSAT)), (), moment)
     checkpoint = Checkpoint.load(model)
     (path,) = predict(checkpoint, source, tmp_path / "predicted", force_png=True)
     predicted = np.asarray(Image.open(path))

@@ -30,7 +30,7 @@ def evaluate(
     """Score a checkpoint on a split of its data, or of other data."""
     from agrifm.checkpoint import Checkpoint
     from agrifm.evaluation import evaluate as score
-    from agrifm.evaluation.as_of import known
+    from agrifm.evaluation.as_of import as_of_day
     from agrifm.training.sources import open_sources
 
     loaded = Checkpoint.load(checkpoint).at(root, allow_links=allow_links).looking(flips=flips, others=ensemble or ())
@@ -40,7 +40,7 @@ def evaluate(
     source = open_sources(experiment, (split,))[split]
     several = as_of is not None and any(sign in as_of for sign in (",", ":", "monthly"))
     if as_of is not None and not several:
-        source, out = known(source, experiment.data.seasons, as_of), out.with_name(f"{out.name}_{as_of}")
+        source, out = as_of_day(source, experiment.data.seasons, as_of), out.with_name(f"{out.name}_{as_of}")
     if sensors or gaps is not None:
         _failures(loaded, source, sensors, gaps, None if not several else as_of, out)
     elif as_of is not None and several:
