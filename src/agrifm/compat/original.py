@@ -200,7 +200,7 @@ def _model(model: Keys) -> Model:
                 name: _encoder(every.inside(name, "PretrainingSwinTransformer3DEncoder")) for name in every.left()
             }
         built = Model(Encoders(encoders), _neck(model), _head(model))
-        model.only("data_preprocessor", [None], "normalize the inputs before.")
+        model.only("data_preprocessor", None, repair="normalize the inputs before.")
         checkpoint = model.take("load_from", None)
     if checkpoint is not None:
         load_state_dict(built, read_state(Path(checkpoint)))
@@ -213,10 +213,10 @@ def _encoder(keys: Keys) -> Encoder:
             width = patches.number("embed_dim", 96, least=1, whole=True)
             bands = patches.number("in_chans", 3, least=1, whole=True)
             embedding = PatchEmbedding(bands, width, patches.triple("patch_size", (2, 4, 4)))
-            patches.only("norm_layer", [None], "delete it.")
+            patches.only("norm_layer", None, repair="delete it.")
         with keys.inside("backbone_cfg", "SwinTransformer3D") as backbone:
             encoder = _backbone(backbone, embedding)
-        keys.only("data_preprocessor", [None], "normalize the inputs before.")
+        keys.only("data_preprocessor", None, repair="normalize the inputs before.")
         start = keys.take("init_cfg", None)
     if start and start.get("checkpoint"):
         _start(encoder, Path(start["checkpoint"]), keys)
@@ -233,7 +233,7 @@ def _backbone(keys: Keys, embedding: PatchEmbedding) -> Encoder:
         ("attn_drop_rate", 0.0),
         ("patch_norm", False, True),
     ):
-        keys.only(key, allowed, "no published model has another value: set it so.")
+        keys.only(key, *allowed, repair="no published model has another value: set it so.")
     keys.take("patch_size", None)
     depths = tuple(keys.take("depths", (2, 2, 6, 2)))
     size = SwinSize(
@@ -247,7 +247,7 @@ def _backbone(keys: Keys, embedding: PatchEmbedding) -> Encoder:
         average_frames=bool(keys.take("mean_frame_down", False)),
         clipped_bias="first_rows",
     )
-    keys.only("feature_fusion", ["cat", "mean"], "write 'cat' or 'mean'.")
+    keys.only("feature_fusion", "cat", "mean")
     return Encoder(
         embedding,
         Swin(size, checkpointing=bool(keys.take("use_checkpoint", False))),
