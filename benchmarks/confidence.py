@@ -26,7 +26,7 @@ from agrifm.tasks.calibration import at_temperature
 from agrifm.training import fit
 
 COVERAGES = (0.8, 0.9, 0.95)
-PLAIN, FLIPS = "one look", "eight looks (`--flips`)"
+PLAIN, FLIPS = "one orientation", "eight orientations (`--flips`)"
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def main(words: list[str] | None = None) -> str:
         )
     draw_diagram(pairs, options.out / "reliability.png")
     folds = [one[PLAIN] for one in made]
-    lines += ["", "| asked for | unit | covered per chip | per pixel | single folds | classes in a set |"]
+    lines += ["", "| requested | unit | covered per chip | per pixel | single folds | classes in a set |"]
     lines.append("|---:|---|---:|---:|---|---:|")
     lines += [sets(folds, prepared.classes, coverage, unit) for coverage in COVERAGES for unit in ("chips", "pixels")]
     val = ", ".join(f"{len(np.unique(fold.val.chip))} ({len(fold.val.truth)})" for fold in folds)
