@@ -109,7 +109,7 @@ def change(*assignments: str, sensors: dict[str, int] | None = None) -> Translat
     return translate(values, "old.py")
 
 
-def said(translation: Translation, kind: str) -> str:
+def notes_text(translation: Translation, kind: str) -> str:
     return "\n".join(f"{note.key}: {note.text}" for note in translation.notes if note.kind == kind)
 
 
@@ -136,8 +136,8 @@ class TestTranslation:
         assert not experiment.augment.flips
         assert not experiment.augment.turns
         assert experiment.start_from == Path("weights/AgriFM.pth")
-        assert "patches (4, 4, 4), this model (4, 2, 2)" in said(found, "changed")
-        assert "5 % of the steps" in said(found, "derived")  # the list is not here, so its length is unknown
+        assert "patches (4, 4, 4), this model (4, 2, 2)" in notes_text(found, "changed")
+        assert "5 % of the steps" in notes_text(found, "derived")  # the list is not here, so its length is unknown
         assert found.resume is True
         assert found.variables == ("img_size",)
 
@@ -159,7 +159,7 @@ class TestTranslation:
         listed = f"train_dataloader.dataset.data_list_file={tmp_path / 'train.txt'}"
         shorter = ("param_scheduler.0.end=25", "param_scheduler.1.begin=25")
         assert change(listed, *shorter).experiment.training.warmup == 0.05
-        assert "training has 500 steps only" in said(change(listed), "changed")
+        assert "training has 500 steps only" in notes_text(change(listed), "changed")
         with pytest.raises(InputError, match=r"param_scheduler\[1\].begin(.|\n)*25"):
             change(listed, shorter[0], "param_scheduler.1.begin=100")
         with pytest.raises(InputError, match=r"T_max(.|\n)*475"):
@@ -184,8 +184,8 @@ class TestTranslation:
         found = translate(values, "old.py")
         assert found.experiment.augment.flips
         assert found.experiment.augment.turns
-        assert "val_dataloader.dataset.data_pipelines: MapVerticalFlip" in said(found, "changed")
-        assert "MapRotate p=0.5" in said(found, "changed")
+        assert "val_dataloader.dataset.data_pipelines: MapVerticalFlip" in notes_text(found, "changed")
+        assert "MapRotate p=0.5" in notes_text(found, "changed")
 
     def test_sensors_keep_the_names_of_the_files(self):
         found = translate(schema({"Modis": 7, "HLS": 6, "Drone": 4}), "old.py")
@@ -193,7 +193,7 @@ class TestTranslation:
         assert (modis.band_ids[0], landsat.name, landsat.band_ids[3]) == ("sur_refl_b01", "HLS", "B05")
         assert drone.band_ids == ("band1", "band2", "band3", "band4")
         assert not found.experiment.data.check_bands
-        assert "taken for those of Landsat" in said(found, "derived")
+        assert "taken for those of Landsat" in notes_text(found, "derived")
 
     def test_the_neck_decides_the_number_of_frames(self):
         levels = [f"model.neck.in_fusion_key_list.{i}.S2={c}" for i, c in enumerate((512, 512, 512))]
@@ -214,7 +214,7 @@ class TestTranslation:
         assert (experiment.seed, experiment.name, found.out) == (7, "mine", Path("elsewhere"))
         assert experiment.model.checkpointing
         assert experiment.model.freeze_encoder
-        assert "no test split" in said(found, "derived")
+        assert "no test split" in notes_text(found, "derived")
 
 
 REFUSED = [
@@ -361,7 +361,7 @@ class TestRefusals:
         values = schema()
         values["val_evaluator"] = {"type": "CropIoUMetric", "num_classes": 2, "iou_metrics": "mDice"}
         found = translate(values, "old.py")
-        assert "the original took 255" in said(found, "changed")
+        assert "the original took 255" in notes_text(found, "changed")
 
 
 class TestReading:
@@ -498,9 +498,9 @@ class TestCommands:
 
         monkeypatch.setattr("agrifm.training.fit", refuse)
         assert commands.train(["c.py"]) == 2
-        told = capsys.readouterr().err
-        option = re.search(r"--cfg-options ([\w.=]+)", told)
-        assert "check_bands: false" not in told
+        errors = capsys.readouterr().err
+        option = re.search(r"--cfg-options ([\w.=]+)", errors)
+        assert "check_bands: false" not in errors
         assert option is not None
         recorded = Recorded(monkeypatch)
         assert commands.train(["c.py", "--cfg-options", option[1]]) == 0
@@ -509,9 +509,9 @@ class TestCommands:
     def test_errors_are_told_without_a_traceback(self, capsys: Any):
         assert commands.train(["missing.py"]) == 2
         assert commands.train(["c.py", "--cfg-options", "img_size=32"]) == 2
-        told = capsys.readouterr().err
-        assert "missing.py" in told
-        assert "helper variable" in told
+        errors = capsys.readouterr().err
+        assert "missing.py" in errors
+        assert "helper variable" in errors
 
     def test_a_checkpoint_of_ours_keeps_its_model_and_reads_the_given_data(
         self, monkeypatch: pytest.MonkeyPatch, capsys: Any

@@ -98,6 +98,7 @@ def _train(arguments: Namespace) -> None:
     experiment, remark = _with_precision(translation.experiment, arguments.amp, is_python)
     experiment = _with_launcher(experiment, arguments.launcher, arguments.local_rank)
     out = _out(arguments, translation)
+    # The flag overrides the file, and the default is to resume.
     resume = True
     if arguments.resume is not None:
         resume = arguments.resume

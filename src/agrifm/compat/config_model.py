@@ -115,6 +115,7 @@ def _size(backbone: Keys, width: int) -> SwinSize:
     depths = backbone.take("depths", (2, 2, 6, 2))
     depths = backbone.numbers("depths", len(depths) if is_list(depths) else 4, depths)
     heads = backbone.numbers("num_heads", len(depths), (3, 6, 12, 24))
+    # Where a grid is narrower than a window, the original uses the first rows of the bias table, as its weights expect.
     size = SwinSize(
         width=width,
         depths=depths,
@@ -155,6 +156,7 @@ def _is_frozen(backbone: Keys, stages: int) -> bool:
 
 def _check_fixed_options(backbone: Keys, stages: int) -> None:
     """Check options that have a single value here."""
+    # Configurations write lists and tuples alike.
     levels = tuple(range(stages))
     backbone.only("out_indices", levels, list(levels), repair="give the neck every level.")
     backbone.only("feature_fusion", "cat", repair=f"write 'cat', or {_ALTERNATIVES}")

@@ -68,6 +68,7 @@ def _optimizer(config: Keys) -> dict[str, Any]:
         expected = "the same as in optim_wrapper.optimizer, which is what trains"
         repair = "change optim_wrapper.optimizer (e.g. --cfg-options optim_wrapper.optimizer.lr=1e-4)."
         config.check("optimizer", same, expected=expected, repair=repair)
+        # Without a dtype, the precision is 'auto': bf16 on a GPU that supports it.
         if wrapper.kind() == "AmpOptimWrapper":
             options["precision"] = _PRECISIONS[wrapper.only("dtype", *_PRECISIONS)]
             wrapper.harmless("losses are scaled as the precision needs it", "loss_scale")
@@ -88,6 +89,7 @@ def _schedule(config: Keys, epochs: int, batches: int | None, rate: float) -> di
             valid = kind not in kinds and not (kinds and kind == "LinearLR")
             entry.check("type", valid, expected="LinearLR, then CosineAnnealingLR", repair="list each once.")
             kinds.append(kind)
+            # The length of the schedule in its own unit, which is the epoch unless the entry says otherwise.
             steps: int | None = epochs
             if not entry.take("by_epoch", True):
                 steps = epochs * batches if batches else None

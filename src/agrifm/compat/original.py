@@ -176,6 +176,7 @@ def load_released(path: str | Path, sensor: str) -> Encoder:
         InputError: If the file does not open, does not contain the sensor, or a tensor does not fit.
     """
     released = released_encoder(read_state(Path(path)), sensor, path)
+    # The published weights were learned with this quirk of the original.
     size = replace(released.size, clipped_bias="first_rows")
     encoder = Encoder(PatchEmbedding(released.bands, size.width, released.patch), Swin(size))
     load_strict(encoder, released.weights)
@@ -192,6 +193,7 @@ def metrics(
 ) -> dict[str, float]:
     """Return the mean metrics of the original in 0..1: aAcc, mIoU, mAcc, mFscore, mPrecision, mRecall."""
     labeled = label != ignore_index
+    # Each pair of true and predicted class has a number of its own.
     pairs = label[labeled] * classes + prediction[labeled]
     confusion = torch.bincount(pairs, minlength=classes**2).view(classes, classes)
     return scores(np.asarray(confusion), tuple(map(str, range(classes)))).summary

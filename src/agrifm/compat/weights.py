@@ -151,6 +151,7 @@ def from_original(state: Mapping[str, Tensor]) -> State:
     """Rename the keys of a fine-tuned original (``encoders.encoders.S2...``, ``neck...``, ``heads...``)."""
     renamed = {}
     for key, value in state.items():
+        # Only the neck has batch norm, whose counters belong to the state of the decoder.
         if key.endswith((INDEX, "num_batches_tracked")) and not key.startswith("neck."):
             continue
         for pattern, replacement in RENAMED:

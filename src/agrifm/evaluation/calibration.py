@@ -219,6 +219,7 @@ def calibrate(
         raise InputError(
             "--coverage", found=f"{coverage:g}", expected="a share between 0 and 1", repair="give e.g. 0.9."
         )
+    # The temperature comes first, because the thresholds are calibrated probabilities.
     temperature = fit_temperature(pixels)
     calibration = Calibration(temperature, (), coverage, by_class, (), split, unit, 0, len(pixels.truth), (0.0, 0.0))
     probabilities = calibration.probabilities(pixels.probabilities)
@@ -258,6 +259,7 @@ def fit_temperature(pixels: Pixels) -> float:
         temperature = exp(log_temperature)
         return float(np.mean(logsumexp(logs / temperature, axis=0) - of_true_class / temperature))
 
+    # On the logarithm, halving and doubling the temperature are steps of equal length.
     best = minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded", options={"xatol": 1e-5})
     return exp(best.x)
 

@@ -114,6 +114,7 @@ def _summarize(table: ScoreTable, best_score: str) -> Iterator[Values]:
     """Rows without a gap as they are; of each length of gap the mean and the worst."""
     for missing in dict.fromkeys(row["missing"] for row in table.rows):
         group = [row for row in table.rows if row["missing"] == missing]
+        # The first of several equally bad runs counts as the worst.
         worst = min(group, key=lambda row: row[best_score])
         worst_scores = {key: worst[key] for key in table.scores}
         if not worst["from"]:

@@ -65,6 +65,7 @@ def measure_reliability(probabilities: np.ndarray, truth: np.ndarray, bins: int 
     of_true_class = probabilities[truth, np.arange(len(truth))].astype(float)
     correct = (probabilities.argmax(0) == truth).astype(float)
 
+    # A confidence of exactly 1 belongs to the last bin.
     bin_of_width = np.minimum((confidence * bins).astype(int), bins - 1)
     equal_width = _bins(confidence, correct, bin_of_width)
     order = np.argsort(confidence, kind="stable")

@@ -90,6 +90,7 @@ def _interpolate(sample: Sample, sensor: str, steps: np.ndarray, cells: np.ndarr
     valid = sample.mask(sensor).numpy()[order].reshape(frames, -1)[:, cells]
     before, after = _valid_neighbors(valid, days, steps)
 
+    # Where both neighbors are the same frame, the weight has no effect.
     interval = np.maximum(days[after] - days[before], 1e-6)
     weight = np.clip((steps[:, None] - days[before]) / interval, 0, 1)[:, None]
     pixel = np.arange(len(cells))
