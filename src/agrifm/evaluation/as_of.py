@@ -60,10 +60,10 @@ class SeasonSamples:
                 groups.setdefault(growing_season_of(seasons, sample.name), []).append(row)
         if not seasons:
             groups[_covered_season(days)] = list(range(len(source)))
-        return [
-            cls(source, tuple(rows), tuple(days[row] for row in rows), growing_season)
-            for growing_season, rows in groups.items()
-        ]
+        samples = []
+        for growing_season, rows in groups.items():
+            samples.append(cls(source, tuple(rows), tuple(days[row] for row in rows), growing_season))
+        return samples
 
     @property
     def name(self) -> str:

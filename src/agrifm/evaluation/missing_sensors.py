@@ -37,12 +37,14 @@ def early_season(
         InputError: If the text names no days, or there is no image up to any of them.
     """
     groups = SeasonSamples.of(source, checkpoint.experiment.data.seasons)
-    days = [(group, moment) for group in groups for moment in group.moments(as_of)]
-    refuse_unseen(groups, [moment for _, moment in days], as_of)
+    moments: list[str] = []
     runs: Runs = []
-    for group, moment in days:
-        keys = {"season": group.name, "as of": moment, "images": round(group.images(moment), 1)}
-        runs.append((keys, group.as_of(moment)))
+    for group in groups:
+        for moment in group.moments(as_of):
+            keys = {"season": group.name, "as of": moment, "images": round(group.images(moment), 1)}
+            runs.append((keys, group.as_of(moment)))
+            moments.append(moment)
+    refuse_unseen(groups, moments, as_of)
     return ScoreTable(("season", "as of", "images"), tuple(_score(checkpoint, runs, console)))
 
 
@@ -112,15 +114,19 @@ def _gap_runs(checkpoint: Checkpoint, source: SampleSource, gaps: Sequence[int])
 
 def _summarize(table: ScoreTable, best_score: str) -> Iterator[Values]:
     """Rows without a gap as they are; of each length of gap the mean and the worst."""
-    for missing in dict.fromkeys(row["missing"] for row in table.rows):
-        group = [row for row in table.rows if row["missing"] == missing]
+    groups: dict[str, list[Values]] = {}
+    for row in table.rows:
+        groups.setdefault(row["missing"], []).append(row)
+    for missing, group in groups.items():
         # The first of several equally bad runs counts as the worst.
         worst = min(group, key=lambda row: row[best_score])
         worst_scores = {key: worst[key] for key in table.scores}
         if not worst["from"]:
             yield {"missing": missing, **worst_scores}
             continue
-        mean_scores = {key: sum(row[key] for row in group) / len(group) for key in table.scores}
+        mean_scores = {}
+        for key in table.scores:
+            mean_scores[key] = sum(row[key] for row in group) / len(group)
         yield {"missing": f"{missing}, mean", **mean_scores}
         yield {"missing": f"{missing}, worst (from {worst['from']})", **worst_scores}
 
@@ -159,10 +165,11 @@ def draw_curves(table: ScoreTable, checkpoint: Checkpoint, target: float, path: 
     import matplotlib.pyplot as plt  # slow to import, and only needed here
 
     task = checkpoint.experiment.task
-    seasons = list(dict.fromkeys(row["season"] for row in table.rows))
+    seasons: dict[str, list[Values]] = {}
+    for row in table.rows:
+        seasons.setdefault(row["season"], []).append(row)
     figure, axes = plt.subplots(1, len(seasons), figsize=(6.4 * len(seasons), 4), squeeze=False, layout="constrained")
-    for axis, season in zip(axes[0], seasons, strict=True):
-        rows = [row for row in table.rows if row["season"] == season]
+    for axis, (season, rows) in zip(axes[0], seasons.items(), strict=True):
         for name, color in zip(task.names, task.colors, strict=True):
             if CLASS + name in rows[0]:
                 axis.plot([row[CLASS + name] for row in rows], color=color, marker=".", label=name)

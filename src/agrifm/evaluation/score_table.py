@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,36 +43,50 @@ class ScoreTable:
             title: Title of the table.
             width: Width of the screen in characters. If it is too small, the columns of classes are left out.
         """
-        columns = {key: [key.removeprefix(CLASS), *self._cells(key, 2)] for key in self._varying_columns()}
-        classes = [key for key in columns if key.startswith(CLASS)]
-        needed_width = 2 + sum(1 + max(map(len, column)) for column in columns.values())
+        keys = self._varying_keys()
         caption = None
-        if classes and needed_width > width:
-            columns = {key: column for key, column in columns.items() if key not in classes}
+        if self._width(keys) > width and any(key.startswith(CLASS) for key in keys):
+            keys = [key for key in keys if not key.startswith(CLASS)]
             caption = "the window is too narrow for the classes: see the files"
         table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=0)
-        for key, column in columns.items():
-            table.add_column(column[0], justify="left" if key in self.keys else "right", overflow="fold")
-        for i in range(len(self.rows)):
-            table.add_row(*(column[1 + i] for column in columns.values()))
+        for key in keys:
+            justify = "left" if key in self.keys else "right"
+            table.add_column(key.removeprefix(CLASS), justify=justify, overflow="fold")
+        for row in self.rows:
+            table.add_row(*(self._cell(row, key, 2) for key in keys))
         return table
 
-    def _varying_columns(self) -> list[str]:
-        """All columns with scores, and those keys that differ between rows."""
+    def _varying_keys(self) -> list[str]:
+        """All columns but those keys that are the same in several rows."""
         if len(self.rows) == 1:
             return list(self.rows[0])
-        return [key for key in self.rows[0] if key not in self.keys or len({row[key] for row in self.rows}) > 1]
+        keys = []
+        for key in self.rows[0]:
+            values = {row[key] for row in self.rows}
+            if key in self.scores or len(values) > 1:
+                keys.append(key)
+        return keys
 
-    def _cells(self, key: str, digits: int) -> list[str]:
-        if key in self.keys:
-            return [str(row[key]) for row in self.rows]
-        return [_text(row[key], digits) for row in self.rows]
+    def _width(self, keys: Sequence[str]) -> int:
+        """Width of the table on the screen: a space before each column, and the margins."""
+        total = 2
+        for key in keys:
+            cells = [self._cell(row, key, 2) for row in self.rows]
+            total += 1 + max(map(len, (key.removeprefix(CLASS), *cells)))
+        return total
+
+    def _cell(self, row: Values, key: str, digits: int) -> str:
+        value = row[key]
+        if key in self.keys or not isinstance(value, float):
+            return str(value)
+        return "–" if _is_nan(value) else f"{value:.{digits}f}"
 
     def markdown(self) -> str:
         """Return the table for a report."""
-        columns = [self._cells(key, 3) for key in self.rows[0]]
-        alignment = ["---" if key in self.keys else "---:" for key in self.rows[0]]
-        lines = [list(self.rows[0]), alignment, *zip(*columns, strict=True)]
+        lines = [list(self.rows[0])]
+        lines.append(["---" if key in self.keys else "---:" for key in self.rows[0]])
+        for row in self.rows:
+            lines.append([self._cell(row, key, 3) for key in row])
         return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
     def write(self, stem: Path, **more: Any) -> None:
@@ -95,9 +110,3 @@ class ScoreTable:
 
 def _is_nan(value: Any) -> bool:
     return value != value
-
-
-def _text(value: Any, digits: int) -> str:
-    if not isinstance(value, float):
-        return str(value)
-    return "–" if _is_nan(value) else f"{value:.{digits}f}"
