@@ -26,7 +26,7 @@ from agrifm.tasks.calibration import at_temperature
 from agrifm.training import fit
 
 COVERAGES = (0.8, 0.9, 0.95)
-PLAIN, FLIPS = "one look", "eight looks (`--flips`)"
+PLAIN, FLIPS = "one orientation", "eight orientations (`--flips`)"
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def pooled(parts: list[Pixels]) -> Pixels:
     """The pixels of all folds; no two chips keep the same number."""
     chips = np.cumsum([0, *(part.chip.max() + 1 for part in parts)])
     return Pixels(
-        np.concatenate([part.chances for part in parts], 1),
+        np.concatenate([part.probabilities for part in parts], 1),
         np.concatenate([part.truth for part in parts]),
         np.concatenate([part.chip + first for part, first in zip(parts, chips, strict=False)]),
     )
@@ -60,12 +60,9 @@ def errors(folds: list[Fold]) -> tuple[Reliability, Reliability, list[float]]:
     """Reliability of all test pixels before and after, and the temperatures."""
     temperatures = [fit_temperature(fold.val) for fold in folds]
     before = pooled([fold.test for fold in folds])
-    parts = [at_temperature(fold.test.chances, one) for fold, one in zip(folds, temperatures, strict=True)]
-    return (
-        measure_reliability(before.chances, before.truth),
-        measure_reliability(np.concatenate(parts, 1), before.truth),
-        temperatures,
-    )
+    parts = [at_temperature(fold.test.probabilities, one) for fold, one in zip(folds, temperatures, strict=True)]
+    after = measure_reliability(np.concatenate(parts, 1), before.truth)
+    return measure_reliability(before.probabilities, before.truth), after, temperatures
 
 
 def sets(folds: list[Fold], names: tuple[str, ...], coverage: float, unit: Unit) -> str:
@@ -109,7 +106,7 @@ def main(words: list[str] | None = None) -> str:
         )
     draw_diagram(pairs, options.out / "reliability.png")
     folds = [one[PLAIN] for one in made]
-    lines += ["", "| asked for | unit | covered per chip | per pixel | single folds | classes in a set |"]
+    lines += ["", "| requested | unit | covered per chip | per pixel | single folds | classes in a set |"]
     lines.append("|---:|---|---:|---:|---|---:|")
     lines += [sets(folds, prepared.classes, coverage, unit) for coverage in COVERAGES for unit in ("chips", "pixels")]
     val = ", ".join(f"{len(np.unique(fold.val.chip))} ({len(fold.val.truth)})" for fold in folds)

@@ -26,7 +26,7 @@ from agrifm.io import whole_folder
 from agrifm.sensors import LANDSAT, S2
 from agrifm.synthetic.chips import GRID, Landscape
 from agrifm.synthetic.products import Raster
-from agrifm.synthetic.scenes import Part, refuse_folder
+from agrifm.synthetic.scenes import LandscapeBlock, refuse_folder
 
 CELL, CELLS = 240, 4  # pixels of a rendered cell, and cells along a side of the block
 STRIP = 512  # rows written at a time; also the side of a compressed block
@@ -68,7 +68,7 @@ def make(out: Path, size: int, dates: int, seed: int = 0) -> Path:
     """Write a scene of ``size`` x ``size`` pixels of 10 m with ``dates`` dates of each sensor; it appears whole."""
     frames = (("S2", dates), ("Landsat", dates))
     landscape = Landscape(seed=seed, rows=CELLS, columns=CELLS, size=CELL, frames=frames)
-    block = Part(landscape, range(CELLS), range(CELLS))
+    block = LandscapeBlock(landscape, range(CELLS), range(CELLS))
     refuse_folder(out)
     with whole_folder(out) as unfinished:
         for sensor in (S2, LANDSAT):

@@ -33,13 +33,19 @@ NAMES = tuple(name for name, _ in CLASSES)
 ABC = ("a", "b", "c")
 
 
-def made_up(n, *, temperature=1.0, chips=1, classes=3, seed=0):
-    """Probabilities whose truth is drawn from them, then spoiled: the logits are multiplied by the temperature."""
+def synthetic_pixels(n, *, temperature=1.0, chips=1, classes=3, seed=0):
+    """Probabilities from which the truth is drawn, then distorted: the logits are multiplied by the temperature."""
     rng = np.random.default_rng(seed)
     logits = 1.5 * rng.standard_normal((classes, n))
     chances = np.exp(logits) / np.exp(logits).sum(0)
     truth = (rng.random(n) > chances.cumsum(0)).sum(0)
     return Pixels(at_temperature(chances, 1 / temperature), truth, np.arange(n) * chips // n)
+
+
+def biased(pixels, bias):
+    """The same pixels with probabilities multiplied by a factor for each class."""
+    probabilities = pixels.probabilities * bias
+    return pixels._replace(probabilities=probabilities / probabilities.sum(0))
 
 
 def new_chips(count, seed, pixels=40):
@@ -53,17 +59,17 @@ def new_chips(count, seed, pixels=40):
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
 def test_a_known_temperature_is_recovered(temperature):
-    pixels = made_up(40_000, temperature=temperature)
+    pixels = synthetic_pixels(40_000, temperature=temperature)
     assert fit_temperature(pixels) == pytest.approx(temperature, rel=0.03)
 
 
 def test_probabilities_that_come_true_have_no_calibration_error():
-    good, sharp = made_up(60_000), made_up(60_000, temperature=3)
+    good, sharp = synthetic_pixels(60_000), synthetic_pixels(60_000, temperature=3)
     assert measure_reliability(*good[:2]).ECE < 0.01
     assert measure_reliability(*good[:2]).adaptive_ECE < 0.01
     assert measure_reliability(*sharp[:2]).ECE > 0.1
-    mended = Calibration(3.0, (0.0,) * 3, 0.9, False, (), "val", "chips", 1, 1, (0, 0)).probabilities(sharp.chances)
-    np.testing.assert_allclose(mended, good.chances, atol=1e-4)
+    calibration = Calibration(3.0, (0.0,) * 3, 0.9, False, (), "val", "chips", 1, 1, (0, 0))
+    np.testing.assert_allclose(calibration.probabilities(sharp.probabilities), good.probabilities, atol=1e-4)
 
 
 def test_errors_and_scores_of_four_pixels():
@@ -98,8 +104,8 @@ def test_new_chips_are_covered_as_often_as_was_asked_for(coverage):
         seen, new = new_chips(12, draw_), new_chips(60, 10_000 + draw_)
         for unit_, found in held.items():
             units = seen.chip if unit_ == "chips" else np.arange(len(seen.chip))
-            least = threshold(seen.chances[0], units, coverage)
-            found.append(float((new.chances[0] >= least).mean()))
+            least = threshold(seen.probabilities[0], units, coverage)
+            found.append(float((new.probabilities[0] >= least).mean()))
     mean = {unit_: np.mean(found) for unit_, found in held.items()}
     error = 4 * np.std(held["chips"]) / 300**0.5
     assert coverage - error < mean["chips"] < coverage + 1 / 13 + error
@@ -108,28 +114,27 @@ def test_new_chips_are_covered_as_often_as_was_asked_for(coverage):
 
 
 def test_sets_grow_with_coverage_and_always_hold_the_chosen_class():
-    pixels, test = made_up(20_000, temperature=2, chips=200), made_up(20_000, temperature=2, chips=200, seed=1)
+    pixels = synthetic_pixels(20_000, temperature=2, chips=200)
+    test = synthetic_pixels(20_000, temperature=2, chips=200, seed=1)
     sizes, before = [], None
     for coverage in (0.3, 0.8, 0.9, 0.99):
         found = calibrate(pixels, ABC, coverage)
-        sets = found.sets(found.probabilities(test.chances))
-        assert sets[test.chances.argmax(0), np.arange(20_000)].all()
+        sets = found.sets(found.probabilities(test.probabilities))
+        assert sets[test.probabilities.argmax(0), np.arange(20_000)].all()
         assert before is None or (sets | ~before).all()  # none lost
-        before, told = sets, measure_coverage(found, test, ABC)
-        assert told.pixels > coverage - 0.02
-        assert coverage < 0.8 or told.pixels < coverage + 0.02
-        sizes.append(told.size)
+        before, coverage_on_test = sets, measure_coverage(found, test, ABC)
+        assert coverage_on_test.pixels > coverage - 0.02
+        assert coverage < 0.8 or coverage_on_test.pixels < coverage + 0.02
+        sizes.append(coverage_on_test.size)
     assert sizes == sorted(sizes)
     assert sizes[0] == 1
-    assert (found.bands(found.probabilities(test.chances))[0] == sets.sum(0)).all()
+    assert (found.bands(found.probabilities(test.probabilities))[0] == sets.sum(0)).all()
 
 
 def test_every_class_is_covered_by_its_own_threshold_and_a_class_without_samples_is_named():
-    pixels, test = made_up(30_000, chips=300), made_up(30_000, chips=300, seed=1)
+    pixels, test = synthetic_pixels(30_000, chips=300), synthetic_pixels(30_000, chips=300, seed=1)
     bias = np.array([1.0, 0.2, 1.0])[:, None]  # the model doubts b
-    pixels, test = (
-        part._replace(chances=part.chances * bias / (part.chances * bias).sum(0)) for part in (pixels, test)
-    )
+    pixels, test = biased(pixels, bias), biased(test, bias)
     lopsided = measure_coverage(calibrate(pixels, ABC, 0.8), test, ABC).classes
     even = measure_coverage(calibrate(pixels, ABC, 0.8, by_class=True), test, ABC).classes
     assert lopsided["b"] < 0.7
@@ -143,10 +148,10 @@ def test_every_class_is_covered_by_its_own_threshold_and_a_class_without_samples
 
 def test_too_few_chips_and_no_share_are_refused():
     with pytest.raises(InputError, match=r"5 labeled chips in val.*\n.*at least 9.*\n.*at most 0\.83"):
-        calibrate(made_up(500, chips=5), ABC, 0.9)
-    assert calibrate(made_up(500, chips=5), ABC, 0.9, unit="pixels").chips == 5
+        calibrate(synthetic_pixels(500, chips=5), ABC, 0.9)
+    assert calibrate(synthetic_pixels(500, chips=5), ABC, 0.9, unit="pixels").chips == 5
     with pytest.raises(InputError, match="between 0 and 1"):
-        calibrate(made_up(500, chips=5), ABC, 90)
+        calibrate(synthetic_pixels(500, chips=5), ABC, 90)
 
 
 def network(seed=1, classes=NAMES, sensors=SENSORS, **data):
@@ -158,7 +163,7 @@ def network(seed=1, classes=NAMES, sensors=SENSORS, **data):
 
 
 def test_flips_are_equivariant_and_change_nothing_else():
-    """Turned ground gives the turned map: eight looks are the same looks in another order."""
+    """Rotated ground gives the rotated map: the eight orientations are the same ones in another order."""
     checkpoint, batch = network(), collate([random_sample(0), random_sample(1)])
     plain, model = checkpoint.model(), checkpoint.averaging(flips=True).model()
     with torch.inference_mode():
@@ -226,17 +231,17 @@ def test_the_command_calibrates_checks_and_draws(farmer, farm):
     result = CliRunner().invoke(app, ["calibrate", str(farmer), "--coverage", "0.5"])
     assert result.exit_code == 0, result.output
     assert "val also chose the epoch" in " ".join(result.output.split())
-    told = json.loads(farmer.with_name("calibrated.json").read_text())
-    assert set(told["splits"]) == {"train", "val", "test"}
-    assert told["calibration"]["chips"] == told["splits"]["val"]["chips"] == chips["val"]
+    numbers = json.loads(farmer.with_name("calibrated.json").read_text())
+    assert set(numbers["splits"]) == {"train", "val", "test"}
+    assert numbers["calibration"]["chips"] == numbers["splits"]["val"]["chips"] == chips["val"]
     found = Checkpoint.load(farmer.with_name("calibrated.safetensors")).calibration
-    assert found.ece[0] == told["splits"]["val"]["before"]["ECE"]
-    assert told["splits"]["val"]["sets"]["chips"] >= 0.5
+    assert found.ece[0] == numbers["splits"]["val"]["before"]["ECE"]
+    assert numbers["splits"]["val"]["sets"]["chips"] >= 0.5
     assert Image.open(farmer.with_name("calibrated.png")).size[0] > 900
     for split in ("train", "val", "test"):
-        before, after = (told["splits"][split][key] for key in ("before", "after"))
+        before, after = (numbers["splits"][split][key] for key in ("before", "after"))
         assert before["accuracy"] == after["accuracy"]
-    assert told["splits"]["val"]["after"]["NLL"] <= told["splits"]["val"]["before"]["NLL"]
+    assert numbers["splits"]["val"]["after"]["NLL"] <= numbers["splits"]["val"]["before"]["NLL"]
 
 
 def test_ground_that_was_learned_or_is_tested_is_refused(farmer, farm, tmp_path):
@@ -268,9 +273,9 @@ def test_pixels_are_drawn_from_every_chip(farmer):
     assert (np.bincount(some.chip) == 50).all()
     assert len(every.truth) > 10 * len(some.truth)
     again = gather(loaded, source, most=50)
-    assert (again.chances == some.chances).all()
-    places = {tuple(column) for column in every.chances.T.tolist()}
-    assert all(tuple(column) in places for column in some.chances.T.tolist())
+    assert (again.probabilities == some.probabilities).all()
+    places = {tuple(column) for column in every.probabilities.T.tolist()}
+    assert all(tuple(column) in places for column in some.probabilities.T.tolist())
 
 
 def test_codes_count_for_their_classes(farmer):
@@ -395,6 +400,7 @@ def test_chips_get_sets_and_calibrated_probabilities(farmer, farm, tmp_path):
 
 
 def test_the_diagram_is_a_picture(tmp_path):
-    pairs = {"val": (measure_reliability(*made_up(500, temperature=3)[:2]), measure_reliability(*made_up(500)[:2]))}
-    draw_diagram(pairs, tmp_path / "r.png")
+    before = measure_reliability(*synthetic_pixels(500, temperature=3)[:2])
+    after = measure_reliability(*synthetic_pixels(500)[:2])
+    draw_diagram({"val": (before, after)}, tmp_path / "r.png")
     assert Image.open(tmp_path / "r.png").size[0] > 300

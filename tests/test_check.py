@@ -11,7 +11,8 @@ from agrifm.data.folder import ChipFolder
 from agrifm.errors import InputError
 from agrifm.sample import Sample, days_since_epoch
 from agrifm.sensors import LANDSAT, MODIS, S2
-from agrifm.training.fit import cautions, examine, open_sources
+from agrifm.training.data_checks import cautions, examine
+from agrifm.training.sources import open_sources
 
 
 @pytest.fixture

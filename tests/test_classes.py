@@ -27,7 +27,7 @@ from agrifm.tasks.class_table import SHIPPED, Table, read_rows
 from agrifm.tasks.losses import CrossEntropy, Dice, Focal, GeneralizedCrossEntropy, LogitAdjusted
 from agrifm.tasks.segmentation import Segmentation
 from agrifm.training import fit
-from agrifm.training.fit import settle
+from agrifm.training.resolve import resolve
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
@@ -379,12 +379,12 @@ def test_weights_are_counted_on_all_of_the_training_split(settings):
     from rich.console import Console
 
     sources = {split: plan.data.split(split) for split in ("train", "val")}
-    ready = settle(plan, sources, Console(quiet=True)).task
+    ready = resolve(plan, sources, Console(quiet=True)).task
     labels = torch.cat([sources["train"].read(i).label.ravel() for i in range(len(sources["train"]))])
     counts = torch.bincount(labels, minlength=6).double()
     expected = torch.where(counts > 0, counts[counts > 0].mean() / counts, 0.0)
     assert ready.loss[0].class_weights == pytest.approx(expected.tolist(), rel=1e-4)
-    assert parse(yaml.safe_load(settle(plan, sources, Console(quiet=True)).to_yaml())).task == ready
+    assert parse(yaml.safe_load(resolve(plan, sources, Console(quiet=True)).to_yaml())).task == ready
 
 
 # Chips

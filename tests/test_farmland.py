@@ -16,7 +16,7 @@ from agrifm.scenes.quality import RULES
 from agrifm.sensors import LANDSAT, MODIS, S2
 from agrifm.synthetic.chips import CLASSES, Landscape
 from agrifm.synthetic.products import CLEAR, NOTHING, PRODUCTS, SHADOW, THICK, THIN
-from agrifm.synthetic.scenes import Part, write_scene
+from agrifm.synthetic.scenes import LandscapeBlock, write_scene
 
 LAND = Landscape(rows=4, columns=4, size=48, frames=(("S2", 5), ("Landsat", 4), ("Modis", 3)))
 ROWS, COLUMNS = range(2, 4), range(1, 3)
@@ -119,7 +119,7 @@ def test_codes_mean_what_the_products_say(name):
 
 
 def test_a_cloud_is_told_from_its_shadow():
-    overcast = Part(replace(LAND, cloudiness=1.0), ROWS, COLUMNS)
+    overcast = LandscapeBlock(replace(LAND, cloudiness=1.0), ROWS, COLUMNS)
     picture = overcast.picture(S2)
     blue, nir = picture.images[:, 0].astype(float), picture.images[:, 3].astype(float)
     assert set(np.unique(picture.state)) == {CLEAR, SHADOW, THIN, THICK}
@@ -146,7 +146,7 @@ def test_one_date_of_landsat_covers_half(scene):
 
 
 def test_averages_of_partly_missing_pixels_use_what_is_there():
-    picture = Part(LAND, range(2), range(2)).picture(S2)
+    picture = LandscapeBlock(LAND, range(2), range(2)).picture(S2)
     there = np.ones(picture.state.shape, bool)
     there[0, :2, :2], there[0, 0, 2] = False, False
     band = next(raster for raster in picture.where(there).rasters() if "_B05_20m" in raster.name).values
@@ -156,7 +156,7 @@ def test_averages_of_partly_missing_pixels_use_what_is_there():
 
 
 def test_nothing_jumps_at_the_border_of_two_cells():
-    picture = Part(replace(LAND, noise=0.0, cloudiness=1.0), ROWS, COLUMNS).picture(S2)
+    picture = LandscapeBlock(replace(LAND, noise=0.0, cloudiness=1.0), ROWS, COLUMNS).picture(S2)
     for axis in (-1, -2):
         steps = abs(np.diff(picture.images.astype(float), axis=axis))
         jumps = steps.mean(tuple(i for i in range(4) if i != 4 + axis))
@@ -167,8 +167,8 @@ def test_nothing_jumps_at_the_border_of_two_cells():
 @pytest.mark.parametrize("sensor", [S2, LANDSAT])
 def test_four_cells_show_what_one_of_twice_the_size_shows(sensor):
     clean = replace(LAND, noise=0.0, cloudiness=1.0)
-    four = Part(clean, range(2, 4), range(2, 4)).picture(sensor).images.astype(int)
-    one = Part(replace(clean, size=96), range(1, 2), range(1, 2)).picture(sensor).images.astype(int)
+    four = LandscapeBlock(clean, range(2, 4), range(2, 4)).picture(sensor).images.astype(int)
+    one = LandscapeBlock(replace(clean, size=96), range(1, 2), range(1, 2)).picture(sensor).images.astype(int)
     middle = four.shape[-1] // 2
     border = np.zeros(four.shape[-2:], bool)
     border[middle - 1 : middle + 1], border[:, middle - 1 : middle + 1] = True, True
@@ -196,9 +196,9 @@ def test_parcels_are_the_truth_as_polygons(scene):
 
 def test_about_two_thirds_of_the_parcels_are_surveyed():
     wide = Landscape(rows=4, columns=4)
-    parcels = Part(wide, range(4), range(4)).parcels()
+    parcels = LandscapeBlock(wide, range(4), range(4)).parcels()
     assert 0.5 < parcels["surveyed"].mean() < 0.8
-    again = Part(wide, range(1, 3), range(1, 3)).parcels()
+    again = LandscapeBlock(wide, range(1, 3), range(1, 3)).parcels()
     whole = {_center(field): known for field, known in zip(parcels.geometry, parcels["surveyed"], strict=True)}
     inner = [pair for pair in zip(again.geometry, again["surveyed"], strict=True) if _inside(pair[0])]
     assert len(inner) > 5

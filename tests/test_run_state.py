@@ -234,6 +234,17 @@ def test_signals_stop_a_run_that_then_goes_on(done, run, monkeypatch, number):
     assert len(read_history(run / HISTORY, 9)) == 2
 
 
+def test_states_of_older_versions_keep_their_best_score(done, run):
+    """They hold the state of the callback under the name that it had."""
+    state = torch.load(run / RESUME, weights_only=True)
+    assert state["callbacks"]["Judge"]["best"] > 0
+    state["callbacks"]["Judge"]["best"] = 2.0
+    torch.save(state, run / RESUME)
+    best = (run / BEST).read_bytes()
+    fit(plan(done / "farm", 2), run, console=QUIET)
+    assert (run / BEST).read_bytes() == best
+
+
 def test_a_validation_that_is_not_finite_saves_nothing(done, run, monkeypatch):
     before = {name: (run / name).read_bytes() for name in (BEST, LAST)}
     forward = TrainingModule.judged.fget

@@ -27,6 +27,7 @@ from agrifm.errors import InputError
 from agrifm.evaluation import evaluate
 from agrifm.evaluation.as_of import SeasonSamples, as_of_day
 from agrifm.evaluation.missing_sensors import early_season, failures, first_days
+from agrifm.evaluation.score_table import ScoreTable
 from agrifm.maps.files.writer import NODATA
 from agrifm.maps.map_scene import map_scene
 from agrifm.maps.predict_chips import predict
@@ -263,7 +264,7 @@ def test_days_of_the_season():
     assert winter.moments("2022-12-15, 01-10") == ["2022-12-15", "01-10"]
     assert winter.last_days("01-10") == (day("2023-01-10"),)
     covered = line()
-    assert (covered.calendar.start, covered.calendar.end) == ("04-05", "10-02")
+    assert (covered.growing_season.start, covered.growing_season.end) == ("04-05", "10-02")
     assert covered.images("05-31") == 6  # two of each of three sensors
     for text in ("05-32", "2023-05-01:06-01:5", "05-01:06-01:x", "05-01:06-01", "06-01:05-01:7", ""):
         with pytest.raises(InputError, match="expected: a day"):
@@ -340,12 +341,9 @@ def test_the_first_day_that_reaches_a_target():
         {"season": "s", "as of": at, "images": 1, "mFscore": a, "F x": b}
         for at, a, b in (("04-30", 0.2, float("nan")), ("05-31", 0.8, 0.1), ("06-30", 0.7, 0.9))
     ]
-    from agrifm.evaluation.missing_sensors import Rows
-
-    assert first_days(Rows(("season", "as of", "images"), tuple(rows)), 0.8) == {
-        "s": {"mFscore": "05-31", "F x": "06-30"}
-    }
-    assert first_days(Rows(("season", "as of", "images"), tuple(rows)), 0.95) == {"s": {"mFscore": None, "F x": None}}
+    table = ScoreTable(("season", "as of", "images"), tuple(rows))
+    assert first_days(table, 0.8) == {"s": {"mFscore": "05-31", "F x": "06-30"}}
+    assert first_days(table, 0.95) == {"s": {"mFscore": None, "F x": None}}
 
 
 def test_each_season_has_its_own_curve(model, farm):
@@ -418,7 +416,7 @@ def test_the_command_prints_and_writes_curves_and_tables(model, farm, tmp_path, 
     text = agrifm("evaluate", model, "--root", farm, "--sensors", "--gaps", "1", "--out", tmp_path)
     assert "1 month, worst" in text
     assert "maize" not in text
-    assert "too narrow a window" in " ".join(text.split())
+    assert "the window is too narrow" in " ".join(text.split())
     assert len(json.loads((tmp_path / "failures.json").read_text())["runs"]) > 4
     agrifm("evaluate", model, "--root", farm, "--as-of", "2023-06-30", "--out", tmp_path / "scores")
     assert (tmp_path / "scores_2023-06-30" / "scores.json").is_file()

@@ -20,8 +20,8 @@ from agrifm.errors import InputError
 from agrifm.evaluation import evaluate
 from agrifm.training import fit
 from agrifm.training.callbacks import write_history
-from agrifm.training.fit import settle
 from agrifm.training.module import TrainingModule, parameter_groups, rate
+from agrifm.training.resolve import resolve
 
 
 def plan(settings, **training):
@@ -223,14 +223,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(settings, tmp_path):
 def test_given_statistics_are_kept(settings, farm):
     from rich.console import Console
 
-    from agrifm.training.fit import open_sources
+    from agrifm.training.sources import open_sources
 
     experiment = parse({**settings, "data": {"root": str(farm), "sensors": ["S2"], "statistics": "given"}})
-    settled = settle(experiment, open_sources(experiment), Console(quiet=True))
+    settled = resolve(experiment, open_sources(experiment), Console(quiet=True))
     assert settled == experiment.with_footprint(480.0)  # 48 pixels of 10 m
     lacking = parse({**settings, "data": {"root": str(farm), "sensors": ["Landsat"], "statistics": "given"}})
     with pytest.raises(InputError, match="statistics: data"):
-        settle(lacking, open_sources(lacking), Console(quiet=True))
+        resolve(lacking, open_sources(lacking), Console(quiet=True))
 
 
 def test_ones_own_dataset_by_name(settings, farm, tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from agrifm.nn.embedding import Series
 from agrifm.nn.swin import SIZES, Swin, SwinSize
 from agrifm.nn.windows import relative_index
 from agrifm.sample import collate
-from agrifm.training.fit import fit, start
+from agrifm.training.fit import fit, load_start_weights
 from agrifm.training.module import TrainingModule
 from agrifm.weight_files.layouts import read_state
 from agrifm.weight_files.start_weights import SHIPPED, start_weights
@@ -63,7 +63,7 @@ def test_released_weights_fill_the_encoder_and_nothing_else(released, shared):
     plan = experiment(start_from=str(released), model={"shared_backbone": shared})
     weights, module = start_weights(plan), TrainingModule(plan)
     before = {key: value.clone() for key, value in module.model.state_dict().items()}
-    match = start(module, weights)
+    match = load_start_weights(module, weights)
     assert match.left_over == ()
     assert all(key.startswith(("context.", "decoder.", "head.", "normalize.")) for key in match.new)
     after = module.model.state_dict()
@@ -76,7 +76,7 @@ def test_released_weights_fill_the_encoder_and_nothing_else(released, shared):
 def test_a_loaded_encoder_gives_the_features_of_the_original(released):
     plan = experiment(start_from=str(released))
     module = TrainingModule(plan)
-    start(module, start_weights(plan))
+    load_start_weights(module, start_weights(plan))
     image = torch.randn(1, 8, 10, 128, 128)
     ones = torch.ones(1, 8, dtype=torch.bool)
     with torch.inference_mode():
@@ -153,7 +153,7 @@ def test_fine_tuned_originals_serve_as_a_start(tmp_path):
     path = tmp_path / "x.pth"
     torch.save({"state_dict": state}, path)
     begin = experiment(start_from=str(path), model={"patch": [4, 2, 2]})
-    assert len(start(TrainingModule(begin), start_weights(begin)).matched) > 100
+    assert len(load_start_weights(TrainingModule(begin), start_weights(begin)).matched) > 100
 
 
 def test_our_own_checkpoint_serves_as_a_start(tmp_path):
@@ -161,7 +161,7 @@ def test_our_own_checkpoint_serves_as_a_start(tmp_path):
     path = tmp_path / "best.safetensors"
     Checkpoint(plan, build(plan).state_dict()).save(path)
     begin = experiment(start_from=str(path), task={"classes": ["x", "y"]})
-    assert start(TrainingModule(begin), start_weights(begin)).left_over == ()
+    assert load_start_weights(TrainingModule(begin), start_weights(begin)).left_over == ()
 
 
 def test_nothing_matching_is_an_error(tmp_path):
@@ -364,7 +364,7 @@ def test_the_weights_that_come_along_fill_everything_but_the_head(settings, tmp_
         known = Checkpoint.load(SHIPPED / "agrifm-tiny.safetensors").experiment.data.sensors
         chosen = [sensor for sensor in known if sensor.name in sensors]
         module = TrainingModule(experiment.with_sensors(chosen))
-        match = start(module, start_weights(experiment))
+        match = load_start_weights(module, start_weights(experiment))
         assert {key.split(".")[0] for key in match.new} == {"head", "normalize"}
     with pytest.raises(InputError, match="did you mean 'agrifm-tiny'"):
         start_weights(parse({**settings, "start_from": "agrifm-tinny"}))

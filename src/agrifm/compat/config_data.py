@@ -1,26 +1,26 @@
-"""The data loaders of the original's schema: lists, sensors, statistics, sizes and random steps."""
+"""The data loaders of the published configuration: lists, sensors, statistics, sizes and random steps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from agrifm.compat.config_model import Network
-from agrifm.compat.keys import Keys
+from agrifm.compat.keys import Keys, is_list
 from agrifm.config import DataConfig
 from agrifm.data.transforms import Augment
 from agrifm.errors import nearest
 from agrifm.sensors import LANDSAT, MODIS, S2, Band, Sensor, Statistics
 
 _BY_CHANNELS = {len(sensor.bands): sensor for sensor in (S2, LANDSAT, MODIS)}
-_EVALUATION = "random steps never run in evaluation here; the original ran those that were listed"
+_RANDOM_STEPS = ("MapVerticalFlip", "MapHorizontalFlip", "MapRotate")
+_STEPS = ("MapNormalize", "MapResize", "MapToTensor", "MapRandomCrop", *_RANDOM_STEPS)
 
 
 @dataclass(frozen=True)
 class Loading:
-    """What the three data loaders say."""
+    """The data loaders of a configuration."""
 
     data: DataConfig
     augment: Augment
@@ -28,23 +28,18 @@ class Loading:
     workers: int
 
 
-@dataclass(frozen=True)
-class _Steps:
-    """A pipeline: mean, deviation and size by sensor; chances of the random steps, by type."""
+@dataclass
+class _Split:
+    """Files of a split; mean, deviation and size by sensor; probabilities of the random steps by type."""
 
+    folder: Path
+    names: Path
+    label_key: str
+    check_bands: bool
     mean: dict[str, tuple[float, ...]] = field(default_factory=dict)
     std: dict[str, tuple[float, ...]] = field(default_factory=dict)
     size: dict[str, tuple[int, int]] = field(default_factory=dict)
     random: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Split:
-    folder: Path
-    names: Path
-    label_key: str
-    steps: _Steps
-    check_bands: bool = True
 
 
 def read_data(config: Keys, network: Network) -> Loading:
@@ -56,237 +51,172 @@ def read_data(config: Keys, network: Network) -> Loading:
     with config.inside("train_dataloader") as loader:
         batch_size = loader.number("batch_size", 1, least=1, whole=True)
         workers = loader.number("num_workers", 0, whole=True)
-        loader.harmless("the last, smaller batch is used", "drop_last")
-        train = _split(loader, network, "train")
-        augment = _augment(loader, train.steps)
+        if loader.take("sampler", None) is not None:
+            with loader.inside("sampler", "DefaultSampler") as sampler:
+                sampler.only("shuffle", True, repair="write True: training always shuffles.")
+        train = _split(loader, network)
+        augment = _augment(loader, train.random)
     splits = {"train": train}
     for name in ("val", "test"):
         key = f"{name}_dataloader"
-        if name == "test" and config.values.get(key) is None:
-            config.take(key, None)
+        if name == "test" and config.take(key, None) is None:
             config.note(key, "derived", "no test split is named: data_lists/test.txt is assumed where one is needed")
             continue
         with config.inside(key) as loader:
             loader.harmless("evaluation has the batch size and workers of training", "batch_size", "num_workers")
-            loader.harmless("evaluation uses every chip once", "drop_last")
-            splits[name] = _split(loader, network, name)
-            _agree(loader, splits[name], train)
+            loader.harmless("evaluation uses every chip once, in order", "sampler")
+            splits[name] = _split(loader, network)
+            _refuse_different(loader, splits[name], train)
     return Loading(_data(config, network, splits), augment, batch_size, workers)
 
 
-def _split(loader: Keys, network: Network, name: str) -> _Split:
+def _split(loader: Keys, network: Network) -> _Split:
     loader.harmless("workers are kept between epochs", "persistent_workers")
-    loader.harmless("moves no result", "pin_memory", "prefetch_factor", "timeout", "worker_init_fn")
-    loader.only("batch_sampler", [None], "delete it; batch_size and shuffling are all there is.")
-    if loader.take("sampler", None) is not None:
-        with loader.inside("sampler", "DefaultSampler") as sampler:
-            if name == "train":
-                sampler.only("shuffle", [True], "write True: training always shuffles.")
-            sampler.harmless("order of evaluation changes no score", *(() if name == "train" else ("shuffle",)))
-            sampler.harmless("set by 'seed'", "seed", "round_up")
     if loader.take("collate_fn", None) is not None:
-        with loader.inside("collate_fn", "default_collate", "pseudo_collate") as collate:
+        with loader.inside("collate_fn", "default_collate") as collate:
             collate.note("type", "harmless", "series of different lengths are padded and masked")
     with loader.inside("dataset", "MappingDataset") as dataset:
-        return _dataset(dataset, network)
-
-
-def _dataset(dataset: Keys, network: Network) -> _Split:
-    folder, names = Path(dataset.take("data_toot_path")), Path(dataset.take("data_list_file"))
-    value = dataset.take("data_keys", ("S2",))
-    keys = (value,) if isinstance(value, str) else tuple(value)
-    missing = [name for name in network.channels if name not in keys]
-    if missing:
-        raise dataset.wrong("data_keys", expected=f"also {missing[0]}, which has an encoder", repair="add it.")
-    if len(keys) > len(network.channels):
-        dataset.note("data_keys", "harmless", "sensors without an encoder are not read")
-    label_key = str(dataset.take("label_key", "label"))
-    steps = _Steps()
-    for step in dataset.each("data_pipelines"):
-        steps = _step(step, steps, network)
-    if set(steps.mean) != set(network.channels):
-        raise dataset.wrong(
-            "data_pipelines",
-            found="no MapNormalize for every sensor",
-            expected=f"mean and std of {', '.join(network.channels)}",
-            repair="add dict(type='MapNormalize', mean=..., std=...); mean 0 and std 1 leave numbers as they are.",
+        value = dataset.take("data_keys", ("S2",))
+        keys = (value,) if isinstance(value, str) else tuple(value)
+        for name in network.channels:
+            dataset.check("data_keys", name in keys, expected=f"also {name}, which has an encoder", repair="add it.")
+        if len(keys) > len(network.channels):
+            dataset.note("data_keys", "harmless", "sensors without an encoder are not read")
+        split = _Split(
+            folder=Path(dataset.take("data_toot_path")),
+            names=Path(dataset.take("data_list_file")),
+            label_key=str(dataset.take("label_key", "label")),
+            check_bands=dataset.only("check_bands", True, False),  # a key of ours
         )
-    check_bands = dataset.take("check_bands", True)
-    if not isinstance(check_bands, bool):
-        raise dataset.wrong("check_bands", expected="True or False", repair="write False to leave the check out.")
-    return _Split(folder, names, label_key, steps, check_bands)
+        for step in dataset.each("data_pipelines"):
+            with step:
+                _read_step(step, split, network)
+        expected = f"MapNormalize with mean and std of {', '.join(network.channels)}"
+        repair = "add dict(type='MapNormalize', mean=..., std=...); mean 0 and std 1 leave numbers as they are."
+        dataset.check("data_pipelines", bool(split.mean), expected=expected, repair=repair)
+    return split
 
 
-def _step(step: Keys, steps: _Steps, network: Network) -> _Steps:
+def _read_step(step: Keys, split: _Split, network: Network) -> None:
+    """Add a step of the pipeline to a split."""
     kind = step.kind()
-    if kind not in _STEPS:
-        own = "; put steps of your own into a dataset of your own (data.dataset in a YAML of ours)"
-        raise step.wrong(
-            "type", expected="a step of the original", repair=nearest(kind, _STEPS).rstrip(".") + own + "."
-        )
-    with step:
-        return _STEPS[kind](step, steps, network)
-
-
-def _normalize(step: Keys, steps: _Steps, network: Network) -> _Steps:
-    used = step.take("norm_keys", None)
-    left_out = [] if used is None else [name for name in network.channels if name not in used]
-    if left_out:
-        raise step.wrong("norm_keys", expected=f"also {left_out[0]}", repair="add it, with mean 0 and std 1.")
-    mean, std = (_figures(step, key, network) for key in ("mean", "std"))
-    if any(x <= 0 for figures in std.values() for x in figures):
-        raise step.wrong("std", expected="deviations above 0", repair="correct the value.")
-    return replace(steps, mean=mean, std=std)
+    if kind == "MapNormalize":
+        split.mean = _figures(step, "mean", network)
+        split.std = _figures(step, "std", network)
+    elif kind == "MapResize":
+        split.size = _sizes(step, network)
+    elif kind in _RANDOM_STEPS:
+        split.random[kind] = float(step.number("p", 0.5))
+    elif kind == "MapToTensor":
+        step.note("type", "harmless", "chips are read as tensors")
+    elif kind == "MapRandomCrop":
+        repair = "delete it and set augment.crop (a side in label pixels) in the YAML that train.py writes."
+        raise step.wrong("type", expected="a crop with a fixed side, not a random one", repair=repair)
+    else:
+        repair = f"{nearest(kind, _STEPS)} Other steps belong into a custom dataset (data.dataset in a YAML of ours)."
+        raise step.wrong("type", expected="a step of the original", repair=repair)
 
 
 def _figures(step: Keys, key: str, network: Network) -> dict[str, tuple[float, ...]]:
-    value = step.take(key)
-    found = {}
-    for name, count in network.channels.items():
-        figures = value.get(name) if isinstance(value, Mapping) else None
-        if figures is None or len(figures) != count:
-            raise step.wrong(
-                key,
-                found=f"{'nothing' if figures is None else len(figures)} for {name}",
-                expected=f"{{'{name}': [{count} numbers, one for each of in_chans]}}",
-                repair="add them.",
-            )
-        found[name] = tuple(float(x) for x in figures)
-    _unused(step, key, value, network.channels)
-    return found
+    figures = {}
+    with step.inside(key) as by_sensor:
+        for name, count in network.channels.items():
+            values = by_sensor.take(name)
+            expected = f"{count} numbers, one for each of in_chans"
+            valid = is_list(values) and len(values) == count
+            by_sensor.check(name, valid, expected=expected, repair="correct the list.")
+            figures[name] = tuple(float(value) for value in values)
+            valid = key != "std" or min(figures[name]) > 0
+            by_sensor.check(name, valid, expected="deviations above 0", repair="correct the value.")
+    return figures
 
 
-def _unused(step: Keys, key: str, value: Mapping[str, Any], used: Mapping[str, Any]) -> None:
-    extra = [name for name in value if name not in used]
-    if extra:
-        step.note(key, "harmless", f"{', '.join(extra)} is not among the sensors: not used")
-
-
-def _resize(step: Keys, steps: _Steps, network: Network) -> _Steps:
-    size = step.take("size")
-    if not isinstance(size, Mapping):
-        raise step.wrong("size", expected="{sensor: (rows, columns), 'label': (rows, columns)}", repair="write that.")
-    wanted = (*network.channels, "label")
-    with Keys(size, step.source, step.name("size"), step.notes) as sizes:
-        found = {name: (pair[0], pair[1]) for name in wanted for pair in [sizes.numbers(name, 2, size.get(name))]}
-        _unused(step, "size", size, found)
-        for name in sizes.left():
-            sizes.take(name)
-    if found["label"] != network.out_size:
-        raise step.wrong(
-            "size",
-            found=f"label {found['label']}",
-            expected=f"{network.out_size}, the out_size of the neck",
-            repair="make the two equal.",
-        )
-    way = step.take("interpolation", None)
-    if isinstance(way, Mapping) and any("bilinear" not in str(mode).lower() for mode in way.values()):
-        raise step.wrong("interpolation", expected="bilinear", repair="delete it: sensors are resized bilinearly.")
+def _sizes(step: Keys, network: Network) -> dict[str, tuple[int, int]]:
+    expected = "{sensor: (rows, columns), 'label': (rows, columns)}"
+    step.check("size", isinstance(step.take("size"), Mapping), expected=expected, repair="write that.")
+    size = {}
+    with step.inside("size") as by_sensor:
+        for name in (*network.channels, "label"):
+            rows, columns = by_sensor.numbers(name, 2)
+            size[name] = rows, columns
+    expected = f"{network.out_size} for the label, the out_size of the neck"
+    step.check("size", size["label"] == network.out_size, expected=expected, repair="make the two equal.")
     step.note("size", "changed", "pixels are averaged when made smaller (antialias); equal sizes stay untouched")
-    return replace(steps, size=found)
+    return size
 
 
-def _random(step: Keys, steps: _Steps, network: Network) -> _Steps:
-    kind = step.kind()
-    if kind == "MapRandomCrop":
-        step.harmless("see augment.crop", "crop_ratio_min", "crop_ratio_max", "base_size")
-        return replace(steps, random={**steps.random, kind: 1.0})
-    if kind == "MapRotate":
-        step.harmless("quarter turns move whole pixels", "interpolation")
-    return replace(steps, random={**steps.random, kind: float(step.number("p", 0.5))})
-
-
-def _nothing(step: Keys, steps: _Steps, network: Network) -> _Steps:
-    step.note("type", "harmless", "chips are read as tensors")
-    return steps
-
-
-_STEPS: dict[str, Callable[[Keys, _Steps, Network], _Steps]] = {
-    "MapNormalize": _normalize,
-    "MapResize": _resize,
-    "MapVerticalFlip": _random,
-    "MapHorizontalFlip": _random,
-    "MapRotate": _random,
-    "MapRandomCrop": _random,
-    "MapToTensor": _nothing,
-}
-
-
-def _augment(loader: Keys, steps: _Steps) -> Augment:
+def _augment(loader: Keys, random: dict[str, float]) -> Augment:
     key = "dataset.data_pipelines"
-    flips = [steps.random.get(kind, 0.0) for kind in ("MapVerticalFlip", "MapHorizontalFlip")]
-    if flips not in ([0.0, 0.0], [0.5, 0.5]):
-        raise loader.wrong(
-            key,
-            found=f"MapVerticalFlip with p={flips[0]}, MapHorizontalFlip with p={flips[1]}",
-            expected="both with p=0.5, or neither",
-            repair="list both or neither (augment.flips mirrors rows and columns, each half of the time).",
-        )
-    if "MapRandomCrop" in steps.random:
-        raise loader.wrong(
-            key,
-            found="MapRandomCrop, whose square has a random side",
-            expected="a crop with a fixed side",
-            repair="delete it and set augment.crop (a side in label pixels) in the YAML that train.py writes.",
-        )
-    turn = steps.random.get("MapRotate", 0.0)
+    vertical, horizontal = random.get("MapVerticalFlip", 0.0), random.get("MapHorizontalFlip", 0.0)
+    loader.check(
+        key,
+        (vertical, horizontal) in ((0.0, 0.0), (0.5, 0.5)),
+        found=f"MapVerticalFlip with p={vertical}, MapHorizontalFlip with p={horizontal}",
+        expected="both with p=0.5, or neither",
+        repair="list both or neither (augment.flips mirrors rows and columns, each half of the time).",
+    )
+    turn = random.get("MapRotate", 0.0)
     if 0 < turn < 1:
         loader.note(key, "changed", f"MapRotate p={turn}: all four quarter turns are equally likely (augment.rot90)")
-    return Augment(flips=flips[0] > 0, rot90=turn > 0)
+    return Augment(flips=vertical > 0, rot90=turn > 0)
 
 
-def _agree(loader: Keys, split: _Split, train: _Split) -> None:
+def _refuse_different(loader: Keys, split: _Split, train: _Split) -> None:
     """Refuse a split that is read in another way than the training split."""
-    if split.steps.random:
-        loader.note("dataset.data_pipelines", "changed", f"{', '.join(split.steps.random)} left out: {_EVALUATION}")
-    pairs = {
-        "data_toot_path": (split.folder, train.folder, "put all chips into one folder; the lists tell them apart."),
-        "label_key": (split.label_key, train.label_key, "give the label one name."),
-        "data_pipelines": (
-            (split.steps.mean, split.steps.std, split.steps.size),
-            (train.steps.mean, train.steps.std, train.steps.size),
-            "use the same MapNormalize and MapResize: they are part of the model.",
-        ),
-    }
-    for key, (found, expected, repair) in pairs.items():
-        if found != expected:
-            known = [str(found), str(expected)] if key != "data_pipelines" else ["other numbers", "those of training"]
-            raise loader.wrong(f"dataset.{key}", found=known[0][:200], expected=known[1][:200], repair=repair)
+    if split.random:
+        steps = ", ".join(split.random)
+        loader.note(
+            "dataset.data_pipelines",
+            "changed",
+            f"{steps} left out: random steps never run in evaluation here; the original ran those that were listed",
+        )
+    same_numbers = (split.mean, split.std, split.size) == (train.mean, train.std, train.size)
+    for key, same, repair in (
+        ("data_toot_path", split.folder == train.folder, "put all chips into one folder."),
+        ("label_key", split.label_key == train.label_key, "give the label one name."),
+        ("data_pipelines", same_numbers, "use the same MapNormalize and MapResize: they are part of the model."),
+    ):
+        loader.check(f"dataset.{key}", same, found="another value", expected="that of train_dataloader", repair=repair)
 
 
 def _data(config: Keys, network: Network, splits: dict[str, _Split]) -> DataConfig:
     train = splits["train"]
-    sensors = tuple(_sensor(config, name, count, train.steps) for name, count in network.channels.items())
-    generic = [sensor.name for sensor in sensors if sensor.bands[0].common_name == ""]
+    sensors = [_sensor(config, name, count, train) for name, count in network.channels.items()]
+    generic = [sensor.name for sensor in sensors if not sensor.bands[0].common_name]
     if generic:
         config.note("model.encoders", "derived", f"bands of {', '.join(generic)} are unknown: data.check_bands is off")
-    root = train.folder.parent
-    lists = {
-        name: None if split.names == root / "data_lists" / f"{name}.txt" else split.names
-        for name, split in splits.items()
-    }
     config.note(
         "model.neck.in_fusion_key_list",
         "derived",
-        f"its channels stand for {network.frames} frames (data.frames): longer series are thinned to that, "
+        f"its channels imply {network.frames} frames (data.frames): longer series are thinned to that, "
         "evenly in evaluation and at random in training; the original would stop",
     )
+    root = train.folder.parent
     return DataConfig(
         root=root,
         chips=None if train.folder.name == "h5_samples" else train.folder,
-        train=lists["train"],
-        val=lists["val"],
-        test=lists.get("test"),
-        sensors=sensors,
+        train=_list_file(splits, "train"),
+        val=_list_file(splits, "val"),
+        test=_list_file(splits, "test"),
+        sensors=tuple(sensors),
         statistics="given",
         frames=network.frames,
-        resize=train.steps.size,
+        resize=train.size,
         label_key=train.label_key,
         check_bands=train.check_bands and not generic,
     )
 
 
-def _sensor(config: Keys, name: str, count: int, steps: _Steps) -> Sensor:
+def _list_file(splits: dict[str, _Split], name: str) -> Path | None:
+    """The list of a split; None if there is none, or it is in its usual place."""
+    if name not in splits:
+        return None
+    split = splits[name]
+    usual = split.folder.parent / "data_lists" / f"{name}.txt"
+    return None if split.names == usual else split.names
+
+
+def _sensor(config: Keys, name: str, count: int, split: _Split) -> Sensor:
     """A sensor under the key of the files, with the bands of the known sensor that has as many."""
     key = f"model.encoders.encoders_cfg.{name}"
     known = _BY_CHANNELS.get(count)
@@ -299,8 +229,9 @@ def _sensor(config: Keys, name: str, count: int, steps: _Steps) -> Sensor:
     config.note(
         key,
         "derived",
-        "every stored number counts as seen, as in the original (set the sensor's nodata in the YAML); masks and "
+        "every stored number counts as valid, as in the original (set the sensor's nodata in the YAML); masks and "
         "dates are used where the files have them",
     )
-    statistics = Statistics(steps.mean[name], steps.std[name], source=f"MapNormalize in {Path(config.source).name}")
+    source = f"MapNormalize in {Path(config.source).name}"
+    statistics = Statistics(split.mean[name], split.std[name], source=source)
     return replace(known, name=name, nodata=None, statistics=statistics)

@@ -1,31 +1,32 @@
-"""The ``model`` section of the original's schema: encoders, fusion neck and head become one model configuration."""
+"""The ``model`` section of the published configuration: encoders, neck and head become one model configuration."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from agrifm.compat.keys import Keys
+from agrifm.compat.keys import Keys, is_list, is_positive
 from agrifm.nn.legacy_decoder import level_channels
 from agrifm.nn.model import ModelConfig
 from agrifm.nn.swin import SwinSize
 from agrifm.nn.windows import Triple
 
-_OTHER_WAYS = "use 'decoder: pyramid' in a YAML of ours, or agrifm.compat.original.build for exactly this model."
+_ALTERNATIVES = "use 'decoder: light' in a YAML of ours, or agrifm.compat.original.build for exactly this model."
 _RELEASED_PATCH = (4, 4, 4)
 
 
 @dataclass(frozen=True)
 class Network:
-    """What the ``model`` section says.
+    """The model of a configuration.
 
     Args:
-        channels: Bands of each sensor, in the order in which the neck fuses them.
-        config: Config of our model.
-        frames: Frames of every series, which the neck's channels imply.
-        classes: Outputs of the head.
-        ignore_index: Label that the loss leaves out.
+        channels: Number of bands of each sensor, in the order in which the neck fuses them.
+        config: Configuration of our model.
+        frames: Number of frames of every series, which follows from the channels of the neck.
+        classes: Number of outputs of the head.
+        ignore_index: Label that the loss ignores.
         out_size: Rows and columns of the output.
         start_from: Weights to begin with.
     """
@@ -47,37 +48,41 @@ class _Encoder:
 
 
 def read_model(config: Keys) -> Network:
-    """Translate the section ``model``.
+    """Translate the section ``model`` and the key ``load_from``.
 
     Raises:
         InputError: If a key is unknown, or the model is not one that ours can be.
     """
     with config.inside("model", "MultiUnifiedModel") as model:
         encoders = _encoders(model)
-        first = next(iter(encoders.values()))
-        sensors, out_size, frames, width = _neck(model, encoders, first.config)
-        classes, ignore_index = _head(model, width)
-        start = _start(model, encoders)
+        encoder_config = next(iter(encoders.values())).config
+        start_from = _start_from(config, model, encoders)
+        with model.inside("neck", "MultiFusionNeck") as neck:
+            sensors = _sensors(neck, encoders)
+            out_size = _out_size(neck)
+            tokens = _frame_tokens(neck, sensors, encoder_config.swin)
+            width = level_channels(encoder_config.swin, tokens)[-1]
+            _check_width(neck, width)
+        with model.inside("head", "CropFCNHead") as head:
+            _check_width(head, width)
+            classes, ignore_index = _classes(head)
     channels = {name: encoders[name].channels for name in sensors}
-    return Network(channels, first.config, frames, classes, ignore_index, out_size, start)
+    frames = tokens * encoder_config.patch[0]
+    return Network(channels, encoder_config, frames, classes, ignore_index, out_size, start_from)
 
 
 def _encoders(model: Keys) -> dict[str, _Encoder]:
     encoders: dict[str, _Encoder] = {}
-    with model.inside("encoders", "MultiModalEncoder") as multi, multi.inside("encoders_cfg") as every:
-        if not every.left():
-            raise multi.wrong("encoders_cfg", expected="one encoder for each sensor", repair="add one.")
-        for name in every.left():
-            with every.inside(name, "PretrainingSwinTransformer3DEncoder") as encoder:
+    with model.inside("encoders", "MultiModalEncoder") as section, section.inside("encoders_cfg") as by_sensor:
+        names = by_sensor.left()
+        section.check("encoders_cfg", bool(names), expected="one encoder for each sensor", repair="add one.")
+        for name in names:
+            with by_sensor.inside(name, "PretrainingSwinTransformer3DEncoder") as encoder:
                 encoders[name] = _encoder(encoder)
-            first = next(iter(encoders))
-            if encoders[name].config != encoders[first].config:
-                raise every.wrong(
-                    name,
-                    found=f"{encoders[name].config}",
-                    expected=f"what {first} has: {encoders[first].config}",
-                    repair=f"give all encoders the same sizes, or {_OTHER_WAYS}",
-                )
+            config, first_config = encoders[name].config, encoders[names[0]].config
+            expected = f"that of {names[0]}: {first_config}"
+            repair = f"give all encoders the same sizes, or {_ALTERNATIVES}"
+            by_sensor.check(name, config == first_config, expected=expected, repair=repair, found=f"{config}")
     return encoders
 
 
@@ -86,14 +91,15 @@ def _encoder(encoder: Keys) -> _Encoder:
         patch = embedding.triple("patch_size", (2, 4, 4))
         channels = embedding.number("in_chans", 3, least=1, whole=True)
         width = embedding.number("embed_dim", 96, least=1, whole=True)
-        embedding.only("norm_layer", [None], "delete it: tokens are not normalized before the first stage.")
     with encoder.inside("backbone_cfg", "SwinTransformer3D") as backbone:
-        backbone.only("patch_size", [list(patch), patch], f"write {patch}, as in patch_emd_cfg: it is what counts.")
-        backbone.only("embed_dim", [width], f"write {width}, as in patch_emd_cfg: it is what counts.")
+        backbone.only(
+            "patch_size", list(patch), patch, repair=f"write {patch}, as in patch_emd_cfg: it is what counts."
+        )
+        backbone.only("embed_dim", width, repair=f"write {width}, as in patch_emd_cfg: it is what counts.")
         size = _size(backbone, width)
-        frozen, checkpointing = _frozen(backbone, len(size.depths)), bool(backbone.take("use_checkpoint", False))
-        _fixed(backbone, len(size.depths))
-    encoder.only("data_preprocessor", [None], "delete it; write MapNormalize into data_pipelines.")
+        checkpointing = bool(backbone.take("use_checkpoint", False))
+        frozen = _is_frozen(backbone, len(size.depths))
+        _check_fixed_options(backbone, len(size.depths))
     config = ModelConfig(
         size=size,
         patch=patch,
@@ -106,8 +112,10 @@ def _encoder(encoder: Keys) -> _Encoder:
 
 
 def _size(backbone: Keys, width: int) -> SwinSize:
-    depths = _depths(backbone)
+    depths = backbone.take("depths", (2, 2, 6, 2))
+    depths = backbone.numbers("depths", len(depths) if is_list(depths) else 4, depths)
     heads = backbone.numbers("num_heads", len(depths), (3, 6, 12, 24))
+    # Where a grid is narrower than a window, the original uses the first rows of the bias table, as its weights expect.
     size = SwinSize(
         width=width,
         depths=depths,
@@ -118,167 +126,137 @@ def _size(backbone: Keys, width: int) -> SwinSize:
         average_frames=bool(backbone.take("mean_frame_down", False)),
         clipped_bias="first_rows",
     )
-    uneven = [(w, h) for w, h in zip(size.widths, heads, strict=True) if w % h]
-    if uneven:
-        raise backbone.wrong(
-            "num_heads",
-            expected=f"divisors of the widths {size.widths}",
-            repair=f"{uneven[0][0]} channels do not split into {uneven[0][1]} heads: correct num_heads.",
-        )
+    for stage_width, stage_heads in zip(size.widths, heads, strict=True):
+        repair = f"{stage_width} channels do not split into {stage_heads} heads: correct num_heads."
+        expected = f"divisors of the widths {size.widths}"
+        backbone.check("num_heads", stage_width % stage_heads == 0, expected=expected, repair=repair)
     return size if heads == size.stage_heads else replace(size, heads=heads)
 
 
-def _depths(backbone: Keys) -> tuple[int, ...]:
-    value = backbone.values.get("depths", (2, 2, 6, 2))
-    return backbone.numbers("depths", len(value) if isinstance(value, list | tuple) else 4, (2, 2, 6, 2))
-
-
 def _steps(backbone: Keys, stages: int) -> tuple[Triple, ...]:
-    """The steps between stages; the original wants one more, which it never uses."""
-    value = backbone.take("downsample_steps", ((2, 2, 2),) * stages)
-    good = isinstance(value, list | tuple) and len(value) >= stages - 1
-    if not good or any(len(step) != 3 or not all(isinstance(x, int) and x > 0 for x in step) for step in value):
-        raise backbone.wrong(
-            "downsample_steps", expected=f"{stages - 1} or more of (frames, rows, columns)", repair="correct it."
-        )
-    return tuple((step[0], step[1], step[2]) for step in value[: stages - 1])
+    """The steps between stages. The original wants one more, which it never uses."""
+    steps = backbone.take("downsample_steps", ((2, 2, 2),) * stages)
+    valid = is_list(steps) and len(steps) >= stages - 1 and all(map(_is_triple, steps))
+    expected = f"{stages - 1} or more of (frames, rows, columns)"
+    backbone.check("downsample_steps", valid, expected=expected, repair="correct it.")
+    return tuple((frames, rows, columns) for frames, rows, columns in steps[: stages - 1])
 
 
-def _frozen(backbone: Keys, stages: int) -> bool:
-    frozen = backbone.number("frozen_stages", -1, least=-1, whole=True)
-    if frozen == 0:
-        backbone.note("frozen_stages", "harmless", "0 froze nothing in the original")
-    if 0 < frozen < stages:
-        raise backbone.wrong(
-            "frozen_stages",
-            expected=f"-1, or {stages} for the whole encoder",
-            repair="write -1 and lower the encoder's rate with training.encoder_lr_scale in the YAML, or freeze all.",
-        )
-    if frozen >= stages:
+def _is_triple(step: Any) -> bool:
+    return is_list(step) and len(step) == 3 and all(map(is_positive, step))
+
+
+def _is_frozen(backbone: Keys, stages: int) -> bool:
+    repair = "write -1 and lower the encoder's rate with training.encoder_lr_scale in the YAML, or freeze all stages."
+    frozen = backbone.only("frozen_stages", -1, 0, stages, repair=repair) == stages
+    if frozen:
         backbone.note("frozen_stages", "changed", "freezes patch embedding and last norm too (model.freeze_encoder)")
-    return frozen >= stages
+    return frozen
 
 
-def _fixed(backbone: Keys, stages: int) -> None:
-    """Options of the backbone of which ours has one value."""
-    indices = backbone.take("out_indices", tuple(range(4)))
-    if list(indices)[: stages - 1] != list(range(stages - 1)):
-        raise backbone.wrong("out_indices", expected=str(tuple(range(stages))), repair="give the neck every level.")
-    backbone.only("feature_fusion", ["cat"], f"write 'cat', or {_OTHER_WAYS}")
-    backbone.only("reduce_feature_scale", [None], f"write None, or {_OTHER_WAYS}")
-    backbone.only("pretrained", [None], "write None, and init_cfg=dict(checkpoint=...) into the encoder.")
+def _check_fixed_options(backbone: Keys, stages: int) -> None:
+    """Check options that have a single value here."""
+    # Configurations write lists and tuples alike.
+    levels = tuple(range(stages))
+    backbone.only("out_indices", levels, list(levels), repair="give the neck every level.")
+    backbone.only("feature_fusion", "cat", repair=f"write 'cat', or {_ALTERNATIVES}")
+    backbone.only("reduce_feature_scale", None, repair=f"write None, or {_ALTERNATIVES}")
+    backbone.only("pretrained", None, repair="write None, and init_cfg=dict(checkpoint=...) into the encoder.")
     backbone.harmless("only matters with 'pretrained'", "pretrained2d")
-    backbone.only("qkv_bias", [True], f"write True, or {_OTHER_WAYS}")
-    backbone.only("qk_scale", [None], "write None: queries are scaled by the root of their length.")
-    for key in ("drop_rate", "attn_drop_rate"):
-        backbone.only(key, [0.0], "write 0; ours regularizes by drop_path_rate only.")
-    backbone.only("patch_norm", [False], "write False: the original never used it.")
-    backbone.only("norm_layer", [None], "delete it: LayerNorm is what it has.")
+    backbone.only("qkv_bias", True)
+    backbone.only("qk_scale", None)
+    backbone.only("drop_rate", 0.0, repair="write 0; ours regularizes by drop_path_rate only.")
+    backbone.only("attn_drop_rate", 0.0, repair="write 0; ours regularizes by drop_path_rate only.")
+    backbone.only("patch_norm", False)
 
 
 def _checkpoint(encoder: Keys) -> str | None:
     if encoder.take("init_cfg", None) is None:
         return None
-    with encoder.inside("init_cfg") as init:
-        init.only("type", ["pretrained", "Pretrained"], "write 'pretrained'.")
-        init.harmless("names of all known layouts are recognized", "revise_keys", "prefix", "map_location")
+    with encoder.inside("init_cfg", "pretrained", "Pretrained") as init:
         init.harmless("weights always load strictly: all of the encoder, or an error", "strict")
-        path = init.take("checkpoint", None)
-    return str(path) if path else None
+        return init.take("checkpoint", None)
 
 
-def _start(model: Keys, encoders: dict[str, _Encoder]) -> Path | None:
-    """The weights to begin with; there can be one file only."""
-    found = {name: encoder.checkpoint for name, encoder in encoders.items()}
-    whole = model.take("load_from", None)
-    different = set(found.values()) | ({str(whole)} if whole else set())
-    if len(different) > 1 and not (whole and different == {None, str(whole)}):
-        raise model.wrong(
-            "encoders.encoders_cfg",
-            found=f"checkpoints {found}" + (f" and load_from {whole!r}" if whole else ""),
-            expected="one file for all encoders",
-            repair="name the same checkpoint in every init_cfg, or in none.",
-        )
-    path, patch = whole or next(iter(found.values())), next(iter(encoders.values())).config.patch
+def _start_from(config: Keys, model: Keys, encoders: dict[str, _Encoder]) -> Path | None:
+    """The weights to begin with. They are in one file, which ``load_from`` or every ``init_cfg`` names."""
+    checkpoints = {name: encoder.checkpoint for name, encoder in encoders.items()}
+    model.check(
+        "encoders.encoders_cfg",
+        len(set(checkpoints.values())) == 1,
+        found=f"checkpoints {checkpoints}",
+        expected="one file for all encoders",
+        repair="name the same checkpoint in every init_cfg, or in none.",
+    )
+    path = next(iter(checkpoints.values()))
+    load_from = config.take("load_from", None)
+    agree = not (path and load_from) or Path(load_from) == Path(path)
+    expected = f"nothing beside init_cfg, which names '{path}'"
+    config.check("load_from", agree, expected=expected, repair="keep one of the two.")
+    path = path or load_from
+    patch = next(iter(encoders.values())).config.patch
     if path and patch != _RELEASED_PATCH:
         model.note(
             "encoders",
             "changed",
-            f"'{path}' must fit or training stops. The original went on without it: the published AgriFM.pth has "
+            f"'{path}' must fit or training stops. The original continued without it: the published AgriFM.pth has "
             f"patches (4, 4, 4), this model {patch}; write patch_size=(4,4,4) or delete init_cfg",
         )
     return Path(path) if path else None
 
 
-def _neck(
-    model: Keys, encoders: dict[str, _Encoder], config: ModelConfig
-) -> tuple[tuple[str, ...], tuple[int, int], int, int]:
-    """Order of the sensors, size of the output, frames of a series and channels of the features."""
-    with model.inside("neck", "MultiFusionNeck") as neck:
-        value = neck.take("in_feature_key", ("S2",))
-        sensors = (value,) if isinstance(value, str) else tuple(value)
-        if sorted(sensors) != sorted(encoders):
-            raise neck.wrong(
-                "in_feature_key",
-                found=repr(sensors),
-                expected=f"the encoders' names {tuple(encoders)}, each once",
-                repair=f"name every encoder, or {_OTHER_WAYS}",
-            )
-        rows, columns = neck.numbers("out_size", 2, (256, 256))
-        start = neck.numbers("feature_size", 2, (16, 16))
-        if start != (max(1, rows // 16), max(1, columns // 16)):
-            raise neck.wrong(
-                "feature_size",
-                found=repr(start),
-                expected=f"a sixteenth of out_size: {(rows // 16, columns // 16)}",
-                repair=f"write (out_size // 16), or {_OTHER_WAYS}",
-            )
-        tokens = _lateral(neck, sensors, config.swin)
-        width = level_channels(config.swin, tokens)[-1]
-        _width(neck, width)
-    return sensors, (rows, columns), tokens * config.patch[0], width
+def _sensors(neck: Keys, encoders: dict[str, _Encoder]) -> tuple[str, ...]:
+    """Names of the sensors, in the order in which they are fused."""
+    value = neck.take("in_feature_key", ("S2",))
+    sensors = (value,) if isinstance(value, str) else tuple(value)
+    expected = f"the encoders' names {tuple(encoders)}, each once"
+    repair = f"name every encoder, or {_ALTERNATIVES}"
+    neck.check("in_feature_key", sorted(sensors) == sorted(encoders), expected=expected, repair=repair)
+    return sensors
 
 
-def _lateral(neck: Keys, sensors: tuple[str, ...], swin: SwinSize) -> int:
-    """Frame tokens of the finest level, after checking that all levels follow from them."""
+def _out_size(neck: Keys) -> tuple[int, int]:
+    rows, columns = neck.numbers("out_size", 2, (256, 256))
+    sixteenth = max(1, rows // 16), max(1, columns // 16)
+    valid = neck.numbers("feature_size", 2, (16, 16)) == sixteenth
+    repair = f"write (out_size // 16), or {_ALTERNATIVES}"
+    neck.check("feature_size", valid, expected=f"a sixteenth of out_size: {sixteenth}", repair=repair)
+    return rows, columns
+
+
+def _frame_tokens(neck: Keys, sensors: tuple[str, ...], swin: SwinSize) -> int:
+    """Frame tokens of the finest level, after a check that all levels follow from them."""
     levels = neck.take("in_fusion_key_list")
-    listed = isinstance(levels, list | tuple) and all(isinstance(level, Mapping) and level for level in levels)
-    if not listed or len(levels) != len(swin.depths) - 1:
-        raise neck.wrong(
-            "in_fusion_key_list",
-            expected=f"{len(swin.depths) - 1} levels, one for each doubling of the size",
-            repair=f"list each level of the encoder, coarse to fine, or {_OTHER_WAYS}",
+    count = len(swin.depths) - 1
+    valid = is_list(levels) and len(levels) == count and all(level and isinstance(level, Mapping) for level in levels)
+    expected = f"{count} levels, one for each doubling of the size"
+    repair = f"list each level of the encoder, coarse to fine, or {_ALTERNATIVES}"
+    neck.check("in_fusion_key_list", valid, expected=expected, repair=repair)
+    tokens = int(next(iter(levels[-1].values()))) // swin.width
+    coarse_to_fine = level_channels(swin, max(1, tokens))[-2::-1]
+    for i, (level, channels) in enumerate(zip(levels, coarse_to_fine, strict=True)):
+        neck.check(
+            f"in_fusion_key_list[{i}]",
+            list(level.items()) == [(name, channels) for name in sensors],
+            found=repr(level),
+            expected=f"{dict.fromkeys(sensors, channels)}, in this order: width {swin.width} doubles and time shrinks",
+            repair=f"write that (the last level decides how many frames there are), or {_ALTERNATIVES}",
         )
-    finest = int(next(iter(levels[-1].values())))
-    expected = level_channels(swin, max(1, finest // swin.width))[-2::-1]
-    for i, (level, count) in enumerate(zip(levels, expected, strict=True)):
-        if list(level.items()) != [(name, count) for name in sensors]:
-            raise neck.wrong(
-                f"in_fusion_key_list[{i}]",
-                found=repr(level),
-                expected=f"{dict.fromkeys(sensors, count)}, in this order: width {swin.width} doubles and time shrinks",
-                repair=f"write that (the last level decides how many frames there are), or {_OTHER_WAYS}",
-            )
-    return finest // swin.width
+    return tokens
 
 
-def _width(section: Keys, width: int) -> None:
-    if section.number("embed_dim", least=1, whole=True) != width:
-        raise section.wrong(
-            "embed_dim",
-            expected=f"{width}: the channels of the deepest features",
-            repair=f"write {width}, or correct in_fusion_key_list, embed_dim or depths of the encoders.",
-        )
+def _check_width(section: Keys, width: int) -> None:
+    expected = f"{width}: the channels of the deepest features"
+    repair = f"write {width}, or correct in_fusion_key_list, embed_dim or depths of the encoders."
+    section.check("embed_dim", section.take("embed_dim") == width, expected=expected, repair=repair)
 
 
-def _head(model: Keys, width: int) -> tuple[int, int]:
-    """Number of classes and the label to ignore."""
-    with model.inside("head", "CropFCNHead") as head:
-        _width(head, width)
-        classes = head.number("num_classes", least=2, whole=True)
-        with head.inside("loss_model", "CropCEloss") as loss:
-            ignore = loss.number("ignore_index", -1, least=-(10**9), whole=True)
-            if 0 <= ignore < classes:
-                raise loss.wrong("ignore_index", expected=f"-1 or {classes} and above", repair="it is also a class.")
-            loss.note("type", "changed", "mean over labeled pixels; the original also divided by the ignored ones")
-    return classes, ignore
+def _classes(head: Keys) -> tuple[int, int]:
+    """Number of classes, and the label to ignore."""
+    classes = head.number("num_classes", least=2, whole=True)
+    with head.inside("loss_model", "CropCEloss") as loss:
+        ignore_index = loss.number("ignore_index", -1, least=-(10**9), whole=True)
+        no_class = not 0 <= ignore_index < classes
+        loss.check("ignore_index", no_class, expected=f"-1 or {classes} and above", repair="it is also a class.")
+        loss.note("type", "changed", "mean over labeled pixels; the original also divided by the ignored ones")
+    return classes, ignore_index

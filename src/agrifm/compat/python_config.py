@@ -1,4 +1,4 @@
-"""Reading a configuration that is a Python file, as users of mmengine write them.
+"""Configurations that are Python files, as users of mmengine write them.
 
 Such a file is a program, and **reading it runs it** with the rights of whoever reads it: open only files that you
 would run. Supported are ``_base_`` (a path or a list of them, relative to the file), ``_delete_=True`` in a
@@ -18,10 +18,15 @@ from typing import Any
 from agrifm.errors import InputError
 
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
+_CODE = ModuleType | FunctionType | BuiltinFunctionType | type
 
 
 def read(path: Path, options: Sequence[str] = ()) -> dict[str, Any]:
-    """Run the file and return its variables, with ``_base_`` files merged and ``a.b=c`` options applied.
+    """Run a file and return its variables.
+
+    Args:
+        path: The file; its ``_base_`` files are merged.
+        options: Overrides ``a.b=c``.
 
     Raises:
         InputError: If the file is missing or fails (with its line), or an option does not fit.
@@ -32,24 +37,25 @@ def read(path: Path, options: Sequence[str] = ()) -> dict[str, Any]:
     return values
 
 
-def _run(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
-    if path.resolve() in above:
+def _run(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
+    """Run a file and its bases; ``parents`` are the files whose base it is."""
+    if path.resolve() in parents:
         raise InputError(path, found="a file that is its own base", expected="no circle", repair="correct _base_.")
-    own = _execute(path)
-    bases = own.pop("_base_", ())
-    whole: dict[str, Any] = {}
+    values = _execute(path)
+    bases = values.pop("_base_", ())
+    base_values: dict[str, Any] = {}
     for name in [bases] if isinstance(bases, str) else bases:
-        base = _run(path.parent / name, (*above, path.resolve()))
-        twice = sorted(set(base) & set(whole))
-        if twice:
+        base = _run(path.parent / name, (*parents, path.resolve()))
+        duplicates = sorted(set(base) & set(base_values))
+        if duplicates:
             raise InputError(
                 f"{path}: _base_",
-                found=f"'{twice[0]}' in two base files",
+                found=f"'{duplicates[0]}' in two base files",
                 expected="each key in one base file",
                 repair=f"delete it from {name} or from another.",
             )
-        whole |= base
-    return merge(whole, own)
+        base_values |= base
+    return merge(base_values, values)
 
 
 def _execute(path: Path) -> dict[str, Any]:
@@ -57,27 +63,34 @@ def _execute(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(path, found="no such file", expected="a configuration in Python", repair="check the path.")
     try:
-        names = runpy.run_path(str(path))
-    except (Exception, SystemExit) as error:  # a program may also end itself, with code 0 at that
+        variables = runpy.run_path(str(path))
+    except (Exception, SystemExit) as error:  # a program may also end itself, even with exit code 0
         raise InputError(
             f"{path}:{_line(error, path)}",
             found=f"{type(error).__name__}: {error}",
             expected="a Python file that runs",
-            repair="correct that line; imports of mmengine, mmseg and AgriFM are not needed and not there.",
+            repair="correct that line; imports of mmengine, mmseg and AgriFM are not needed, and not available.",
         ) from error
-    code = ModuleType | FunctionType | BuiltinFunctionType | type
-    return {key: value for key, value in names.items() if not key.startswith("__") and not isinstance(value, code)}
+    values = {}
+    for name, value in variables.items():
+        if not name.startswith("__") and not isinstance(value, _CODE):
+            values[name] = value
+    return values
 
 
 def _line(error: BaseException, path: Path) -> int:
+    """Number of the line that failed."""
     if isinstance(error, SyntaxError):
         return error.lineno or 1
-    lines = [frame.lineno or 1 for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    return lines[-1] if lines else 1
+    line = 1
+    for frame in traceback.extract_tb(error.__traceback__):
+        if frame.filename == str(path):
+            line = frame.lineno or 1
+    return line
 
 
 def merge(base: Any, child: Any, source: str = "_base_") -> Any:
-    """The base with the child laid over it; dictionaries join, everything else is replaced.
+    """Lay a child over its base; dictionaries join, everything else is replaced.
 
     A dictionary whose keys are numbers changes entries of a list.
 
@@ -92,8 +105,11 @@ def merge(base: Any, child: Any, source: str = "_base_") -> Any:
         return _merge_list(list(base), child, source)
     if child.get("_delete_") or not isinstance(base, Mapping):
         base = {}
-    above = {key: merge(base.get(key, {}), value, source) for key, value in child.items() if key != "_delete_"}
-    return {**base, **above}
+    merged = dict(base)
+    for key, value in child.items():
+        if key != "_delete_":
+            merged[key] = merge(base.get(key, {}), value, source)
+    return merged
 
 
 def _merge_list(entries: list[Any], child: Mapping[Any, Any], source: str) -> list[Any]:
@@ -110,8 +126,9 @@ def _merge_list(entries: list[Any], child: Mapping[Any, Any], source: str) -> li
 
 
 def _nested(option: str) -> dict[str, Any]:
-    keys, found, text = option.partition("=")
-    if not found or not keys:
+    """An override ``a.b=c`` as nested dictionaries."""
+    keys, equals, text = option.partition("=")
+    if not equals or not keys:
         raise InputError(option, found="no '='", expected="a.b=value", repair="write e.g. train_cfg.max_epochs=5.")
     value = parse_value(text)
     for key in reversed(keys.split(".")):
@@ -120,7 +137,7 @@ def _nested(option: str) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """A Python literal, a bare word, or a list as ``[a,b]``, ``(a,b)`` or ``a,b``."""
+    """Parse a Python literal, a bare word, or a list as ``[a,b]``, ``(a,b)`` or ``a,b``."""
     text = text.strip()
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
@@ -132,14 +149,23 @@ def parse_value(text: str) -> Any:
 
 
 def _parse_words(text: str) -> Any:
-    bare = text[1:-1] if text[:1] + text[-1:] in ("[]", "()") else text
-    parts, depth, start = [], 0, 0
-    for i, letter in enumerate(bare):
-        depth += (letter in "[(") - (letter in "])")
-        if letter == "," and depth == 0:
-            parts.append(bare[start:i])
-            start = i + 1
-    parts.append(bare[start:])
-    if bare is text and len(parts) == 1:
+    """Parse bare words, which Python cannot evaluate."""
+    has_brackets = (text[:1], text[-1:]) in (("[", "]"), ("(", ")"))
+    parts = _split_at_commas(text[1:-1] if has_brackets else text)
+    if len(parts) == 1 and not has_brackets:
         return text
     return [parse_value(part) for part in parts if part.strip()]
+
+
+def _split_at_commas(text: str) -> list[str]:
+    """Split a text at the commas that are not inside brackets."""
+    parts, depth, start = [], 0, 0
+    for i, character in enumerate(text):
+        if character in "[(":
+            depth += 1
+        elif character in "])":
+            depth -= 1
+        elif character == "," and depth == 0:
+            parts.append(text[start:i])
+            start = i + 1
+    return [*parts, text[start:]]

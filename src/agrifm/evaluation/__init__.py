@@ -1,4 +1,4 @@
-"""Scores of a trained model: on a split, early in the season, without sensors, beside classical models."""
+"""Evaluation of a trained model: scores of a split, early in the season, without sensors, calibration, baselines."""
 
 from agrifm.evaluation.scoring import evaluate
 

@@ -1,4 +1,4 @@
-"""What a day of the season means for each sample of a split, and the split as it was known on that day."""
+"""The samples of a split as they were known on a day of the season."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from agrifm.data.growing_season import USUAL, GrowingSeason, date_of, day_number
 from agrifm.errors import InputError
 from agrifm.sample import DAYS_PER_YEAR, Season
 
-MONTH = DAYS_PER_YEAR / 12
+DAYS_PER_MONTH = DAYS_PER_YEAR / 12
 MONTHLY = "monthly"
+ONE_DAY = dt.timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -24,26 +25,26 @@ class SeasonSamples:
     """Samples of one growing season.
 
     Args:
-        source: Where they are read.
+        source: Source of the samples.
         rows: Their numbers in the source.
-        days: Days of the images of each, of all sensors.
-        calendar: The season; None where the series are longer than a year and no calendar is given.
+        days: The days of all images of each sample.
+        growing_season: Their season. None if the series are longer than a year and no season is configured.
     """
 
     source: SampleSource
     rows: tuple[int, ...]
     days: tuple[Tensor, ...]
-    calendar: GrowingSeason | None
+    growing_season: GrowingSeason | None
 
     @classmethod
-    def of(cls, source: SampleSource, calendars: Sequence[GrowingSeason] = ()) -> list[SeasonSamples]:
-        """The samples of each calendar; without calendars all samples, with the season that they cover.
+    def of(cls, source: SampleSource, seasons: Sequence[GrowingSeason] = ()) -> list[SeasonSamples]:
+        """Group samples by growing season; without any, group all samples under the season that they cover.
 
         Raises:
-            InputError: If a sample has no dates, or no calendar.
+            InputError: If a sample has no dates, or no season.
         """
+        days: list[Tensor] = []
         groups: dict[GrowingSeason | None, list[int]] = {}
-        days = []
         for row in range(len(source)):
             sample = source.read(row)
             undated = [name for name in sample.images if name not in sample.dates]
@@ -55,148 +56,182 @@ class SeasonSamples:
                     repair="write '<sensor>_dates' into the chips (docs/data.md).",
                 )
             days.append(sample.all_days())
-            groups.setdefault(growing_season_of(calendars, sample.name) if calendars else None, []).append(row)
-        if not calendars:
-            groups = {_covered(days): list(range(len(source)))}
-        return [cls(source, tuple(rows), tuple(days[i] for i in rows), key) for key, rows in groups.items()]
+            if seasons:
+                groups.setdefault(growing_season_of(seasons, sample.name), []).append(row)
+        if not seasons:
+            groups[_covered_season(days)] = list(range(len(source)))
+        samples = []
+        for growing_season, rows in groups.items():
+            samples.append(cls(source, tuple(rows), tuple(days[row] for row in rows), growing_season))
+        return samples
 
     @property
     def name(self) -> str:
-        """Of the season."""
-        return "season" if self.calendar is None else self.calendar.name
+        """Name of the season."""
+        return "season" if self.growing_season is None else self.growing_season.name
 
     @cached_property
-    def begins(self) -> tuple[int, ...]:
+    def first_days(self) -> tuple[int, ...]:
         """The day on which the season of each sample begins."""
-        if self.calendar is None:
+        if self.growing_season is None:
             return tuple(int(days.min()) for days in self.days)
-        return tuple(self.calendar.of(days, f"sample {i}")[0] for i, days in zip(self.rows, self.days, strict=True))
+        first_days = []
+        for row, days in zip(self.rows, self.days, strict=True):
+            first, _ = self.growing_season.of(days, f"sample {row}")
+            first_days.append(first)
+        return tuple(first_days)
 
     @property
     def length(self) -> int:
-        """Days of the season."""
-        if self.calendar is None:
+        """Number of days of the season."""
+        if self.growing_season is None:
             return max(int(days.max() - days.min()) for days in self.days) + 1
-        first, last = self.calendar.span(USUAL)
+        first, last = self.growing_season.span(USUAL)
         return last - first + 1
 
     def moments(self, text: str) -> list[str]:
-        """Days named by ``text``: a list, ``monthly`` or FIRST:LAST:STEP; each with its year or as ``MM-DD``.
+        """Return the days that a text names, each as ``YYYY-MM-DD``, or as ``MM-DD`` of every season.
+
+        Args:
+            text: A list of days, ``monthly``, or FIRST:LAST:STEP.
 
         Raises:
-            InputError: If it names no days.
+            InputError: If the text names no days.
         """
         if text == MONTHLY:
-            calendar = self._needs_calendar(text)
-            text = f"{calendar.start}:{calendar.end}:{MONTHLY}"
+            season = self._season_for(text)
+            text = f"{season.start}:{season.end}:{MONTHLY}"
         if ":" not in text:
             return [_checked(part.strip(), text) for part in text.split(",")]
-        first, last, step = _three(text)
-        if len(first) != len(last):
+        first, last, step = _range_parts(text)
+        if _has_year(first) != _has_year(last):
             raise _no_days(text, "a year at one end only")
-        if len(first) > len("MM-DD"):
-            return [str(day) for day in _spread(dt.date.fromisoformat(first), dt.date.fromisoformat(last), step, text)]
-        calendar = self._needs_calendar(text)
-        begin = calendar.span(USUAL)[0]
-        ends = (date_of(calendar.on(day, begin)) for day in (first, last))
-        return [f"{day:%m-%d}" for day in _spread(*ends, step, text)]
+        if _has_year(first):
+            days = _days_between(dt.date.fromisoformat(first), dt.date.fromisoformat(last), step, text)
+            return [str(day) for day in days]
+        season = self._season_for(text)
+        begin, _ = season.span(USUAL)
+        days = _days_between(date_of(season.on(first, begin)), date_of(season.on(last, begin)), step, text)
+        return [f"{day:%m-%d}" for day in days]
 
-    def _needs_calendar(self, text: str) -> GrowingSeason:
-        if self.calendar is None:
+    def _season_for(self, text: str) -> GrowingSeason:
+        if self.growing_season is None:
             raise InputError(
                 f"--as-of {text}",
                 found="series that are longer than a year, so a day of the year names several days",
                 expected="days with their year, or a calendar in data.seasons",
                 repair="write e.g. 2018-03-31:2018-10-31:monthly.",
             )
-        return self.calendar
+        return self.growing_season
 
     def last_days(self, moment: str) -> tuple[int, ...]:
-        """What a moment, ``YYYY-MM-DD`` or ``MM-DD``, means for each sample, as days since 1970-01-01."""
-        if len(moment) > len("MM-DD"):
+        """Return the day that a moment, ``YYYY-MM-DD`` or ``MM-DD``, means for each sample, since 1970-01-01."""
+        if _has_year(moment):
             return (day_number(dt.date.fromisoformat(moment)),) * len(self.rows)
-        calendar = self._needs_calendar(moment)
-        return tuple(calendar.on(moment, begin) for begin in self.begins)
+        season = self._season_for(moment)
+        return tuple(season.on(moment, first_day) for first_day in self.first_days)
 
     def as_of(self, moment: str) -> SampleSubset:
-        """The samples as they were known on that day."""
+        """Return the samples as they were known at a moment."""
         return SampleSubset(self.source, self.rows, tuple((day + 1, inf) for day in self.last_days(moment)))
 
     def images(self, moment: str) -> float:
-        """Images of a sample by that day, on average over samples."""
-        seen = (int((days <= day).sum()) for days, day in zip(self.days, self.last_days(moment), strict=True))
-        return sum(seen) / len(self.rows)
+        """Return the mean number of images of a sample by a moment."""
+        total = 0
+        for days, last_day in zip(self.days, self.last_days(moment), strict=True):
+            total += int((days <= last_day).sum())
+        return total / len(self.rows)
 
     def gaps(self, months: int) -> dict[str, SampleSubset]:
-        """The samples without any image for some months, for every month of the season in which that may begin.
+        """Return the samples without any image for some months, by the day on which the gap begins.
+
+        Args:
+            months: Length of the gap, which may begin in each month of the season.
 
         Raises:
-            InputError: If the season is not that long.
+            InputError: If the season is not longer than the gap.
         """
-        steps = max(1, ceil(self.length / MONTH - 0.25))  # a week more makes no month
-        if not 1 <= months < steps:
+        season_months = max(1, ceil(self.length / DAYS_PER_MONTH - 0.25))  # a week more is not a month
+        if not 1 <= months < season_months:
             raise InputError(
                 f"--gaps {months}",
-                found=f"a season of {steps} months ({self.length} days)",
-                expected=f"gaps of 1 to {steps - 1} months",
-                repair="ask for shorter gaps." if steps > 1 else "leave --gaps out.",
+                found=f"a season of {season_months} months ({self.length} days)",
+                expected=f"gaps of 1 to {season_months - 1} months",
+                repair="ask for shorter gaps." if season_months > 1 else "leave --gaps out.",
             )
-        found = {}
-        for start in range(steps - months + 1):
-            first, end = round(start * MONTH), round((start + months) * MONTH)
-            hidden = tuple((begin + first, begin + end - 1) for begin in self.begins)
-            found[f"{date_of(self.begins[0] + first):%m-%d}"] = SampleSubset(self.source, self.rows, hidden)
-        return found
+        views = {}
+        for month in range(season_months - months + 1):
+            start = round(month * DAYS_PER_MONTH)
+            end = round((month + months) * DAYS_PER_MONTH)
+            hidden_days = tuple((first_day + start, first_day + end - 1) for first_day in self.first_days)
+            gap_begins = date_of(self.first_days[0] + start)
+            views[f"{gap_begins:%m-%d}"] = SampleSubset(self.source, self.rows, hidden_days)
+        return views
 
 
-def as_of_day(source: SampleSource, calendars: Sequence[GrowingSeason], day: str) -> SampleSubset:
-    """All samples of a source as they were known on a day, ``YYYY-MM-DD`` or ``MM-DD`` of the season of each.
+def as_of_day(source: SampleSource, seasons: Sequence[GrowingSeason], day: str) -> SampleSubset:
+    """Return all samples of a source as they were known on a day.
+
+    Args:
+        source: The samples.
+        seasons: Their growing seasons, if any are configured.
+        day: ``YYYY-MM-DD``, or ``MM-DD`` of the season of each sample.
 
     Raises:
-        InputError: If it is no day, or nothing had been seen by then.
+        InputError: If it is not a day, or there is no image up to then.
     """
-    timelines = SeasonSamples.of(source, calendars)
-    for line in timelines:
-        line.moments(day)
-    refuse_unseen(timelines, [day], day)
-    days = {row: last for line in timelines for row, last in zip(line.rows, line.last_days(day), strict=True)}
+    groups = SeasonSamples.of(source, seasons)
+    for group in groups:
+        group.moments(day)  # checks the day
+    refuse_unseen(groups, [day], day)
+    last_days: dict[int, int] = {}
+    for group in groups:
+        last_days.update(zip(group.rows, group.last_days(day), strict=True))
     rows = tuple(range(len(source)))
-    return SampleSubset(source, rows, tuple((days[row] + 1, inf) for row in rows))
+    return SampleSubset(source, rows, tuple((last_days[row] + 1, inf) for row in rows))
 
 
-def refuse_unseen(timelines: Sequence[SeasonSamples], moments: Sequence[str], text: str) -> None:
-    """Refuse days before the first image of all.
+def refuse_unseen(groups: Sequence[SeasonSamples], moments: Sequence[str], text: str) -> None:
+    """Refuse moments before the first image.
 
     Raises:
-        InputError: If no image was acquired up to any of them.
+        InputError: If there is no image up to any of them.
     """
-    if not any(line.images(moment) for line in timelines for moment in moments):
-        first = min(float(days.min()) for line in timelines for days in line.days)
-        last = max(float(days.max()) for line in timelines for days in line.days)
-        raise InputError(
-            f"--as-of {text}",
-            found=f"no image up to then; there are images from {date_of(first)} to {date_of(last)}",
-            expected="at least one image",
-            repair="give a later day.",
-        )
+    if any(group.images(moment) for group in groups for moment in moments):
+        return
+    all_days = [days for group in groups for days in group.days]
+    first = min(float(days.min()) for days in all_days)
+    last = max(float(days.max()) for days in all_days)
+    raise InputError(
+        f"--as-of {text}",
+        found=f"no image up to then; there are images from {date_of(first)} to {date_of(last)}",
+        expected="at least one image",
+        repair="give a later day.",
+    )
 
 
-def _covered(days: Sequence[Tensor]) -> GrowingSeason | None:
-    """The season that series cover, as a calendar; None where it is no part of a year."""
-    spans = [(float(one.min()), float(one.max())) for one in days]
-    season = Season.of(spans)
+def _covered_season(days: Sequence[Tensor]) -> GrowingSeason | None:
+    """The growing season that series cover; None if they cover a year or more."""
+    season = Season.of([(float(each.min()), float(each.max())) for each in days])
     if season.length >= 365:
         return None
     first = float(season.begin(days[0].min()))
-    return GrowingSeason(*(_usual(date_of(round(day))) for day in (first, first + season.length)))
+    last = first + season.length
+    return GrowingSeason(_day_of_year(first), _day_of_year(last))
 
 
-def _usual(day: dt.date) -> str:
-    return "02-28" if (day.month, day.day) == (2, 29) else f"{day:%m-%d}"
+def _day_of_year(day: float) -> str:
+    date = date_of(round(day))
+    # A growing season cannot begin or end on a day that most years lack.
+    return "02-28" if (date.month, date.day) == (2, 29) else f"{date:%m-%d}"
+
+
+def _has_year(day: str) -> bool:
+    return len(day) > len("MM-DD")
 
 
 def _checked(day: str, text: str) -> str:
-    """A day as ``YYYY-MM-DD`` or ``MM-DD``."""
+    """The day, once it is certain that it is ``YYYY-MM-DD`` or ``MM-DD``."""
     try:
         dt.date.fromisoformat(f"{USUAL}-{day}" if len(day) == len("MM-DD") else day)
     except ValueError as error:
@@ -204,11 +239,17 @@ def _checked(day: str, text: str) -> str:
     return day
 
 
-def _three(text: str) -> tuple[str, str, str]:
+def _range_parts(text: str) -> tuple[str, str, str]:
+    """First day, last day and step of a range."""
     parts = text.split(":")
-    if len(parts) != 3 or not (parts[2] == MONTHLY or (parts[2].isdigit() and int(parts[2]))):
+    if len(parts) != 3 or not _is_step(parts[2]):
         raise _no_days(text, f"'{text}'")
-    return _checked(parts[0], text), _checked(parts[1], text), parts[2]
+    first, last, step = parts
+    return _checked(first, text), _checked(last, text), step
+
+
+def _is_step(text: str) -> bool:
+    return text == MONTHLY or (text.isdecimal() and int(text) > 0)
 
 
 def _no_days(text: str, found: str) -> InputError:
@@ -221,10 +262,16 @@ def _no_days(text: str, found: str) -> InputError:
     )
 
 
-def _spread(first: dt.date, last: dt.date, step: str, text: str) -> list[dt.date]:
-    """Every so many days, or the ends of months, from the first to the last day; the last is always there."""
+def _days_between(first: dt.date, last: dt.date, step: str, text: str) -> list[dt.date]:
+    """Every so many days, or the ends of months, from the first to the last day, which is always included."""
     if first > last:
         raise _no_days(text, f"an end ({last}) before the start ({first})")
-    every = [first + dt.timedelta(n) for n in range((last - first).days + 1)]
-    chosen = [day for day in every if (day + dt.timedelta(1)).day == 1] if step == MONTHLY else every[:: int(step)]
-    return chosen if chosen and chosen[-1] == last else [*chosen, last]
+    days = [first + dt.timedelta(n) for n in range((last - first).days + 1)]
+    chosen = _month_ends(days) if step == MONTHLY else days[:: int(step)]
+    if not chosen or chosen[-1] != last:
+        chosen.append(last)
+    return chosen
+
+
+def _month_ends(days: list[dt.date]) -> list[dt.date]:
+    return [day for day in days if (day + ONE_DAY).day == 1]

@@ -1,8 +1,8 @@
-"""Honest yardsticks: what the same pixels give without a deep model.
+"""Simple models that a deep model should beat: the most frequent class, and a random forest.
 
-A model's score means little alone. It is printed beside the most frequent class and beside a random forest on
-gap-filled time series, the usual first choice in crop mapping (Belgiu and Dragut, 2016). Both return the
-confusion matrix ``(classes, classes)`` of the test pixels: rows are the truth, columns the prediction.
+The random forest classifies gap-filled time series, the usual first choice in crop mapping (Belgiu and Dragut, 2016).
+Both functions return the confusion matrix ``(classes, classes)`` of the test pixels: rows are the truth, columns the
+prediction.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from agrifm.sample import Sample
 
 
 def majority(train: Iterable[Sample], test: Iterable[Sample], classes: int, ignore_index: int = -1) -> np.ndarray:
-    """Predict everywhere the class that is most frequent in training.
+    """Predict the most frequent class of training everywhere.
 
     Raises:
-        InputError: If a label is missing or is no class, or nothing is labeled.
+        InputError: If a label is missing or is not a class, or nothing is labeled.
     """
+    most_frequent = _class_counts(train, classes, ignore_index).sum(axis=0).argmax()
     confusion = np.zeros((classes, classes), np.int64)
-    frequent = np.sum(_counts(train, classes, ignore_index), axis=0).argmax()
-    confusion[:, frequent] = np.sum(_counts(test, classes, ignore_index), axis=0)
+    confusion[:, most_frequent] = _class_counts(test, classes, ignore_index).sum(axis=0)
     return confusion
 
 
@@ -46,59 +46,73 @@ def random_forest(
 ) -> np.ndarray:
     """Classify each pixel by its own time series.
 
-    Bands are interpolated over valid dates and brought to the label's grid by nearest neighbor; what was never
-    seen takes the median of training. ``train`` is gone through thrice: an iterator is kept in memory.
+    Bands are interpolated over valid dates and brought to the grid of the label by nearest neighbor. Features that were
+    never observed take the median of training.
 
     Args:
+        train: Training samples. They are read three times; an iterator is kept in memory.
+        test: Test samples.
+        classes: Number of classes.
         sensors: Names of the sensors to use; a sample may lack some.
         ignore_index: Label of pixels that count neither in training nor in the score.
-        pixels: Pixels at most so many training pixels, drawn at random from all samples.
-        steps: Dates to interpolate to, evenly spaced over the season seen in training.
+        seed: Seed of the drawn pixels and of the forest.
+        pixels: Largest number of training pixels, drawn at random from all samples.
+        steps: Number of dates to interpolate to, evenly spaced over the season of training.
+        trees: Number of trees.
+        jobs: Number of threads; -1 uses all cores.
 
     Raises:
-        InputError: If a label is missing or is no class, nothing is labeled, or no training sample has a sensor.
+        InputError: If a label is missing or is not a class, nothing is labeled, or no training sample has a sensor.
     """
     samples = tuple(train) if isinstance(train, Iterator) else train
-    season, rng = SeriesFeatures.of(samples, sensors, steps), np.random.default_rng(seed)
+    series = SeriesFeatures.of(samples, sensors, steps)
+    rng = np.random.default_rng(seed)
     forest = RandomForestClassifier(trees, n_jobs=jobs, random_state=seed)
     model = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), forest)
-    model.fit(*_draw(samples, season, classes, ignore_index, pixels, rng))
+    features, truth = _draw_pixels(samples, series, classes, ignore_index, pixels, rng)
+    model.fit(features, truth)
     confusion = np.zeros((classes, classes), np.int64)
     for sample in test:
         label = _label(sample, classes, ignore_index)
-        chosen = np.flatnonzero(label != ignore_index)
-        if len(chosen):
-            predicted = model.predict(season.features(sample, label, chosen))
-            np.add.at(confusion, (label.ravel()[chosen], predicted), 1)
+        labeled = np.flatnonzero(label != ignore_index)
+        if len(labeled):
+            predicted = model.predict(series.features(sample, label, labeled))
+            np.add.at(confusion, (label.ravel()[labeled], predicted), 1)
     return confusion
 
 
-def _draw(
+def _draw_pixels(
     samples: Iterable[Sample],
-    season: SeriesFeatures,
+    series: SeriesFeatures,
     classes: int,
     ignore_index: int,
     pixels: int,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features ``(n, f)`` and classes ``(n)`` of pixels drawn at random from all labeled ones."""
-    totals = np.cumsum([0, *(counts.sum() for counts in _counts(samples, classes, ignore_index))])
-    drawn = np.sort(rng.choice(totals[-1], min(pixels, totals[-1]), replace=False))
+    counts = _class_counts(samples, classes, ignore_index).sum(axis=1)
+    ends = np.cumsum(counts)  # labeled pixels are numbered through all samples
+    total = ends[-1]
+    drawn = np.sort(rng.choice(total, min(pixels, total), replace=False))
     features, truth = [], []
-    for sample, first, end in zip(samples, totals, totals[1:], strict=False):
-        if not len(mine := drawn[(drawn >= first) & (drawn < end)] - first):
+    for sample, count, end in zip(samples, counts, ends, strict=True):
+        first = end - count
+        drawn_here = drawn[(drawn >= first) & (drawn < end)] - first
+        if not len(drawn_here):
             continue
         label = _label(sample, classes, ignore_index)
-        chosen = np.flatnonzero(label != ignore_index)[mine]
-        features.append(season.features(sample, label, chosen))
+        chosen = np.flatnonzero(label != ignore_index)[drawn_here]
+        features.append(series.features(sample, label, chosen))
         truth.append(label.ravel()[chosen])
     return np.concatenate(features), np.concatenate(truth)
 
 
-def _counts(samples: Iterable[Sample], classes: int, ignore_index: int) -> list[np.ndarray]:
-    """Labeled pixels of each class, for every sample."""
-    labels = (_label(sample, classes, ignore_index) for sample in samples)
-    counts = [np.bincount(label[label != ignore_index], minlength=classes) for label in labels]
+def _class_counts(samples: Iterable[Sample], classes: int, ignore_index: int) -> np.ndarray:
+    """Labeled pixels of each class in each sample ``(samples, classes)``."""
+    counts = []
+    for sample in samples:
+        label = _label(sample, classes, ignore_index)
+        counts.append(np.bincount(label[label != ignore_index], minlength=classes))
     if not np.any(counts):
         raise InputError(
             "labels of the training or test samples",
@@ -106,17 +120,17 @@ def _counts(samples: Iterable[Sample], classes: int, ignore_index: int) -> list[
             expected="at least one",
             repair="check ignore_index and the lists.",
         )
-    return counts
+    return np.stack(counts)
 
 
 def _label(sample: Sample, classes: int, ignore_index: int) -> np.ndarray:
-    label = np.empty(0, np.int64) if sample.label is None else sample.label.numpy()
-    wrong = np.unique(label[(label != ignore_index) & ((label < 0) | (label >= classes))])
-    if sample.label is None or len(wrong):
-        raise InputError(
-            f"sample {sample.name}: label",
-            found=f"the values {wrong[:8].tolist()}" if len(wrong) else "no label",
-            expected=f"classes 0 to {classes - 1}, or {ignore_index} where unknown",
-            repair="correct the label, the number of classes or ignore_index.",
-        )
+    expected = f"classes 0 to {classes - 1}, or {ignore_index} where unknown"
+    repair = "correct the label, the number of classes or ignore_index."
+    if sample.label is None:
+        raise InputError(f"sample {sample.name}: label", found="no label", expected=expected, repair=repair)
+    label = sample.label.numpy()
+    unknown = np.unique(label[(label != ignore_index) & ((label < 0) | (label >= classes))])
+    if len(unknown):
+        found = f"the values {unknown[:8].tolist()}"
+        raise InputError(f"sample {sample.name}: label", found=found, expected=expected, repair=repair)
     return label

@@ -1,129 +1,63 @@
-"""What a model is worth early in the season, without some of its sensors, and through gaps: tables and a picture."""
+"""Scores of a model early in the season, without some of its sensors, and through gaps in the series."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from agrifm.checkpoint import Checkpoint, write_provenance
 from agrifm.data.folder import SampleSource, SampleSubset
 from agrifm.evaluation.as_of import SeasonSamples, refuse_unseen
+from agrifm.evaluation.score_table import CLASS, ScoreTable, Values
 from agrifm.evaluation.scoring import evaluate
 from agrifm.figures import save_png
-from agrifm.io import write_whole
 from agrifm.progress import counting
 from agrifm.sensors import names
 
-Values = dict[str, Any]
-CLASS = "F "  # before the name of a class whose F-score a column holds
+Runs = list[tuple[Values, SampleSource]]  # the keys of each row of a table, and the samples that it scores
 
 
-@dataclass(frozen=True)
-class Rows:
-    """A table of scores.
+def early_season(
+    checkpoint: Checkpoint, source: SampleSource, as_of: str, *, console: Console | None = None
+) -> ScoreTable:
+    """Score a checkpoint with the images up to several days, separately for each growing season.
 
-    Args:
-        keys: Columns that say what was seen; the others are scores, those of classes begin with ``F``.
-        rows: Each a value for every column.
-    """
-
-    keys: tuple[str, ...]
-    rows: tuple[Values, ...]
-
-    @property
-    def scores(self) -> tuple[str, ...]:
-        """Names of the columns with scores."""
-        return tuple(key for key in self.rows[0] if key not in self.keys)
-
-    def show(self, title: str, width: int) -> Table:
-        """The table for a screen so many characters wide, without keys that are the same in every row.
-
-        Where classes do not fit, they are left to the files.
-        """
-        same = {key for key in self.keys if len({row[key] for row in self.rows}) == 1 < len(self.rows)}
-        columns = {key.removeprefix(CLASS): self._column(key) for key in self.rows[0] if key not in same}
-        needed = 2 + sum(1 + max(map(len, (key, *cells))) for key, cells in columns.items())
-        hidden = [key for key in self.rows[0] if key.startswith(CLASS)] if needed > width else []
-        caption = "too narrow a window for classes: see the files" if hidden else None
-        table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=0)
-        shown = {key: cells for key, cells in columns.items() if CLASS + key not in hidden}
-        for key in shown:
-            table.add_column(key, justify="left" if key in self.keys else "right", overflow="fold")
-        for cells in zip(*shown.values(), strict=True):
-            table.add_row(*cells)
-        return table
-
-    def _column(self, key: str) -> list[str]:
-        return [str(row[key]) if key in self.keys else _text(row[key], 2) for row in self.rows]
-
-    def markdown(self) -> str:
-        """The table for a report."""
-        lines = [tuple(self.rows[0]), ["---"] * len(self.keys) + ["---:"] * len(self.scores)]
-        lines += [[str(row[k]) if k in self.keys else _text(row[k]) for k in row] for row in self.rows]
-        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-    def write(self, stem: Path, **more: Any) -> None:
-        """Write ``stem`` as ``.csv``, ``.md`` and, with ``more``, ``.json``; what does not exist is empty or null."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, tuple(self.rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: "" if value != value else value for key, value in row.items()} for row in self.rows)
-        plain = json.loads(json.dumps({"rows": self.rows, **more}), parse_constant=lambda _: None)
-        write_whole(stem.with_suffix(".csv"), text.getvalue())
-        write_whole(stem.with_suffix(".md"), self.markdown())
-        write_whole(stem.with_suffix(".json"), json.dumps(plain, indent=2))
-
-
-def _text(value: Any, digits: int = 3) -> str:
-    if isinstance(value, float):
-        return "–" if value != value else f"{value:.{digits}f}"
-    return str(value)
-
-
-def early_season(checkpoint: Checkpoint, source: SampleSource, as_of: str, *, console: Console | None = None) -> Rows:
-    """Score a checkpoint as it would have done on several days of the season, for each growing season apart.
-
-    Every labeled pixel counts on every day. Where nothing was seen yet the model says what it expects of unseen
-    ground; ``images`` tells how many dates a sample has by then, of all sensors together.
+    Every labeled pixel counts on every day. Without any image, the model predicts what it expects of unseen ground.
+    The column ``images`` is the mean number of images of a sample by then, of all sensors together.
 
     Args:
-        checkpoint: The model; a calendar comes from its experiment, or from the series if they lie within a year.
+        checkpoint: The model. Growing seasons come from its experiment, or from the series if they lie within a year.
         source: Labeled samples.
         as_of: The days: ``monthly``, FIRST:LAST:STEP, or a list.
+        console: Shows progress.
 
     Raises:
-        InputError: If it names no days, or nothing was seen by any of them.
+        InputError: If the text names no days, or there is no image up to any of them.
     """
-    timelines = SeasonSamples.of(source, checkpoint.experiment.data.seasons)
-    plans = [(line, moment) for line in timelines for moment in line.moments(as_of)]
-    refuse_unseen(timelines, [moment for _, moment in plans], as_of)
-    ways = [
-        ({"season": line.name, "as of": moment, "images": round(line.images(moment), 1)}, line.as_of(moment))
-        for line, moment in plans
-    ]
-    return Rows(("season", "as of", "images"), tuple(_scored(checkpoint, ways, console)))
+    groups = SeasonSamples.of(source, checkpoint.experiment.data.seasons)
+    moments: list[str] = []
+    runs: Runs = []
+    for group in groups:
+        for moment in group.moments(as_of):
+            keys = {"season": group.name, "as of": moment, "images": round(group.images(moment), 1)}
+            runs.append((keys, group.as_of(moment)))
+            moments.append(moment)
+    refuse_unseen(groups, moments, as_of)
+    return ScoreTable(("season", "as of", "images"), tuple(_score(checkpoint, runs, console)))
 
 
-def first_days(table: Rows, target: float) -> dict[str, dict[str, str | None]]:
-    """For each season and score the first day on which it reaches a target; None if it never does."""
-    seasons = dict.fromkeys(row["season"] for row in table.rows)
-    return {
-        season: {
-            score: next((r["as of"] for r in table.rows if r["season"] == season and r[score] >= target), None)
-            for score in table.scores
-        }
-        for season in seasons
-    }
+def first_days(table: ScoreTable, target: float) -> dict[str, dict[str, str | None]]:
+    """Return, for each season and score, the first day on which it reaches a target; None if it never does."""
+    reached: dict[str, dict[str, str | None]] = {}
+    for row in table.rows:
+        days = reached.setdefault(row["season"], dict.fromkeys(table.scores))
+        for score in table.scores:
+            if days[score] is None and row[score] >= target:
+                days[score] = row["as of"]
+    return reached
 
 
 def failures(
@@ -133,84 +67,112 @@ def failures(
     sensors: bool = True,
     gaps: Sequence[int] = (),
     console: Console | None = None,
-) -> tuple[Rows, Rows]:
-    """Score a checkpoint with every subset of its sensors, and with gaps in the season in which none saw anything.
+) -> tuple[ScoreTable, ScoreTable]:
+    """Score a checkpoint with subsets of its sensors, and with gaps in the season without any image.
 
     Args:
         checkpoint: The model.
         source: Labeled samples.
-        sensors: Try every subset; else all together only.
-        gaps: Their lengths in months; each may begin in every month of the season.
+        sensors: Score every subset of the sensors, instead of all of them only.
+        gaps: Lengths of the gaps in months; each may begin in every month of the season.
+        console: Shows progress.
 
     Returns:
-        The table, with mean and worst of each length of gap, and every single run behind it.
+        A table with mean and worst of each length of gap, and a table with every run behind it.
     """
-    every, rows = names(checkpoint.experiment.data.sensors), tuple(range(len(source)))
-    subsets = [part for n in range(len(every), 0, -1) for part in combinations(every, n)] if sensors else [every]
-    lost = [" + ".join(name for name in every if name not in part) or "nothing" for part in subsets]
-    ways: list[tuple[Values, SampleSource]] = [
-        ({"missing": name, "from": ""}, SampleSubset(source, rows, (), part))
-        for name, part in zip(lost, subsets, strict=True)
-    ]
-    lines = SeasonSamples.of(source, checkpoint.experiment.data.seasons) if gaps else []
-    for line in lines:
+    runs = _sensor_runs(checkpoint, source, every_subset=sensors)
+    if gaps:
+        runs += _gap_runs(checkpoint, source, gaps)
+    table = ScoreTable(("missing", "from"), tuple(_score(checkpoint, runs, console)))
+    summary = ScoreTable(("missing",), tuple(_summarize(table, checkpoint.experiment.task.best_score)))
+    return summary, table
+
+
+def _sensor_runs(checkpoint: Checkpoint, source: SampleSource, *, every_subset: bool) -> Runs:
+    sensors = names(checkpoint.experiment.data.sensors)
+    sizes = range(len(sensors), 0, -1) if every_subset else [len(sensors)]
+    rows = tuple(range(len(source)))
+    runs: Runs = []
+    for size in sizes:
+        for subset in combinations(sensors, size):
+            missing = " + ".join(name for name in sensors if name not in subset)
+            runs.append(({"missing": missing or "nothing", "from": ""}, SampleSubset(source, rows, (), subset)))
+    return runs
+
+
+def _gap_runs(checkpoint: Checkpoint, source: SampleSource, gaps: Sequence[int]) -> Runs:
+    runs: Runs = []
+    groups = SeasonSamples.of(source, checkpoint.experiment.data.seasons)
+    for group in groups:
         for months in gaps:
-            text = ("1 month" if months == 1 else f"{months} months") + (f" of {line.name}" if len(lines) > 1 else "")
-            ways += [({"missing": text, "from": start}, view) for start, view in line.gaps(months).items()]
-    runs = Rows(("missing", "from"), tuple(_scored(checkpoint, ways, console)))
-    return Rows(("missing",), tuple(_gathered(runs, checkpoint.experiment.task.best_score))), runs
+            missing = "1 month" if months == 1 else f"{months} months"
+            if len(groups) > 1:
+                missing += f" of {group.name}"
+            for start, view in group.gaps(months).items():
+                runs.append(({"missing": missing, "from": start}, view))
+    return runs
 
 
-def _gathered(runs: Rows, best: str) -> Iterator[Values]:
-    """Runs without a gap as they are; of each length of gap the mean and the worst."""
-    for missing in dict.fromkeys(row["missing"] for row in runs.rows):
-        group = [row for row in runs.rows if row["missing"] == missing]
-        worst = min(group, key=lambda row: row[best])
-        start, lowest = worst["from"], {key: worst[key] for key in runs.scores}
-        if start:
-            mean = {key: sum(row[key] for row in group) / len(group) for key in lowest}
-            yield {"missing": f"{missing}, mean", **mean}
-        yield {"missing": f"{missing}, worst (from {start})" if start else missing, **lowest}
+def _summarize(table: ScoreTable, best_score: str) -> Iterator[Values]:
+    """Rows without a gap as they are; of each length of gap the mean and the worst."""
+    groups: dict[str, list[Values]] = {}
+    for row in table.rows:
+        groups.setdefault(row["missing"], []).append(row)
+    for missing, group in groups.items():
+        # The first of several equally bad runs counts as the worst.
+        worst = min(group, key=lambda row: row[best_score])
+        worst_scores = {key: worst[key] for key in table.scores}
+        if not worst["from"]:
+            yield {"missing": missing, **worst_scores}
+            continue
+        mean_scores = {}
+        for key in table.scores:
+            mean_scores[key] = sum(row[key] for row in group) / len(group)
+        yield {"missing": f"{missing}, mean", **mean_scores}
+        yield {"missing": f"{missing}, worst (from {worst['from']})", **worst_scores}
 
 
-def _scored(
-    checkpoint: Checkpoint, ways: Sequence[tuple[Values, SampleSource]], console: Console | None
-) -> Iterator[Values]:
+def _score(checkpoint: Checkpoint, runs: Runs, console: Console | None) -> Iterator[Values]:
     with counting(console or Console(quiet=True), "evaluating") as step:
-        for done, (keys, source) in enumerate(ways):
-            step(done, len(ways))
+        for number, (keys, source) in enumerate(runs):
+            step(number, len(runs))
             result = evaluate(checkpoint, source)
-            figures = {key: result.summary[key] for key in checkpoint.experiment.task.shown}
+            scores = {key: result.summary[key] for key in checkpoint.experiment.task.shown}
             if "Fscore" in result.columns:
-                figures |= {CLASS + entry.name: entry.Fscore for entry in result.classes}  # ty: ignore
-            yield {**keys, **figures}
+                for entry in result.classes:
+                    scores[CLASS + entry.name] = entry.Fscore  # ty: ignore
+            yield {**keys, **scores}
 
 
-def write_early(checkpoint: Checkpoint, table: Rows, target: float, out: Path) -> dict[str, dict[str, str | None]]:
+def write_early(
+    checkpoint: Checkpoint, table: ScoreTable, target: float, out: Path
+) -> dict[str, dict[str, str | None]]:
     """Write ``early_season.{csv,md,json,png}`` and return the first days that reach the target."""
     reached = first_days(table, target)
     table.write(out / "early_season", target=target, reached=reached)
-    draw(table, checkpoint, target, out / "early_season.png")
+    draw_curves(table, checkpoint, target, out / "early_season.png")
     write_provenance(checkpoint.experiment, out)
     return reached
 
 
-def write_failures(checkpoint: Checkpoint, table: Rows, runs: Rows, out: Path) -> None:
-    """Write ``failures.{csv,md,json}``; JSON holds every single run too."""
+def write_failures(checkpoint: Checkpoint, table: ScoreTable, runs: ScoreTable, out: Path) -> None:
+    """Write ``failures.{csv,md,json}``; the JSON file also holds every run."""
     table.write(out / "failures", runs=runs.rows)
     write_provenance(checkpoint.experiment, out)
 
 
-def draw(table: Rows, checkpoint: Checkpoint, target: float, path: Path) -> None:
-    """Draw scores against dates: one panel for each season, all classes in their colors, the best score in black."""
-    from matplotlib.figure import Figure
+def draw_curves(table: ScoreTable, checkpoint: Checkpoint, target: float, path: Path) -> None:
+    """Draw scores against dates in a panel for each season: classes in their colors, the best score in black."""
+
+    from matplotlib.figure import Figure  # slow to import, and only needed here
 
     task = checkpoint.experiment.task
-    seasons = list(dict.fromkeys(row["season"] for row in table.rows))
+    seasons: dict[str, list[Values]] = {}
+    for row in table.rows:
+        seasons.setdefault(row["season"], []).append(row)
     figure = Figure(figsize=(6.4 * len(seasons), 4), layout="constrained")
     axes = figure.subplots(1, len(seasons), squeeze=False)
-    for axis, season in zip(axes[0], seasons, strict=True):
-        rows = [row for row in table.rows if row["season"] == season]
+    for axis, (season, rows) in zip(axes[0], seasons.items(), strict=True):
         for name, color in zip(task.names, task.colors, strict=True):
             if CLASS + name in rows[0]:
                 axis.plot([row[CLASS + name] for row in rows], color=color, marker=".", label=name)

@@ -1,4 +1,4 @@
-"""Do probabilities come true? Calibration errors, proper scores, coverage of class sets, and the diagram.
+"""How well probabilities agree with the truth: calibration errors, proper scores, coverage of class sets.
 
 Sources: Guo et al., ICML 2017 (expected calibration error, diagram); Nixon et al., CVPR workshops 2019 (bins of equal
 mass); Brier, Monthly Weather Review 1950.
@@ -23,22 +23,31 @@ BINS = 15
 class Pixels(NamedTuple):
     """Labeled pixels: probabilities ``(k, n)``, true class ``(n)`` and number of the chip ``(n)``."""
 
-    chances: np.ndarray
+    probabilities: np.ndarray
     truth: np.ndarray
     chip: np.ndarray
 
 
+class Bin(NamedTuple):
+    """Pixels of similar confidence: their share of all pixels, mean confidence and accuracy."""
+
+    share: float
+    confidence: float
+    accuracy: float
+
+
 @dataclass(frozen=True)
 class Reliability:
-    """How probabilities agree with what was true.
+    """How well probabilities agree with the truth.
 
     Args:
-        accuracy, confidence: Share of right pixels, and mean probability of the chosen class.
-        ECE: mean difference of both in 15 bins of equal width.
+        accuracy: Share of correct pixels.
+        confidence: Mean probability of the predicted class.
+        ECE: Expected calibration error: mean difference of the two in 15 bins of equal width.
         adaptive_ECE: The same in 15 bins of equal numbers of pixels.
-        Brier: mean squared error of all probabilities of a pixel, summed over classes: 0 to 2.
-        NLL: mean negative logarithm of the true class's probability.
-        bins: Bins of equal width: share of the pixels, mean confidence, accuracy; empty ones are left out.
+        Brier: Mean squared error of all probabilities of a pixel, summed over classes: 0 to 2.
+        NLL: Mean negative logarithm of the probability of the true class.
+        bins: The bins of equal width that are not empty.
     """
 
     accuracy: float
@@ -47,38 +56,55 @@ class Reliability:
     adaptive_ECE: float
     Brier: float
     NLL: float
-    bins: tuple[tuple[float, float, float], ...]
+    bins: tuple[Bin, ...]
 
 
-def measure_reliability(chances: np.ndarray, truth: np.ndarray, bins: int = BINS) -> Reliability:
-    """Hold probabilities ``(k, n)`` against true classes ``(n)``."""
-    sure, own = chances.max(0).astype(float), chances[truth, np.arange(len(truth))].astype(float)
-    right = (chances.argmax(0) == truth).astype(float)
-    order = np.argsort(sure, kind="stable")
-    equal = _binned(sure, right, np.minimum((sure * bins).astype(int), bins - 1))
-    ranks = _binned(sure[order], right[order], np.arange(len(order)) * bins // len(order))
-    brier = float((chances.astype(float) ** 2).sum(0).mean() - 2 * own.mean() + 1)
-    likelihood = float(-np.log(np.maximum(own, TINY)).mean())
+def measure_reliability(probabilities: np.ndarray, truth: np.ndarray, bins: int = BINS) -> Reliability:
+    """Compare probabilities ``(k, n)`` with true classes ``(n)``."""
+    confidence = probabilities.max(0).astype(float)
+    of_true_class = probabilities[truth, np.arange(len(truth))].astype(float)
+    correct = (probabilities.argmax(0) == truth).astype(float)
+
+    # A confidence of exactly 1 belongs to the last bin.
+    bin_of_width = np.minimum((confidence * bins).astype(int), bins - 1)
+    equal_width = _bins(confidence, correct, bin_of_width)
+    order = np.argsort(confidence, kind="stable")
+    bin_of_rank = np.arange(len(order)) * bins // len(order)
+    equal_mass = _bins(confidence[order], correct[order], bin_of_rank)
+
+    # The squared error of a pixel is sum(p^2) - 2 p_true + 1.
+    brier = (probabilities.astype(float) ** 2).sum(0).mean() - 2 * of_true_class.mean() + 1
+    log_likelihood = np.log(np.maximum(of_true_class, TINY)).mean()
     return Reliability(
-        float(right.mean()), float(sure.mean()), _error(equal), _error(ranks), brier, likelihood, tuple(equal)
+        accuracy=float(correct.mean()),
+        confidence=float(confidence.mean()),
+        ECE=_calibration_error(equal_width),
+        adaptive_ECE=_calibration_error(equal_mass),
+        Brier=float(brier),
+        NLL=float(-log_likelihood),
+        bins=tuple(equal_width),
     )
 
 
-def _binned(sure: np.ndarray, right: np.ndarray, number: np.ndarray) -> list[tuple[float, float, float]]:
-    """Share, mean confidence and accuracy of each bin that is not empty."""
-    count, confidence, accuracy = (np.bincount(number, weight) for weight in (None, sure, right))
-    some = count > 0
-    parts = count[some] / len(sure), confidence[some] / count[some], accuracy[some] / count[some]
-    return [(float(n), float(c), float(a)) for n, c, a in zip(*parts, strict=True)]
+def _bins(confidence: np.ndarray, correct: np.ndarray, bin_of_pixel: np.ndarray) -> list[Bin]:
+    """All bins that are not empty."""
+    counts = np.bincount(bin_of_pixel)
+    confidence_sums = np.bincount(bin_of_pixel, confidence)
+    correct_sums = np.bincount(bin_of_pixel, correct)
+    bins = []
+    for i in np.flatnonzero(counts):
+        share = float(counts[i] / len(confidence))
+        bins.append(Bin(share, float(confidence_sums[i] / counts[i]), float(correct_sums[i] / counts[i])))
+    return bins
 
 
-def _error(bins: list[tuple[float, float, float]]) -> float:
-    return sum(share * abs(confidence - accuracy) for share, confidence, accuracy in bins)
+def _calibration_error(bins: list[Bin]) -> float:
+    return sum(each.share * abs(each.confidence - each.accuracy) for each in bins)
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """How class sets did.
+    """How often class sets hold the true class, and how large they are.
 
     Args:
         chips: Share of pixels whose set holds the true class, mean over chips.
@@ -96,28 +122,42 @@ class Coverage:
 
 
 def measure_coverage(calibration: Calibration, pixels: Pixels, names: tuple[str, ...]) -> Coverage:
-    """Class sets held against the truth; probabilities are the model's own."""
-    sets = calibration.sets(calibration.probabilities(pixels.chances))
-    size, held = sets.sum(0), sets[pixels.truth, np.arange(len(pixels.truth))]
-    places = np.unique(pixels.chip, return_inverse=True)[1]
-    by_chip = np.bincount(places, held) / np.bincount(places)
-    classes = {name: float(held[pixels.truth == k].mean()) for k, name in enumerate(names) if (pixels.truth == k).any()}
-    return Coverage(float(by_chip.mean()), float(held.mean()), float(size.mean()), float((size == 1).mean()), classes)
+    """Compare class sets with the truth.
+
+    Args:
+        calibration: Makes the sets.
+        pixels: The pixels, with uncalibrated probabilities.
+        names: Names of the classes.
+    """
+    sets = calibration.sets(calibration.probabilities(pixels.probabilities))
+    sizes = sets.sum(0)
+    measure_coverage = sets[pixels.truth, np.arange(len(pixels.truth))]
+    _, chip = np.unique(pixels.chip, return_inverse=True)
+    coverage_of_chips = np.bincount(chip, measure_coverage) / np.bincount(chip)
+    classes: dict[str, float] = {}
+    for k, name in enumerate(names):
+        of_class = pixels.truth == k
+        if of_class.any():
+            classes[name] = float(measure_coverage[of_class].mean())
+    return Coverage(
+        chips=float(coverage_of_chips.mean()),
+        pixels=float(measure_coverage.mean()),
+        size=float(sizes.mean()),
+        single=float((sizes == 1).mean()),
+        classes=classes,
+    )
 
 
-def draw_diagram(found: Mapping[str, tuple[Reliability, Reliability]], path: Path) -> None:
-    """Draw a reliability diagram for each split, before and after; the file appears whole."""
-    from matplotlib.figure import Figure
+def draw_diagram(splits: Mapping[str, tuple[Reliability, Reliability]], path: Path) -> None:
+    """Draw a reliability diagram for each split, before and after calibration; the file appears whole."""
+    from matplotlib.figure import Figure  # slow to import, and only needed here
 
-    figure = Figure(figsize=(3.6 * len(found), 4), layout="constrained")
-    panels = figure.subplots(1, len(found), squeeze=False, sharey=True)[0]
-    for axis, (split, pair) in zip(panels, found.items(), strict=True):
+    figure = Figure(figsize=(3.6 * len(splits), 4), layout="constrained")
+    panels = figure.subplots(1, len(splits), squeeze=False, sharey=True)[0]
+    for axis, (split, (before, after)) in zip(panels, splits.items(), strict=True):
         axis.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--")
-        for one, name, color in zip(pair, ("as trained", "calibrated"), ("#cc6677", "#332288"), strict=True):
-            share, confidence, accuracy = np.array(one.bins).T
-            axis.plot(confidence, accuracy, color=color, linewidth=1)
-            label = f"{name}: ECE {one.ECE:.3f}"
-            axis.scatter(confidence, accuracy, 6 + 300 * share, color=color, alpha=0.75, linewidths=0, label=label)
+        _draw_curve(axis, before, "as trained", "#cc6677")
+        _draw_curve(axis, after, "calibrated", "#332288")
         axis.set_title(printable(Path(split).name)[:40], parse_math=False)
         axis.set(xlabel="probability of the chosen class", xlim=(0, 1.02), ylim=(0, 1.02))
         legend = axis.legend(
@@ -125,5 +165,12 @@ def draw_diagram(found: Mapping[str, tuple[Reliability, Reliability]], path: Pat
         )
         for handle in legend.legend_handles:
             handle.set_sizes([30])
-    panels[0].set_ylabel("share of pixels that are right")
+    panels[0].set_ylabel("share of correct pixels")
     save_png(figure, path, dpi=140)
+
+
+def _draw_curve(axis, reliability: Reliability, name: str, color: str) -> None:
+    share, confidence, accuracy = np.array(reliability.bins).T
+    axis.plot(confidence, accuracy, color=color, linewidth=1)
+    label = f"{name}: ECE {reliability.ECE:.3f}"
+    axis.scatter(confidence, accuracy, 6 + 300 * share, color=color, alpha=0.75, linewidths=0, label=label)

@@ -1,4 +1,4 @@
-"""Score a checkpoint on a split, and write what survives review: JSON, tables, a picture."""
+"""Scores of a checkpoint on a split: as JSON, as tables and as a picture."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
 from agrifm.checkpoint import Checkpoint, write_provenance
-from agrifm.config import Experiment
 from agrifm.data.folder import SampleSource
 from agrifm.data.loader import EpochBatches, Split, collate_by_shape, load
 from agrifm.figures import save_png
@@ -25,45 +25,54 @@ from agrifm.tasks.fractions import FractionScores
 from agrifm.tasks.scores import Scores
 from agrifm.training.module import refuse_not_finite_output
 
+FEW_SAMPLES = 8  # up to which starting worker processes takes longer than reading
+
 
 def outputs(
     checkpoint: Checkpoint, source: SampleSource, *, device: str | None = None, console: Console | None = None
 ) -> Iterator[tuple[Batch, Tensor]]:
-    """Batches of a source with the model's raw output for each, without random steps."""
+    """Run a model on samples in order, without augmentation.
+
+    Args:
+        checkpoint: The model.
+        source: The samples.
+        device: Where to run. The default is a GPU if there is one.
+        console: Shows progress.
+
+    Yields:
+        Batches, and the raw output of the model for each.
+    """
     keep_freed_memory()
-    experiment = checkpoint.experiment
+    experiment, data = checkpoint.experiment, checkpoint.experiment.data
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = checkpoint.model().to(device)
-    workers = experiment.training.workers if len(source) > 8 else 0
-    loader = load(*_in_order(experiment, source), workers, collate_by_shape)
-    quiet = console is None
-    shown = console or Console(quiet=True)
-    for several in track(loader, "predicting", console=shown, disable=quiet, transient=True):
-        for batch in several:
+    split = Split(source, data.frames, data.resize, prepare=experiment.prepare)
+    order = EpochBatches(len(source), experiment.training.batch_size, shuffle=False)
+    workers = experiment.training.workers if len(source) > FEW_SAMPLES else 0
+    # A batch holds samples of equal shape only, so the loader may return several instead of one.
+    loader = load(split, order, workers, collate_by_shape)
+    progress_console = console or Console(quiet=True)
+    for batches in track(loader, "predicting", console=progress_console, disable=console is None, transient=True):
+        for batch in batches:
             batch = batch.to(device)
-            with torch.inference_mode():  # left before the batch is handed out: else the caller would run in it
+            # The mode ends before the batch is handed out: otherwise the caller would run in it, too.
+            with torch.inference_mode():
                 output = model(batch)
             refuse_not_finite_output(output, batch)
             yield batch, output
 
 
-def _in_order(experiment: Experiment, source: SampleSource) -> tuple[Split, EpochBatches]:
-    data = experiment.data
-    split = Split(source, data.frames, data.resize, prepare=experiment.prepare)
-    return split, EpochBatches(len(source), experiment.training.batch_size, shuffle=False)
-
-
 def evaluate(
     checkpoint: Checkpoint, source: SampleSource, out: Path | None = None, *, console: Console | None = None
 ) -> Scores | FractionScores | FieldScores:
-    """Score a checkpoint on a source of labeled samples.
+    """Score a checkpoint on labeled samples.
 
     Args:
-        checkpoint: Says by itself how to read and what to predict.
+        checkpoint: The model.
         source: The samples.
-        out: Folder for ``scores.json``, ``classes.csv``, ``confusion.csv`` and ``confusion.png``, with what they were
-            made with; None writes nothing.
-        console: Where progress is shown.
+        out: Folder for ``scores.json``, ``classes.csv``, ``confusion.csv`` and ``confusion.png``, with their
+            provenance. Without it, nothing is written.
+        console: Shows progress.
     """
     task = checkpoint.experiment.task
     metric = task.metric()
@@ -79,7 +88,7 @@ def evaluate(
 
 
 def write_scores(result: Scores | FractionScores | FieldScores, out: Path) -> None:
-    """Write JSON; of a map of classes also two tables and a picture of the confusion matrix."""
+    """Write JSON and, for a map of classes, two tables and a picture of the confusion matrix."""
     write_whole(out / "scores.json", json.dumps(result.to_dict(), indent=2))
     crops = result.crops if isinstance(result, FieldScores) else result
     if isinstance(crops, Scores):
@@ -89,26 +98,31 @@ def write_scores(result: Scores | FractionScores | FieldScores, out: Path) -> No
 def _write_classes(result: Scores, out: Path) -> None:
     names = [entry.name for entry in result.classes]
     keys = ("IoU", "Acc", "Fscore", "Precision", "Recall", "pixels")
-    with whole(out / "classes.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["class", *keys])
-        writer.writerows([[entry.name, *(getattr(entry, key) for key in keys)] for entry in result.classes])
-    with whole(out / "confusion.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["truth \\ prediction", *names])
-        writer.writerows([[name, *row] for name, row in zip(names, result.confusion, strict=True)])
+    classes: list[list[object]] = [["class", *keys]]
+    for entry in result.classes:
+        classes.append([entry.name, *(getattr(entry, key) for key in keys)])
+    _write_csv(out / "classes.csv", classes)
+    confusion: list[list[object]] = [["truth \\ prediction", *names]]
+    for name, counts in zip(names, result.confusion, strict=True):
+        confusion.append([name, *counts])
+    _write_csv(out / "confusion.csv", confusion)
     draw_confusion(result, out / "confusion.png")
 
 
+def _write_csv(path: Path, rows: list[list[object]]) -> None:
+    with whole(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+
+
 def draw_confusion(result: Scores, path: Path) -> None:
-    """Draw the confusion matrix, shares of the true class, with counts."""
-    import numpy as np
-    from matplotlib.figure import Figure
+    """Draw the confusion matrix with counts, colored by the share of the true class."""
+    from matplotlib.figure import Figure  # slow to import, and only needed here
 
     counts = np.array(result.confusion)
     share = counts / counts.sum(1, keepdims=True).clip(min=1)
     names = [entry.name for entry in result.classes]
     side = 2.2 + 0.75 * len(names)
+
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -116,8 +130,9 @@ def draw_confusion(result: Scores, path: Path) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="prediction", ylabel="truth")
     for i, j in np.ndindex(share.shape):
-        value = float(share[i, j])
-        text = f"{value:.0%}\n{counts[i, j]:,}" if counts[i, j] else ""
-        axes.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if value > 0.55 else "black")
+        if counts[i, j]:
+            value = float(share[i, j])
+            color = "white" if value > 0.55 else "black"
+            axes.text(j, i, f"{value:.0%}\n{counts[i, j]:,}", ha="center", va="center", fontsize=7, color=color)
     figure.colorbar(image, label="share of the true class", shrink=0.8)
     save_png(figure, path, dpi=140)

@@ -1,4 +1,4 @@
-"""Gap-filled time series as features: the same dates for every pixel, whatever was seen when."""
+"""Gap-filled time series as features: the same dates for every pixel, whenever it was observed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ from agrifm.sample import Sample, Season
 
 @dataclass(frozen=True)
 class SeriesFeatures:
-    """Bands of every sensor, and the days ``(s)`` of the season to interpolate to."""
+    """Interpolates the bands of every sensor to the same days of the season.
+
+    Args:
+        bands: Number of bands of each sensor.
+        season: The season.
+        steps: Days ``(s)`` of the season to interpolate to.
+    """
 
     bands: dict[str, int]
     season: Season
@@ -22,7 +28,7 @@ class SeriesFeatures:
 
     @classmethod
     def of(cls, samples: Iterable[Sample], sensors: Sequence[str], steps: int) -> SeriesFeatures:
-        """Evenly spaced steps over the season that the samples cover.
+        """Space steps evenly over the season that samples cover.
 
         Raises:
             InputError: If no sample has one of the sensors.
@@ -31,8 +37,9 @@ class SeriesFeatures:
         bands: dict[str, int] = {}
         for sample in samples:
             spans.append(sample.span())
-            for sensor in set(sensors) & set(sample.images):
-                bands[sensor] = sample.images[sensor].shape[1]
+            for sensor in sensors:
+                if sensor in sample.images:
+                    bands[sensor] = sample.images[sensor].shape[1]
         for sensor in sensors:
             if sensor not in bands:
                 raise InputError(
@@ -44,49 +51,68 @@ class SeriesFeatures:
         season = Season.of(spans)
         return cls({sensor: bands[sensor] for sensor in sensors}, season, np.linspace(0, season.length, steps))
 
-    def features(self, sample: Sample, label: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-        """Features ``(n, f)`` of the pixels ``chosen (n)`` of a label's grid; NaN where nothing was ever seen."""
-        height, width = label.shape
+    def features(self, sample: Sample, label: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+        """Return the features of some pixels.
+
+        Args:
+            sample: The sample.
+            label: Its label, on whose grid the pixels lie.
+            pixels: Flat indices of the pixels ``(n)``.
+
+        Returns:
+            Features ``(n, f)``; NaN where nothing was ever observed.
+        """
+        rows, columns = np.divmod(pixels, label.shape[1])
         steps = self.steps + float(self.season.begin(torch.tensor(sample.span()[0])))
-        row, column = np.divmod(chosen, width)
         parts = []
         for sensor, bands in self.bands.items():
             if sensor not in sample.images:
-                parts.append(np.full((len(chosen), bands * len(self.steps)), np.nan, np.float32))
+                parts.append(np.full((len(pixels), bands * len(self.steps)), np.nan, np.float32))
                 continue
-            h, w = sample.images[sensor].shape[2:]
-            nearest = (row * h // height) * w + column * w // width
-            cells, cell_of = np.unique(nearest, return_inverse=True)
-            parts.append(_interpolated(sample, sensor, steps, cells)[cell_of])
+            height, width = sample.images[sensor].shape[2:]
+            nearest = (rows * height // label.shape[0]) * width + columns * width // label.shape[1]
+            # Several label pixels may lie in one pixel of a coarse sensor, which is interpolated once.
+            cells, cell_of_pixel = np.unique(nearest, return_inverse=True)
+            parts.append(_interpolate(sample, sensor, steps, cells)[cell_of_pixel])
         return np.concatenate(parts, axis=1)
 
 
-def _interpolated(sample: Sample, sensor: str, steps: np.ndarray, cells: np.ndarray) -> np.ndarray:
+def _interpolate(sample: Sample, sensor: str, steps: np.ndarray, cells: np.ndarray) -> np.ndarray:
     """Series of a sensor's pixels ``cells (n)`` at ``steps (s)``, linear in time: ``(n, s * c)``.
 
-    Before the first and after the last valid date the series stays level.
+    Before the first and after the last valid date the series is constant.
     """
     order = np.argsort(sample.days(sensor).numpy(), kind="stable")
     days = sample.days(sensor).numpy()[order]
     image = sample.images[sensor].float().numpy()[order]
-    series = image.reshape(*image.shape[:2], -1)[:, :, cells]
-    valid = sample.mask(sensor).numpy()[order].reshape(len(order), -1)[:, cells]
-    before, after = _neighbors(valid, days, steps)
-    span = np.maximum(days[after] - days[before], 1e-6)
-    weight = np.clip((steps[:, None] - days[before]) / span, 0, 1)[:, None]
-    pixel, band = np.arange(len(cells)), np.arange(series.shape[1])[:, None]
-    low, high = series[before[:, None], band, pixel], series[after[:, None], band, pixel]
+    frames, bands = image.shape[:2]
+    series = image.reshape(frames, bands, -1)[:, :, cells]
+    valid = sample.mask(sensor).numpy()[order].reshape(frames, -1)[:, cells]
+    before, after = _valid_neighbors(valid, days, steps)
+
+    # Where both neighbors are the same frame, the weight has no effect.
+    interval = np.maximum(days[after] - days[before], 1e-6)
+    weight = np.clip((steps[:, None] - days[before]) / interval, 0, 1)[:, None]
+    pixel = np.arange(len(cells))
+    band = np.arange(bands)[:, None]
+    low = series[before[:, None], band, pixel]
+    high = series[after[:, None], band, pixel]
     values = np.where(valid.any(0), low + weight * (high - low), np.nan)
-    return values.reshape(len(steps) * series.shape[1], len(cells)).T.astype(np.float32)
+    return values.reshape(len(steps) * bands, len(cells)).T.astype(np.float32)
 
 
-def _neighbors(valid: np.ndarray, days: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Valid frames before and after each step ``(s, n)``; at the ends, and nowhere else, both are the same."""
-    t, n = valid.shape
-    frame = np.arange(t)[:, None]
-    latest = np.maximum.accumulate(np.vstack([np.full((1, n), -1), np.where(valid, frame, -1)]))
-    following = np.minimum.accumulate(np.vstack([np.where(valid, frame, t), np.full((1, n), t)])[::-1])[::-1]
+def _valid_neighbors(valid: np.ndarray, days: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Valid frames before and after each step ``(s, n)``; the two are equal only at the ends of the series."""
+    frames, pixels = valid.shape
+    frame = np.arange(frames)[:, None]
+    # One row more than frames: latest[k] is the last valid one of the first k frames, following[k] the first from k on.
+    none_before = np.full((1, pixels), -1)
+    none_after = np.full((1, pixels), frames)
+    latest = np.maximum.accumulate(np.vstack([none_before, np.where(valid, frame, -1)]))
+    reversed_following = np.vstack([np.where(valid, frame, frames), none_after])[::-1]
+    following = np.minimum.accumulate(reversed_following)[::-1]
     before = latest[np.searchsorted(days, steps, side="right")]
     after = following[np.searchsorted(days, steps, side="left")]
-    before, after = np.where(before < 0, after, before), np.where(after >= t, before, after)
-    return np.clip(before, 0, t - 1), np.clip(after, 0, t - 1)
+    before, after = np.where(before < 0, after, before), np.where(after >= frames, before, after)
+    # A pixel that was never observed has neither; its values become NaN.
+    return np.clip(before, 0, frames - 1), np.clip(after, 0, frames - 1)

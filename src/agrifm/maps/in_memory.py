@@ -21,7 +21,7 @@ from agrifm.nn.model import CropModel
 from agrifm.sample import collate
 from agrifm.scenes.scene import Area, Scene, Tile
 from agrifm.tasks.segmentation import Segmentation
-from agrifm.training.linear_probe import features
+from agrifm.training.linear_probe import head_inputs
 
 PERCENT = ("probabilities", "confidence", "entropy")  # layers that tiles hold as whole percent
 
@@ -132,7 +132,7 @@ def _embed_windows(job: MapJob, data: Tile, numbers: list[tuple[int, int]]) -> n
     samples = [resize(data.cut(area, name=str(area)), sizes) for area in areas]
     model = cast(CropModel, job.model)
     device = next(model.parameters()).device
-    values = features(model, collate(samples).to(device))
+    values = head_inputs(model, collate(samples).to(device))
     size = (areas[0].height, areas[0].width)
     if values.shape[-2:] != size:
         values = F.interpolate(values, size, mode="bilinear")

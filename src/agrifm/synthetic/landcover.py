@@ -60,7 +60,7 @@ class Ground:
 
 
 @dataclass(frozen=True)
-class Covers:
+class SyntheticLandCover:
     """An endless source; equal seeds give equal samples, in any order and process.
 
     Args:

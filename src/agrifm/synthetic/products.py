@@ -92,7 +92,7 @@ def _all_but_half_a_date(shape: tuple[int, int, int]) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Product:
+class ProductFormat:
     """How the pictures of one sensor are stored.
 
     Args:
@@ -112,9 +112,9 @@ class Product:
     seen: Seen = _all
 
 
-PRODUCTS: Mapping[str, Product] = MappingProxyType(
+PRODUCTS: Mapping[str, ProductFormat] = MappingProxyType(
     {
-        "S2": Product(
+        "S2": ProductFormat(
             "S2/{day:%Y%m%d}_{band}_{meters}m.tif",
             quality="SCL",
             codes=(4, 3, 8, 9, 0),
@@ -122,14 +122,14 @@ PRODUCTS: Mapping[str, Product] = MappingProxyType(
             seen=_all_but_a_date,
         ),
         # Bits 6 and 7 hold the aerosol level, 1 is low; bit 1 is cloud, bit 3 shadow.
-        "Landsat": Product(
+        "Landsat": ProductFormat(
             "Landsat/HLS.L30.T31UDR.{day:%Y%j}T104500.v2.0.{band}.tif",
             quality="Fmask",
             codes=(64, 72, 66, 66, 255),
             seen=_all_but_half_a_date,
         ),
         # Bits 0 and 1 hold the state, 1 is cloudy; bit 2 is shadow.
-        "Modis": Product(
+        "Modis": ProductFormat(
             "Modis/MOD09A1.A{day:%Y%j}.h18v03.061.{band}.tif",
             quality="sur_refl_state_500m",
             codes=(0, 4, 1, 1, 65535),
@@ -140,7 +140,7 @@ PRODUCTS: Mapping[str, Product] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class Picture:
+class SensorSeries:
     """What one sensor saw of a part of the land.
 
     Args:
@@ -157,7 +157,7 @@ class Picture:
     state: np.ndarray
     place: Georeference
 
-    def where(self, there: np.ndarray) -> Picture:
+    def where(self, there: np.ndarray) -> SensorSeries:
         """The same picture with no data where ``there (t, h, w)`` is false."""
         images = np.where(there[:, None], self.images, _nodata(self.sensor)).astype(self.images.dtype)
         return replace(self, images=images, state=np.where(there, self.state, NOTHING).astype(np.uint8))

@@ -22,7 +22,7 @@ from agrifm.errors import InputError, nearest
 from agrifm.io import whole_folder
 from agrifm.sensors import LANDSAT, S2, Sensor
 from agrifm.synthetic.chips import GRID, ORBIT, Ground, Landscape
-from agrifm.synthetic.products import CLEAR, PRODUCTS, SHADOW, THICK, THIN, Picture, Raster
+from agrifm.synthetic.products import CLEAR, PRODUCTS, SHADOW, THICK, THIN, Raster, SensorSeries
 
 if TYPE_CHECKING:
     import geopandas
@@ -31,7 +31,7 @@ _SURVEYED = 2 / 3  # share of the parcels
 
 
 @dataclass(frozen=True)
-class Part:
+class LandscapeBlock:
     """Adjoining cells of a landscape under one orbit.
 
     Args:
@@ -76,7 +76,7 @@ class Part:
         """All ``(row, column)``, row by row."""
         return list(product(self.rows, self.columns))
 
-    def picture(self, sensor: Sensor, tick: Callable[[], None] = lambda: None) -> Picture:
+    def picture(self, sensor: Sensor, tick: Callable[[], None] = lambda: None) -> SensorSeries:
         """What a sensor saw, before anything is lost; ``tick`` is called after every cell."""
         images, states = [], []
         for row, column in self.cells:
@@ -89,7 +89,7 @@ class Part:
         step = self.landscape.size * GRID / images[0].shape[-1]
         _, _, west, _, _, north = self.place.transform
         place = Georeference(self.place.crs, (step, 0.0, west, 0.0, -step, north))
-        return Picture(sensor, tuple(days), self._joined(images), self._joined(states), place)
+        return SensorSeries(sensor, tuple(days), self._joined(images), self._joined(states), place)
 
     def truth(self) -> np.ndarray:
         """Indices into ``Landscape.classes`` ``(h, w)`` uint8."""
@@ -169,7 +169,9 @@ def write_scene(
     Raises:
         InputError: If the folder exists, the cells are no block under one orbit, or a sensor has no file names.
     """
-    part = Part(landscape, _block("rows", rows, landscape.rows), _block("columns", columns, landscape.columns))
+    part = LandscapeBlock(
+        landscape, _block("rows", rows, landscape.rows), _block("columns", columns, landscape.columns)
+    )
     frames = [len(landscape.days(sensor, part.columns[0])) for sensor in _with_product(sensors)]
     total = len(sensors) * len(part.cells)
     total += sum(n * (len(sensor.bands) + 1) for n, sensor in zip(frames, sensors, strict=True))

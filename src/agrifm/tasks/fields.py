@@ -216,7 +216,7 @@ class Fields:
 
 
 @dataclass(frozen=True)
-class AsMap:
+class MapLabelSource:
     """Samples whose labels are the classes of the map: crops, or field and no field."""
 
     source: SampleSource

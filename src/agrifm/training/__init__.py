@@ -1,4 +1,4 @@
-"""Training of models, from the check of the data to the best checkpoint."""
+"""Training of models, from the checks of the data to the best checkpoint."""
 
 from agrifm.training.fit import fit
 

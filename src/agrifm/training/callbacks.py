@@ -1,4 +1,4 @@
-"""What happens around training: scores and best weights, a history, progress with time left."""
+"""Callbacks of training: scores and best weights, the history, progress with time left."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ BEST, LAST, HISTORY = "best.safetensors", "last.safetensors", "history.csv"
 
 
 class ScoreAndSave(pl.Callback):
-    """Score each epoch, keep the best and the last weights, write one line of history.
+    """Score each epoch, save the best and the last weights, and append a line to the history.
 
-    Must stand before weight averaging, so that the averaged weights are those scored and saved.
+    It must come before weight averaging among the callbacks, so that averaged weights are scored and saved.
 
     Args:
         out: Folder of the results.
@@ -39,10 +39,16 @@ class ScoreAndSave(pl.Callback):
 
     def __init__(self, out: Path, probe: LinearProbe | None = None) -> None:
         self.out, self.probe = out, probe
-        self.best, self.losses = -1.0, torch.zeros(2)
+        self.best = -1.0
+        self.losses = torch.zeros(2)  # sum over the steps of the epoch, and their number
+
+    @property
+    def state_key(self) -> str:
+        """The key of the state of this callback, under which older versions saved it, too."""
+        return "Judge"
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say what the results are made with; only now it is certain that the run goes on, or begins."""
+        """Write the provenance, now that the run is certain to start."""
         assert isinstance(pl_module, TrainingModule)
         if trainer.is_global_zero:
             write_provenance(pl_module.experiment, self.out)
@@ -50,11 +56,12 @@ class ScoreAndSave(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Sum up the loss of the epoch."""
+        """Add the loss of a step."""
+        # Lightning divides the loss by the number of accumulated batches.
         self.losses += torch.tensor([float(outputs["loss"]) * trainer.accumulate_grad_batches, 1.0])
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compute the scores of all processes; the first process writes."""
+        """Compute the scores over all processes; the first process writes the files."""
         assert isinstance(pl_module, TrainingModule)
         task = pl_module.task
         summary = task.scores(pl_module.metric).summary
@@ -62,31 +69,39 @@ class ScoreAndSave(pl.Callback):
         if self.probe is not None:
             summary = {**summary, **self.probe(cast(CropModel, pl_module.judged), pl_module.device)}
         pl_module.log_dict({key: torch.tensor(value) for key, value in summary.items()}, rank_zero_only=False)
-        total, steps = trainer.strategy.reduce(self.losses.to(pl_module.device), reduce_op="sum").tolist()
-        loss, self.losses = total / max(steps, 1), torch.zeros(2)
-        # Without any label there is no score: then the last weights are as good as any.
-        better = not summary[task.best_score] <= self.best
-        self.best = max(self.best, summary[task.best_score])
+        loss = self._mean_loss(trainer, pl_module)
+
+        score = summary[task.best_score]
+        # The score is NaN if nothing is labeled. Then the latest weights count as the best.
+        is_best = not score <= self.best
+        self.best = max(self.best, score)
+
         weights = whole_state(pl_module.judged)
-        _refuse_useless(loss, weights, trainer.current_epoch)
+        _refuse_not_finite(loss, weights, trainer.current_epoch)
         if trainer.is_global_zero:
             checkpoint = Checkpoint(pl_module.experiment, weights, summary, trainer.current_epoch)
             checkpoint.save(self.out / LAST)
-            if better:
+            if is_best:
                 checkpoint.save(self.out / BEST)
             write_history(self.out / HISTORY, trainer.current_epoch, {"loss": loss, **summary})
 
+    def _mean_loss(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> float:
+        """Return the mean loss of the epoch over all processes, and start anew."""
+        total, steps = trainer.strategy.reduce(self.losses.to(pl_module.device), reduce_op="sum").tolist()
+        self.losses = torch.zeros(2)
+        return total / max(steps, 1)
+
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must know."""
+        """Return what a resumed run needs."""
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it up again."""
+        """Restore the state of a run."""
         self.best = state_dict["best"]
 
 
-def _refuse_useless(loss: float, weights: dict[str, Tensor], epoch: int) -> None:
-    """Refuse to save a model that gives every pixel the same class; the files of the epoch before stay.
+def _refuse_not_finite(loss: float, weights: dict[str, Tensor], epoch: int) -> None:
+    """Refuse to save a model that would give every pixel the same class. The files of the previous epoch stay.
 
     Raises:
         InputError: If the loss or a weight is not finite.
@@ -105,7 +120,7 @@ def _refuse_useless(loss: float, weights: dict[str, Tensor], epoch: int) -> None
 
 
 def write_history(path: Path, epoch: int, values: dict[str, float]) -> None:
-    """Append an epoch to the history; epochs from this one on, left by a run that was killed, are replaced."""
+    """Append an epoch to the history, in place of this and later epochs that a killed run may have written."""
     rows = read_history(path, epoch)
     with whole(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["epoch", *values], restval="nan", extrasaction="ignore")
@@ -114,77 +129,96 @@ def write_history(path: Path, epoch: int, values: dict[str, float]) -> None:
 
 
 def read_history(path: Path, epoch: int) -> list[dict[str, str]]:
-    """Rows of a history before an epoch. What is damaged is left out: it is shown to people and decides nothing."""
+    """Read the rows of a history before an epoch.
+
+    Damaged rows are left out: the history is shown to people, and nothing depends on it.
+    """
     if not path.is_file():
         return []
     lines = path.read_bytes().decode("utf-8", "replace").replace("\0", "").splitlines()
-    rows = {}
+    rows: dict[int, dict[str, str]] = {}
     for row in csv.DictReader(lines):
         number = row.get("epoch") or ""
-        whole_row = None not in row and None not in row.values()
-        if whole_row and number.isascii() and number.isdecimal() and int(number[:9]) < epoch:
+        # DictReader puts surplus cells under None, and None into cells that are missing.
+        is_complete = None not in row and None not in row.values()
+        is_number = number.isascii() and number.isdecimal()
+        # Python refuses to convert very long numbers, which only a damaged file has.
+        if is_complete and is_number and int(number[:9]) < epoch:
             rows[int(number[:9])] = row
     return [rows[number] for number in sorted(rows)]
 
 
 class ProgressPrinter(pl.Callback):
-    """One live line while training: epoch, loss, samples per second, time left; one lasting line per epoch."""
+    """Print a live line with epoch, loss, samples per second and time left, and a lasting line for each epoch.
+
+    Args:
+        console: Where to print. The default is a new console.
+    """
 
     def __init__(self, console: Console | None) -> None:
-        self.console, self.bar, self.samples, self.started, self.done = console, None, 0, 0.0, 0
+        self.console = console
+        self.bar: Progress | None = None
+        self.started = 0.0
+        self.samples = 0  # since the start
+        self.first_batch = self.batches = 0  # number of batches at the start, and now
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a spawned process gets: it opens its own console."""
+        """Leave out the console, which cannot be sent to a spawned process; it opens its own."""
         return {**self.__dict__, "console": None}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock; only the first process speaks."""
-        self.console = (self.console or Console()) if trainer.is_global_zero else Console(quiet=True)
+        """Start the clock and, in the first process, the live line."""
+        if trainer.is_global_zero:
+            self.console = self.console or Console()
+        else:
+            self.console = Console(quiet=True)
+        batches_per_epoch = int(trainer.num_training_batches)
+        self.total = batches_per_epoch * (trainer.max_epochs or 1)
+        self.first_batch = self.batches = batches_per_epoch * trainer.current_epoch
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(compact=True))
         self.bar = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
-        self.total = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
-        self.first = self.done = int(trainer.num_training_batches) * trainer.current_epoch
-        self.task = self.bar.add_task("training", total=self.total, completed=self.done)
-        self.started, self.samples = time.monotonic(), 0
+        self.task = self.bar.add_task("training", total=self.total, completed=self.batches)
+        self.started = time.monotonic()
+        self.samples = 0
         self.bar.start()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the bar."""
+        """Update the live line."""
         assert self.bar is not None
         self.samples += len(batch) * trainer.world_size
-        self.done += 1
-        pace = self.samples / (time.monotonic() - self.started)
+        self.batches += 1
+        rate = self.samples / (time.monotonic() - self.started)
         text = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {float(outputs['loss']):.4f}"
-        self.bar.update(self.task, completed=self.done, description=f"{text}  {pace:.1f} samples/s")
-        pl_module.log("samples_per_second", pace)
+        self.bar.update(self.task, completed=self.batches, description=f"{text}  {rate:.1f} samples/s")
+        pl_module.log("samples_per_second", rate)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say how the epoch went."""
+        """Print the line of the epoch."""
         assert isinstance(pl_module, TrainingModule)
         assert self.console is not None
-        spent = time.monotonic() - self.started
-        left = spent / max(1, self.done - self.first) * (self.total - self.done)
-        names = (*pl_module.task.shown, *(key for key in trainer.callback_metrics if key.startswith("probe_")))
-        scores = "  ".join(f"{name} {float(trainer.callback_metrics[name]):.4f}" for name in names)
-        loss = float(trainer.callback_metrics["loss"])
-        pace = f"{self.samples / spent:.1f} samples/s"
-        if "flop_utilization" in trainer.callback_metrics:
-            many, used = (float(trainer.callback_metrics[key]) for key in ("tokens_per_second", "flop_utilization"))
-            pace += f"  {many / 1000:.1f}k tokens/s  {used:.0%} of peak"
+        metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        probe_scores = [key for key in metrics if key.startswith("probe_")]
+        scores = "  ".join(f"{name} {metrics[name]:.4f}" for name in (*pl_module.task.shown, *probe_scores))
+        elapsed = time.monotonic() - self.started
+        seconds_per_batch = elapsed / max(1, self.batches - self.first_batch)
+        left = timedelta(seconds=round(seconds_per_batch * (self.total - self.batches)))
+        speed = f"{self.samples / elapsed:.1f} samples/s"
+        if "flop_utilization" in metrics:
+            speed += f"  {metrics['tokens_per_second'] / 1000:.1f}k tokens/s  {metrics['flop_utilization']:.0%} of peak"
         self.console.print(
-            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {loss:.4f}  {scores}  "
-            f"{pace}  {timedelta(seconds=round(left))} left",
+            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {metrics['loss']:.4f}  {scores}  "
+            f"{speed}  {left} left",
             highlight=False,
             soft_wrap=True,
         )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the bar away."""
+        """Remove the live line."""
         if self.bar is not None:
             self.bar.stop()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Take the bar away, also on Ctrl-C."""
+        """Remove the live line after an error or Ctrl-C."""
         self.on_train_end(trainer, pl_module)

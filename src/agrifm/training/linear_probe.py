@@ -1,4 +1,4 @@
-"""A linear probe: what a classifier of single pixels makes of frozen features, while the model learns something else.
+"""A linear probe of frozen features, which shows what a model has learned while it is trained on something else.
 
 Source: Alain and Bengio, "Understanding intermediate layers using linear classifier probes", 2017.
 """
@@ -14,26 +14,30 @@ from torch import Tensor, nn
 
 from agrifm.checks.chips import evenly
 from agrifm.config import Experiment
+from agrifm.config import load as read_experiment
 from agrifm.data.folder import SampleSource, SampleSubset
 from agrifm.data.loader import EpochBatches, Split, load
 from agrifm.errors import InputError
 from agrifm.nn.model import CropModel
 from agrifm.tasks.scores import scores
 from agrifm.tasks.segmentation import Segmentation
+from agrifm.training.sources import open_sources
 
-CHIPS, PIXELS = 64, 5000  # of each split at most
+MAX_CHIPS = 64  # of each split
+MAX_PIXELS = 5000  # of each split
 
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """Train on pixels of one split and score on those of another.
+    """A linear classifier of single pixels, trained on one split and scored on another.
 
     Args:
-        experiment: Experiment of a segmentation; says where the chips are and what their labels mean.
-        train, val: Its splits.
+        experiment: A segmentation experiment, which says how to read the chips and what their labels mean.
+        train: Samples to train on.
+        val: Samples to score on.
 
     Raises:
-        InputError: If it is no segmentation.
+        InputError: If the experiment is not a segmentation.
     """
 
     experiment: Experiment
@@ -50,58 +54,81 @@ class LinearProbe:
             )
 
     def __call__(self, model: CropModel, device: torch.device) -> dict[str, float]:
-        """Scores of the probe, by name.
+        """Train the classifier and return its scores by name.
 
         Raises:
-            InputError: If the labels of a split hold fewer than two classes.
+            InputError: If the labels of train hold fewer than two classes, or val has no labels.
         """
+        # scikit-learn takes seconds to import, and few runs have a probe.
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
         names = self.experiment.task.names
-        (given, truth), (others, expected) = (self._pixels(model, part, device) for part in (self.train, self.val))
-        if len(np.unique(truth)) < 2 or not len(expected):
+        train_features, train_classes = self._pixels(model, self.train, device)
+        val_features, val_classes = self._pixels(model, self.val, device)
+        class_count = len(np.unique(train_classes))
+        if class_count < 2 or not len(val_classes):
             raise InputError(
                 "probe",
-                found=f"{len(np.unique(truth))} classes in train, {len(expected)} labeled pixels in val",
-                expected="at least two classes to tell apart, and pixels to do it on",
+                found=f"{class_count} classes in train, {len(val_classes)} labeled pixels in val",
+                expected="at least two classes in train, and labeled pixels in val",
                 repair="name an experiment with more labels.",
             )
-        classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300)).fit(given, truth)
+        classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
+        classifier.fit(train_features, train_classes)
         confusion = np.zeros((len(names), len(names)), np.int64)
-        np.add.at(confusion, (expected, classifier.predict(others)), 1)
+        np.add.at(confusion, (val_classes, classifier.predict(val_features)), 1)
         summary = scores(confusion, names).summary
         return {f"probe_{key}": summary[key] for key in ("aAcc", "mFscore")}
 
     def _pixels(self, model: CropModel, source: SampleSource, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
-        """Features ``(n, c)`` and classes ``(n)`` of labeled pixels; the same ones every time."""
-        task = self.experiment.task
+        """Features ``(n, c)`` and classes ``(n)`` of labeled pixels, which are the same ones in every call."""
+        experiment, task = self.experiment, self.experiment.task
         assert isinstance(task, Segmentation)
-        few = SampleSubset(source, tuple(evenly(len(source), CHIPS)))
-        batches = EpochBatches(len(few), self.experiment.training.batch_size, shuffle=False)
-        found: list[tuple[Tensor, Tensor]] = []
-        for batch in load(Split(few, self.experiment.data.frames, self.experiment.data.resize), batches, 0):
+        chips = SampleSubset(source, tuple(evenly(len(source), MAX_CHIPS)))
+        split = Split(chips, experiment.data.frames, experiment.data.resize)
+        batches = EpochBatches(len(chips), experiment.training.batch_size, shuffle=False)
+        features: list[Tensor] = []
+        classes: list[Tensor] = []
+        for batch in load(split, batches, 0):
             assert batch.label is not None
             label = task.classes_of(batch.label)
-            known = label != task.ignore_index
-            found.append((features(model, batch.to(device)).permute(0, 2, 3, 1).cpu()[known], label[known]))
-        values, labels = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
-        chosen = np.random.default_rng(0).permutation(len(labels))[:PIXELS]
-        return values[chosen], labels[chosen]
+            labeled = label != task.ignore_index
+            channels_last = head_inputs(model, batch.to(device)).permute(0, 2, 3, 1).cpu()
+            features.append(channels_last[labeled])
+            classes.append(label[labeled])
+        all_features, all_classes = torch.cat(features).numpy(), torch.cat(classes).numpy()
+        chosen = np.random.default_rng(0).permutation(len(all_classes))[:MAX_PIXELS]
+        return all_features[chosen], all_classes[chosen]
+
+
+def open_probe(experiment: Experiment) -> LinearProbe | None:
+    """Open the linear probe that an experiment names, if any.
+
+    Raises:
+        InputError: If its file or its chips are missing or wrong.
+    """
+    if experiment.probe is None:
+        return None
+    probe_experiment = read_experiment(experiment.probe)
+    return LinearProbe(probe_experiment, **open_sources(probe_experiment))
 
 
 @torch.no_grad()
-def features(model: CropModel, batch: Any) -> Tensor:
-    """What the head is given ``(b, c, y, x)``; the model runs as a whole, as it must where it is split."""
-    kept: list[Tensor] = []
+def head_inputs(model: CropModel, batch: Any) -> Tensor:
+    """Return the features ``(b, c, y, x)`` that the head receives.
 
-    def keep(head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        kept.append(inputs[0].float())
+    The whole model runs, since a model that is split over processes cannot run in part.
+    """
+    captured: list[Tensor] = []
 
-    handle = model.head.register_forward_pre_hook(keep)
+    def capture(head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        captured.append(inputs[0].float())
+
+    handle = model.head.register_forward_pre_hook(capture)
     try:
         model(batch)
     finally:
         handle.remove()
-    return kept[0]
+    return captured[0]

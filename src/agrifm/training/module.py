@@ -1,4 +1,4 @@
-"""The model as Lightning trains it: losses that are exact over processes, rates per layer, seeds per step."""
+"""The model as Lightning trains it: losses exact over processes, learning rates per layer, seeds per step."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ from agrifm.tensor_files import write_safetensors
 from agrifm.training.parallel import shard
 
 BAD = "bad_batch.safetensors"
+LAYER = re.compile(r"backbones\.\w+\.layers\.(\d+)\.(?:blocks\.(\d+))?")
+BEHIND_ALL = 1_000  # place behind all layers of a backbone, or behind all blocks of a layer
 
 
 class TrainingModule(pl.LightningModule):
-    """One experiment's model with its task, optimizer and schedule.
+    """The model of an experiment with its task, optimizer and schedule.
 
     Args:
-        experiment: Resolved; sensors carry their statistics.
+        experiment: A resolved experiment, whose sensors have their statistics.
     """
 
     metric: Metric
@@ -39,27 +41,27 @@ class TrainingModule(pl.LightningModule):
     def __init__(self, experiment: Experiment) -> None:
         super().__init__()
         self.experiment, self.task = experiment, experiment.task
-        self.inputs: dict[str, str] = {}  # fingerprints of what it learns from, which a resumed run must find again
+        self.inputs: dict[str, str] = {}  # fingerprints of the data, which a resumed run compares
         torch.manual_seed(experiment.seed)
         self.model = build(experiment)
         self.metric = experiment.task.metric()
 
     def configure_model(self) -> None:
-        """Split the model over the processes, where the strategy asks for it."""
+        """Split the model over the processes if the strategy asks for it."""
         if isinstance(self.trainer.strategy, ModelParallelStrategy):
             shard(self.model, self.trainer.strategy.device_mesh["data_parallel"])
 
     def forward(self, batch: Batch) -> Tensor:
-        """The model's output for a batch."""
+        """Return the output of the model for a batch."""
         return self.model(batch)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed each step by its place, so that a resumed run goes on as if it had never stopped."""
-        place = [self.experiment.seed, self.current_epoch, batch_idx, self.global_rank]
-        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+        """Seed each step by its position, so that a resumed run continues exactly."""
+        position = [self.experiment.seed, self.current_epoch, batch_idx, self.global_rank]
+        torch.manual_seed(int(np.random.SeedSequence(position).generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of a batch, normalized by what all processes hold together."""
+        """Return the loss of a batch, normalized over all processes."""
         loss = self._loss(batch)
         if not torch.isfinite(loss):
             self._keep(batch)
@@ -67,8 +69,8 @@ class TrainingModule(pl.LightningModule):
                 f"samples {', '.join(batch.names)}",
                 found=f"a loss of {loss.item()} in epoch {self.current_epoch}, step {self.global_step}",
                 expected="a finite loss",
-                repair="lower training.learning_rate, set training.gradient_clip_val, use precision 32-true; look at "
-                f"these samples, kept in {BAD}.",
+                repair="lower training.learning_rate, set training.gradient_clip_val, or use precision 32-true; check "
+                f"these samples, which are saved in {BAD}.",
             )
         self.log("loss", loss.detach(), on_step=True, on_epoch=False)
         return loss
@@ -79,7 +81,7 @@ class TrainingModule(pl.LightningModule):
         return self.model
 
     def work(self, batch: Batch) -> tuple[Batch, int]:
-        """What the model sees of a batch, and to how many passes forward a step on it amounts."""
+        """The part of a batch that the model reads, and the cost of a step on it in forward passes."""
         return batch, 3
 
     def _loss(self, batch: Batch) -> Tensor:
@@ -91,14 +93,16 @@ class TrainingModule(pl.LightningModule):
         return torch.stack(terms).sum()
 
     def _keep(self, batch: Batch) -> None:
-        """Save a batch for study."""
-        path = Path(self.trainer.default_root_dir) / BAD
-        images = {f"images.{name}": image for name, image in batch.images.items()}
-        valid = {f"valid.{name}": mask.to(torch.uint8) for name, mask in batch.valid.items()}
-        write_safetensors(path, {key: value.contiguous().cpu() for key, value in (images | valid).items()}, {})
+        """Save a batch for inspection."""
+        tensors: dict[str, Tensor] = {}
+        for name, image in batch.images.items():
+            tensors[f"images.{name}"] = image.contiguous().cpu()
+        for name, mask in batch.valid.items():
+            tensors[f"valid.{name}"] = mask.to(torch.uint8).contiguous().cpu()
+        write_safetensors(Path(self.trainer.default_root_dir) / BAD, tensors, {})
 
     def _everywhere(self, count: Tensor) -> Tensor:
-        """Mean count per process: dividing by it makes the averaged gradient that of the whole batch."""
+        """Mean count over processes. Dividing by it makes the averaged gradient that of the whole batch."""
         count = count.detach().clone()
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(count)
@@ -115,24 +119,26 @@ class TrainingModule(pl.LightningModule):
         """AdamW with linear warm-up and cosine decay, per step."""
         config = self.experiment.training
         optimizer = AdamW(parameter_groups(self.model, config), lr=config.learning_rate)
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = LambdaLR(optimizer, lambda step: rate(step, steps, config))
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        schedule = LambdaLR(optimizer, lambda step: rate(step, total_steps, config))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def refuse_not_finite_output(output: Tensor, batch: Batch) -> None:
-    """Refuse output of a model that is not finite: taken for a class, it would be class 0.
+    """Refuse model output that is not finite, which would count as class 0.
 
     Raises:
-        InputError: names the samples.
+        InputError: If the output of a sample is not finite; it names the sample.
     """
-    if bool(torch.isfinite(output).all()):
+    finite = torch.isfinite(output)
+    if bool(finite.all()):
         return
-    for name, one in zip(batch.names, torch.isfinite(output), strict=True):
-        if count := int((~one.all(0)).sum()):
+    for name, sample_finite in zip(batch.names, finite, strict=True):
+        pixels = int((~sample_finite.all(0)).sum())
+        if pixels:
             raise InputError(
                 f"sample {name}",
-                found=f"output of the model that is not finite on {count} pixels",
+                found=f"output of the model that is not finite on {pixels} pixels",
                 expected="finite numbers: any others would count as the first class",
                 repair="look for impossible values with 'agrifm data check'; if all samples fail, the weights are "
                 "damaged, or training needs a lower training.learning_rate or training.precision 32-true.",
@@ -151,13 +157,13 @@ def _labels(batch: Batch) -> Tensor:
 
 
 def rate(step: int, steps: int, config: TrainingConfig) -> float:
-    """Factor on the learning rate: linear from 1 % during warm-up, then cosine down to the minimum."""
+    """Return the factor on the learning rate: linear from 1 % during warm-up, then cosine down to the minimum."""
     warmup = round(config.warmup * steps)
     if step < warmup:
         return 0.01 + 0.99 * step / warmup
-    low = config.min_learning_rate / config.learning_rate
-    done = min(1.0, (step - warmup) / max(1, steps - warmup))
-    return low + (1 - low) * (1 + math.cos(math.pi * done)) / 2
+    minimum = config.min_learning_rate / config.learning_rate
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return minimum + (1 - minimum) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str, Any]]:
@@ -166,28 +172,30 @@ def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str,
     Norms, biases and position tables are not decayed. With ``layer_decay`` the rate of a backbone block falls
     by that factor for each block between it and the top (Bao et al., BEiT, ICLR 2022).
     """
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    depths = _depths(name for name, _ in named)
+    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    depths = _depths(trainable)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in named:
+    for name, parameter in trainable.items():
         factor = 1.0
         if name in depths:
             factor = config.encoder_lr_scale * config.layer_decay ** depths[name]
-        plain = parameter.ndim < 2 or "relative_position" in name
-        key = (config.learning_rate * factor, 0.0 if plain else config.weight_decay)
-        groups.setdefault(key, []).append(parameter)
+        is_decayed = parameter.ndim >= 2 and "relative_position" not in name
+        weight_decay = config.weight_decay if is_decayed else 0.0
+        groups.setdefault((config.learning_rate * factor, weight_decay), []).append(parameter)
     return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]
 
 
 def _depths(names: Iterable[str]) -> dict[str, int]:
-    """Blocks between each encoder parameter and the top of its backbone."""
-    place: dict[str, tuple[int, int]] = {}
+    """Number of blocks between each encoder parameter and the top of its backbone."""
+    places: dict[str, tuple[int, int]] = {}  # layer and block
     for name in names:
+        layer = LAYER.match(name)
         if name.startswith("embeddings."):
-            place[name] = (-1, 0)
-        elif found := re.match(r"backbones\.\w+\.layers\.(\d+)\.(?:blocks\.(\d+))?", name):
-            place[name] = (int(found[1]), int(found[2]) if found[2] else 1_000)
+            places[name] = (-1, 0)
+        elif layer is not None:
+            # Downsampling belongs to the layer before it, behind the last block.
+            places[name] = (int(layer[1]), int(layer[2]) if layer[2] else BEHIND_ALL)
         elif name.startswith("backbones."):
-            place[name] = (1_000, 0)
-    order = sorted(set(place.values()), reverse=True)
-    return {name: order.index(where) for name, where in place.items()}
+            places[name] = (BEHIND_ALL, 0)
+    from_the_top = sorted(set(places.values()), reverse=True)
+    return {name: from_the_top.index(place) for name, place in places.items()}

@@ -1,4 +1,4 @@
-"""Several processes: the same weights in each (DDP), or split among them with gradients and optimizer state (FSDP2).
+"""Training in several processes: each with the same weights (DDP), or with weights, gradients and state split (FSDP2).
 
 Sources: Li et al., "PyTorch Distributed", VLDB 2020; Zhao et al., "PyTorch FSDP", VLDB 2023.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from datetime import timedelta
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
@@ -17,6 +18,8 @@ from torch.distributed.tensor import DTensor
 
 from agrifm.config import TrainingConfig
 
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+
 
 def on_gpu(accelerator: str) -> bool:
     """Whether training will run on a GPU."""
@@ -25,15 +28,29 @@ def on_gpu(accelerator: str) -> bool:
 
 def is_first() -> bool:
     """Whether this is the first, or only, of the processes that train together; known before they are joined."""
-    return all(os.environ.get(key, "0") == "0" for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return all(os.environ.get(key, "0") == "0" for key in RANK_VARIABLES)
+
+
+def uses_torchrun_store() -> bool:
+    """Whether torchrun started this process and provides a store for all of them."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def torchrun_store(timeout: timedelta = timedelta(seconds=300)) -> distributed.TCPStore:
+    """Connect to the store of torchrun.
+
+    Args:
+        timeout: How long to wait for a value. The default is that of PyTorch.
+    """
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return distributed.TCPStore(address, port, int(os.environ["WORLD_SIZE"]), is_master=False, timeout=timeout)
 
 
 def strategy(config: TrainingConfig) -> Strategy | str:
-    """How processes work together; ``auto`` where there is one.
+    """Return how processes work together; ``auto`` if there is only one.
 
-    Processes that torchrun or Slurm started are joined; else one per device is launched, and for DDP on a CPU spawned.
-    With DDP a sensor may be missing from all samples of a process, so parameters may go unused. There are no running
-    statistics to share, and uneven evaluation must not wait for them.
+    Processes that torchrun or Slurm started are joined. Otherwise one process per device is launched; DDP on a CPU
+    spawns them.
     """
     launched = "LOCAL_RANK" in os.environ
     join_again(config.accelerator)
@@ -43,53 +60,56 @@ def strategy(config: TrainingConfig) -> Strategy | str:
         )
     if config.devices * config.nodes == 1 and not launched:
         return "auto"
-    start = "popen" if launched or on_gpu(config.accelerator) else "spawn"
-    return DDPStrategy(start_method=start, find_unused_parameters=True, broadcast_buffers=False)
+    start_method = "popen" if launched or on_gpu(config.accelerator) else "spawn"
+    # All samples of a process may lack a sensor, which leaves parameters unused. There are no running statistics to
+    # broadcast, and the broadcast would make processes wait for each other in evaluation.
+    return DDPStrategy(start_method=start_method, find_unused_parameters=True, broadcast_buffers=False)
 
 
 def join_again(accelerator: str) -> None:
-    """Join the other processes after torchrun has started all of them again; at a first start Lightning does.
+    """Join the other processes after torchrun has restarted all of them; at a first start Lightning does.
 
     torchrun may keep the store in which processes publish their addresses. Under the same keys they would then read the
     addresses of processes that have died, and wait for them without end, so each start gets keys of its own.
     """
     start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    if start == "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or distributed.is_initialized():
+    if start == "0" or not uses_torchrun_store() or distributed.is_initialized():
         return
-    size, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
-    store = distributed.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size, is_master=False)
-    backend = "nccl" if on_gpu(accelerator) else "gloo"
     distributed.init_process_group(
-        backend, store=distributed.PrefixStore(f"start {start}", store), rank=rank, world_size=size
+        "nccl" if on_gpu(accelerator) else "gloo",
+        store=distributed.PrefixStore(f"start {start}", torchrun_store()),
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
     )
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> None:
     """Split a model over the processes of a mesh, as one unit.
 
-    It is gathered whole, not block by block: one process may hold samples of a sensor that another lacks, and
-    would wait for blocks that the other never runs. For the same reason every parameter takes part in every output.
+    The model is gathered as a whole, not block by block: one process may hold samples of a sensor that another process
+    does not have, and would wait for blocks that the other one never runs. For the same reason every parameter takes
+    part in every output.
     """
-    model.register_forward_hook(_all_take_part)
+    model.register_forward_hook(_use_all_parameters)
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
 
 
-def _all_take_part(model: nn.Module, inputs: object, output: Tensor) -> Tensor:
+def _use_all_parameters(model: nn.Module, inputs: object, output: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
         return output
     return output + 0 * sum(parameter.sum() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor that may be split over processes, as one; all of them must ask for it."""
+    """Gather a tensor that may be split over processes; all of them must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
-    """The weights of a model that may be split, on the CPU; all processes must ask for them."""
+    """Gather the weights of a model that may be split, on the CPU; all processes must call this."""
     return {key: whole(value.detach()).cpu() for key, value in model.state_dict().items()}
 
 
 def whole_norm(gradients: Iterable[Tensor]) -> Tensor:
-    """The norm of all gradients, over all processes."""
+    """Return the norm of all gradients, over all processes."""
     return whole(torch.nn.utils.get_total_norm(list(gradients)))

@@ -1,4 +1,4 @@
-"""What one of several processes finds out about the data, given to the others, which need not read it all as well."""
+"""Results that the first of several processes computes for the others, which then need not read all data themselves."""
 
 from __future__ import annotations
 
@@ -11,53 +11,55 @@ from typing import Any
 from torch import distributed
 
 from agrifm.errors import InputError
-from agrifm.training.parallel import is_first
+from agrifm.training.parallel import is_first, torchrun_store, uses_torchrun_store
 
 KEY = "AGRIFM_SETTLED"
-LONGEST_WAIT = timedelta(hours=24)  # to read a large data set takes hours
+MAX_WAIT = timedelta(hours=24)  # reading a large data set takes hours
 
 
-def from_first(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What the first process makes, as plain values; its refusal is that of all.
+def from_first(compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what the first process computes, as plain values; if it refuses, so do the others.
 
-    Processes that Lightning starts get it by their environment, those of torchrun by its store. Others, such as those
-    of Slurm, know no such place before they are joined, and each makes it.
+    Processes that Lightning starts receive the result through their environment, those of torchrun through its store.
+    Others, such as those of Slurm, have nothing in common before they are joined, so each computes it.
 
     Raises:
         InputError: If the first process raised it.
     """
     store = _store()
-    if not is_first() and (store is not None or KEY in os.environ):
-        return _opened(store.get(KEY).decode() if store is not None else os.environ[KEY])
+    if not is_first():
+        if store is not None:
+            return _result(store.get(KEY).decode())
+        if KEY in os.environ:
+            return _result(os.environ[KEY])
     try:
-        made = make()
+        result = compute()
     except InputError as error:
         _publish({"refusal": [error.where, error.found, error.expected, error.repair]}, store)
         raise
-    _publish({"made": made}, store)
-    return made
+    _publish({"result": result}, store)
+    return result
 
 
-def _publish(values: dict[str, Any], store: distributed.Store | None) -> None:
-    text = json.dumps(values)
+def _publish(message: dict[str, Any], store: distributed.Store | None) -> None:
+    text = json.dumps(message)
     os.environ[KEY] = text
     if store is not None:
         store.set(KEY, text)
 
 
-def _opened(text: str) -> dict[str, Any]:
-    values = json.loads(text)
-    if "refusal" in values:
-        where, found, expected, repair = values["refusal"]
+def _result(text: str) -> dict[str, Any]:
+    message = json.loads(text)
+    if "refusal" in message:
+        where, found, expected, repair = message["refusal"]
         raise InputError(where, found=found, expected=expected, repair=repair)
-    return values["made"]
+    return message["result"]
 
 
 def _store() -> distributed.Store | None:
-    """The store of torchrun, with keys of their own for each start; None in processes that others started."""
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+    """Return the store of torchrun, with different keys for each start; None if others started the processes."""
+    if not uses_torchrun_store():
         return None
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = distributed.TCPStore(address, port, int(os.environ["WORLD_SIZE"]), is_master=False, timeout=LONGEST_WAIT)
-    run, start = os.environ.get("TORCHELASTIC_RUN_ID", ""), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return distributed.PrefixStore(f"settled {run} {start}", store)
+    run = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return distributed.PrefixStore(f"settled {run} {start}", torchrun_store(timeout=MAX_WAIT))

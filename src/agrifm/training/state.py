@@ -1,4 +1,4 @@
-"""What a run that goes on must find as it left it: its state, its experiment and what it learns from."""
+"""The state of a run, and what must be unchanged when it is resumed: the experiment and its inputs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from agrifm.config import parse
 from agrifm.data.checksums import Checksum, changed, digest
 from agrifm.data.folder import ChipFolder, SampleSource
 from agrifm.errors import InputError, reason
@@ -24,38 +25,40 @@ from agrifm.training.module import TrainingModule
 
 RESUME, INPUTS = "resume.ckpt", "inputs.json"
 SECTIONS = ("seed", "data", "augment", "model", "task", "teacher")  # of an experiment; they decide the result
+STATE_KEYS = {"state_dict", "loops", "callbacks"}  # that Lightning writes
 EXPECTED = "the same experiment on the same data; only 'training' and 'name' may change"
 REPAIR = "restore what changed, choose another --out, or start again with --no-resume."
 
-Checksums = dict[str, dict[str, Checksum]]
+Checksums = dict[str, dict[str, Checksum]]  # by split and chip
 
 
 def checksums_of(sources: Mapping[str, SampleSource], out: Path) -> Checksums:
-    """Checksums of the chips of each split; files that did not change since an earlier run in ``out`` are not read."""
+    """Compute checksums of the chips of each split. Files that are unchanged since a run in ``out`` are not read."""
     known = read_checksums(out)
     chips = {split: source for split, source in sources.items() if isinstance(source, ChipFolder)}
     return {split: source.checksums(known.get(split)) for split, source in chips.items()}
 
 
 def read_checksums(out: Path) -> Checksums:
-    """Checksums that an earlier run in ``out`` left; none where their file is damaged, because it can be made again."""
+    """Read the checksums of an earlier run in ``out``; none if their file is damaged, since they can be recomputed."""
     try:
         return TypeAdapter(Checksums).validate_json((out / INPUTS).read_bytes())
     except (OSError, ValidationError):
         return {}
 
 
-def write_checksums(found: Checksums, out: Path) -> None:
-    """Keep checksums for the next run in ``out``."""
-    write_whole(out / INPUTS, TypeAdapter(Checksums).dump_json(found).decode())
+def write_checksums(checksums: Checksums, out: Path) -> None:
+    """Write checksums for the next run in ``out``."""
+    write_whole(out / INPUTS, TypeAdapter(Checksums).dump_json(checksums).decode())
 
 
 def inputs_of(
-    found: Checksums, sources: Mapping[str, SampleSource], weights: Mapping[str, Tensor] | None
+    checksums: Checksums, sources: Mapping[str, SampleSource], weights: Mapping[str, Tensor] | None
 ) -> dict[str, str]:
-    """What a run learns from: a fingerprint by name."""
-    inputs = {f"the {split} split": digest(of_split) for split, of_split in found.items()}
-    if shards := fingerprint(sources):
+    """Return a fingerprint of each input of a run, by name."""
+    inputs = {f"the {split} split": digest(of_split) for split, of_split in checksums.items()}
+    shards = fingerprint(sources)
+    if shards:
         inputs["the shards"] = shards
     if weights is not None:
         inputs["the start weights"] = fingerprint_of(weights)
@@ -63,26 +66,28 @@ def inputs_of(
 
 
 def fingerprint_of(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and numbers."""
-    total = hashlib.sha256()
+    """Return the SHA-256 of names, shapes and numbers."""
+    sha256 = hashlib.sha256()
     for key, value in sorted(weights.items()):
-        total.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
-        total.update(
-            value.detach().cpu().contiguous().view(torch.uint8).numpy() if value.ndim else repr(value).encode()
-        )
-    return total.hexdigest()
+        sha256.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+        # A tensor without dimensions cannot be viewed as bytes.
+        if value.ndim:
+            sha256.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
+        else:
+            sha256.update(repr(value).encode())
+    return sha256.hexdigest()
 
 
-def refuse_changed_chips(before: Checksums, now: Checksums, state: Path) -> None:
-    """Refuse to go on with other chips, naming some of them.
+def refuse_changed_chips(previous: Checksums, current: Checksums, state: Path) -> None:
+    """Refuse to resume with other chips.
 
     Raises:
-        InputError: If a chip was added, removed or changed since the run began.
+        InputError: If a chip was added, removed or changed since the run began; it names some of them.
     """
-    for split in before:
-        kinds = changed(before[split], now.get(split, {}))
-        if kinds:
-            parts = [f"{len(names)} {kind}, e.g. '{names[0]}'" for kind, names in kinds.items()]
+    for split, checksums in previous.items():
+        changes = changed(checksums, current.get(split, {}))
+        if changes:
+            parts = [f"{len(names)} {kind}, e.g. '{names[0]}'" for kind, names in changes.items()]
             raise InputError(
                 state, found=f"other chips in the {split} split: {'; '.join(parts)}", expected=EXPECTED, repair=REPAIR
             )
@@ -92,52 +97,53 @@ class SameExperiment(pl.Callback):
     """Refuse to resume a run whose experiment or data have changed."""
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
-        """Keep the experiment beside the state."""
+        """Add the experiment and the fingerprints of its inputs to the state."""
         assert isinstance(pl_module, TrainingModule)
         checkpoint["experiment"] = pl_module.experiment.model_dump_json()
         checkpoint["inputs"] = dict(pl_module.inputs)
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
-        """Compare.
+        """Compare the state with the experiment.
 
         Raises:
-            InputError: names what differs.
+            InputError: If they differ; it names the differences.
         """
         assert isinstance(pl_module, TrainingModule)
-        ours = pl_module.experiment.model_dump(mode="json")
-        theirs = _experiment_of(checkpoint)
-        different = [name for name in SECTIONS if repr(ours[name]) != repr(theirs.get(name))]  # NaN differs from itself
-        different += _other_inputs(checkpoint, pl_module.inputs)
+        current = pl_module.experiment.model_dump(mode="json")
+        saved = _saved_experiment(checkpoint)
+        # Compared as text, because NaN differs from itself.
+        different = [name for name in SECTIONS if repr(current[name]) != repr(saved.get(name))]
+        different += _different_inputs(checkpoint, pl_module.inputs)
         if different:
             raise InputError(
                 RESUME, found=f"a run with other values in {', '.join(different)}", expected=EXPECTED, repair=REPAIR
             )
 
 
-def _experiment_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """The experiment of a state as plain values, with defaults of options that are newer than it."""
-    from agrifm.config import parse
-
+def _saved_experiment(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The experiment of a state as plain values, with defaults for options that are newer than the state."""
     try:
         return parse(json.loads(checkpoint["experiment"]), RESUME, warn=False).model_dump(mode="json")
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(RESUME, error) from error
 
 
-def _other_inputs(checkpoint: Mapping[str, Any], inputs: Mapping[str, str]) -> list[str]:
-    before = checkpoint.get("inputs")
-    if not isinstance(before, Mapping):
-        # The version before kept the fingerprint of shards alone.
-        return ["the shards"] if checkpoint.get("data", "") != inputs.get("the shards", "") else []
-    return [name for name in sorted({*before, *inputs}) if before.get(name) != inputs.get(name)]
+def _different_inputs(checkpoint: Mapping[str, Any], inputs: Mapping[str, str]) -> list[str]:
+    """Names of the inputs that are not those of a state."""
+    saved = checkpoint.get("inputs")
+    if not isinstance(saved, Mapping):
+        # The first version saved the fingerprint of shards only.
+        same_shards = checkpoint.get("data", "") == inputs.get("the shards", "")
+        return [] if same_shards else ["the shards"]
+    return [name for name in sorted({*saved, *inputs}) if saved.get(name) != inputs.get(name)]
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Writes the state for resuming whole and in its place, and reads it without running code from it."""
+    """Write the state for resuming atomically, and read it without running code from it."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write beside the target, then rename; nothing passes through the folder of temporary files."""
-        # PyTorch's own writer reports a full disk in ways that differ between versions; that of Python does not.
+        # The writer of PyTorch reports a full disk in ways that differ between versions; that of Python does not.
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         with whole(Path(path)) as unfinished:
@@ -153,9 +159,10 @@ class WholeFiles(TorchCheckpointIO):
             state = super().load_checkpoint(path, map_location, weights_only=True)
         except Exception as error:
             raise _damaged(path, error) from error
-        if Path(path).name != RESUME:  # what spawned processes hand back
+        # Spawned processes also return their results in files, which hold something else.
+        if Path(path).name != RESUME:
             return state
-        if not isinstance(state, dict) or not {"state_dict", "loops", "callbacks"} <= state.keys():
+        if not isinstance(state, dict) or not state.keys() >= STATE_KEYS:
             raise _damaged(path, ValueError("it holds something else"))
         return state
 
@@ -165,5 +172,5 @@ def _damaged(where: object, error: BaseException) -> InputError:
         where,
         found=f"a state that does not open: {reason(error)}",
         expected="the state of an interrupted run",
-        repair="start again with --no-resume; what was trained so far is kept in last.safetensors until then.",
+        repair="start again with --no-resume; until then, last.safetensors keeps what was trained so far.",
     )

@@ -1,0 +1,135 @@
+"""What an experiment leaves to the data: statistics, class weights and priors, the season, the size of a chip."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import median
+
+from rich.console import Console
+
+from agrifm.checks.chips import Survey, look_at_bands, survey
+from agrifm.config import Experiment
+from agrifm.data.folder import SampleSource
+from agrifm.errors import InputError
+from agrifm.pretraining.blend import Blend
+from agrifm.pretraining.shards import Shards
+from agrifm.pretraining.stream import Stream
+from agrifm.sample import Season
+from agrifm.tasks.segmentation import Segmentation
+from agrifm.training.data_checks import cautions, examine
+from agrifm.training.mean_teacher import Unlabeled, in_order, stored
+
+STATISTICS_SAMPLES = 300  # samples of pre-training that statistics are computed on
+BAND_CHECK_SAMPLES = 24  # samples of each sensor in shards whose bands are checked
+
+
+def resolve(experiment: Experiment, sources: Mapping[str, SampleSource], console: Console) -> Experiment:
+    """Check the data, and return the experiment with everything that it derives from them.
+
+    Args:
+        experiment: As the user wrote it.
+        sources: The splits train and val.
+        console: Shows progress and warnings.
+
+    Raises:
+        InputError: If the data have problems: the first one, and the number of the others.
+    """
+    if experiment.data.shards is not None:
+        return _resolve_pretraining(experiment, sources, console)
+    with console.status("checking the data"):
+        problems, surveys = examine(experiment, sources)
+    if problems:
+        raise _summary(problems)
+    for warning in cautions(experiment, surveys):
+        console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
+    return _with_facts(experiment, _training_survey(experiment, sources["train"], surveys["train"], console))
+
+
+def _summary(problems: list[InputError]) -> InputError:
+    """The first problem, with the number of the others."""
+    first, others = problems[0], len(problems) - 1
+    more = f" ({others} more; 'agrifm data check' lists them)" if others else ""
+    error_type = type(first)
+    return error_type(first.where, found=first.found, expected=first.expected, repair=first.repair + more)
+
+
+def _training_survey(experiment: Experiment, train: SampleSource, checked: Survey, console: Console) -> Survey:
+    """A survey of the whole training split where something depends on all of it, else that of the checked samples."""
+    task = experiment.task
+    needs_class_counts = isinstance(task, Segmentation) and not task.is_settled
+    needs_all = experiment.data.statistics == "data" or experiment.model.time_steps or needs_class_counts
+    if not needs_all or checked.chips >= len(train):
+        return checked
+    with console.status("computing statistics"):
+        return survey(train, experiment.data.sensors, range(len(train)))
+
+
+def _with_facts(experiment: Experiment, facts: Survey) -> Experiment:
+    data, task = experiment.data, experiment.task
+    if isinstance(task, Segmentation):
+        experiment = experiment.model_copy(update={"task": task.settled(facts.labels)})
+    footprint = median(facts.footprints)
+    experiment = experiment.with_season(Season.of(facts.spans)).with_footprint(footprint)
+    label_side = min(data.resize["label"]) if "label" in data.resize else median(facts.sides or [1])
+    experiment = experiment.with_pixel(footprint / label_side)
+    if data.statistics == "given":
+        for sensor in data.sensors:
+            sensor.known_statistics()  # raises where there are none
+        return experiment
+    return _with_statistics(experiment, facts)
+
+
+def _with_statistics(experiment: Experiment, facts: Survey) -> Experiment:
+    sensors = experiment.data.sensors
+    return experiment.with_sensors([sensor.with_statistics(facts.statistics(sensor)) for sensor in sensors])
+
+
+def _resolve_pretraining(experiment: Experiment, sources: Mapping[str, SampleSource], console: Console) -> Experiment:
+    """Compute statistics on the first samples of pre-training, unless they are given."""
+    lost = [shard for shards in stored(sources) for shard in shards.lost]
+    if lost:
+        descriptions = ", ".join(f"{shard.name} ({shard.samples} samples: {shard.why})" for shard in lost)
+        console.print(f"lost: {descriptions}", highlight=False, markup=False)
+    if experiment.data.statistics == "given":
+        survey_covers(experiment, sources, 0)  # checks the bands
+        return experiment
+    with console.status("computing statistics"):
+        facts = survey_covers(experiment, sources)
+    return _with_statistics(experiment, facts)
+
+
+def survey_covers(
+    experiment: Experiment, sources: Mapping[str, SampleSource], count: int = STATISTICS_SAMPLES
+) -> Survey:
+    """Survey the samples that pre-training reads first, after a check of the bands of shards.
+
+    Args:
+        experiment: A pre-training experiment.
+        sources: Its splits.
+        count: Number of samples; there is no end of them.
+
+    Raises:
+        InputError: If bands of shards look swapped or scaled wrongly.
+    """
+    train = sources["train"]
+    assert isinstance(train, Blend)
+    train, order = in_order(experiment, train)
+    if experiment.data.check_bands:
+        for shards in stored({"train": train}):
+            _check_bands(experiment, shards)
+    return survey(Unlabeled(train), experiment.data.sensors, [index for _, index in order.order(0, count)])
+
+
+def _check_bands(experiment: Experiment, shards: Shards) -> None:
+    """Refuse shards whose bands look swapped or scaled wrongly, judged by the samples that training reads first.
+
+    Raises:
+        InputError: If they do; it names the bands.
+    """
+    assert experiment.data.shards is not None
+    # Without sampling weights all sensors come equally often. The weights do not change the order within a sensor.
+    order = Stream(shards.groups, None, experiment.data.shards.shuffle_window, experiment.seed)
+    indices = [index for _, index in order.order(0, BAND_CHECK_SAMPLES * len(shards.groups))]
+    facts = survey(Unlabeled(shards), experiment.data.sensors, indices)
+    for sensor in experiment.data.sensors:
+        look_at_bands(sensor, facts, f"{shards.root}: {sensor.name}", single=False)
