@@ -7,7 +7,7 @@ import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from agrifm.errors import InputError
-from agrifm.pretraining.blend import BlendOrder, Endless
+from agrifm.pretraining.blend import BlendOrder, SequentialOrder
 from agrifm.pretraining.stream import Stream, StreamBatches
 
 GROUPS = {"S2": (0, (5, 7, 6, 4)), "Modis": (22, (3, 3, 2))}
@@ -83,7 +83,7 @@ def test_each_process_gets_its_share_of_every_sensor_from_few_shards():
 
 
 def test_endless_samples_are_dealt_with_every_sensor():
-    shares = [next(iter(StreamBatches(Endless(), 12, 12, rank=rank, world=3))) for rank in range(3)]
+    shares = [next(iter(StreamBatches(SequentialOrder(), 12, 12, rank=rank, world=3))) for rank in range(3)]
     assert all({index % 3 for _, index in share} == {0, 1, 2} for share in shares)
     assert sorted(pair for share in shares for pair in share) == [(i, i) for i in range(12)]
 
@@ -125,6 +125,6 @@ def test_weights_that_are_none_are_refused(weights):
 
 
 def test_shares_whose_period_has_no_end_are_refused():
-    order = BlendOrder((Endless(), Endless()), (1, 10**30))
+    order = BlendOrder((SequentialOrder(), SequentialOrder()), (1, 10**30))
     with pytest.raises(InputError, match="in smaller numbers"):
         order.order(0, 4)

@@ -40,7 +40,8 @@ class ChipPlan:
         size: Rows and columns of a chip, in the scene's pixels.
         buffer: Meters by which polygons shrink on all sides.
         distance: Meters between labels of different splits; parcels are never shared anyway.
-        val, test: Shares of the labeled area.
+        val: Share of the labeled area for validation.
+        test: Share of the labeled area for the test split.
         block: Chips along the side of a block of ground; by default as many as leave two dozen blocks with labels.
         seed: Other seeds give other splits.
 

@@ -108,7 +108,7 @@ def example(
     seed: Annotated[int, typer.Option(help="Other seeds give other farmland.")] = 0,
     paddy: Annotated[bool, typer.Option("--paddy", help="Grow rice too, in flooded fields.")] = False,
 ) -> None:
-    """Write a made-up farmland: three sensors, clouds, six classes, some 80 chips."""
+    """Write a synthetic farmland: three sensors, clouds, six classes, some 80 chips."""
     from agrifm.demo import write_data
 
     write_data(out, seed, console, paddy=paddy)

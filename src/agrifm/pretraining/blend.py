@@ -1,4 +1,4 @@
-"""Several sources of pre-training as one, in fixed shares: made-up land beside real shards, say."""
+"""Several sources of pre-training as one, in fixed shares: synthetic land beside real shards, say."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SPAN = 1 << 41  # indices of one source
 
 
 @dataclass(frozen=True)
-class Endless:
+class SequentialOrder:
     """The order of samples that are made as they are asked for: each once."""
 
     def order(self, start: int, count: int) -> list[tuple[int, int]]:

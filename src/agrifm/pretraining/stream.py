@@ -26,7 +26,7 @@ LONGEST = 100_000  # positions of a period, which is held in memory
 
 
 @dataclass(frozen=True)
-class Lap:
+class SensorPass:
     """One pass over the samples of a sensor.
 
     Args:
@@ -102,7 +102,7 @@ class Stream:
             parts, scale = [Fraction(max(1, round(part * _FINEST)), _FINEST) for part in parts], _FINEST
         self.shares = np.array([int(part * scale) for part in parts])
         self.pattern = pattern(self.shares)
-        self._laps: dict[str, tuple[int, Lap]] = {}
+        self._laps: dict[str, tuple[int, SensorPass]] = {}
 
     @property
     def held(self) -> int:
@@ -144,12 +144,12 @@ class Stream:
             start += len(indices)
         return np.concatenate(parts)
 
-    def _lap(self, sensor: str, number: int) -> Lap:
+    def _lap(self, sensor: str, number: int) -> SensorPass:
         if sensor not in self._laps or self._laps[sensor][0] != number:
             first, sizes = self.groups[sensor]
             lengths = np.array(sizes)
             seed = (self.seed, key(sensor), number)
-            self._laps[sensor] = number, Lap(seed, lengths, first + np.cumsum(lengths) - lengths, self.window)
+            self._laps[sensor] = number, SensorPass(seed, lengths, first + np.cumsum(lengths) - lengths, self.window)
         return self._laps[sensor][1]
 
 
