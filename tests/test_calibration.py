@@ -20,7 +20,7 @@ from agrifm.evaluation.reliability import Pixels, covered, draw, measure
 from agrifm.maps.files.writer import NODATA
 from agrifm.maps.map_scene import MapOptions, map_scene
 from agrifm.maps.provenance import Provenance
-from agrifm.nn.ensemble import SYMMETRIES, turned
+from agrifm.nn.ensemble import SYMMETRIES, orient
 from agrifm.opening import open_scene
 from agrifm.products.reproduce import reproduce
 from agrifm.sample import collate
@@ -164,7 +164,7 @@ def test_flips_are_equivariant_and_change_nothing_else():
     with torch.inference_mode():
         before, straight = model(batch).softmax(1), plain(batch).softmax(1)
         for quarters, mirrored in SYMMETRIES[1:6:2]:
-            after = model(turned(batch, quarters, mirrored)).softmax(1)
+            after = model(orient(batch, quarters, mirrored)).softmax(1)
             expected = torch.rot90(before.flip(-1) if mirrored else before, quarters, (-2, -1))
             torch.testing.assert_close(after, expected, atol=1e-5, rtol=1e-4)
     assert (before - straight).abs().max() > 1e-3

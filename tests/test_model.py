@@ -8,7 +8,7 @@ from conftest import SENSORS, random_sample
 
 from agrifm.errors import InputError
 from agrifm.nn.decoder import masked_softmax, resample, resample_matrix
-from agrifm.nn.embedding import Context, Series, fill_gaps, on_calendar, token_validity
+from agrifm.nn.embedding import Context, Series, fill_gaps, resample_in_time, token_validity
 from agrifm.nn.model import CropModel, ModelConfig, count_parameters
 from agrifm.nn.swin import SIZES, SwinSize
 from agrifm.nn.windows import WindowAttention
@@ -197,13 +197,13 @@ def test_a_calendar_reads_a_line_off_any_dates():
     days = torch.tensor([[100.0, 103.0, 111.0, 125.0, 140.0]])
     image = days.view(1, 5, 1, 1, 1) - 100
     valid = torch.ones(1, 5, 1, 1, dtype=torch.bool)
-    found = on_calendar(Series(image, valid, days), torch.tensor([100.0]), 40.0, 4)
+    found = resample_in_time(Series(image, valid, days), torch.tensor([100.0]), 40.0, 4)
     assert found.days.tolist() == [[105, 115, 125, 135]]
     torch.testing.assert_close(found.image.flatten(), torch.tensor([5.0, 15.0, 25.0, 35.0]))
     assert found.valid.all()
     valid[0, 2:4] = False
     spoiled = Series(image.masked_fill(~valid[:, :, None], 1e6), valid, days)
-    hidden = on_calendar(spoiled, torch.tensor([100.0]), 40.0, 4)
+    hidden = resample_in_time(spoiled, torch.tensor([100.0]), 40.0, 4)
     torch.testing.assert_close(hidden.image, found.image)
     assert hidden.valid.flatten().tolist() == [True, False, False, True]
 

@@ -30,7 +30,7 @@ from agrifm.evaluation.missing_sensors import early_season, failures, first_days
 from agrifm.maps.files.writer import NODATA
 from agrifm.maps.map_scene import map_scene
 from agrifm.maps.predict_chips import predict
-from agrifm.nn.embedding import Series, on_calendar
+from agrifm.nn.embedding import Series, resample_in_time
 from agrifm.nn.model import CropModel, ModelConfig
 from agrifm.nn.swin import SwinSize
 from agrifm.opening import open_scene
@@ -187,8 +187,8 @@ def test_a_truncated_batch_equals_deleted_frames_and_hides_the_future(calendar):
 def test_on_the_calendar_days_after_the_end_count_as_not_seen():
     days = torch.arange(0, 100, 10.0)[None]
     image, valid = days.view(1, 10, 1, 1, 1).clone(), torch.ones(1, 10, 1, 1, dtype=torch.bool)
-    whole = on_calendar(Series(image, valid, days), torch.zeros(1), 100.0, 10)
-    cut = on_calendar(Series(image[:, :4], valid[:, :4], days[:, :4]), torch.zeros(1), 100.0, 10)
+    whole = resample_in_time(Series(image, valid, days), torch.zeros(1), 100.0, 10)
+    cut = resample_in_time(Series(image[:, :4], valid[:, :4], days[:, :4]), torch.zeros(1), 100.0, 10)
     assert whole.valid.all()
     assert cut.valid.flatten().tolist() == [True] * 4 + [False] * 6  # the last image is of day 30, dates are 5, 15, ...
     assert torch.equal(cut.image[:, :3], whole.image[:, :3])
