@@ -1,4 +1,4 @@
-"""Fields: where they are, where they end and how far inside a pixel lies; on request what grows there as well."""
+"""The task of delineating fields: their extent, their boundaries, the distance inside them and, optionally, crops."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from agrifm.sample import Sample
 from agrifm.tasks.field_scores import SUMS, FieldScores, compare, score
 from agrifm.tasks.losses import CrossEntropy, LogCoshDice, LossSum
 from agrifm.tasks.scores import scores
-from agrifm.tasks.segmentation import PALETTE, AnyLoss, Classes, Losses
+from agrifm.tasks.segmentation import AnyLoss, Classes, Losses, color_of
 from agrifm.tasks.watershed import UNKNOWN, Watershed, targets
 
 LAYERS = ("extent", "boundary", "distance")
 
 
 class FieldSums(Metric):
-    """Sums over batches and processes: of ``compare``, and the confusion matrix of crops."""
+    """The sums of ``compare`` and the confusion matrix of crops, over batches and processes."""
 
     full_state_update = False
     sums: Tensor
@@ -43,29 +43,29 @@ class FieldSums(Metric):
         self.confusion += confusion.to(self.confusion)
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """Both sums."""
+        """Return the sums and the confusion matrix."""
         return self.sums, self.confusion
 
 
 @dataclass(frozen=True)
 class Fields:
-    """What a raster of fields means, how delineated fields are scored and what they become.
+    """The task of delineating fields.
 
-    A chip's label is ``(h, w)``: the number of the field from 1, 0 where there is none, -1 unknown. With ``classes``
-    it is ``(2, h, w)``: fields and crop, whose numbers are those of the classes, -1 unknown. Training works on what
-    ``prepare`` makes of it.
+    The label of a chip is ``(h, w)``: the number of the field from 1, 0 where there is no field, and -1 for unknown.
+    With ``classes`` it is ``(2, h, w)``: fields, and crops as the position in ``classes``, -1 for unknown. Training
+    uses the result of ``prepare``.
 
     Args:
-        classes: crops, in the order of their integers; without them only fields are learned.
-        boundary_width: meters; at least the pixels that touch the line are boundary.
-        pixel: meters along a pixel of the label; if left out, that of the training data.
-        partial: only some fields are labeled: 0 ends a field, but says nothing about other fields.
-        loss: of extent and of boundary, each a decision between two.
-        crop_loss: of crops.
-        edge_weight: how many times pixels of boundaries count in the losses of extent.
-        distance_weight: of the absolute error of the distance.
-        tolerance: meters by which a boundary may be off in the scores.
-        watershed: how fields are made of the layers.
+        classes: Crops in the order of their numbers; without them, only fields are learned.
+        boundary_width: Width of the boundary in meters. Pixels that touch the line are always boundary.
+        pixel: Size of a label pixel in meters; by default that of the training data.
+        partial: Only some fields are labeled: 0 ends a field, but there may be other fields.
+        loss: Losses of extent and of boundary, each a decision between two classes.
+        crop_loss: Losses of crops.
+        edge_weight: Weight of boundary pixels in the losses of extent.
+        distance_weight: Weight of the absolute error of the distance.
+        tolerance: Meters by which a boundary may be displaced in the scores.
+        watershed: Rule that turns the layers into fields.
     """
 
     kind: Literal["fields"] = "fields"
@@ -85,127 +85,143 @@ class Fields:
     shown: ClassVar[tuple[str, ...]] = ("extent_IoU", "boundary_F1", "F1", "overall")
 
     def __post_init__(self) -> None:
-        if len(self.classes) == 1 or len({entry.name for entry in self.classes}) < len(self.classes):
+        different = {entry.name for entry in self.classes}
+        if len(self.classes) == 1 or len(different) < len(self.classes):
             raise ValueError(
                 "crops need at least two classes with different names; leave them out to learn fields alone"
             )
         if min(self.boundary_width, self.tolerance, self.pixel or 1) <= 0 or self.edge_weight < 1:
             raise ValueError("boundary_width, tolerance and pixel are meters above 0, and edge_weight is at least 1")
-        for losses, count in ((self.loss, 2), (self.crop_loss, len(self.classes))):
-            for loss in losses:
-                weights = getattr(loss, "class_weights", None)
-                if weights is not None and (isinstance(weights, str) or len(weights) != count):
-                    raise ValueError(f"class_weights {weights}: {count} numbers are needed here")
+        self._check_weights(self.loss, 2)
+        self._check_weights(self.crop_loss, len(self.classes))
+
+    @staticmethod
+    def _check_weights(losses: Losses, count: int) -> None:
+        for loss in losses:
+            weights = getattr(loss, "class_weights", None)
+            if weights is not None and (isinstance(weights, str) or len(weights) != count):
+                raise ValueError(f"class_weights {weights}: {count} numbers are needed here")
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Classes of the map: crops, or whether there is a field."""
+        """Classes of the map: the crops, or whether there is a field."""
         return tuple(entry.name for entry in self.classes) or ("no field", "field")
 
     @property
     def colors(self) -> tuple[str, ...]:
-        """Colors of the classes; those not given come from a palette."""
-        given = tuple(entry.color or PALETTE[i % len(PALETTE)] for i, entry in enumerate(self.classes))
-        return given or ("#d9d9d9", "#4f9d4a")
+        """Colors of the classes, from a palette unless they are given."""
+        colors = tuple(color_of(entry, i) for i, entry in enumerate(self.classes))
+        return colors or ("#d9d9d9", "#4f9d4a")
 
     @property
     def known(self) -> range:
-        """Numbers of the classes of its map."""
+        """Numbers of the classes of the map."""
         return range(len(self.names))
 
     def counts(self, labels: Mapping[int, int]) -> list[tuple[str, int]]:
-        """Pixels by name of the classes of its map, from those by number."""
+        """Return the pixels of the classes of the map by name, from those by number."""
         return [(name, labels.get(number, 0)) for number, name in enumerate(self.names)]
 
     @property
     def outputs(self) -> int:
-        """Channels the model must give: extent, boundary, distance, then crops."""
+        """Channels of the model: extent, boundary, distance, then crops."""
         return len(LAYERS) + len(self.classes)
 
     def with_pixel(self, meters: float) -> Fields:
-        """The same task; boundaries are measured with this pixel unless it says otherwise."""
+        """Return the task with this pixel size, unless it has one."""
         return self if self.pixel is not None else replace(self, pixel=meters)
 
     def prepare(self, sample: Sample) -> Sample:
-        """The sample with what is learned as its label ``(3 or 4, h, w)``: fields, boundary, distance, crop.
+        """Return the sample with the targets ``(3 or 4, h, w)`` as its label: fields, boundary, distance, crops.
 
-        It is computed on whole chips, before any crop is cut, so that a crop knows what lies beyond its edge.
+        Targets are computed on whole chips before they are cropped, so that a crop knows what lies beyond its edge.
         """
         if sample.label is None:
             return sample
         label = sample.label.reshape(-1, *sample.label.shape[-2:])
         fields = label[0].numpy().astype(np.int32)
         width = self.boundary_width / (self.pixel or 1.0)
-        parts = [torch.from_numpy(part) for part in (fields, *targets(fields, width, partial=self.partial))]
-        return replace(sample, label=torch.stack([part.float() for part in (*parts, *label[1:])]))
+        boundary, distance = targets(fields, width, partial=self.partial)
+        layers = [torch.from_numpy(fields), torch.from_numpy(boundary), torch.from_numpy(distance), *label[1:]]
+        return replace(sample, label=torch.stack([layer.float() for layer in layers]))
 
     def losses(self, output: Float[Tensor, "b k h w"], label: Float[Tensor, "b n h w"]) -> list[tuple[float, LossSum]]:
-        """Losses of extent, boundary, distance and crops, as sum and count."""
-        output, label = output.float(), label.float()
-        extent, boundary = self._extent(label), label[:, 1].long()
-        found = [(loss.weight, self._weighted(loss, _two(output[:, 0]), extent, boundary)) for loss in self.loss]
-        found += [(loss.weight, loss(_two(output[:, 1]), boundary, UNKNOWN)) for loss in self.loss]
-        known = label[:, 2] >= 0
-        error = (output[:, 2].sigmoid() - label[:, 2]).abs() * known
-        found.append((self.distance_weight, LossSum(error.sum(), known.sum().to(error.dtype))))
+        """Return the losses of extent, boundary, distance and crops with their weights."""
+        output = output.float()
+        label = label.float()
+        extent = self._extent(label)
+        boundary = label[:, 1].long()
+        losses = []
+        for loss in self.loss:
+            losses.append((loss.weight, self._extent_loss(loss, _binary_logits(output[:, 0]), extent, boundary)))
+        for loss in self.loss:
+            losses.append((loss.weight, loss(_binary_logits(output[:, 1]), boundary, UNKNOWN)))
+        losses.append((self.distance_weight, _distance_loss(output[:, 2], label[:, 2])))
         if self.classes:
+            logits = output[:, len(LAYERS) :]
             crop = label[:, 3].long()
-            found += [(loss.weight, loss(output[:, len(LAYERS) :], crop, UNKNOWN)) for loss in self.crop_loss]
-        return found
+            for loss in self.crop_loss:
+                losses.append((loss.weight, loss(logits, crop, UNKNOWN)))
+        return losses
 
     def _extent(self, label: Tensor) -> Tensor:
-        """1 in fields, 0 where there is none, -1 unknown."""
-        known = label[:, 0] > 0 if self.partial else label[:, 0] >= 0
-        return torch.where(known, (label[:, 0] > 0).long(), UNKNOWN)
+        """Return 1 in fields, 0 where there is no field, and -1 for unknown."""
+        is_field = label[:, 0] > 0
+        known = is_field if self.partial else label[:, 0] >= 0
+        return torch.where(known, is_field.long(), UNKNOWN)
 
-    def _weighted(self, loss: AnyLoss, logits: Tensor, extent: Tensor, boundary: Tensor) -> LossSum:
-        """The loss of extent, to which pixels of boundaries are added again and again."""
+    def _extent_loss(self, loss: AnyLoss, logits: Tensor, extent: Tensor, boundary: Tensor) -> LossSum:
+        """Return the loss of extent, in which pixels of boundaries count ``edge_weight`` times."""
         everywhere = loss(logits, extent, UNKNOWN)
         edge = loss(logits, extent.masked_fill(boundary != 1, UNKNOWN), UNKNOWN)
         more = self.edge_weight - 1
         return LossSum(everywhere.total + more * edge.total, everywhere.count + more * edge.count)
 
     def metric(self) -> Metric:
-        """Sums over fields and crops."""
+        """Return a metric that sums over fields and crops."""
         return FieldSums(len(self.classes))
 
     def update(self, metric: Metric, output: Float[Tensor, "b k h w"], label: Float[Tensor, "b n h w"]) -> None:
-        """Find the fields of a batch and add how they compare."""
+        """Find the fields of a batch, and add their comparison with the truth to the metric."""
         layers = percent(self.layers(output)).cpu().numpy()
+        truths = label[:, 0].cpu().numpy().astype(np.int64)
+        pixel = self.pixel or 1.0
         sums = torch.zeros(len(SUMS), dtype=torch.float64)
-        for part, truth in zip(layers, label[:, 0].cpu().numpy().astype(np.int64), strict=True):
-            added = compare(self.watershed.find(part), truth, self.pixel or 1.0, self.tolerance, partial=self.partial)
-            sums += torch.tensor([added[key] for key in SUMS], dtype=torch.float64)
+        for sample_layers, truth in zip(layers, truths, strict=True):
+            fields = self.watershed.find(sample_layers)
+            compared = compare(fields, truth, pixel, self.tolerance, partial=self.partial)
+            sums += torch.tensor([compared[key] for key in SUMS], dtype=torch.float64)
         metric.update(sums, self._confusion(output, label))
 
     def _confusion(self, output: Tensor, label: Tensor) -> Tensor:
         count = len(self.classes)
         if not count:
             return output.new_zeros(0, 0)
-        crop, guess = label[:, 3].long(), output[:, len(LAYERS) :].argmax(1)
-        pairs = (crop * count + guess)[crop >= 0]
+        truth = label[:, 3].long()
+        predicted = output[:, len(LAYERS) :].argmax(1)
+        pairs = (truth * count + predicted)[truth >= 0]
         return torch.bincount(pairs, minlength=count * count).reshape(count, count)
 
     def scores(self, metric: Metric) -> FieldScores:
-        """Scores of everything the metric gathered."""
+        """Return the scores of everything that was added to the metric."""
         sums, confusion = metric.compute()
         crops = scores(confusion.cpu().numpy(), self.names) if self.classes else None
         return score(dict(zip(SUMS, sums.tolist(), strict=True)), crops)
 
     def probabilities(self, output: Float[Tensor, "b k h w"]) -> Float[Tensor, "b n h w"]:
-        """Probability of each class of the map."""
+        """Return the probability of each class of the map."""
         if self.classes:
             return torch.softmax(output[:, len(LAYERS) :].float(), 1)
-        return _two(output[:, 0].float()).softmax(1)
+        return _binary_logits(output[:, 0].float()).softmax(1)
 
     def layers(self, output: Float[Tensor, "b k h w"]) -> Float[Tensor, "b 3 h w"]:
-        """Probability of extent and boundary, and the distance, in 0..1."""
+        """Return the probabilities of extent and boundary, and the distance, from 0 to 1."""
         return output[:, : len(LAYERS)].float().sigmoid()
 
 
 @dataclass(frozen=True)
-class AsMap:
-    """A source whose labels are what the map shows: crops, or whether there is a field."""
+class MapLabelSource:
+    """A source of samples whose labels are the classes of the map: crops, or whether there is a field."""
 
     source: SampleSource
     task: Fields
@@ -214,26 +230,32 @@ class AsMap:
         return len(self.source)
 
     def read(self, index: int, frames: FrameChoice | None = None) -> Sample:
-        """One sample, only the chosen frames."""
+        """Read one sample, optionally only some of its frames."""
         sample = self.source.read(index, frames)
         label = sample.label
         if label is None:
             return sample
-        if label.ndim != 2 + bool(self.task.classes):
+        if label.ndim != (3 if self.task.classes else 2):
             raise InputError(
                 f"{sample.name}: label",
                 found=f"shape {tuple(label.shape)}",
                 expected="(2, H, W): fields and crop" if self.task.classes else "(H, W): numbers of fields",
-                repair="set data.label_key to the datasets, or mend what your own dataset returns.",
+                repair="set data.label_key to the datasets, or correct what your own dataset returns.",
             )
         return replace(sample, label=label[-1] if self.task.classes else label.clamp(max=1))
 
 
 def percent(share: Tensor) -> Tensor:
-    """Shares in whole percent."""
+    """Round shares to whole percent."""
     return (100 * share).round().to(torch.uint8)
 
 
-def _two(logit: Tensor) -> Tensor:
-    """One logit as the logits of no and yes, so that losses between classes apply."""
+def _binary_logits(logit: Tensor) -> Tensor:
+    """Return one logit as the logits of two classes, no and yes, so that losses between classes apply."""
     return torch.stack([torch.zeros_like(logit), logit], 1)
+
+
+def _distance_loss(logit: Tensor, distance: Tensor) -> LossSum:
+    known = distance >= 0
+    error = (logit.sigmoid() - distance).abs() * known
+    return LossSum(error.sum(), known.sum().to(error.dtype))

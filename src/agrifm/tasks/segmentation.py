@@ -1,8 +1,9 @@
-"""Segmentation: one class per pixel."""
+"""The task of segmentation: one class per pixel."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,12 +19,12 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from agrifm.checks.chips import unknown_labels
 from agrifm.errors import InputError
 from agrifm.tasks.class_levels import Group, check, levels, lifted
-from agrifm.tasks.losses import CrossEntropy, Loss, LossSum, settled
+from agrifm.tasks.losses import CrossEntropy, Loss, LossSum, resolve_weights
 from agrifm.tasks.scores import Scores, scores
 
-MOST_CLASSES = 254  # of a map: one byte, whose largest number is no data
+MOST_CLASSES = 254  # of a map, which has one byte per pixel and uses the largest number for no data
 
-# Twelve colors that stay apart for color-blind readers (Tol, "Colour Schemes", 2021: muted, then light).
+# Twelve colors that color-blind readers can distinguish (Tol, "Colour Schemes", 2021: muted, then light).
 PALETTE = (
     "#cc6677", "#ddcc77", "#117733", "#88ccee", "#aa4499", "#999933",
     "#332288", "#44aa99", "#882255", "#ee8866", "#77aadd", "#bbcc33",
@@ -31,7 +32,7 @@ PALETTE = (
 
 
 def rgb(color: str) -> tuple[int, int, int]:
-    """``#rrggbb`` as three numbers."""
+    """Return a color ``#rrggbb`` as three numbers."""
     return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
 
 
@@ -40,11 +41,11 @@ class CropClass:
     """A class of the map.
 
     Args:
-        name: of the class.
-        color: as ``#rrggbb``.
-        codes: numbers in the labels that mean it; left out, its position.
-        parent: what it is part of, in a table that says so.
-        hcat: what it is in HCAT.
+        name: Name of the class.
+        color: Color as ``#rrggbb``.
+        codes: Numbers in the labels that mean the class; by default its position.
+        parent: The group that a class table puts it in.
+        hcat: Its class in HCAT.
     """
 
     name: str
@@ -58,37 +59,45 @@ class CropClass:
             raise ValueError(f"color '{self.color}' of class {self.name} is not of the form #rrggbb")
 
 
-def _classes(value: Any) -> Any:
-    return (
-        [{"name": entry} if isinstance(entry, str) else entry for entry in value] if isinstance(value, list) else value
-    )
+def color_of(entry: CropClass, position: int) -> str:
+    """Return the color of a class, from the palette unless it has one."""
+    return entry.color or PALETTE[position % len(PALETTE)]
+
+
+def _expand_names(value: Any) -> Any:
+    """Let a plain name in a list of classes mean a class of that name."""
+    if not isinstance(value, list):
+        return value
+    return [{"name": entry} if isinstance(entry, str) else entry for entry in value]
 
 
 def _one_or_more(value: Any) -> Any:
+    """Let a single loss mean a list of one."""
     return [value] if isinstance(value, dict) else value
 
 
 AnyLoss = Annotated[Loss, Field(discriminator="kind")]
 Losses = Annotated[tuple[AnyLoss, ...], BeforeValidator(_one_or_more)]
-Classes = Annotated[tuple[CropClass, ...], BeforeValidator(_classes)]
+Classes = Annotated[tuple[CropClass, ...], BeforeValidator(_expand_names)]
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What a class label means, how a map of classes is scored and what it becomes.
+    """The task of predicting one class per pixel.
 
     Args:
-        classes: in the order of the map's numbers 0, 1, 2..., which are also the labels' unless they have codes.
-        ignore_index: label of pixels that count neither in loss nor in scores.
-        loss: one or several, summed.
-        groups: of classes; a label of a group teaches the sum of their probabilities.
-        unlabeled: codes that count as little as ``ignore_index``.
+        classes: Classes in the order of the numbers of the map, 0, 1, 2 and so on. Labels have the same numbers unless
+            the classes have codes.
+        ignore_index: Label of pixels that count neither in the loss nor in the scores.
+        loss: One or more losses, which are summed.
+        groups: Groups of classes. A label of a group trains the sum of their probabilities.
+        unlabeled: Codes that are ignored like ``ignore_index``.
     """
 
-    classes: Annotated[tuple[CropClass, ...], BeforeValidator(_classes)]
+    classes: Classes
     kind: Literal["segmentation"] = "segmentation"
     ignore_index: int = -1
-    loss: Annotated[tuple[AnyLoss, ...], BeforeValidator(_one_or_more)] = (CrossEntropy(),)
+    loss: Losses = (CrossEntropy(),)
     groups: tuple[Group, ...] = ()
     unlabeled: tuple[int, ...] = ()
 
@@ -119,81 +128,91 @@ class Segmentation:
 
     @property
     def colors(self) -> tuple[str, ...]:
-        """Colors of the classes; those not given come from a palette."""
-        return tuple(entry.color or PALETTE[i % len(PALETTE)] for i, entry in enumerate(self.classes))
+        """Colors of the classes, from a palette unless they are given."""
+        return tuple(color_of(entry, i) for i, entry in enumerate(self.classes))
 
     @property
     def outputs(self) -> int:
-        """Channels the model must give."""
+        """Number of channels of the model."""
         return len(self.classes)
 
     @cached_property
     def known(self) -> dict[int, int]:
-        """By number in the labels: the class, from ``outputs`` on the group, or ``ignore_index``.
+        """For each number in the labels its class, its group (from ``outputs`` on), or ``ignore_index``.
 
         Raises:
-            ValueError: a number has two meanings, or only some classes have codes.
+            ValueError: If a number has two meanings, or only some classes have codes.
         """
-        given = [entry.codes for entry in self.classes]
-        if any(codes is None for codes in given) and not all(codes is None for codes in given):
+        without_codes = [entry for entry in self.classes if entry.codes is None]
+        if without_codes and len(without_codes) < len(self.classes):
             raise ValueError("some classes have codes and some have none: give codes to all of them")
-        meanings = [*(codes or (i,) for i, codes in enumerate(given)), *(group.codes for group in self.groups)]
-        pairs = [(code, i) for i, codes in enumerate(meanings) for code in codes]
+        meanings = [entry.codes or (number,) for number, entry in enumerate(self.classes)]
+        meanings += [group.codes for group in self.groups]
+        pairs = []
+        for number, codes in enumerate(meanings):
+            pairs += [(code, number) for code in codes]
         pairs += [(code, self.ignore_index) for code in self.unlabeled]
-        if len({code for code, _ in pairs}) < len(pairs):
-            codes = [code for code, _ in pairs]
-            raise ValueError(f"code {next(code for code in codes if codes.count(code) > 1)} is given twice")
+        uses = Counter(code for code, _ in pairs)
+        repeated = [code for code, count in uses.items() if count > 1]
+        if repeated:
+            raise ValueError(f"code {repeated[0]} is given twice")
         return dict(pairs)
 
     @cached_property
     def members(self) -> Bool[Tensor, "g k"]:
-        """Classes of each group."""
+        """Mask of the classes of each group."""
         rows = [[name in group.of for name in self.names] for group in self.groups]
         return torch.tensor(rows, dtype=torch.bool).view(len(rows), len(self.names))
 
     def encode(self, label: Int[Tensor, "*s"]) -> Int[Tensor, "*s"]:
-        """Numbers of classes, from ``outputs`` on of groups, or ``ignore_index``, for the numbers of a label.
+        """Replace the numbers of a label by those of classes, groups (from ``outputs`` on) or ``ignore_index``.
 
         Raises:
-            InputError: a number is not known; it is named.
+            InputError: If the label contains an unknown number.
         """
-        if not self.groups and not self.unlabeled and all(entry.codes is None for entry in self.classes):
+        has_codes = any(entry.codes is not None for entry in self.classes)
+        if not (has_codes or self.groups or self.unlabeled):
             return label
         table = sorted({**self.known, self.ignore_index: self.ignore_index}.items())
-        codes, places = torch.tensor(table, device=label.device).T.contiguous()
-        at = torch.searchsorted(codes, label.contiguous()).clamp(max=len(codes) - 1)
-        if bool((codes[at] != label).any()):
-            odd = label[codes[at] != label].unique().tolist()
-            raise unknown_labels("label", odd, self.known, self.ignore_index)
-        return places[at]
+        codes, numbers = torch.tensor(table, device=label.device).T.contiguous()
+        index = torch.searchsorted(codes, label.contiguous()).clamp(max=len(codes) - 1)
+        unknown = codes[index] != label
+        if bool(unknown.any()):
+            raise unknown_labels("label", label[unknown].unique().tolist(), self.known, self.ignore_index)
+        return numbers[index]
 
     def classes_of(self, label: Int[Tensor, "*s"]) -> Int[Tensor, "*s"]:
-        """Numbers of classes for the numbers of a label, ``ignore_index`` where it says less than a class."""
+        """Return the classes of a label, and ``ignore_index`` where it names a group only."""
         label = self.encode(label)
         return label.masked_fill(label >= self.outputs, self.ignore_index)
 
     def counts(self, labels: Mapping[int, int]) -> list[tuple[str, int]]:
-        """Pixels by name of every class, of every group, and of what is ignored, from those by number in the label."""
-        names = [*self.names, *(group.name for group in self.groups)]
-        pixels = [0] * (len(names) + 1)
+        """Return the pixels of every class, every group and of ignored labels by name, from those by number."""
+        names = [*self.names, *(group.name for group in self.groups), "ignored"]
+        pixels = [0] * len(names)
         for code, count in labels.items():
-            place = self.known.get(code, self.ignore_index)
-            pixels[-1 if place == self.ignore_index else place] += count
-        return list(zip([*names, "ignored"], pixels, strict=True))
+            number = self.known.get(code, self.ignore_index)
+            pixels[-1 if number == self.ignore_index else number] += count
+        return list(zip(names, pixels, strict=True))
 
     def settled(self, labels: Mapping[int, int]) -> Segmentation:
-        """The task with class weights and priors from the pixels of the training split, by number in the label.
+        """Return the task with class weights and priors from the pixels of the training split.
 
-        The pixels of a group count evenly for its classes.
+        The pixels of a group are divided evenly among its classes.
+
+        Args:
+            labels: Number of pixels for each number in the labels.
 
         Raises:
-            InputError: nothing is labeled.
+            InputError: If nothing is labeled.
         """
         if self.is_settled:
             return self
         counts = torch.tensor([pixels for _, pixels in self.counts(labels)[:-1]], dtype=torch.float64)
+        of_classes = counts[: self.outputs]
+        of_groups = counts[self.outputs :]
         share = self.members.double() / self.members.sum(1, keepdim=True)
-        pixels = (counts[: self.outputs] + counts[self.outputs :] @ share).tolist()
+        pixels = (of_classes + of_groups @ share).tolist()
         if not sum(pixels):
             raise InputError(
                 "train split",
@@ -201,21 +220,22 @@ class Segmentation:
                 expected="labels to count classes in",
                 repair="check task.ignore_index and the lists, or write numbers instead of 'balanced'.",
             )
-        return replace(self, loss=tuple(settled(loss, pixels) for loss in self.loss))
+        return replace(self, loss=tuple(resolve_weights(loss, pixels) for loss in self.loss))
 
     @property
     def is_settled(self) -> bool:
         """Whether every weight and prior is a number."""
-        return all(settled(loss, [1.0] * self.outputs) == loss for loss in self.loss)
+        counts = [1.0] * self.outputs
+        return all(resolve_weights(loss, counts) == loss for loss in self.loss)
 
     def losses(self, output: Float[Tensor, "b k h w"], label: Int[Tensor, "b h w"]) -> list[tuple[float, LossSum]]:
-        """Each loss with its weight, as sum and count."""
+        """Return each loss with its weight."""
         groups = self.members.to(output.device) if self.groups else None
         label = self.encode(label)
         return [(loss.weight, loss(output.float(), label, self.ignore_index, groups)) for loss in self.loss]
 
     def metric(self) -> Metric:
-        """A metric that gathers the confusion matrix over batches and processes; groups follow the classes."""
+        """Return a metric that sums the confusion matrix over batches and processes. Groups follow the classes."""
         count = len(self.classes) + len(self.groups)
         return MulticlassConfusionMatrix(count, ignore_index=self.ignore_index, validate_args=False)
 
@@ -224,14 +244,14 @@ class Segmentation:
         metric.update(output.argmax(1), self.encode(label))
 
     def scores(self, metric: Metric) -> Scores:
-        """Scores of everything the metric gathered, of the classes and at every level above them."""
+        """Return the scores of everything that was added to the metric, for the classes and the levels above them."""
         counts = metric.compute().cpu().numpy()[:, : self.outputs]
-        found = [
-            scores(*lifted(counts, self.groups, self.names, level))
-            for level in (self.names, *levels(self.groups, self.names))
-        ]
-        return replace(found[0], levels=tuple(found[1:]))
+        of_levels = []
+        for level in (self.names, *levels(self.groups, self.names)):
+            matrix, names = lifted(counts, self.groups, self.names, level)
+            of_levels.append(scores(matrix, names))
+        return replace(of_levels[0], levels=tuple(of_levels[1:]))
 
     def probabilities(self, output: Float[Tensor, "b k h w"]) -> Float[Tensor, "b k h w"]:
-        """Probability of each class."""
+        """Return the probability of each class."""
         return torch.softmax(output.float(), 1)

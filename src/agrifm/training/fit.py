@@ -36,7 +36,7 @@ from agrifm.pretraining.shards import Shards
 from agrifm.pretraining.stream import Stream
 from agrifm.sample import Batch, Season
 from agrifm.tasks.class_names import same_names
-from agrifm.tasks.fields import AsMap, Fields
+from agrifm.tasks.fields import Fields, MapLabelSource
 from agrifm.tasks.segmentation import Segmentation
 from agrifm.training.callbacks import BEST, HISTORY, LAST, ProgressPrinter, ScoreAndSave
 from agrifm.training.linear_probe import LinearProbe
@@ -287,7 +287,7 @@ def examine(
         return problems, {}
     seen: dict[str, Survey] = {}
     for split, source in sources.items():
-        source = AsMap(source, task) if isinstance(task, Fields) else source
+        source = MapLabelSource(source, task) if isinstance(task, Fields) else source
         indices = evenly(len(source), data.check if limit is None else limit)
         bands = data.check_bands
         for found in values(source, data.sensors, indices, task.known, task.ignore_index, bands=bands):
