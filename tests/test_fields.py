@@ -211,7 +211,7 @@ def test_a_field_may_bend_and_narrow():
     fields[5:55, 5:20], fields[40:55, 20:55], fields[5:20, 40:50], fields[20:40, 41:49] = 1, 1, 1, 1
     layers = layers_of(fields)
     assert set(np.unique(Watershed().find(layers))) == {0, 1}
-    with pytest.raises(ValueError, match="waist lies between 0 and 1"):
+    with pytest.raises(ValueError, match="waist must be between 0 and 1"):
         Watershed(waist=1.0)
 
 
