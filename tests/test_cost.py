@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from agrifm.nn.embedding import token_validity
 from agrifm.nn.swin import SIZES, Pyramid, Swin, SwinSize
-from agrifm.nn.windows import FrugalAttention, Piece, attend_pieces, clip_window, lay_out
+from agrifm.nn.windows import MemoryEfficientAttention, WindowGroup, attend_groups, clip_window, lay_out
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -94,11 +94,11 @@ def test_gradients_of_attention() -> None:
     torch.manual_seed(0)
     allowed = torch.ones(4, 4, dtype=torch.bool)
     allowed[:2, 2:] = allowed[2:, :2] = False
-    pieces = (Piece(2, None), Piece(1, allowed))
+    groups = (WindowGroup(2, None), WindowGroup(1, allowed))
     qkv = torch.randn(3, 4, 3, 2, 3, dtype=torch.float64, requires_grad=True)
     bias = torch.randn(2, 4, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda a, b: FrugalAttention.apply(a, b, pieces), (qkv, bias))
-    torch.testing.assert_close(FrugalAttention.apply(qkv, bias, pieces), attend_pieces(qkv, bias, pieces))
+    assert torch.autograd.gradcheck(lambda a, b: MemoryEfficientAttention.apply(a, b, groups), (qkv, bias))
+    torch.testing.assert_close(MemoryEfficientAttention.apply(qkv, bias, groups), attend_groups(qkv, bias, groups))
 
 
 @pytest.mark.parametrize("inside", [False, True])
@@ -134,9 +134,9 @@ def test_no_mask_per_window(grid: tuple[int, int, int]) -> None:
     window, shift = clip_window(grid, (8, 7, 7), shifted=True)
     layout = lay_out(2, grid, window, shift, CPU)
     tokens = window[0] * window[1] * window[2]
-    assert len(layout.pieces) <= 8
-    assert all(p.allowed is None or p.allowed.shape == (tokens, tokens) for p in layout.pieces)
-    assert sum(p.windows for p in layout.pieces) * tokens == len(layout.tokens)
+    assert len(layout.groups) <= 8
+    assert all(p.allowed is None or p.allowed.shape == (tokens, tokens) for p in layout.groups)
+    assert sum(p.count for p in layout.groups) * tokens == len(layout.tokens)
     numbers = torch.arange(1, 2 * grid[0] * grid[1] * grid[2] + 1.0).view(2, *grid, 1)
     split = layout.split(numbers)
     assert int((split == 0).sum()) == len(layout.padding)
@@ -150,7 +150,7 @@ def test_probabilities_are_not_kept_for_training() -> None:
     kept: list[int] = []
     x = torch.randn(16, 392, SMALL.width)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
-        attention(x, (8, 7, 7), (Piece(16, None),))
+        attention(x, (8, 7, 7), (WindowGroup(16, None),))
     assert max(kept) < 16 * 392 * 392 / 4
 
 

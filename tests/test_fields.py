@@ -211,7 +211,7 @@ def test_a_field_may_bend_and_narrow():
     fields[5:55, 5:20], fields[40:55, 20:55], fields[5:20, 40:50], fields[20:40, 41:49] = 1, 1, 1, 1
     layers = layers_of(fields)
     assert set(np.unique(Watershed().find(layers))) == {0, 1}
-    with pytest.raises(ValueError, match="waist lies between 0 and 1"):
+    with pytest.raises(ValueError, match="waist must be between 0 and 1"):
         Watershed(waist=1.0)
 
 
@@ -234,14 +234,14 @@ def test_scores_of_a_field_that_was_cut_in_two():
     assert set(sums) == set(SUMS)
     result = score(sums)
     assert result.summary["extent_IoU"] == 1
-    assert (sums["fields_found"], sums["fields_true"], sums["hits_0.5"], sums["hits_0.55"]) == (3, 2, 2, 1)
+    assert (sums["fields_predicted"], sums["fields_true"], sums["hits_0.5"], sums["hits_0.55"]) == (3, 2, 2, 1)
     assert result.summary["F1"] == pytest.approx(2 * 2 / 5)
     assert result.summary["mF1"] == pytest.approx((2 * 2 / 5 + 9 * 2 * 1 / 5) / 10)
     assert result.summary["over"] == pytest.approx(0.25)  # of the second field, half lies outside its best match
     assert result.summary["under"] == 0
     # the false line between the halves: 8 border pixels, of which 4 are true ones as well
-    assert sums["border_found"] - sums["near_true"] == 4
-    assert sums["near_found"] == sums["border_true"] == 24
+    assert sums["boundary_predicted"] - sums["boundary_correct"] == 4
+    assert sums["boundary_recalled"] == sums["boundary_true"] == 24
 
 
 def test_scores_of_two_fields_taken_for_one():

@@ -1,9 +1,9 @@
-"""From digital numbers to tokens: normalization, gaps, dates, patch embedding."""
+"""From digital numbers to tokens: normalization, gap filling, dates and patch embedding."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,15 +19,18 @@ DATE_CHANNELS = 2 * HARMONICS
 
 
 def pad_to_multiple(x: Tensor, multiple: Triple) -> Tensor:
-    """Zero-pad the last three axes at their ends up to whole multiples."""
-    t = -x.shape[-3] % multiple[0]
-    h = -x.shape[-2] % multiple[1]
-    w = -x.shape[-1] % multiple[2]
-    return F.pad(x, (0, w, 0, h, 0, t)) if t or h or w else x
+    """Pad the last three axes with zeros at their ends, up to whole multiples."""
+    t, h, w = x.shape[-3:]
+    # ``F.pad`` takes the last axis first.
+    padding = (0, -w % multiple[2], 0, -h % multiple[1], 0, -t % multiple[0])
+    return F.pad(x, padding) if any(padding) else x
 
 
 class Normalize(nn.Module):
-    """Standardize each band by its mean and standard deviation, which are stored with the weights."""
+    """Subtract the mean of each band and divide by its standard deviation.
+
+    The statistics are buffers, so they are saved with the weights.
+    """
 
     mean: Tensor
     std: Tensor
@@ -39,12 +42,12 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(statistics.std))
 
     def forward(self, image: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t c h w"]:
-        """Convert digital numbers to zero mean and unit deviation."""
+        """Normalize digital numbers to zero mean and unit standard deviation."""
         return (image - self.mean[:, None, None]) / self.std[:, None, None]
 
 
 class Series(NamedTuple):
-    """A sensor's series: normalized ``image (b t c h w)``, ``valid (b t h w)`` and ``days (b t)``."""
+    """The time series of one sensor: normalized ``image (b t c h w)``, ``valid (b t h w)`` and ``days (b t)``."""
 
     image: Tensor
     valid: Tensor
@@ -54,34 +57,43 @@ class Series(NamedTuple):
 def fill_gaps(
     image: Float[Tensor, "b t c h w"], valid: Bool[Tensor, "b t h w"], days: Float[Tensor, "b t"]
 ) -> tuple[Float[Tensor, "b t c h w"], Float[Tensor, "b t h w"]]:
-    """Fill invalid pixels: linearly in time between the valid neighbors, and constant before and after them.
+    """Fill invalid pixels from the valid ones before and after: linearly in time, and constant at the ends.
 
-    A pixel that was never valid becomes 0, the mean. Values of invalid pixels never have an influence.
+    A pixel that is never valid becomes 0, the mean. No value of an invalid pixel influences the result.
 
     Returns:
-        The filled series, and the days between each value and the nearest valid one; infinity if there is none.
+        The filled images, and the days from each value to the nearest valid one (infinity if there is none).
     """
-    t = image.shape[1]
-    steps = torch.arange(t, device=image.device).view(1, t, 1, 1)
-    # Position of the last valid frame up to each frame (-1 if none), and of the first one from there on (t if none).
-    last = torch.where(valid, steps, -1).cummax(1).values
-    following = torch.where(valid, steps, t).flip(1).cummin(1).values.flip(1)
-    before = torch.where(last < 0, following, last).clamp(0, t - 1)
-    after = torch.where(following >= t, last, following).clamp(0, t - 1)
-    never = ~valid.any(1, keepdim=True)
+    earlier, later = _valid_neighbors(valid)
+    never_valid = ~valid.any(1, keepdim=True)
     time = days[:, :, None, None].expand_as(valid)
-    start = time.gather(1, before)
-    end = time.gather(1, after)
-    distance = torch.minimum((time - start).abs(), (end - time).abs()).masked_fill(never, float("inf"))
+    start = time.gather(1, earlier)
+    end = time.gather(1, later)
+    distance = torch.minimum((time - start).abs(), (end - time).abs())
+    distance = distance.masked_fill(never_valid, float("inf"))
     share = ((time - start) / (end - start).clamp(min=1e-6)).clamp(0, 1).unsqueeze(2)
+    # Zero the invalid pixels first: NaN or infinity under them would survive the interpolation.
     image = image.masked_fill(~valid.unsqueeze(2), 0.0)
-    left = image.gather(1, before.unsqueeze(2).expand_as(image))
-    right = image.gather(1, after.unsqueeze(2).expand_as(image))
-    return torch.lerp(left, right, share).masked_fill(never.unsqueeze(2), 0.0), distance
+    left = image.gather(1, earlier.unsqueeze(2).expand_as(image))
+    right = image.gather(1, later.unsqueeze(2).expand_as(image))
+    interpolated = torch.lerp(left, right, share).masked_fill(never_valid.unsqueeze(2), 0.0)
+    return interpolated, distance
+
+
+def _valid_neighbors(valid: Bool[Tensor, "b t h w"]) -> tuple[Tensor, Tensor]:
+    """Return the last valid frame up to each frame and the first one from it on, or twice the only one there is."""
+    frames = valid.shape[1]
+    numbers = torch.arange(frames, device=valid.device).view(1, frames, 1, 1)
+    before = torch.where(valid, numbers, -1).cummax(1).values
+    after = torch.where(valid, numbers, frames).flip(1).cummin(1).values.flip(1)
+    earlier = torch.where(before < 0, after, before)
+    later = torch.where(after >= frames, before, after)
+    # Pixels that are never valid have no neighbor; any index inside the series will do for them.
+    return earlier.clamp(0, frames - 1), later.clamp(0, frames - 1)
 
 
 def fill_series(series: Series, real: Bool[Tensor, "b t"]) -> Series:
-    """Fill the gaps of a series; frames that are not ``real`` are padding and become zeros."""
+    """Fill the gaps of a series. Frames that are not ``real`` are padding and become zeros."""
     if bool(series.valid.all()):
         return series
     image, _ = fill_gaps(*series)
@@ -91,43 +103,53 @@ def fill_series(series: Series, real: Bool[Tensor, "b t"]) -> Series:
 def resample_in_time(series: Series, begin: Float[Tensor, " b"], length: float, count: int) -> Series:
     """Interpolate a series to ``count`` dates that are evenly spread over a season.
 
-    Dates further than one step from a valid observation count as not seen.
+    A value further than one step from a valid observation counts as invalid.
 
     Args:
-        series: Series with any dates; padding is invalid.
-        begin: First day of the season of each sample.
+        series: A series with any dates. Padded frames are invalid.
+        begin: The day on which the season of each sample begins.
         length: Length of the season in days.
         count: Number of dates.
     """
     image, valid, days = series
-    t = image.shape[1]
+    frames = image.shape[1]
     step = length / count
-    dates = (torch.arange(count, device=days.device) + 0.5).expand(len(days), -1) * step
-    # The new dates join the series as invalid frames, in the order of time; filling the gaps interpolates them.
-    all_days = torch.cat([days - begin[:, None], dates], 1)
-    order = all_days.argsort(dim=1, stable=True)
-    sample = torch.arange(len(order), device=days.device)[:, None]
-    image = torch.cat([image, image.new_zeros(len(image), count, *image.shape[2:])], 1)[sample, order]
-    valid = torch.cat([valid, valid.new_zeros(len(valid), count, *valid.shape[2:])], 1)[sample, order]
-    image, distance = fill_gaps(image, valid, all_days.gather(1, order))
-    position = order.argsort(dim=1)[:, t:]
-    return Series(image[sample, position], distance[sample, position] <= step, begin[:, None] + dates)
+    targets = (torch.arange(count, device=days.device) + 0.5).expand(len(days), -1) * step
+    # Insert an invalid frame at each target date, in the order of time, and let the gap filling compute it.
+    merged_days = torch.cat([days - begin[:, None], targets], 1)
+    order = merged_days.argsort(dim=1, stable=True)
+    samples = torch.arange(len(order), device=days.device)[:, None]
+    image = _append_frames(image, count)[samples, order]
+    valid = _append_frames(valid, count)[samples, order]
+    image, distance = fill_gaps(image, valid, merged_days.gather(1, order))
+    target_frames = order.argsort(dim=1)[:, frames:]
+    return Series(
+        image[samples, target_frames],
+        distance[samples, target_frames] <= step,
+        begin[:, None] + targets,
+    )
+
+
+def _append_frames(x: Tensor, count: int) -> Tensor:
+    """Append frames of zeros, or False."""
+    return torch.cat([x, x.new_zeros(len(x), count, *x.shape[2:])], 1)
 
 
 def date_encoding(days: Float[Tensor, "b t"]) -> Float[Tensor, "b t 8"]:
-    """Encode days by sines and cosines of the first four harmonics of the year."""
-    angle = days.unsqueeze(-1).remainder(DAYS_PER_YEAR) * torch.arange(1, HARMONICS + 1, device=days.device)
+    """Return sines and cosines of the first four harmonics of the year."""
+    harmonics = torch.arange(1, HARMONICS + 1, device=days.device)
+    angle = days.unsqueeze(-1).remainder(DAYS_PER_YEAR) * harmonics
     angle = angle * (2 * math.pi / DAYS_PER_YEAR)
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
 class PatchEmbedding(nn.Module):
-    """Project space-time patches of a series to tokens; the series is padded with zeros at its end.
+    """Cut a series into space-time patches and project each one to a token. Ends are padded with zeros.
 
     Args:
-        bands: Channels of the sensor.
+        bands: Number of bands of the sensor.
         width: Channels of a token.
-        patch: Frames, rows and columns of one patch.
+        patch: Frames, rows and columns of a patch.
     """
 
     def __init__(self, bands: int, width: int, patch: Triple) -> None:
@@ -136,20 +158,20 @@ class PatchEmbedding(nn.Module):
         self.proj = nn.Conv3d(bands, width, kernel_size=patch, stride=patch)
 
     def forward(self, image: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t2 h2 w2 k"]:
-        """Return channels-last tokens; sizes are rounded up to whole patches."""
+        """Return channels-last tokens. Sizes are rounded up to whole patches."""
         image = pad_to_multiple(image.transpose(1, 2), self.patch)
         return self.proj(image).permute(0, 2, 3, 4, 1)
 
 
 class Context(nn.Module):
-    """Encode for each token which of its pixels were filled and on which days its frames were taken.
+    """Add to each token which of its pixels were filled and on which days its frames were acquired.
 
-    Both encodings start at zero, so that pre-trained weights first get the same inputs as in pre-training.
+    Both encodings start at zero, so pre-trained weights first receive exactly what they received in training.
 
     Args:
         width: Channels of a token.
-        patch: Frames, rows and columns of one patch.
-        dates: Whether to encode the day of the year.
+        patch: Frames, rows and columns of a patch.
+        dates: Encode the day of the year.
     """
 
     def __init__(self, width: int, patch: Triple, *, dates: bool) -> None:
@@ -169,25 +191,25 @@ class Context(nn.Module):
         days: Float[Tensor, "b t"],
         real: Bool[Tensor, "b t"],
     ) -> Float[Tensor, "b t2 h2 w2 k"]:
-        """Add both encodings to the tokens; padded frames have neither gaps nor a date."""
-        gaps = (~valid & real[:, :, None, None]).to(tokens.dtype).unsqueeze(1)
-        gaps = pad_to_multiple(gaps, self.patch)
+        """Add both encodings to the tokens. Padded frames have neither gaps nor a date."""
+        is_gap = ~valid & real[:, :, None, None]
+        gaps = pad_to_multiple(is_gap.to(tokens.dtype).unsqueeze(1), self.patch)
         tokens = tokens + self.gaps(gaps).permute(0, 2, 3, 4, 1)
         if self.dates is not None:
-            encoding = (date_encoding(days) * real.unsqueeze(-1)).transpose(1, 2)
-            encoding = F.pad(encoding, (0, -encoding.shape[-1] % self.patch[0]))
-            tokens = tokens + self.dates(encoding).transpose(1, 2)[:, :, None, None]
+            dates = (date_encoding(days) * real.unsqueeze(-1)).transpose(1, 2)
+            dates = F.pad(dates, (0, -dates.shape[-1] % self.patch[0]))
+            tokens = tokens + self.dates(dates).transpose(1, 2)[:, :, None, None]
         return tokens
 
 
 def token_validity(valid: Bool[Tensor, "b t h w"], strides: tuple[Triple, ...]) -> list[Tensor]:
-    """Mask ``(b, t', h', w')`` for each level: true if at least one pixel of a token was seen."""
+    """Return per level ``(b, t', h', w')`` whether at least one pixel of a token is valid."""
     levels = []
-    seen = valid.float().unsqueeze(1)
+    pooled = valid.float().unsqueeze(1)
     previous: Triple = (1, 1, 1)
     for stride in strides:
-        step: Triple = (stride[0] // previous[0], stride[1] // previous[1], stride[2] // previous[2])
-        seen = F.max_pool3d(pad_to_multiple(seen, step), step, step)
+        step = cast(Triple, tuple(new // old for new, old in zip(stride, previous, strict=True)))
+        pooled = F.max_pool3d(pad_to_multiple(pooled, step), step, step)
         previous = stride
-        levels.append(seen.squeeze(1) > 0)
+        levels.append(pooled.squeeze(1) > 0)
     return levels

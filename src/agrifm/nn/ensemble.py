@@ -1,4 +1,4 @@
-"""Several looks at the same ground, averaged: by several models, mirrored and turned."""
+"""Test-time augmentation and ensembles: the mean of several predictions for the same ground."""
 
 from __future__ import annotations
 
@@ -11,45 +11,58 @@ from torch import Tensor, nn
 
 from agrifm.sample import Batch
 
-AS_IT_IS = (0, False)
-SYMMETRIES = tuple((quarters, mirrored) for mirrored in (False, True) for quarters in range(4))  # of the square
+# Orientations are (quarter turns, mirrored).
+UNCHANGED = (0, False)
+SYMMETRIES = (
+    (0, False), (1, False), (2, False), (3, False),
+    (0, True), (1, True), (2, True), (3, True),
+)  # fmt: skip
 TINY = 1e-12
 
 
 class TestTimeEnsemble(nn.Module):
-    """Mean probabilities of models, each looking at the ground once or in the eight orientations of a square.
+    """Average the probabilities of several models, optionally over the eight symmetries of a square.
 
-    Called like one model. What it returns is the logarithm of the mean: softmax gives the mean back.
+    It is called like a single model and returns the logarithm of the mean probabilities, whose softmax is the mean.
 
     Args:
-        models: With the same classes.
-        flips: Look in all orientations.
+        models: Models with the same classes.
+        flips: Predict all eight orientations of a batch (test-time augmentation).
     """
 
     def __init__(self, models: Sequence[nn.Module], *, flips: bool) -> None:
         super().__init__()
-        self.models, self.orientations = nn.ModuleList(models), SYMMETRIES if flips else (AS_IT_IS,)
+        self.models = nn.ModuleList(models)
+        self.orientations = SYMMETRIES if flips else (UNCHANGED,)
 
     def forward(self, batch: Batch) -> Float[Tensor, "b k y x"]:
         """Return the map of every sample on the grid of the labels, or of the finest sensor."""
-        total, count = torch.zeros(()), 0
-        for quarters, mirrored in self.orientations:
-            seen = orient(batch, quarters, mirrored)
+        predictions = len(self.orientations) * len(self.models)
+        total: Tensor | float = 0.0
+        for quarter_turns, mirrored in self.orientations:
+            oriented = orient(batch, quarter_turns, mirrored)
             for model in self.models:
-                chances = torch.rot90(torch.softmax(model(seen).float(), 1), -quarters, (-2, -1))
-                total, count = total.to(chances.device) + (chances.flip(-1) if mirrored else chances), count + 1
-        return (total / count).clamp(min=TINY).log()
+                probabilities = torch.softmax(model(oriented).float(), 1)
+                # Undo the two steps of ``orient`` in reverse order.
+                probabilities = torch.rot90(probabilities, -quarter_turns, (-2, -1))
+                if mirrored:
+                    probabilities = probabilities.flip(-1)
+                total = total + probabilities
+        mean = torch.as_tensor(total) / predictions
+        return mean.clamp(min=TINY).log()
 
 
-def orient(batch: Batch, quarters: int, mirrored: bool) -> Batch:
-    """The batch mirrored left to right, then turned counterclockwise by quarters of a circle."""
+def orient(batch: Batch, quarter_turns: int, mirrored: bool) -> Batch:
+    """Mirror a batch from left to right if asked, then turn it counterclockwise."""
 
-    def turn(x: Tensor) -> Tensor:
-        return torch.rot90(x.flip(-1) if mirrored else x, quarters, (-2, -1))
+    def transform(x: Tensor) -> Tensor:
+        if mirrored:
+            x = x.flip(-1)
+        return torch.rot90(x, quarter_turns, (-2, -1))
 
     return replace(
         batch,
-        images={name: turn(image) for name, image in batch.images.items()},
-        valid={name: turn(mask) for name, mask in batch.valid.items()},
-        label=None if batch.label is None else turn(batch.label),
+        images={name: transform(image) for name, image in batch.images.items()},
+        valid={name: transform(mask) for name, mask in batch.valid.items()},
+        label=None if batch.label is None else transform(batch.label),
     )

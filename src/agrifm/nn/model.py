@@ -1,4 +1,4 @@
-"""The whole model: normalize, embed, encode, fuse, classify. A Batch in, one map of outputs per sample out."""
+"""The whole model: normalize, embed, encode, fuse and classify. A batch in, one map per sample out."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from agrifm.errors import InputError
-from agrifm.nn.decoder import Decoder, Reduced
+from agrifm.nn.decoder import Decoder, Extent, Reduced
 from agrifm.nn.embedding import (
     Context,
     Normalize,
@@ -28,24 +28,23 @@ from agrifm.sample import Batch, Season
 from agrifm.sensors import Sensor
 
 SHARED = "shared"
-NO_FRAMES = torch.zeros(1)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The model's dials, as they stand in the ``model`` section of an experiment.
+    """Options of the model: the ``model`` section of an experiment.
 
     Args:
-        size: ``tiny``, ``small``, ``base`` or the numbers themselves.
-        patch: Frames, rows and columns of a patch; (4, 4, 4) is what the published weights have.
-        decoder: ``pyramid``, or ``original`` for the parity decoder, which needs a fixed number of frames.
-        shared_backbone: One backbone for all sensors, as in pre-training; else one each.
-        day_of_year: Tell the model the day of the year of each frame.
+        size: ``tiny``, ``small``, ``base``, or all numbers of the backbone.
+        patch: Frames, rows and columns of a patch. The published weights have (4, 4, 4).
+        decoder: ``pyramid``, or ``original`` for equality with the original, which needs a fixed number of frames.
+        shared_backbone: Use one backbone for all sensors, as in pre-training, instead of one for each.
+        day_of_year: Encode the day of the year of each frame.
         time_steps: Interpolate every series to this many dates, evenly spread over the season, before it is cut into
-            patches; for series whose dates differ from place to place. Without it frames stay as they are.
-        season: What the time steps cover; if left out, the training data's.
+            patches. This suits series whose dates differ from place to place. By default, frames stay as they are.
+        season: The season that the time steps cover; by default that of the training data.
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
-        freeze_encoder: Train the decoder and head only.
+        freeze_encoder: Train the decoder and the head only.
     """
 
     size: Literal["tiny", "small", "base"] | SwinSize = "tiny"
@@ -65,62 +64,45 @@ class ModelConfig:
 
 
 class CropModel(nn.Module):
-    """Sensors of one footprint to one map.
+    """Map the images of several sensors over one footprint to one output map.
 
     Args:
-        sensors: With their statistics.
-        outputs: Channels of the map, e.g. classes.
-        config: The dials.
-        frames: Frames of every series; needed by the ``original`` decoder only.
+        sensors: The sensors with their statistics.
+        outputs: Number of channels of the map, such as classes.
+        config: Options of the model.
+        frames: Number of frames of every series; only the ``original`` decoder needs it.
     """
 
     def __init__(
         self, sensors: Sequence[Sensor], outputs: int, config: ModelConfig, *, frames: int | None = None
     ) -> None:
         super().__init__()
-        self.config, self.sensors = config, {sensor.name: sensor for sensor in sensors}
+        self.config = config
+        self.sensors = {sensor.name: sensor for sensor in sensors}
         swin = config.swin
         self.normalize = nn.ModuleDict({s.name: Normalize(s) for s in sensors})
-        self.embeddings = nn.ModuleDict(
-            {s.name: PatchEmbedding(len(s.bands), swin.width, config.patch) for s in sensors}
-        )
-        self.backbones = nn.ModuleDict(
-            {key: Swin(swin, checkpointing=config.gradient_checkpointing) for key in self._keys()}
-        )
-        self.context = nn.ModuleDict(
-            {s.name: Context(swin.width, config.patch, dates=config.day_of_year) for s in sensors}
-        )
+        # The order of these modules decides which random numbers initialize them.
+        self.embeddings = nn.ModuleDict()
+        for sensor in sensors:
+            self.embeddings[sensor.name] = PatchEmbedding(len(sensor.bands), swin.width, config.patch)
+        self.backbones = nn.ModuleDict()
+        for key in [SHARED] if config.shared_backbone else self.sensors:
+            self.backbones[key] = Swin(swin, checkpointing=config.gradient_checkpointing)
+        self.context = nn.ModuleDict()
+        for sensor in sensors:
+            self.context[sensor.name] = Context(swin.width, config.patch, dates=config.day_of_year)
         self.decoder: Decoder | LegacyDecoder
         if config.decoder == "pyramid":
             self.decoder = Decoder(tuple(self.sensors), swin.widths, config.patch)
             self.head = nn.Conv2d(self.decoder.out_channels, outputs, 3, padding=1)
         else:
             channels = _original_channels(swin, config.patch, frames)
-            lateral = [dict.fromkeys(self.sensors, c) for c in channels[-2::-1]]
+            lateral = [dict.fromkeys(self.sensors, count) for count in reversed(channels[:-1])]
             self.decoder = LegacyDecoder(channels[-1], list(self.sensors), lateral)
             self.head = original_head(channels[-1], outputs)
         if config.freeze_encoder:
             for parameter in self.encoder_parameters():
                 parameter.requires_grad_(False)
-
-    def _keys(self) -> list[str]:
-        return [SHARED] if self.config.shared_backbone else list(self.sensors)
-
-    def backbone(self, sensor: str) -> Swin:
-        """The backbone that encodes a sensor."""
-        return cast(Swin, self.backbones[SHARED if self.config.shared_backbone else sensor])
-
-    def encoder_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters of patch embeddings and backbones: what pre-trained weights fill."""
-        yield from self.embeddings.parameters()
-        yield from self.backbones.parameters()
-
-    def train(self, mode: bool = True) -> CropModel:
-        """Switch training on or off; a frozen encoder stays in evaluation mode."""
-        super().train(mode)
-        if self.config.freeze_encoder:
-            self.backbones.eval()
-        return self
 
     def forward(self, batch: Batch) -> Float[Tensor, "b k y x"]:
         """Return the map of every sample on the grid of the labels, or of the finest sensor.
@@ -128,7 +110,21 @@ class CropModel(nn.Module):
         Raises:
             InputError: If the batch holds none of the model's sensors.
         """
-        present = [name for name in self.sensors if bool((batch.frames.get(name, NO_FRAMES) > 0).any())]
+        reduced = {}
+        extents = {}
+        for sensor in self._present_sensors(batch):
+            reduced[sensor] = self._reduce(sensor, batch)
+            extents[sensor] = self._extents(batch.images[sensor])
+        features = self.decoder(reduced, extents, batch.size(tuple(reduced)))
+        return self.head(features)
+
+    def _present_sensors(self, batch: Batch) -> list[str]:
+        """Return the sensors of which at least one sample has a frame."""
+        present = []
+        for sensor in self.sensors:
+            frames = batch.frames.get(sensor)
+            if frames is not None and bool((frames > 0).any()):
+                present.append(sensor)
         if not present:
             raise InputError(
                 f"samples {', '.join(batch.names)}",
@@ -136,56 +132,93 @@ class CropModel(nn.Module):
                 expected=f"at least one of {', '.join(self.sensors)}",
                 repair="give the model a sensor it was trained with.",
             )
-        reduced = {name: self._reduce(name, batch) for name in present}
-        extents = {name: self._extents(batch.images[name]) for name in present}
-        return self.head(self.decoder(reduced, extents, batch.size(tuple(present))))
+        return present
 
-    def encode(self, sensor: str, series: Series, real: Bool[Tensor, "b t"]) -> Pyramid:
-        """Encode one sensor's series, whose gaps are filled; frames that are not ``real`` are padding."""
-        tokens = self.embeddings[sensor](series.image)
-        return self.backbone(sensor)(self.context[sensor](tokens, series.valid, series.days, real))
+    def _reduce(self, sensor: str, batch: Batch) -> Reduced:
+        """Encode the series of one sensor and remove their time axis.
 
-    def _extents(self, image: Tensor) -> list[tuple[float, float]]:
-        h, w = image.shape[-2:]
-        return [(h / rows, w / columns) for _, rows, columns in self.config.swin.strides(self.config.patch)]
+        Samples with equal numbers of frame tokens are encoded together, so that no token consists of padding alone.
+        """
+        reduced: Reduced = []
+        tokens = self._frame_tokens(batch.frames[sensor])
+        for count in tokens[tokens > 0].unique().tolist():
+            rows = (tokens == count).nonzero().flatten()
+            series, real = self._series(sensor, batch, rows)
+            pyramid = self.encode(sensor, series, real)
+            valid = token_validity(series.valid, self.config.swin.strides(self.config.patch))
+            part = self.decoder.reduce(sensor, pyramid, valid)
+            if not reduced:
+                reduced = [(_zeros(features, len(batch)), _zeros(observed, len(batch))) for features, observed in part]
+            rows = rows.to(real.device)
+            for level, (features, observed) in enumerate(part):
+                all_features, all_observed = reduced[level]
+                reduced[level] = (
+                    all_features.index_copy(0, rows, features),
+                    all_observed.index_copy(0, rows, observed),
+                )
+        return reduced
 
-    def _series(self, name: str, batch: Batch, rows: Tensor) -> tuple[Series, Tensor]:
-        """The normalized series of some samples, gaps filled, and which frames are no padding."""
-        last, device = int(batch.frames[name][rows].max()), batch.images[name].device
-        real = (torch.arange(last) < batch.frames[name][rows, None]).to(device)
+    def _frame_tokens(self, frames: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
+        """Number of tokens along time for each sample. With ``time_steps`` it is the same for all that have a frame."""
+        if self.config.time_steps is not None:
+            return (frames > 0).long()
+        return -(-frames // self.config.patch[0])  # rounded up
+
+    def _series(self, sensor: str, batch: Batch, rows: Int[Tensor, " r"]) -> tuple[Series, Bool[Tensor, "r t"]]:
+        """Normalize the series of some samples and fill their gaps. Also return which frames are not padding."""
+        device = batch.images[sensor].device
+        frames = batch.frames[sensor][rows]
+        longest = int(frames.max())
+        real = (torch.arange(longest) < frames[:, None]).to(device)
         rows = rows.to(device)
-        image, valid, days = (part[name][rows, :last] for part in (batch.images, batch.valid, batch.days))
-        series = Series(self.normalize[name](image), valid, days)
+        image = self.normalize[sensor](batch.images[sensor][rows, :longest])
+        valid = batch.valid[sensor][rows, :longest]
+        days = batch.days[sensor][rows, :longest]
+        series = Series(image, valid, days)
         if self.config.time_steps is None:
             return fill_series(series, real), real
         season = self.config.season
-        assert season is not None, "settled before a model is built"
+        assert season is not None, "an experiment sets the season before it builds a model"
         begin = season.begin(batch.first_day()[rows])
         series = resample_in_time(series, begin, season.length, self.config.time_steps)
         return series, torch.ones_like(series.days, dtype=torch.bool)
 
-    def _reduce(self, name: str, batch: Batch) -> Reduced:
-        """Encode samples with equal numbers of frame tokens together, so that no token is padding alone."""
-        frames, whole = batch.frames[name], None
-        tokens = -(-frames // self.config.patch[0]) if self.config.time_steps is None else (frames > 0).long()
-        for count in tokens[tokens > 0].unique().tolist():
-            rows = (tokens == count).nonzero().flatten()
-            series, real = self._series(name, batch, rows)
-            rows, valid = rows.to(real.device), series.valid
-            pyramid = self.encode(name, series, real)
-            seen = token_validity(valid, self.config.swin.strides(self.config.patch))
-            part = self.decoder.reduce(name, pyramid, seen)
-            if whole is None:
-                whole = [tuple(x.new_zeros(len(batch), *x.shape[1:]) for x in pair) for pair in part]
-            whole = [
-                tuple(target.index_copy(0, rows, x) for target, x in zip(targets, pair, strict=True))
-                for targets, pair in zip(whole, part, strict=True)
-            ]
-        return cast(Reduced, whole)
+    def encode(self, sensor: str, series: Series, real: Bool[Tensor, "b t"]) -> Pyramid:
+        """Encode a series of one sensor without gaps. Frames that are not ``real`` are padding."""
+        tokens = self.embeddings[sensor](series.image)
+        tokens = self.context[sensor](tokens, series.valid, series.days, real)
+        return self.backbone(sensor)(tokens)
+
+    def backbone(self, sensor: str) -> Swin:
+        """Return the backbone that encodes a sensor."""
+        return cast(Swin, self.backbones[SHARED if self.config.shared_backbone else sensor])
+
+    def _extents(self, image: Tensor) -> list[Extent]:
+        """Return for each level how many rows and columns of tokens cover an image."""
+        h, w = image.shape[-2:]
+        strides = self.config.swin.strides(self.config.patch)
+        return [(h / rows, w / columns) for _, rows, columns in strides]
+
+    def encoder_parameters(self) -> Iterator[nn.Parameter]:
+        """Iterate over the parameters of patch embeddings and backbones, which pre-trained weights fill."""
+        yield from self.embeddings.parameters()
+        yield from self.backbones.parameters()
+
+    def train(self, mode: bool = True) -> CropModel:
+        """Switch training mode on or off. A frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if self.config.freeze_encoder:
+            self.backbones.eval()
+        return self
+
+
+def _zeros(part: Tensor, count: int) -> Tensor:
+    """Return zeros of the shape of a part of the batch, for all its ``count`` samples."""
+    return part.new_zeros(count, *part.shape[1:])
 
 
 def _original_channels(swin: SwinSize, patch: Triple, frames: int | None) -> list[int]:
-    """Channels of each level once time is folded into them."""
+    """Return the channels of each level after folding time."""
     if frames is None:
         raise InputError(
             "model.decoder",
@@ -197,5 +230,5 @@ def _original_channels(swin: SwinSize, patch: Triple, frames: int | None) -> lis
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Number of weights."""
+    """Return the number of weights of a module."""
     return sum(parameter.numel() for parameter in module.parameters())

@@ -1,10 +1,10 @@
-"""Attention inside 3D windows, without ever building a mask per window.
+"""Windowed 3D attention without a mask for every window.
 
-A shifted window grid wraps around, so only the last window along each shifted axis joins tokens that are
-not neighbors on the ground. Windows cut along the same axes share one mask; there are at most eight kinds.
-They are laid out kind by kind: one gather pads, shifts and splits, another one undoes it, and the windows of
-a kind are a slice. Everything goes through ``scaled_dot_product_attention`` with one bias per head, broadcast
-over windows.
+A shifted grid of windows wraps around its axes. Only the last window along each shifted axis then joins tokens that
+are not neighbors on the ground. Windows that are cut along the same axes share one mask, so there are at most eight
+kinds of windows. ``WindowLayout`` sorts the windows by kind: one gather pads, shifts and splits the grid, a second one
+undoes this, and the windows of one kind are a slice. Attention runs through ``scaled_dot_product_attention`` with one
+bias per head, which is broadcast over all windows of a kind.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -25,70 +26,83 @@ from torch.utils.checkpoint import checkpoint
 
 Triple = tuple[int, int, int]
 
-# A CPU is fastest, and smallest, on portions that stay in its cache; these are numbers of elements.
+# Numbers of elements. A CPU is fastest, and needs least memory, on portions that stay in its cache.
 PORTION_OF_TOKENS = 2**20
 PORTION_OF_SCORES = 2**20
-# The operation that TorchInductor itself emits for linear layers; where a release lacks it, the plain one serves.
+
+# ``_linear_pointwise`` is private, but it is the operation that TorchInductor itself emits for linear layers.
+# Where a release of PyTorch or a processor does not have it, ``Linear`` falls back to the public operation.
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def clip_window(size: Triple, window: Triple, *, shifted: bool) -> tuple[Triple, Triple]:
-    """Window and shift for a token grid; an axis that fits into the window is not shifted."""
-    fits = [n <= w for n, w in zip(size, window, strict=True)]
-    clipped = tuple(n if fit else w for n, w, fit in zip(size, window, fits, strict=True))
-    shift = tuple(0 if fit or not shifted else w // 2 for w, fit in zip(window, fits, strict=True))
-    return cast(Triple, clipped), cast(Triple, shift)
+    """Return the window and the shift for a token grid. An axis that fits into the window is not shifted."""
+    clipped = list(window)
+    shift = [0, 0, 0]
+    for axis in range(3):
+        if size[axis] <= window[axis]:
+            clipped[axis] = size[axis]
+        elif shifted:
+            shift[axis] = window[axis] // 2
+    return cast(Triple, tuple(clipped)), cast(Triple, tuple(shift))
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Consecutive windows that the shift cut in the same way.
+class WindowGroup:
+    """Consecutive windows that the shift cuts in the same way.
 
     Args:
-        windows: How many.
-        allowed: ``(k, k)`` true where two tokens may see each other, or None where all may.
+        count: Number of windows.
+        allowed: Mask ``(k, k)``, true where one token may attend to another; None if all pairs may.
     """
 
-    windows: int
+    count: int
     allowed: Bool[Tensor, "k k"] | None
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where the tokens of a batch of grids stand once they are cut into windows.
+class WindowLayout:
+    """Positions of the tokens of a batch of grids after the grids are cut into windows.
 
     Args:
-        window: Tokens of a window along time, rows, columns.
-        pieces: The windows, kind by kind.
-        tokens: Number of the token at each place of each window; 0 where there is none.
-        padding: Places without a token.
-        places: Where each token went.
+        window: Tokens of a window along time, rows and columns.
+        groups: The windows, one group for each kind.
+        tokens: Number of the token at each position of each window; 0 at padded positions.
+        padding: Positions without a token.
+        positions: Position of each token.
     """
 
     window: Triple
-    pieces: tuple[Piece, ...]
+    groups: tuple[WindowGroup, ...]
     tokens: Int[Tensor, " nk"]
     padding: Int[Tensor, " p"]
-    places: Int[Tensor, " bthw"]
+    positions: Int[Tensor, " bthw"]
 
     def split(self, x: Float[Tensor, "b t h w c"]) -> Float[Tensor, "n k c"]:
-        """Cut grids into windows of ``k`` tokens; padding is zero."""
-        windows = Gather.apply(x.flatten(0, 3), self.tokens, self.padding, self.places, self.padding[:0])
+        """Cut grids into windows of ``k`` tokens, padded with zeros."""
+        no_rows = self.padding[:0]
+        windows = GatherRows.apply(x.flatten(0, 3), self.tokens, self.padding, self.positions, no_rows)
         return cast(Tensor, windows).unflatten(0, (-1, prod(self.window)))
 
     def join(self, x: Float[Tensor, "n k c"], size: Triple) -> Float[Tensor, "b t h w c"]:
         """Undo ``split``."""
-        grids = Gather.apply(x.flatten(0, 1), self.places, self.padding[:0], self.tokens, self.padding)
+        no_rows = self.padding[:0]
+        grids = GatherRows.apply(x.flatten(0, 1), self.positions, no_rows, self.tokens, self.padding)
         return cast(Tensor, grids).unflatten(0, (-1, *size))
 
 
-class Gather(torch.autograd.Function):
-    """Take each row at most once. Then the gradient is a gather too; the usual sum over rows is slow on a CPU."""
+class GatherRows(torch.autograd.Function):
+    """Gather rows, each at most once.
+
+    The gradient of such a gather is a gather too. PyTorch would sum over rows instead, which is slow on a CPU.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: Tensor, empty: Tensor, back_rows: Tensor, back_empty: Tensor) -> Tensor:
-        """Return ``x[rows]`` with zeros in the rows ``empty``; the other two say the same of the gradient."""
-        ctx.save_for_backward(back_rows, back_empty)
+    def forward(
+        ctx: Any, x: Tensor, rows: Tensor, empty: Tensor, backward_rows: Tensor, backward_empty: Tensor
+    ) -> Tensor:
+        """Return ``x[rows]`` with zeros in the rows ``empty``. The last two arguments do the same for the gradient."""
+        ctx.save_for_backward(backward_rows, backward_empty)
         return x[rows].index_fill_(0, empty, 0)
 
     @staticmethod
@@ -100,101 +114,140 @@ class Gather(torch.autograd.Function):
 
 
 @lru_cache(maxsize=32)
-def lay_out(batch: int, size: Triple, window: Triple, shift: Triple, device: torch.device) -> Layout:
-    """Number the tokens of ``batch`` grids, pad to whole windows, shift, and sort windows by their cuts."""
-    # What is remembered here serves training too, for which tensors made in inference mode are no use.
+def lay_out(batch: int, size: Triple, window: Triple, shift: Triple, device: torch.device) -> WindowLayout:
+    """Lay out ``batch`` grids in windows that are sorted by the way in which the shift cuts them."""
+    # The cached tensors serve training as well, which cannot use tensors that were created in inference mode.
     with torch.inference_mode(False):
-        numbers = torch.arange(batch * prod(size)).view(batch, *size)
-        t, h, w = (-n % m for n, m in zip(size, window, strict=True))
-        numbers = F.pad(numbers, (0, w, 0, h, 0, t), value=-1).roll([-s for s in shift], dims=(1, 2, 3))
-        for axis in (3, 2, 1):
-            numbers = numbers.unflatten(axis, (-1, window[axis - 1]))
-        grid = numbers.permute(1, 3, 5, 0, 2, 4, 6)
-        kinds = [(grid[chosen].flatten(0, 3), allowed) for chosen, allowed in cuts(window, shift)]
-        tokens = torch.cat([found.flatten() for found, _ in kinds])
+        grid = _number_tokens(batch, size, window, shift)
+        numbers = []
+        groups = []
+        for selection, allowed in cuts(window, shift):
+            windows = grid[selection].flatten(0, 3)
+            numbers.append(windows.flatten())
+            groups.append(WindowGroup(len(windows), None if allowed is None else allowed.to(device)))
+        tokens = torch.cat(numbers)
         padding = (tokens < 0).nonzero().flatten()
-        return Layout(
+        # Padding has the number -1 and therefore comes first in ascending order.
+        positions = tokens.argsort()[len(padding) :]
+        return WindowLayout(
             window,
-            tuple(Piece(len(found), None if allowed is None else allowed.to(device)) for found, allowed in kinds),
+            tuple(groups),
             tokens.clamp(min=0).int().to(device),
             padding.to(device),
-            tokens.argsort()[len(padding) :].int().to(device),
+            positions.int().to(device),
         )
 
 
+def _number_tokens(batch: int, size: Triple, window: Triple, shift: Triple) -> Int[Tensor, "nt nh nw b t h w"]:
+    """Number the tokens of all grids, window by window; -1 marks padding."""
+    numbers = torch.arange(batch * prod(size)).view(batch, *size)
+    t, h, w = window
+    # ``F.pad`` takes the last axis first.
+    padding = (0, -size[2] % w, 0, -size[1] % h, 0, -size[0] % t)
+    numbers = F.pad(numbers, padding, value=-1)
+    numbers = numbers.roll((-shift[0], -shift[1], -shift[2]), dims=(1, 2, 3))
+    return rearrange(numbers, "b (nt t) (nh h) (nw w) -> nt nh nw b t h w", t=t, h=h, w=w)
+
+
 def cuts(window: Triple, shift: Triple) -> Iterator[tuple[tuple[slice, ...], Tensor | None]]:
-    """Yield every way in which a shift cuts windows: which of the grid, and who may see whom in them."""
-    for cut in itertools.product(*[(False, True) if s else (False,) for s in shift]):
-        sides = [slice(-1 if c else 0, None if c or not s else -1) for c, s in zip(cut, shift, strict=True)]
-        yield tuple(sides), _allowed(window, shift, cut) if any(cut) else None
+    """Iterate over all ways in which a shift cuts windows.
+
+    Yields:
+        Slices that select the windows of the grid, and the mask of their tokens (None for windows without a cut).
+    """
+    choices = [(False, True) if step else (False,) for step in shift]
+    for cut in itertools.product(*choices):
+        selection = []
+        for is_cut, step in zip(cut, shift, strict=True):
+            if is_cut:
+                selection.append(slice(-1, None))
+            elif step:
+                selection.append(slice(0, -1))
+            else:
+                selection.append(slice(0, None))
+        yield tuple(selection), _allowed_pairs(window, shift, cut) if any(cut) else None
 
 
-def _allowed(window: Triple, shift: Triple, cut: tuple[bool, ...]) -> Bool[Tensor, "k k"]:
-    sides = [(torch.arange(n) >= n - s) & c for n, s, c in zip(window, shift, cut, strict=True)]
+def _allowed_pairs(window: Triple, shift: Triple, cut: tuple[bool, ...]) -> Bool[Tensor, "k k"]:
+    """Return true for all pairs of tokens that lie on the same side of every cut."""
+    sides = []
+    for length, step, is_cut in zip(window, shift, cut, strict=True):
+        is_wrapped = torch.arange(length) >= length - step
+        sides.append(is_wrapped & is_cut)
     tokens = torch.stack(torch.meshgrid(*sides, indexing="ij")).flatten(1)
     return (tokens[:, :, None] == tokens[:, None, :]).all(0)
 
 
 def relative_index(window: Triple) -> Tensor:
-    """Row of the bias table for every pair of tokens in a full window: ``(k, k)``."""
-    axes = torch.meshgrid(*[torch.arange(n) for n in window], indexing="ij")
+    """Return the row of the bias table ``(k, k)`` for every pair of tokens in a full window."""
+    axes = torch.meshgrid(*[torch.arange(length) for length in window], indexing="ij")
     coordinates = torch.stack(axes).flatten(1)
     offsets = coordinates[:, :, None] - coordinates[:, None, :]
+    # Offsets along an axis of length n run from 1 - n to n - 1; the index counts them from 0.
+    smallest = 1 - torch.tensor(window)
+    frames, rows, columns = offsets - smallest[:, None, None]
     _, h, w = window
-    t, rows, columns = (offset + n - 1 for offset, n in zip(offsets, window, strict=True))
-    return (t * (2 * h - 1) + rows) * (2 * w - 1) + columns
+    return (frames * (2 * h - 1) + rows) * (2 * w - 1) + columns
 
 
 class WindowAttention(nn.Module):
-    """Multi-head attention within windows with a learned bias per relative position.
+    """Multi-head attention within windows, with a learned bias for each relative position.
 
     Args:
-        width: Channels.
-        window: Full window size; smaller grids use a part of its bias table.
-        heads: Attention heads.
-        first_rows: Index a clipped window as the original does, see ``bias``.
+        width: Number of channels.
+        window: Size of a full window. Smaller grids use a part of its bias table.
+        heads: Number of attention heads.
+        first_rows: Index a clipped window in the way of the original; see ``bias``.
     """
 
     relative_position_index: Tensor
 
     def __init__(self, width: int, window: Triple, heads: int, *, first_rows: bool = False) -> None:
         super().__init__()
-        self.window, self.heads, self.first_rows = window, heads, first_rows
-        self.relative_position_bias_table = nn.Parameter(torch.empty(prod(2 * n - 1 for n in window), heads))
+        self.window = window
+        self.heads = heads
+        self.first_rows = first_rows
+        rows = prod(2 * length - 1 for length in window)
+        self.relative_position_bias_table = nn.Parameter(torch.empty(rows, heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         self.register_buffer("relative_position_index", relative_index(window), persistent=False)
         self.qkv = Linear(width, 3 * width)
         self.proj = Linear(width, width)
 
     def bias(self, window: Triple) -> Float[Tensor, "heads k k"]:
-        """Bias of every head between all pairs of tokens of a window, full or clipped.
+        """Return the bias between all pairs of tokens of a full or clipped window.
 
-        The original takes the first rows of the full window's index for a clipped one, which scrambles rows and
-        columns wherever a grid is narrower than a window. Weights learn that, but for one size of image only: it is
-        kept for equality with the original, and off where a model must map at another size than it was trained at.
+        For a clipped window, the original takes the first rows of the full window's index. This mixes up rows and
+        columns wherever a grid is narrower than a window. Weights adapt to it, but only for one image size. The option
+        ``first_rows`` keeps it for equality with the original; leave it off if a model maps images of another size
+        than it was trained on.
         """
         count = prod(window)
         if self.first_rows or window == self.window:
             index = self.relative_position_index[:count, :count]
         else:
             t, h, w = window
-            within = torch.arange(prod(self.window), device=self.relative_position_index.device).view(self.window)
-            chosen = within[:t, :h, :w].flatten()
-            index = self.relative_position_index[chosen[:, None], chosen]
+            full = torch.arange(prod(self.window), device=self.relative_position_index.device).view(self.window)
+            clipped = full[:t, :h, :w].flatten()
+            index = self.relative_position_index[clipped[:, None], clipped]
         table = self.relative_position_bias_table[index.flatten()]
         return table.view(count, count, self.heads).permute(2, 0, 1)
 
-    def forward(self, x: Float[Tensor, "n k c"], window: Triple, pieces: tuple[Piece, ...]) -> Float[Tensor, "n k c"]:
-        """Attend within each window; ``pieces`` counts all of them, in order."""
+    def forward(
+        self, x: Float[Tensor, "n k c"], window: Triple, groups: tuple[WindowGroup, ...]
+    ) -> Float[Tensor, "n k c"]:
+        """Attend within each window. The ``groups`` count all windows in order."""
         bias = self.bias(window)
         if _cpu_inference(x):
-            portion = max(1, PORTION_OF_TOKENS // x[0].numel())
-            parts = [self.proj(attend(self._project(x[rows]), mask)) for rows, mask in masks(bias, pieces, portion)]
-            return torch.cat(parts)
+            limit = max(1, PORTION_OF_TOKENS // x[0].numel())
+            outputs = []
+            for rows, mask in window_batches(bias, groups, limit):
+                outputs.append(self.proj(attend(self._project(x[rows]), mask)))
+            return torch.cat(outputs)
         qkv = self._project(x)
         if x.device.type == "cpu":
-            return self.proj(FrugalAttention.apply(qkv, bias, pieces))
-        return self.proj(attend_pieces(qkv, bias, pieces))
+            return self.proj(MemoryEfficientAttention.apply(qkv, bias, groups))
+        return self.proj(attend_groups(qkv, bias, groups))
 
     def _project(self, x: Float[Tensor, "n k c"]) -> Float[Tensor, "n k 3 heads d"]:
         return self.qkv(x).unflatten(-1, (3, self.heads, -1))
@@ -203,12 +256,12 @@ class WindowAttention(nn.Module):
 def in_portions(
     function: Callable[[Tensor], Tensor], x: Float[Tensor, "*tokens c"], *, recompute: bool
 ) -> Float[Tensor, "*tokens c"]:
-    """Apply a function that treats every token alone.
+    """Apply a function that handles every token independently, on a CPU a portion of the tokens at a time.
 
     Args:
-        function: Function to tokens from tokens of the same width.
+        function: Maps tokens to tokens of the same width.
         x: The tokens.
-        recompute: Keep nothing inside of the function for the backward pass.
+        recompute: Store no intermediate results for the backward pass.
     """
     if recompute and torch.is_grad_enabled():
         function = partial(checkpoint, function, use_reentrant=False, preserve_rng_state=False)
@@ -224,10 +277,10 @@ def _cpu_inference(x: Tensor) -> bool:
 
 
 class Linear(nn.Linear):
-    """A linear layer, with GELU behind it or not.
+    """A linear layer with an optional GELU.
 
-    On a CPU without gradients and in float32 it calls oneDNN, which is a quarter to a third faster than the library
-    PyTorch asks by default where the processor is not Intel's, and applies GELU on the way.
+    For float32 inference on a CPU it calls oneDNN. On processors that are not Intel's this is a quarter to a third
+    faster than the library that PyTorch calls by default, and GELU is applied in the same pass.
     """
 
     def __init__(self, inputs: int, outputs: int, *, gelu: bool = False) -> None:
@@ -236,52 +289,54 @@ class Linear(nn.Linear):
 
     def forward(self, input: Float[Tensor, "*tokens c"]) -> Float[Tensor, "*tokens d"]:
         """Project the last axis."""
-        plain = input.dtype == self.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        if plain and _cpu_inference(input) and _HAS_ONEDNN:
+        is_float32 = input.dtype == self.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        if _HAS_ONEDNN and is_float32 and _cpu_inference(input):
             activation = ("gelu", [], "none") if self.gelu else ("none", [], "")
             return torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, *activation)
-        input = super().forward(input)
-        return F.gelu(input) if self.gelu else input
+        output = super().forward(input)
+        return F.gelu(output) if self.gelu else output
 
 
-def masks(bias: Tensor, pieces: tuple[Piece, ...], portion: int) -> Iterator[tuple[slice, Tensor]]:
-    """Yield slices of at most ``portion`` windows of one kind, and the bias with -inf where the shift cut."""
+def window_batches(bias: Tensor, groups: tuple[WindowGroup, ...], limit: int) -> Iterator[tuple[slice, Tensor]]:
+    """Yield slices of at most ``limit`` windows of one kind, with the bias masked by -inf across cuts."""
     start = 0
-    for piece in pieces:
-        mask = bias if piece.allowed is None else bias.masked_fill(~piece.allowed, float("-inf"))
-        end = start + piece.windows
-        for first in range(start, end, portion):
-            yield slice(first, min(first + portion, end)), mask
+    for group in groups:
+        mask = bias if group.allowed is None else bias.masked_fill(~group.allowed, float("-inf"))
+        end = start + group.count
+        for first in range(start, end, limit):
+            yield slice(first, min(first + limit, end)), mask
         start = end
 
 
 def attend(qkv: Float[Tensor, "n k 3 heads d"], mask: Float[Tensor, "heads k k"]) -> Float[Tensor, "n k c"]:
-    """Attention with one mask for all windows."""
+    """Attend with one mask for all windows."""
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype).unsqueeze(0)).transpose(1, 2).flatten(2)
+    mask = mask.to(q.dtype).unsqueeze(0)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return out.transpose(1, 2).flatten(2)
 
 
-def attend_pieces(qkv: Tensor, bias: Tensor, pieces: tuple[Piece, ...]) -> Float[Tensor, "n k c"]:
-    """Attention with one mask per kind of windows."""
-    parts = [attend(qkv[rows], mask) for rows, mask in masks(bias, pieces, len(qkv))]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+def attend_groups(qkv: Tensor, bias: Tensor, groups: tuple[WindowGroup, ...]) -> Float[Tensor, "n k c"]:
+    """Attend with one mask for each kind of windows."""
+    outputs = [attend(qkv[rows], mask) for rows, mask in window_batches(bias, groups, len(qkv))]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-class FrugalAttention(torch.autograd.Function):
-    """``attend_pieces`` that keeps no probabilities for the backward pass.
+class MemoryEfficientAttention(torch.autograd.Function):
+    """``attend_groups`` without storing the attention probabilities for the backward pass.
 
-    On a CPU, PyTorch falls back to storing them all as soon as the bias wants a gradient: windows x heads x k x k
-    numbers in every block. Here they are computed again, a portion of windows at a time (the idea of
-    FlashAttention, Dao et al., arXiv 2205.14135). A GPU has kernels for this.
+    On a CPU, PyTorch stores all of them as soon as the bias needs a gradient: windows x heads x k x k numbers in every
+    block. This function computes them again, a portion of the windows at a time (the idea of FlashAttention, Dao et
+    al., arXiv 2205.14135). GPUs have kernels for this.
     """
 
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, bias: Tensor, pieces: tuple[Piece, ...]) -> Tensor:
-        """Attend, and remember inputs and result only."""
-        # PyTorch looks at ``requires_grad`` even where no gradient is recorded.
-        out = attend_pieces(qkv.detach(), bias.detach(), pieces)
+    def forward(ctx: Any, qkv: Tensor, bias: Tensor, groups: tuple[WindowGroup, ...]) -> Tensor:
+        """Attend, and save inputs and output only."""
+        # PyTorch chooses its kernel by ``requires_grad`` even where it records no gradient.
+        out = attend_groups(qkv.detach(), bias.detach(), groups)
         ctx.save_for_backward(qkv, bias, out)
-        ctx.pieces = pieces
+        ctx.groups = groups
         return out
 
     @staticmethod
@@ -289,29 +344,41 @@ class FrugalAttention(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         """Return the gradients of ``qkv`` and ``bias``."""
         qkv, bias, out = ctx.saved_tensors
-        of_qkv, of_bias = torch.empty_like(qkv), torch.zeros_like(bias, dtype=_exact(bias.dtype))
-        portion = max(1, PORTION_OF_SCORES // bias.numel())
-        # Autocast may be on or off where the backward pass is called; what was cast once is not cast again.
+        grad_qkv = torch.empty_like(qkv)
+        grad_bias = torch.zeros_like(bias, dtype=_at_least_float32(bias.dtype))
+        limit = max(1, PORTION_OF_SCORES // bias.numel())
+        # The caller may run the backward pass under autocast, which would cast the saved tensors once more.
         with torch.autocast("cpu", enabled=False):
-            for rows, mask in masks(bias, ctx.pieces, portion):
-                of_parts, of_scores = attend_backward(qkv[rows], mask, out[rows], gradient[rows])
-                for i, part in enumerate(of_parts):
-                    of_qkv[rows, :, i] = part.transpose(1, 2)
-                of_bias += of_scores.sum(0)
-        return of_qkv, of_bias.to(bias.dtype), None
+            for rows, mask in window_batches(bias, ctx.groups, limit):
+                grad_parts, grad_scores = attend_backward(qkv[rows], mask, out[rows], gradient[rows])
+                for i, grad_part in enumerate(grad_parts):
+                    grad_qkv[rows, :, i] = grad_part.transpose(1, 2)
+                grad_bias += grad_scores.sum(0)
+        return grad_qkv, grad_bias.to(bias.dtype), None
 
 
 def attend_backward(qkv: Tensor, mask: Tensor, out: Tensor, gradient: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Return the gradients of q, k and v, each ``(n, heads, k, d)``, and of the biased scores, ``(n, heads, k, k)``."""
-    exact = _exact(qkv.dtype)
-    q, k, v = qkv.permute(2, 0, 3, 1, 4).to(exact)
-    out, gradient = (x.to(exact).unflatten(2, q.shape[1::2]).transpose(1, 2) for x in (out, gradient))
-    q = q * q.shape[-1] ** -0.5
-    weights = (q @ k.transpose(-1, -2)).add_(mask).softmax(-1)
-    of_scores = (gradient @ v.transpose(-1, -2)).sub_((gradient * out).sum(-1, keepdim=True)).mul_(weights)
-    of_q = (of_scores @ k) * q.shape[-1] ** -0.5
-    return (of_q, of_scores.transpose(-1, -2) @ q, weights.transpose(-1, -2) @ gradient), of_scores
+    """Differentiate ``attend``.
+
+    Returns:
+        The gradients of q, k and v, each ``(n, heads, k, d)``, and of the biased scores, ``(n, heads, k, k)``.
+    """
+    dtype = _at_least_float32(qkv.dtype)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).to(dtype)
+    heads_and_depth = (q.shape[1], q.shape[3])
+    out = out.to(dtype).unflatten(2, heads_and_depth).transpose(1, 2)
+    gradient = gradient.to(dtype).unflatten(2, heads_and_depth).transpose(1, 2)
+    scale = q.shape[-1] ** -0.5
+    q = q * scale
+    probabilities = (q @ k.transpose(-1, -2)).add_(mask).softmax(-1)
+    grad_scores = gradient @ v.transpose(-1, -2)
+    # The derivative of softmax subtracts the sum of gradient times probability, which equals that of gradient * out.
+    grad_scores.sub_((gradient * out).sum(-1, keepdim=True)).mul_(probabilities)
+    grad_q = (grad_scores @ k) * scale
+    grad_k = grad_scores.transpose(-1, -2) @ q
+    grad_v = probabilities.transpose(-1, -2) @ gradient
+    return (grad_q, grad_k, grad_v), grad_scores
 
 
-def _exact(dtype: torch.dtype) -> torch.dtype:
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)

@@ -66,7 +66,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Lost:
+class LostShard:
     """A shard that was left out, how many samples it held, and why."""
 
     name: str
@@ -99,7 +99,7 @@ class Shards:
 
     root: str
     shards: tuple[Shard, ...]
-    lost: tuple[Lost, ...] = ()
+    lost: tuple[LostShard, ...] = ()
     keep: int = 3
     _held: _Held = field(default_factory=_Held, init=False, repr=False, compare=False)
 
@@ -123,7 +123,7 @@ class Shards:
             except Unreadable as error:
                 if lost == "refuse":
                     raise
-                bad.append(Lost(shard.name, shard.samples, error.found))
+                bad.append(LostShard(shard.name, shard.samples, error.found))
         if not good:
             raise InputError(
                 root, found=f"{len(bad)} shards, all bad", expected="a good shard", repair="fetch the data set again."

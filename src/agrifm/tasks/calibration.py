@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say, and sets of classes that hold the true one as often as was asked for."""
+"""Calibrated probabilities, and prediction sets that contain the true class with a chosen frequency."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from typing import Literal
 
 import numpy as np
 
-TINY = 1e-12  # least probability whose logarithm is taken
+TINY = 1e-12  # smallest probability whose logarithm is taken
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was learned about a model's probabilities on ground that it was not trained on.
+    """Calibration of a model's probabilities on ground that it was not trained on.
 
     Args:
-        temperature: Logits are divided by it (Guo et al., "On calibration of modern neural networks", ICML 2017).
-        thresholds: Thresholds for each class the least probability with which it belongs to a pixel's set
-            (Sadinle et al., "Least ambiguous set-valued classifiers with bounded error levels", JASA 2019).
-        coverage: Share of pixels whose set should hold the true class.
-        by_class: By class that share was asked for in every class alone.
-        shared: Names of the classes that have the threshold of all together, for want of samples.
-        split: Name or list of the chips.
-        unit: What counts as exchangeable: whole ``chips``, or single ``pixels``.
-        chips, pixels: How many there were.
-        ece: Expected calibration error on them before and after.
+        temperature: Divisor of the logits (Guo et al., "On calibration of modern neural networks", ICML 2017).
+        thresholds: Smallest probability with which each class enters the prediction set of a pixel (Sadinle et al.,
+            "Least ambiguous set-valued classifiers with bounded error levels", JASA 2019).
+        coverage: Share of pixels whose prediction set should contain the true class.
+        by_class: Whether this share was required of every class separately.
+        shared: Names of the classes that use the threshold of all classes together because they have too few samples.
+        split: Name of the split, or the list of the chips.
+        unit: Unit that counts as exchangeable: whole ``chips`` or single ``pixels``.
+        chips: Number of chips.
+        pixels: Number of pixels.
+        ece: Expected calibration error on these chips before and after calibration.
     """
 
     temperature: float
@@ -39,23 +40,24 @@ class Calibration:
     ece: tuple[float, float]
 
     def probabilities(self, chances: np.ndarray) -> np.ndarray:
-        """Calibrated probabilities from the model's own, classes along the first axis; their order stays."""
+        """Calibrate the probabilities of the model, classes along the first axis. The order of classes stays."""
         return at_temperature(chances, self.temperature)
 
     def sets(self, chances: np.ndarray) -> np.ndarray:
-        """Which classes belong to the set of each pixel, from calibrated probabilities; the most probable always does.
+        """Compute the prediction set of each pixel, which always contains the most probable class.
 
         Args:
-            chances: Classes along the first axis.
+            chances: Calibrated probabilities, classes along the first axis.
 
         Returns:
-            Bool, of the same shape.
+            A mask of the same shape, true where a class belongs to the set of a pixel.
         """
-        least = np.array(self.thresholds, chances.dtype).reshape(-1, *[1] * (chances.ndim - 1))
-        return (chances >= least) | (chances == chances.max(0))
+        shape = (-1,) + (1,) * (chances.ndim - 1)
+        thresholds = np.array(self.thresholds, chances.dtype).reshape(shape)
+        return (chances >= thresholds) | (chances == chances.max(0))
 
     def bands(self, chances: np.ndarray) -> np.ndarray:
-        """The sets as bands ``(1 + k, h, w)`` uint8: how many classes, then 1 for each that belongs to the set."""
+        """Return the prediction sets as bands ``(1 + k, h, w)`` uint8: their size, then 1 for each class in the set."""
         sets = self.sets(chances)
         return np.concatenate([sets.sum(0, keepdims=True), sets]).astype(np.uint8)
 
@@ -69,7 +71,7 @@ class Calibration:
 
 
 def at_temperature(chances: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities as if the logits, classes along the first axis, had been divided by a temperature."""
+    """Return the probabilities after dividing the logits by a temperature. Classes lie along the first axis."""
     logits = np.log(np.maximum(chances, TINY)) / temperature
     shares = np.exp(logits - logits.max(0))
     return shares / shares.sum(0)

@@ -1,4 +1,4 @@
-"""Scores of delineated fields: extent, boundary and whole fields against the truth, from two rasters of numbers.
+"""Scores of delineated fields: extent, boundary and whole fields against the truth, from two rasters of fields.
 
 Sources: Persello & Bruzzone, IEEE TGRS 48(3), 2010 (over- and under-segmentation); Lin et al., "Microsoft COCO", ECCV
 2014 (thresholds 0.5 to 0.95).
@@ -6,10 +6,9 @@ Sources: Persello & Bruzzone, IEEE TGRS 48(3), 2010 (over- and under-segmentatio
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,27 +16,31 @@ from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from agrifm.tasks.scores import ClassScores, Scores
-from agrifm.tasks.watershed import UNKNOWN
+from agrifm.tasks.scores import ClassScores, Scores, json_values
+from agrifm.tasks.watershed import UNKNOWN, neighbors
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 SUMS = (
-    "both", "only_found", "only_true", "neither",  # pixels of extent
-    "near_true", "border_found", "near_found", "border_true",  # pixels of borders
-    "meters_found", "measured_found", "meters_true", "measured_true",
-    "over", "under", "overlapped", "fields_found", "fields_true",
+    # pixels of the extent
+    "extent_hits", "extent_false", "extent_missed",
+    # pixels of boundaries, and how many of them lie near a boundary of the other raster
+    "boundary_predicted", "boundary_correct", "boundary_true", "boundary_recalled",
+    # meters to the nearest boundary of the other raster, and the number of distances
+    "meters_predicted", "distances_predicted", "meters_true", "distances_true",
+    # fields
+    "over", "under", "fields_overlapped", "fields_predicted", "fields_true",
     *(f"hits_{threshold}" for threshold in THRESHOLDS),
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class FieldScores:
-    """Scores of fields: ``summary`` by name, one row each for extent, boundary, fields and crop.
+    """Scores of fields.
 
     Args:
-        summary: What 'score' says of each name.
-        classes: The rows; of fields ``pixels`` counts fields.
-        crops: Scores of the crop map, where there is one.
+        summary: Scores by name; see ``score``.
+        classes: One row each for extent, boundary and fields, then the crops. For fields, ``pixels`` counts fields.
+        crops: Scores of the crop map, if there is one.
     """
 
     columns: ClassVar[tuple[str, ...]] = ("IoU", "Fscore", "Precision", "Recall", "pixels")
@@ -47,120 +50,182 @@ class FieldScores:
     crops: Scores | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; what does not exist is null."""
-        return json.loads(json.dumps(asdict(self)), parse_constant=lambda _: None)
+        """Return plain values for JSON."""
+        return json_values(self)
 
 
 def compare(
-    found: np.ndarray, truth: np.ndarray, pixel: float, tolerance: float, *, partial: bool = False
+    predicted: np.ndarray, truth: np.ndarray, pixel: float, tolerance: float, *, partial: bool = False
 ) -> dict[str, float]:
-    """Sums over one raster from which the scores follow; sums of several rasters may be added.
+    """Compute the sums of one raster from which the scores follow. Sums of several rasters may be added.
 
-    Nothing is counted where the truth is -1. With ``partial`` truth a field that was found counts only if half of it
-    lies on true fields, and extent only there.
+    Nothing is counted where the truth is -1. With ``partial`` truth, a predicted field counts only if half of it lies
+    on true fields, and extent counts only there.
 
     Args:
-        found, truth: ``(h, w)`` numbers of fields, 0 none; -1 in the truth is unknown.
-        pixel: Size in meters.
-        tolerance: Meters by which a boundary may be off.
+        predicted: Predicted fields ``(h, w)``: the number of the field, or 0.
+        truth: True fields ``(h, w)``: the number of the field, 0 or -1 for unknown.
+        pixel: Size of a pixel in meters.
+        tolerance: Meters by which a boundary may be displaced.
+        partial: Only some fields are known.
     """
-    found = np.where(truth < 0, UNKNOWN, found)
+    predicted = np.where(truth < 0, UNKNOWN, predicted)
     judged = truth > 0 if partial else truth >= 0
-    f, t = found > 0, truth > 0
-    extent = {"both": f & t, "only_found": f & ~t & judged, "only_true": t & ~f, "neither": ~f & ~t & judged}
-    sums = {key: float(np.count_nonzero(where)) for key, where in extent.items()}
-    return sums | _borders(found, truth, judged, pixel, tolerance) | _objects(found, truth, judged)
+    is_predicted = predicted > 0
+    is_true = truth > 0
+    sums = {
+        "extent_hits": float(np.count_nonzero(is_predicted & is_true)),
+        "extent_false": float(np.count_nonzero(is_predicted & ~is_true & judged)),
+        "extent_missed": float(np.count_nonzero(is_true & ~is_predicted)),
+    }
+    sums |= _compare_borders(predicted, truth, judged, pixel, tolerance)
+    sums |= _compare_fields(predicted, truth, judged)
+    return sums
 
 
 def borders(fields: np.ndarray) -> np.ndarray:
-    """Pixels of fields that touch other known ground ``(h, w)``."""
-    padded = np.pad(fields, 1, constant_values=UNKNOWN)
-    around = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
-    return (fields > 0) & np.logical_or.reduce([(side != fields) & (side >= 0) for side in around])
+    """Return a mask ``(h, w)`` of the pixels of fields that touch other known ground."""
+    touches = np.zeros(fields.shape, bool)
+    for neighbor in neighbors(fields, UNKNOWN):
+        touches |= (neighbor != fields) & (neighbor >= 0)
+    return (fields > 0) & touches
 
 
-def _borders(
-    found: np.ndarray, truth: np.ndarray, judged: np.ndarray, pixel: float, tolerance: float
+def _compare_borders(
+    predicted: np.ndarray, truth: np.ndarray, judged: np.ndarray, pixel: float, tolerance: float
 ) -> dict[str, float]:
-    guess, true = borders(found), borders(truth)
-    to_true, to_found = (pixel * _distance(where) for where in (true, guess))
-    guess &= judged | (to_true <= tolerance)
-    sums = {"border_found": guess.sum(), "near_true": (to_true[guess] <= tolerance).sum()}
-    sums |= {"border_true": true.sum(), "near_found": (to_found[true] <= tolerance).sum()}
-    for name, distance in (("found", to_true[guess]), ("true", to_found[true])):
-        measured = distance[np.isfinite(distance)]
-        sums |= {f"meters_{name}": measured.sum(), f"measured_{name}": len(measured)}
+    predicted_border = borders(predicted)
+    true_border = borders(truth)
+    to_true = pixel * _distance(true_border)
+    to_predicted = pixel * _distance(predicted_border)
+    # Where the truth is partial, a predicted border beyond it counts only if a true one is near.
+    predicted_border &= judged | (to_true <= tolerance)
+    meters_to_true = to_true[predicted_border]
+    meters_to_predicted = to_predicted[true_border]
+    sums = {
+        "boundary_predicted": predicted_border.sum(),
+        "boundary_correct": (meters_to_true <= tolerance).sum(),
+        "boundary_true": true_border.sum(),
+        "boundary_recalled": (meters_to_predicted <= tolerance).sum(),
+    }
+    for name, meters in (("predicted", meters_to_true), ("true", meters_to_predicted)):
+        finite = meters[np.isfinite(meters)]
+        sums[f"meters_{name}"] = finite.sum()
+        sums[f"distances_{name}"] = len(finite)
     return {key: float(value) for key, value in sums.items()}
 
 
-def _distance(where: np.ndarray) -> np.ndarray:
-    """Pixels to the nearest true pixel; infinite where there is none."""
-    return np.asarray(ndimage.distance_transform_edt(~where)) if where.any() else np.full(where.shape, np.inf)
+def _distance(mask: np.ndarray) -> np.ndarray:
+    """Return pixels to the nearest true pixel, or infinity if there is none."""
+    if not mask.any():
+        return np.full(mask.shape, np.inf)
+    return np.asarray(ndimage.distance_transform_edt(~mask))
 
 
-def _objects(found: np.ndarray, truth: np.ndarray, judged: np.ndarray) -> dict[str, float]:
-    """Pairs of fields by their overlap: hits, and how far the largest overlaps are from whole."""
-    f, t = (np.unique(np.maximum(raster, 0), return_inverse=True) for raster in (found, truth))
-    overlap = np.zeros((len(f[0]), len(t[0])))
-    np.add.at(overlap, (f[1].ravel(), t[1].ravel()), 1)
-    size_found, size_true = overlap.sum(1), overlap.sum(0)
-    on = np.bincount(f[1].ravel(), judged.ravel(), len(size_found)) >= size_found / 2
-    real_found, real_true = (f[0] > 0) & on, t[0] > 0
-    overlap, size_found, size_true = overlap[real_found][:, real_true], size_found[real_found], size_true[real_true]
-    sums = {"fields_found": float(len(size_found)), "fields_true": float(len(size_true))}
-    iou = overlap / np.maximum(size_found[:, None] + size_true - overlap, 1)
-    sums |= {f"hits_{limit}": _matches(iou >= limit - 1e-9) for limit in THRESHOLDS}
+def _compare_fields(predicted: np.ndarray, truth: np.ndarray, judged: np.ndarray) -> dict[str, float]:
+    """Match fields by their overlap, and measure how far the largest overlaps are from complete."""
+    predicted_number, predicted_index = np.unique(np.maximum(predicted, 0), return_inverse=True)
+    true_number, true_index = np.unique(np.maximum(truth, 0), return_inverse=True)
+    predicted_index = predicted_index.ravel()
+    overlap = np.zeros((len(predicted_number), len(true_number)))
+    np.add.at(overlap, (predicted_index, true_index.ravel()), 1)
+    predicted_size = overlap.sum(1)
+    true_size = overlap.sum(0)
+    judged_size = np.bincount(predicted_index, judged.ravel(), len(predicted_number))
+    # Row and column 0 are ground without a field.
+    counts = (predicted_number > 0) & (judged_size >= predicted_size / 2)
+    is_true = true_number > 0
+    overlap = overlap[counts][:, is_true]
+    predicted_size = predicted_size[counts]
+    true_size = true_size[is_true]
+
+    sums = {"fields_predicted": float(len(predicted_size)), "fields_true": float(len(true_size))}
+    union = predicted_size[:, None] + true_size - overlap
+    iou = overlap / np.maximum(union, 1)
+    for threshold in THRESHOLDS:
+        # An IoU that equals the threshold up to rounding counts.
+        sums[f"hits_{threshold}"] = _count_matches(iou >= threshold - 1e-9)
     if not overlap.size:
-        return sums | {"over": 0.0, "under": 0.0, "overlapped": 0.0}
-    best, shared = overlap.argmax(0), overlap.max(0)
-    some = shared > 0
-    over, under = 1 - shared[some] / size_true[some], 1 - shared[some] / size_found[best[some]]
-    return sums | {"over": float(over.sum()), "under": float(under.sum()), "overlapped": float(some.sum())}
+        return sums | {"over": 0.0, "under": 0.0, "fields_overlapped": 0.0}
+    best = overlap.argmax(0)
+    shared = overlap.max(0)
+    overlapped = shared > 0
+    over = 1 - shared[overlapped] / true_size[overlapped]
+    under = 1 - shared[overlapped] / predicted_size[best[overlapped]]
+    sums["over"] = float(over.sum())
+    sums["under"] = float(under.sum())
+    sums["fields_overlapped"] = float(overlapped.sum())
+    return sums
 
 
-def _matches(close: np.ndarray) -> float:
-    """Most pairs such that no field is in two of them."""
-    return float((maximum_bipartite_matching(coo_array(close).tocsr()) >= 0).sum()) if close.any() else 0.0
+def _count_matches(is_close: np.ndarray) -> float:
+    """Return the largest number of pairs in which no field occurs twice."""
+    if not is_close.any():
+        return 0.0
+    matches = maximum_bipartite_matching(coo_array(is_close).tocsr())
+    return float((matches >= 0).sum())
 
 
 def score(sums: Mapping[str, float], crops: Scores | None = None) -> FieldScores:
-    """Scores from sums.
+    """Compute scores from sums.
 
-    ``extent_IoU``, ``extent_F1``; ``boundary_F1`` within the tolerance; ``F1`` of whole fields at IoU 0.5 and ``mF1``,
-    the mean over IoU 0.5 to 0.95; ``over`` and ``under``: the share of a true field outside the found one that
-    overlaps it most, and of that one outside the true field, means over true fields that any overlaps;
-    ``boundary_distance`` in meters, the mean of both directions; ``overall``: the mean of ``extent_IoU``,
-    ``boundary_F1``, ``F1`` and the crops' mFscore. What does not exist is NaN, and 0 in ``overall``.
+    The summary holds ``extent_IoU`` and ``extent_F1``; ``boundary_F1`` within the tolerance; ``F1`` of whole fields at
+    IoU 0.5, and ``mF1``, its mean over IoU 0.5 to 0.95; ``over`` and ``under``, the share of a true field outside the
+    predicted field that overlaps it most, and the share of that field outside the true one, as means over true fields
+    that overlap any; ``boundary_distance`` in meters, the mean of both directions; and ``overall``, the mean of
+    ``extent_IoU``, ``boundary_F1``, ``F1`` and the mFscore of crops. Scores that do not exist are NaN, and count as 0
+    in ``overall``.
     """
-    both, found, true = sums["both"], sums["fields_found"], sums["fields_true"]
-    extent = _row("extent", both, both + sums["only_found"], both, both + sums["only_true"])
-    boundary = _row("boundary", sums["near_true"], sums["border_found"], sums["near_found"], sums["border_true"])
-    rows = [_row(f"fields at IoU {at}", hit, found, hit, true) for at in THRESHOLDS for hit in [sums[f"hits_{at}"]]]
+    hits = sums["extent_hits"]
+    extent = _row("extent", hits, hits + sums["extent_false"], hits, hits + sums["extent_missed"])
+    boundary = _row(
+        "boundary",
+        sums["boundary_correct"],
+        sums["boundary_predicted"],
+        sums["boundary_recalled"],
+        sums["boundary_true"],
+    )
+    fields = []
+    for threshold in THRESHOLDS:
+        hits = sums[f"hits_{threshold}"]
+        name = f"fields at IoU {threshold}"
+        fields.append(_row(name, hits, sums["fields_predicted"], hits, sums["fields_true"]))
+    to_true = _ratio(sums["meters_predicted"], sums["distances_predicted"])
+    to_predicted = _ratio(sums["meters_true"], sums["distances_true"])
     summary = {
         "extent_IoU": extent.IoU,
         "extent_F1": extent.Fscore,
         "boundary_F1": boundary.Fscore,
-        "F1": rows[0].Fscore,
-        "mF1": math.fsum(row.Fscore for row in rows) / len(rows),
-        "over": _ratio(sums["over"], sums["overlapped"]),
-        "under": _ratio(sums["under"], sums["overlapped"]),
-        "boundary_distance": 0.5 * sum(_ratio(sums[f"meters_{k}"], sums[f"measured_{k}"]) for k in ("found", "true")),
+        "F1": fields[0].Fscore,
+        "mF1": math.fsum(row.Fscore for row in fields) / len(fields),
+        "over": _ratio(sums["over"], sums["fields_overlapped"]),
+        "under": _ratio(sums["under"], sums["fields_overlapped"]),
+        "boundary_distance": 0.5 * (to_true + to_predicted),
     }
-    parts = [summary[key] for key in ("extent_IoU", "boundary_F1", "F1")]
+    parts = [extent.IoU, boundary.Fscore, fields[0].Fscore]
+    rows = [extent, boundary, fields[0]]
     if crops is not None:
-        summary |= {key: crops.summary[key] for key in ("aAcc", "mFscore")}
-        parts.append(summary["mFscore"])
+        summary["aAcc"] = crops.summary["aAcc"]
+        summary["mFscore"] = crops.summary["mFscore"]
+        parts.append(crops.summary["mFscore"])
+        rows.extend(crops.classes)
     summary["overall"] = sum(0.0 if math.isnan(part) else part for part in parts) / len(parts)
-    return FieldScores(summary, (extent, boundary, rows[0], *(crops.classes if crops else ())), crops)
+    return FieldScores(summary, tuple(rows), crops)
 
 
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else math.nan
 
 
-def _row(name: str, right: float, found: float, met: float, true: float) -> ClassScores:
-    """Precision is right / found and recall met / true; IoU exists where right and met are the same pixels."""
-    precision, recall = _ratio(right, found), _ratio(met, true)
-    f1 = 0.0 if right == met == 0 and found + true else _ratio(2 * precision * recall, precision + recall)
-    iou = _ratio(met, found + true - met) if name != "boundary" else math.nan
+def _row(name: str, correct: float, predicted: float, recalled: float, true: float) -> ClassScores:
+    """Return a row of scores: precision is correct / predicted, recall is recalled / true.
+
+    For boundaries, the two numerators count different pixels, so there is no IoU.
+    """
+    precision = _ratio(correct, predicted)
+    recall = _ratio(recalled, true)
+    f1 = _ratio(2 * precision * recall, precision + recall)
+    if correct == recalled == 0 and predicted + true:
+        f1 = 0.0  # nothing is right, even where precision or recall alone does not exist
+    iou = math.nan if name == "boundary" else _ratio(recalled, predicted + true - recalled)
     return ClassScores(name, iou, recall, f1, precision, recall, int(true))

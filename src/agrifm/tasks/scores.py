@@ -1,8 +1,8 @@
-"""Scores from a confusion matrix, with the original's definitions plus kappa.
+"""Scores of a confusion matrix, as the original defines them, and Cohen's kappa.
 
-The original's precision adds 1e-8 to its denominator and its F-score another 1e-8; a class that occurs
-neither in labels nor in predictions has no IoU, one without labels no recall and no F-score. What does not
-exist is NaN and left out of the means.
+The original adds 1e-8 to the denominator of precision, and another 1e-8 to that of the F-score. A class that occurs
+neither in labels nor in predictions has no IoU; a class without labels has no recall and no F-score. Scores that do not
+exist are NaN and do not enter the means.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ EPSILON = 1e-8
 
 @dataclass(frozen=True)
 class ClassScores:
-    """Scores of one class, in 0..1 or NaN."""
+    """Scores of one class, from 0 to 1 or NaN."""
 
     name: str
     IoU: float
@@ -32,10 +32,13 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of a map: ``summary`` by name (aAcc, mIoU, mAcc, mFscore, mPrecision, mRecall, kappa), per class, counts.
+    """Scores of a map.
 
-    ``confusion[i][j]`` counts the pixels of true class i that were called j. ``levels`` are the scores where groups of
-    classes count as one, from fine to coarse.
+    Args:
+        summary: Scores by name: aAcc, mIoU, mAcc, mFscore, mPrecision, mRecall and kappa.
+        classes: Scores of each class.
+        confusion: ``confusion[i][j]`` is the number of pixels of class i that were predicted as j.
+        levels: Scores with groups of classes taken as one, from fine to coarse.
     """
 
     columns: ClassVar[tuple[str, ...]] = ("IoU", "Fscore", "Precision", "Recall", "pixels")
@@ -46,49 +49,59 @@ class Scores:
     levels: tuple[Scores, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; what does not exist is null."""
-        text = json.dumps(asdict(self))
-        return json.loads(text, parse_constant=lambda _: None)
+        """Return plain values for JSON."""
+        return json_values(self)
+
+
+def json_values(record: Any) -> dict[str, Any]:
+    """Return a dataclass as plain values for JSON. NaN becomes null."""
+    return json.loads(json.dumps(asdict(record)), parse_constant=lambda _: None)
 
 
 def scores(confusion: np.ndarray, names: tuple[str, ...]) -> Scores:
     """Score a confusion matrix.
 
     Args:
-        confusion: ``(classes, classes)`` counts, truth along rows, prediction along columns.
+        confusion: Counts ``(classes, classes)``, with the truth along rows and the prediction along columns.
         names: Names of the classes.
     """
     counts = np.asarray(confusion, dtype=np.float64)
-    hit, truth, guess = counts.diagonal(), counts.sum(1), counts.sum(0)
+    hits = counts.diagonal()
+    true = counts.sum(1)
+    predicted = counts.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        recall = hit / truth
-        precision = hit / (guess + EPSILON)
+        recall = hits / true
+        precision = hits / (predicted + EPSILON)
         table = {
-            "IoU": hit / (truth + guess - hit),
+            "IoU": hits / (true + predicted - hits),
             "Acc": recall,
             "Fscore": 2 * precision * recall / (precision + recall + EPSILON),
             "Precision": precision,
             "Recall": recall,
         }
-        summary = {"aAcc": float(hit.sum() / truth.sum())}
-    summary |= {f"m{key}": _mean(values) for key, values in table.items()}
+        summary = {"aAcc": float(hits.sum() / true.sum())}
+    for key, values in table.items():
+        summary[f"m{key}"] = _mean(values)
     summary["kappa"] = _kappa(counts)
-    classes = tuple(
-        ClassScores(name, **{key: float(values[i]) for key, values in table.items()}, pixels=int(truth[i]))
-        for i, name in enumerate(names)
-    )
-    return Scores(summary, classes, tuple(tuple(int(n) for n in row) for row in counts))
+    classes = []
+    for i, name in enumerate(names):
+        row = {key: float(values[i]) for key, values in table.items()}
+        classes.append(ClassScores(name, **row, pixels=int(true[i])))
+    matrix = tuple(tuple(row) for row in counts.astype(int).tolist())
+    return Scores(summary, tuple(classes), matrix)
 
 
 def _mean(values: np.ndarray) -> float:
-    exist = values[~np.isnan(values)]
-    return float(exist.mean()) if exist.size else math.nan
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if defined.size else math.nan
 
 
 def _kappa(counts: np.ndarray) -> float:
-    """Cohen's kappa: agreement beyond that of chance."""
+    """Cohen's kappa: agreement beyond that expected by chance."""
     total = counts.sum()
     if not total:
         return math.nan
     chance = float((counts.sum(0) * counts.sum(1)).sum() / total**2)
-    return math.nan if chance == 1 else float((counts.trace() / total - chance) / (1 - chance))
+    if chance == 1:
+        return math.nan
+    return float((counts.trace() / total - chance) / (1 - chance))

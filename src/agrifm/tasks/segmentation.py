@@ -1,8 +1,9 @@
-"""The task of segmentation: one class for each pixel."""
+"""The task of segmentation: one class per pixel."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,10 +20,10 @@ from agrifm.checks.chips import unknown_labels
 from agrifm.errors import InputError
 from agrifm.tasks.class_choice import ClassChoice
 from agrifm.tasks.class_levels import Group, check, levels, lifted
-from agrifm.tasks.losses import CrossEntropy, Loss, LossSum, settled
+from agrifm.tasks.losses import CrossEntropy, Loss, LossSum, resolve_weights
 from agrifm.tasks.scores import Scores, scores
 
-MOST_CLASSES = 254  # classes of a map, which has one byte for each pixel, and 255 is no data
+MOST_CLASSES = 254  # of a map, which has one byte per pixel and uses the largest number for no data
 
 # Twelve colors that color-blind readers can distinguish (Tol, "Colour Schemes", 2021: muted, then light).
 PALETTE = (
@@ -32,7 +33,7 @@ PALETTE = (
 
 
 def rgb(color: str) -> tuple[int, int, int]:
-    """Parse a color ``#rrggbb``."""
+    """Return a color ``#rrggbb`` as three numbers."""
     return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
 
 
@@ -43,9 +44,9 @@ class CropClass:
     Args:
         name: Name of the class.
         color: Color as ``#rrggbb``.
-        codes: Numbers of the class in the labels; None takes its position.
-        parent: Name of the group that it is part of, from its table.
-        hcat: Its code in HCAT.
+        codes: Numbers in the labels that mean the class; by default its position.
+        parent: The group that a class table puts it in.
+        hcat: Its class in HCAT.
     """
 
     name: str
@@ -59,13 +60,20 @@ class CropClass:
             raise ValueError(f"color '{self.color}' of class {self.name} is not of the form #rrggbb")
 
 
-def _classes(value: Any) -> Any:
-    return (
-        [{"name": entry} if isinstance(entry, str) else entry for entry in value] if isinstance(value, list) else value
-    )
+def color_of(entry: CropClass, position: int) -> str:
+    """Return the color of a class, from the palette unless it has one."""
+    return entry.color or PALETTE[position % len(PALETTE)]
+
+
+def _expand_names(value: Any) -> Any:
+    """Let a plain name in a list of classes mean a class of that name."""
+    if not isinstance(value, list):
+        return value
+    return [{"name": entry} if isinstance(entry, str) else entry for entry in value]
 
 
 def _one_or_more(value: Any) -> Any:
+    """Let a single loss mean a list of one."""
     return [value] if isinstance(value, dict) else value
 
 
@@ -74,22 +82,25 @@ Losses = Annotated[
     tuple[AnyLoss, ...], BeforeValidator(_one_or_more, json_schema_input_type=tuple[AnyLoss, ...] | AnyLoss)
 ]
 ClassList = tuple[str | CropClass, ...]
-Classes = Annotated[tuple[CropClass, ...], BeforeValidator(_classes, json_schema_input_type=ClassList)]
+Classes = Annotated[tuple[CropClass, ...], BeforeValidator(_expand_names, json_schema_input_type=ClassList)]
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """Segmentation: the meaning of labels, losses, scores and maps.
+    """The task of predicting one class per pixel.
 
     Args:
-        classes: Classes in the order of their numbers 0, 1, 2... on the map, and in labels unless they have codes.
-        ignore_index: Label of pixels that count neither in loss nor in scores.
-        loss: One loss, or several that are summed.
-        groups: Groups of classes; a label of a group is a target for the sum of their probabilities.
-        unlabeled: Further codes that are ignored like ``ignore_index``.
+        classes: Classes in the order of the numbers of the map, 0, 1, 2 and so on. Labels have the same numbers unless
+            the classes have codes.
+        ignore_index: Label of pixels that count neither in the loss nor in the scores.
+        loss: One or more losses, which are summed.
+        groups: Groups of classes. A label of a group trains the sum of their probabilities.
+        unlabeled: Codes that are ignored like ``ignore_index``.
     """
 
-    classes: Annotated[tuple[CropClass, ...], BeforeValidator(_classes, json_schema_input_type=ClassList | ClassChoice)]
+    classes: Annotated[
+        tuple[CropClass, ...], BeforeValidator(_expand_names, json_schema_input_type=ClassList | ClassChoice)
+    ]
     kind: Literal["segmentation"] = "segmentation"
     ignore_index: int = -1
     loss: Losses = (CrossEntropy(),)
@@ -123,36 +134,35 @@ class Segmentation:
 
     @property
     def colors(self) -> tuple[str, ...]:
-        """Colors of the classes; those not given come from a palette."""
-        return tuple(entry.color or PALETTE[i % len(PALETTE)] for i, entry in enumerate(self.classes))
+        """Colors of the classes, from a palette unless they are given."""
+        return tuple(color_of(entry, i) for i, entry in enumerate(self.classes))
 
     @property
     def outputs(self) -> int:
-        """Number of output channels."""
+        """Number of channels of the model."""
         return len(self.classes)
 
     @cached_property
     def known(self) -> dict[int, int]:
-        """Class, group (from ``outputs`` on) or ``ignore_index`` by number in the labels.
+        """For each number in the labels its class, its group (from ``outputs`` on), or ``ignore_index``.
 
         Raises:
             ValueError: If a number has two meanings, or only some classes have codes.
         """
-        given = [entry.codes for entry in self.classes]
-        if any(codes is None for codes in given) and not all(codes is None for codes in given):
+        without_codes = [entry for entry in self.classes if entry.codes is None]
+        if without_codes and len(without_codes) < len(self.classes):
             raise ValueError("some classes have codes and some have none: give codes to all of them")
-        codes_of = [codes or (i,) for i, codes in enumerate(given)]
-        codes_of += [group.codes for group in self.groups]
+        meanings = [entry.codes or (number,) for number, entry in enumerate(self.classes)]
+        meanings += [group.codes for group in self.groups]
         pairs = []
-        for i, codes in enumerate(codes_of):
-            pairs += [(code, i) for code in codes]
+        for number, codes in enumerate(meanings):
+            pairs += [(code, number) for code in codes]
         pairs += [(code, self.ignore_index) for code in self.unlabeled]
-        meanings: dict[int, int] = {}
-        for code, meaning in pairs:
-            if code in meanings:
-                raise ValueError(f"code {code} is given twice")
-            meanings[code] = meaning
-        return meanings
+        uses = Counter(code for code, _ in pairs)
+        repeated = [code for code, count in uses.items() if count > 1]
+        if repeated:
+            raise ValueError(f"code {repeated[0]} is given twice")
+        return dict(pairs)
 
     @cached_property
     def members(self) -> Bool[Tensor, "g k"]:
@@ -161,41 +171,43 @@ class Segmentation:
         return torch.tensor(rows, dtype=torch.bool).view(len(rows), len(self.names))
 
     def encode(self, label: Int[Tensor, "*s"]) -> Int[Tensor, "*s"]:
-        """Convert the numbers of a label to classes, groups (from ``outputs`` on) or ``ignore_index``.
+        """Replace the numbers of a label by those of classes, groups (from ``outputs`` on) or ``ignore_index``.
 
         Raises:
-            InputError: If a number is unknown.
+            InputError: If the label contains an unknown number.
         """
-        if not self.groups and not self.unlabeled and all(entry.codes is None for entry in self.classes):
+        has_codes = any(entry.codes is not None for entry in self.classes)
+        if not (has_codes or self.groups or self.unlabeled):
             return label
         table = sorted({**self.known, self.ignore_index: self.ignore_index}.items())
-        codes, places = torch.tensor(table, device=label.device).T.contiguous()
-        position = torch.searchsorted(codes, label.contiguous()).clamp(max=len(codes) - 1)
-        unknown = codes[position] != label
+        codes, numbers = torch.tensor(table, device=label.device).T.contiguous()
+        index = torch.searchsorted(codes, label.contiguous()).clamp(max=len(codes) - 1)
+        unknown = codes[index] != label
         if bool(unknown.any()):
             raise unknown_labels("label", label[unknown].unique().tolist(), self.known, self.ignore_index)
-        return places[position]
+        return numbers[index]
 
     def classes_of(self, label: Int[Tensor, "*s"]) -> Int[Tensor, "*s"]:
-        """Convert the numbers of a label to classes; ``ignore_index`` for groups and ignored pixels."""
+        """Return the classes of a label, and ``ignore_index`` where it names a group only."""
         label = self.encode(label)
         return label.masked_fill(label >= self.outputs, self.ignore_index)
 
     def counts(self, labels: Mapping[int, int]) -> list[tuple[str, int]]:
-        """Number of pixels of each class, of each group, and of ignored ones, from those by number in the label."""
-        names = [*self.names, *(group.name for group in self.groups)]
-        pixels = [0] * (len(names) + 1)
+        """Return the pixels of every class, every group and of ignored labels by name, from those by number."""
+        names = [*self.names, *(group.name for group in self.groups), "ignored"]
+        pixels = [0] * len(names)
         for code, count in labels.items():
-            meaning = self.known.get(code, self.ignore_index)
-            if meaning == self.ignore_index:
-                meaning = -1  # the last entry
-            pixels[meaning] += count
-        return list(zip([*names, "ignored"], pixels, strict=True))
+            number = self.known.get(code, self.ignore_index)
+            pixels[-1 if number == self.ignore_index else number] += count
+        return list(zip(names, pixels, strict=True))
 
     def settled(self, labels: Mapping[int, int]) -> Segmentation:
-        """Derive class weights and priors from the pixels of the training split, by number in the label.
+        """Return the task with class weights and priors from the pixels of the training split.
 
-        Pixels of a group are divided evenly among its classes.
+        The pixels of a group are divided evenly among its classes.
+
+        Args:
+            labels: Number of pixels for each number in the labels.
 
         Raises:
             InputError: If nothing is labeled.
@@ -203,8 +215,10 @@ class Segmentation:
         if self.is_settled:
             return self
         counts = torch.tensor([pixels for _, pixels in self.counts(labels)[:-1]], dtype=torch.float64)
+        of_classes = counts[: self.outputs]
+        of_groups = counts[self.outputs :]
         share = self.members.double() / self.members.sum(1, keepdim=True)
-        pixels = (counts[: self.outputs] + counts[self.outputs :] @ share).tolist()
+        pixels = (of_classes + of_groups @ share).tolist()
         if not sum(pixels):
             raise InputError(
                 "train split",
@@ -212,21 +226,22 @@ class Segmentation:
                 expected="labels to count classes in",
                 repair="check task.ignore_index and the lists, or write numbers instead of 'balanced'.",
             )
-        return replace(self, loss=tuple(settled(loss, pixels) for loss in self.loss))
+        return replace(self, loss=tuple(resolve_weights(loss, pixels) for loss in self.loss))
 
     @property
     def is_settled(self) -> bool:
         """Whether every weight and prior is a number."""
-        return all(settled(loss, [1.0] * self.outputs) == loss for loss in self.loss)
+        counts = [1.0] * self.outputs
+        return all(resolve_weights(loss, counts) == loss for loss in self.loss)
 
     def losses(self, output: Float[Tensor, "b k h w"], label: Int[Tensor, "b h w"]) -> list[tuple[float, LossSum]]:
-        """Each loss with its weight, as sum and count."""
+        """Return each loss with its weight."""
         groups = self.members.to(output.device) if self.groups else None
         label = self.encode(label)
         return [(loss.weight, loss(output.float(), label, self.ignore_index, groups)) for loss in self.loss]
 
     def metric(self) -> Metric:
-        """Metric of the confusion matrix over batches and processes; groups follow the classes."""
+        """Return a metric that sums the confusion matrix over batches and processes. Groups follow the classes."""
         count = len(self.classes) + len(self.groups)
         return MulticlassConfusionMatrix(count, ignore_index=self.ignore_index, validate_args=False)
 
@@ -235,14 +250,14 @@ class Segmentation:
         metric.update(output.argmax(1), self.encode(label))
 
     def scores(self, metric: Metric) -> Scores:
-        """Scores of all batches that the metric has gathered, for the classes and every level above them."""
+        """Return the scores of everything that was added to the metric, for the classes and the levels above them."""
         counts = metric.compute().cpu().numpy()[:, : self.outputs]
-        of_classes = scores(*lifted(counts, self.groups, self.names, self.names))
         of_levels = []
-        for level in levels(self.groups, self.names):
-            of_levels.append(scores(*lifted(counts, self.groups, self.names, level)))
-        return replace(of_classes, levels=tuple(of_levels))
+        for level in (self.names, *levels(self.groups, self.names)):
+            matrix, names = lifted(counts, self.groups, self.names, level)
+            of_levels.append(scores(matrix, names))
+        return replace(of_levels[0], levels=tuple(of_levels[1:]))
 
     def probabilities(self, output: Float[Tensor, "b k h w"]) -> Float[Tensor, "b k h w"]:
-        """Probability of each class."""
+        """Return the probability of each class."""
         return torch.softmax(output.float(), 1)
