@@ -38,7 +38,7 @@ from agrifm.data.records import COVERS, Record
 from agrifm.pretraining.shard_writer import ShardWriter
 from agrifm.pretraining.shards import FORMAT, MANIFEST, Shard, Shards
 from agrifm.pretraining.stream import Stream, StreamBatches
-from agrifm.synthetic.landcover import Covers
+from agrifm.synthetic.landcover import SyntheticLandCover
 
 COUNTS = {"Landsat": 13_444_211, "Modis": 1_500_000, "S2": 10_300_000}  # of the original: 25,244,211
 ARRAYS = ("image", "days", "clear", "fractions", "unknown")
@@ -339,7 +339,7 @@ def main() -> None:
     parser.add_argument("--scale", action="store_true", help="only what 25 million samples cost")
     parser.add_argument("--real", type=Path, help="a patch of worldcereal_patches (.npz), to compress it too")
     asked = parser.parse_args()
-    covers = Covers(seed=0)
+    covers = SyntheticLandCover(seed=0)
     records = [covers.record(covers.sensors[i % 3].name, i) for i in range(3 if asked.scale else asked.samples)]
     bytes_of = {r.sensor: len(r.to_bytes()) + 512 for r in records[:3]}
     with tempfile.TemporaryDirectory() as folder:

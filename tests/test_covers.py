@@ -1,4 +1,4 @@
-"""The made-up land of eight covers: deterministic, with exact shares, masks and seasons of either hemisphere."""
+"""The synthetic land of eight covers: deterministic, with exact shares, masks and seasons of either hemisphere."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 
 from agrifm.errors import InputError
 from agrifm.sensors import LANDSAT, MODIS, S2
-from agrifm.synthetic.landcover import Covers
+from agrifm.synthetic.landcover import SyntheticLandCover
 from agrifm.synthetic.varieties import VARIETIES
 from agrifm.tasks.fractions import COVERS
 
-LAND = Covers(seed=5)
+LAND = SyntheticLandCover(seed=5)
 ALL = (S2, LANDSAT, MODIS)
 
 
@@ -24,10 +24,10 @@ def same(one, other) -> bool:
 @pytest.mark.parametrize("sensor", ["S2", "Landsat", "Modis"])
 def test_seed_sensor_and_index_decide_and_the_order_does_not(sensor):
     forward = [LAND.record(sensor, index) for index in (0, 1, 2**39)]
-    backward = [Covers(seed=5).record(sensor, index) for index in (2**39, 1, 0)][::-1]
+    backward = [SyntheticLandCover(seed=5).record(sensor, index) for index in (2**39, 1, 0)][::-1]
     assert all(same(one, other) for one, other in zip(forward, backward, strict=True))
     assert not same(forward[0], forward[1])
-    assert not same(forward[0], Covers(seed=6).record(sensor, 0))
+    assert not same(forward[0], SyntheticLandCover(seed=6).record(sensor, 0))
 
 
 @pytest.mark.parametrize(("index", "sensor", "shape"), [(0, S2, (24, 10, 48, 48)), (4, LANDSAT, (24, 6, 48, 48))])
@@ -44,7 +44,7 @@ def test_a_sample_holds_one_sensor_and_shares_that_sum_to_one(index, sensor, sha
 
 @pytest.mark.parametrize("sensor", ["S2", "Landsat", "Modis"])
 def test_shares_are_those_of_the_ground(sensor):
-    land = Covers(seed=2, unknown=0.2)
+    land = SyntheticLandCover(seed=2, unknown=0.2)
     ground, record = land.ground(sensor, 7), land.record(sensor, 7)
     cover, side = ground.cover[ground.piece], len(ground.piece) // 8
     for row, column in ((0, 0), (3, 6), (7, 7)):
@@ -102,10 +102,10 @@ def test_green_comes_half_a_year_later_in_the_south():
 
 
 BAD = {
-    "size": (lambda: Covers(sizes={"S2": 50, "Landsat": 48, "Modis": 16}), "multiple of cells"),
-    "no size": (lambda: Covers(sizes={"S2": 48}), "Landsat"),
-    "frames": (lambda: Covers(frames=60), "1 to 45"),
-    "unknown": (lambda: Covers(unknown=1.0), "below 1"),
+    "size": (lambda: SyntheticLandCover(sizes={"S2": 50, "Landsat": 48, "Modis": 16}), "multiple of cells"),
+    "no size": (lambda: SyntheticLandCover(sizes={"S2": 48}), "Landsat"),
+    "frames": (lambda: SyntheticLandCover(frames=60), "1 to 45"),
+    "unknown": (lambda: SyntheticLandCover(unknown=1.0), "below 1"),
 }
 
 

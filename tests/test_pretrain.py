@@ -31,7 +31,7 @@ from agrifm.nn.model import CropModel, ModelConfig
 from agrifm.nn.swin import SwinSize
 from agrifm.pretraining.shard_writer import ShardWriter
 from agrifm.sensors import LANDSAT, S2
-from agrifm.synthetic.landcover import Covers
+from agrifm.synthetic.landcover import SyntheticLandCover
 from agrifm.tasks.fractions import COVERS, Fractions
 from agrifm.training import fit, mean_teacher
 from agrifm.training.fit import open_sources
@@ -77,7 +77,7 @@ def shards(tmp_path_factory):
     root = tmp_path_factory.mktemp("shards")
     small = {"S2": 16, "Landsat": 16}
     for split, seed in (("train", 0), ("val", 1)):
-        covers = Covers(seed=seed, sizes=small, frames=6, sensors=(S2, LANDSAT))
+        covers = SyntheticLandCover(seed=seed, sizes=small, frames=6, sensors=(S2, LANDSAT))
         with ShardWriter(root / split, size=4) as writer:
             for index in range(24):
                 writer.add(covers.record(("S2", "Landsat")[index % 2], index))
@@ -195,7 +195,7 @@ def test_a_split_model_has_no_second_average(settings):
 
 
 def test_several_sources_are_drawn_in_their_shares(plan, shards, tmp_path):
-    covers = Covers(frames=6, sensors=(S2, LANDSAT))
+    covers = SyntheticLandCover(frames=6, sensors=(S2, LANDSAT))
     with ShardWriter(tmp_path / "real", size=4) as writer:
         for index in range(8):
             writer.add(covers.record(("S2", "Landsat")[index % 2], index))
@@ -254,12 +254,12 @@ def test_a_probe_learns_what_the_features_tell(settings):
 def test_tokens_and_operations_are_counted():
     sensors = [replace(S2, statistics=S2.statistics)]
     model = CropModel(sensors, 8, ModelConfig(size=SwinSize(16, (1, 1, 1, 1), (1, 2, 4, 8))))
-    batch = Views.of([(Covers(sizes={"S2": 16}, frames=n, sensors=(S2,)).read(0),) for n in (8, 5)]).student
+    batch = Views.of([(SyntheticLandCover(sizes={"S2": 16}, frames=n, sensors=(S2,)).read(0),) for n in (8, 5)]).student
     assert tokens(model, batch) == (2 + 2) * 8 * 8
     count = forward_flops(model, batch)
     linear = sum(2 * p.numel() for n, p in model.backbones.named_parameters() if "layers.0.blocks" in n and p.ndim == 2)
     assert count > linear * tokens(model, batch)
-    one = Views.of([(Covers(sizes={"S2": 16}, frames=8, sensors=(S2,)).read(0),)]).student
+    one = Views.of([(SyntheticLandCover(sizes={"S2": 16}, frames=8, sensors=(S2,)).read(0),)]).student
     assert 1.8 < count / forward_flops(model, one) < 2.2
 
 
@@ -273,7 +273,7 @@ def test_throughput_is_logged(plan, tmp_path):
 
 
 def test_both_views_show_the_same_ground():
-    source = Covers(sizes={"S2": 16}, frames=12, sensors=(S2,))
+    source = SyntheticLandCover(sizes={"S2": 16}, frames=12, sensors=(S2,))
     pairs = Pairs(source, 5, Augment(noise=0.05, mask_frames=0.5), 0, 2)
     one, two = pairs[3, 3]
     torch.testing.assert_close(one.label, two.label)
@@ -313,7 +313,9 @@ def test_the_teacher_counts_in_the_loss_unless_it_agrees(plan):
     trained = mean_teacher.MeanTeacher(experiment.with_sensors(sensors))
     trained.log = lambda *args, **kwargs: None
     trained._ramp = lambda share: 1.0
-    pairs = Pairs(Covers(sizes={"S2": 16}, frames=4, sensors=(S2,)), None, Augment(flips=False, rot90=False), 0, 2)
+    pairs = Pairs(
+        SyntheticLandCover(sizes={"S2": 16}, frames=4, sensors=(S2,)), None, Augment(flips=False, rot90=False), 0, 2
+    )
     views = Views.of([pairs[0, 0], pairs[1, 1]])
     trained.eval()  # no dropped paths: student and teacher are the same function
     both = trained._loss(views)
@@ -402,7 +404,7 @@ def test_other_shards_are_not_gone_on_with(plan, shards, tmp_path):
     """The folder has the same name, and other samples in it."""
     shutil.copytree(shards, tmp_path / "shards")
     fit(parse(of_shards(plan, tmp_path / "shards")), tmp_path / "run")
-    covers = Covers(seed=5, sizes={"S2": 16, "Landsat": 16}, frames=6, sensors=(S2, LANDSAT))
+    covers = SyntheticLandCover(seed=5, sizes={"S2": 16, "Landsat": 16}, frames=6, sensors=(S2, LANDSAT))
     with ShardWriter(tmp_path / "shards" / "train", size=4, overwrite=True) as writer:
         for index in range(24):
             writer.add(covers.record(("S2", "Landsat")[index % 2], index))
@@ -412,7 +414,7 @@ def test_other_shards_are_not_gone_on_with(plan, shards, tmp_path):
 
 
 def test_swapped_bands_in_shards_are_refused(plan, tmp_path):
-    covers = Covers(frames=6, sizes={"S2": 16}, sensors=(S2,))
+    covers = SyntheticLandCover(frames=6, sizes={"S2": 16}, sensors=(S2,))
     with ShardWriter(tmp_path / "swapped", size=4) as writer:
         for index in range(8):
             record = covers.record("S2", index)

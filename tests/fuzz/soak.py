@@ -42,7 +42,7 @@ from agrifm.config import parse
 from agrifm.pretraining.shard_writer import ShardWriter
 from agrifm.sensors import LANDSAT, S2, Statistics
 from agrifm.synthetic.chips import CLASSES, Landscape, write_example
-from agrifm.synthetic.landcover import Covers
+from agrifm.synthetic.landcover import SyntheticLandCover
 from agrifm.synthetic.scenes import write_scene
 
 NAMES = [name for name, _ in CLASSES]
@@ -119,7 +119,7 @@ def _write_experiments(folder: Path) -> None:
         "training": {"epochs": 4, "batch_size": 2, "workers": 0, "accelerator": "cpu"},
     }
     for split, seed in (("train", 0), ("val", 1)):
-        covers = Covers(seed=seed, sizes={"S2": 16, "Landsat": 16}, frames=6, sensors=(S2, LANDSAT))
+        covers = SyntheticLandCover(seed=seed, sizes={"S2": 16, "Landsat": 16}, frames=6, sensors=(S2, LANDSAT))
         with ShardWriter(folder / "fractions" / split, size=4) as writer:
             for index in range(24):
                 writer.add(covers.record(("S2", "Landsat")[index % 2], index))

@@ -29,7 +29,7 @@ from agrifm.pretraining.shards import Shards
 from agrifm.pretraining.stream import Order, Stream, StreamBatches
 from agrifm.sample import Batch, Sample, collate
 from agrifm.sensors import Sensor
-from agrifm.synthetic.landcover import Covers
+from agrifm.synthetic.landcover import SyntheticLandCover
 from agrifm.training.module import TrainingModule
 from agrifm.training.parallel import shard, whole_norm
 
@@ -114,7 +114,7 @@ def open_covers(experiment: Experiment, shards: ShardsConfig) -> dict[str, Sampl
 
 def _open(place: str, shards: ShardsConfig, sensors: Sequence[Sensor], seed: int) -> SampleSource:
     if place == SYNTHETIC:
-        return Covers(seed=seed, sensors=tuple(sensors))
+        return SyntheticLandCover(seed=seed, sensors=tuple(sensors))
     return Shards.open(place, lost=shards.damaged)
 
 
