@@ -24,7 +24,7 @@ from agrifm.data.folder import SampleSource, SampleSubset
 from agrifm.data.loader import Key
 from agrifm.data.transforms import Augment, perturb, pick_frames
 from agrifm.errors import InputError
-from agrifm.pretraining.blend import Blend, BlendOrder, Endless
+from agrifm.pretraining.blend import Blend, BlendOrder, SequentialOrder
 from agrifm.pretraining.shards import Shards
 from agrifm.pretraining.stream import Order, Stream, StreamBatches
 from agrifm.sample import Batch, Sample, collate
@@ -135,7 +135,7 @@ def in_order(experiment: Experiment, train: Blend, world: int = 1) -> tuple[Blen
     assert shards is not None
     sources, orders = [], []
     for source in train.sources:
-        order: Order = Endless()
+        order: Order = SequentialOrder()
         if isinstance(source, Shards):
             mix = (
                 {sensor: shards.sensor_sampling_weights.get(sensor, 0.0) for sensor in source.groups}
@@ -143,7 +143,7 @@ def in_order(experiment: Experiment, train: Blend, world: int = 1) -> tuple[Blen
                 else None
             )
             order = Stream(source.groups, mix, shards.shuffle_window, experiment.seed)
-            source = replace(source, keep=order.kept(world))
+            source = replace(source, keep=order.shards_to_cache(world))
         sources.append(source)
         orders.append(order)
     return Blend(tuple(sources)), BlendOrder(tuple(orders), shards.sampling_weights or (1,) * len(orders))
