@@ -115,7 +115,7 @@ def open_covers(experiment: Experiment, shards: ShardsConfig) -> dict[str, Sampl
 def _open(place: str, shards: ShardsConfig, sensors: Sequence[Sensor], seed: int) -> SampleSource:
     if place == SYNTHETIC:
         return SyntheticLandCover(seed=seed, sensors=tuple(sensors))
-    return Shards.open(place, lost=shards.damaged)
+    return Shards.open(place, damaged=shards.damaged)
 
 
 def stored(sources: Mapping[str, SampleSource]) -> list[Shards]:
