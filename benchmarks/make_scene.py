@@ -1,4 +1,4 @@
-"""Write a large made-up scene of two sensors, to measure memory and speed of mapping on.
+"""Write a large synthetic scene of two sensors, to measure memory and speed of mapping on.
 
 ``python benchmarks/make_scene.py --out DIR --size 5000 --dates 12`` writes the files that
 ``agrifm.synthetic.scenes`` writes, in compressed blocks of 512: ten bands and SCL of Sentinel-2, six
@@ -52,16 +52,16 @@ def write_repeated(raster: Raster, root: Path, meters: float) -> None:
 
 
 def ticker(what: str, total: int) -> Callable[[], None]:
-    """What to call after each of some equal steps: it keeps a line with the time left."""
+    """A function to call after each of some equal steps; it shows the time left."""
     begun, steps = time.monotonic(), count(1)
 
-    def tick() -> None:
+    def advance() -> None:
         done = next(steps)
         left = (time.monotonic() - begun) / done * (total - done)
         end = "\n" if done == total else ""
         print(f"\r{what}: {done} of {total}, {left:.0f} s left   ", end=end, file=sys.stderr, flush=True)
 
-    return tick
+    return advance
 
 
 def make(out: Path, size: int, dates: int, seed: int = 0) -> Path:
@@ -72,21 +72,21 @@ def make(out: Path, size: int, dates: int, seed: int = 0) -> Path:
     refuse_folder(out)
     with whole_folder(out) as unfinished:
         for sensor in (S2, LANDSAT):
-            picture = block.picture(sensor, ticker(f"{sensor.name}, rendered cells", CELLS**2))
-            tick = ticker(f"{sensor.name}, written files", dates * (len(sensor.bands) + 1))
-            for raster in picture.rasters():
+            series = block.series(sensor, ticker(f"{sensor.name}, rendered cells", CELLS**2))
+            advance = ticker(f"{sensor.name}, written files", dates * (len(sensor.bands) + 1))
+            for raster in series.rasters():
                 write_repeated(raster, unfinished, size * GRID)
-                tick()
+                advance()
     return out
 
 
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder to make")
-    parser.add_argument("--size", type=int, default=5000, help="pixels of 10 m along a side")
-    parser.add_argument("--dates", type=int, default=12, help="dates of each sensor")
-    parser.add_argument("--seed", type=int, default=0, help="other seeds give other farmland")
+    parser.add_argument("--out", type=Path, required=True, help="Folder to make.")
+    parser.add_argument("--size", type=int, default=5000, help="Pixels of 10 m along a side.")
+    parser.add_argument("--dates", type=int, default=12, help="Dates of each sensor.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the farmland.")
     asked = parser.parse_args()
     begun = time.monotonic()
     made = make(asked.out, asked.size, asked.dates, asked.seed)

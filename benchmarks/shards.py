@@ -1,6 +1,6 @@
 """What samples for pre-training cost to store and to read: tar beside Zarr, raw beside compressed, and 25 million.
 
-``python benchmarks/shards.py`` writes the same made-up samples as shards and as Zarr 3 (one group per sensor, a chunk a
+``python benchmarks/shards.py`` writes the same synthetic samples as shards and as Zarr 3 (a group per sensor, a chunk a
 sample, sharded as the tars are), reads them in the order of training from disk and over HTTP from this machine, whose
 answers are delayed, and prints Markdown tables. Times are ratios to the tar's within the run. All that is read becomes
 a checked ``Record``. ``--scale`` prints only what 25,244,211 samples cost.
@@ -186,7 +186,7 @@ def compare_formats(records: list[Record], folder: Path, size: int, window: int,
     for title, name, whole in cases:
         place = folder / name.replace(" ", "-")
         files = [path for path in place.rglob("*") if path.is_file()]
-        make = partial(_open, size=size, keep=stream.held, whole=whole)
+        make = partial(_open, size=size, keep=stream.shards_per_window, whole=whole)
         forget(place)
         cold = clocked(lambda: _read(make(str(place)), order))  # noqa: B023
         warm = min(clocked(lambda: _read(make(str(place)), order)) for _ in range(2))  # noqa: B023
@@ -251,7 +251,7 @@ def compare_codecs(data: list[bytes], what: str) -> None:
 # 25 million samples
 
 
-def made_up(folder: Path, bytes_of: dict[str, int]) -> int:
+def synthetic_data_set(folder: Path, bytes_of: dict[str, int]) -> int:
     """A manifest of all shards and empty files of their sizes; bytes of the manifest."""
     shards = []
     for sensor, count in COUNTS.items():
@@ -268,7 +268,7 @@ def made_up(folder: Path, bytes_of: dict[str, int]) -> int:
 def fetched(stream: Stream, batch: int, world: int, workers: int = 1) -> float:
     """How often a shard is fetched in a pass by all processes together, from what three of them need."""
     sizes = np.concatenate([stream.groups[s][1] for s in stream.sensors])
-    ends, keep = np.cumsum(sizes), stream.kept(world)
+    ends, keep = np.cumsum(sizes), stream.shards_to_cache(world)
     sensor = np.repeat(np.arange(len(stream.sensors)), [len(stream.groups[s][1]) for s in stream.sensors])
     steps, used, got = 20 * stream.window // batch + 8, 0, 0
     for rank in sorted({0, world // 2, world - 1}):
@@ -288,7 +288,7 @@ def fetched(stream: Stream, batch: int, world: int, workers: int = 1) -> float:
 def scale(bytes_of: dict[str, int], folder: Path) -> None:
     """Print what the original's number of samples costs in this format."""
     folder.mkdir()
-    size, count = made_up(folder, bytes_of), sum(COUNTS.values())
+    size, count = synthetic_data_set(folder, bytes_of), sum(COUNTS.values())
     opened: list[Shards] = []
     _, local = clocked(lambda: opened.append(Shards.open(folder)))
     source = opened[0]
@@ -321,7 +321,7 @@ def scale(bytes_of: dict[str, int], folder: Path) -> None:
     body = []
     for world, size, window in ((1, 512, 2048), (8, 512, 2048), (8, 512, 16384), (64, 4096, 2048), (64, 4096, 16384)):
         stream = Stream(source.groups, dict(COUNTS), window)
-        times, keep = fetched(stream, size, world), stream.kept(world)
+        times, keep = fetched(stream, size, world), stream.shards_to_cache(world)
         held = sum(keep * SHARD * bytes_of[s] for s in COUNTS) / 1e9
         rates = (f"{rate * mean * times / 1e6:,.0f}" for rate in (100, 500, 1000))
         body.append((world, size, window, times, f"{held:.1f}", *rates))
@@ -345,7 +345,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if not asked.scale:
             compare_formats(records, Path(folder), asked.size, asked.window, asked.delay)
-            compare_codecs([record.to_bytes() for record in records[:96]], "made-up records")
+            compare_codecs([record.to_bytes() for record in records[:96]], "synthetic records")
             if asked.real:
                 compare_codecs(real_series(asked.real), "real series")
         scale(bytes_of, Path(folder) / "scale")

@@ -1,4 +1,4 @@
-"""The made-up land of eight covers: deterministic, with exact shares, masks and seasons of either hemisphere."""
+"""The synthetic land of eight covers: deterministic, with exact shares, masks and seasons of either hemisphere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scenes of the made-up farmland: the files are the land of the chips, whole, seamless and with real life's gaps."""
+"""Scenes of the synthetic farmland: files equal to the chips, written whole, seamless, with the gaps of real data."""
 
 import importlib.util
 import itertools
@@ -46,7 +46,7 @@ def path_of(scene, sensor, step, band):
 
 
 def cell(values, row, column):
-    """What lies in one cell of a raster over the scene ``(h, w)``."""
+    """The pixels of one cell of a raster over the scene ``(h, w)``."""
     n = values.shape[-1] // 2
     return values[row * n : (row + 1) * n, column * n : (column + 1) * n]
 
@@ -95,7 +95,7 @@ def test_numbers_are_those_of_the_chips(scene):
 
 
 def test_masks_are_those_of_the_chips(scene):
-    seen = {"S2": [], "Landsat": [], "Modis": []}
+    clear_shares = {"S2": [], "Landsat": [], "Modis": []}
     for (i, row), (j, column) in itertools.product(enumerate(ROWS), enumerate(COLUMNS)):
         sample = LAND.sample(row, column, (S2, LANDSAT, MODIS))
         for sensor, step in [(S2, 0), (S2, 3), (LANDSAT, 0), (LANDSAT, 2), (MODIS, 0), (MODIS, 2)]:
@@ -105,8 +105,8 @@ def test_masks_are_those_of_the_chips(scene):
             if sensor is S2:
                 expected = expected.reshape(24, 2, 24, 2).sum((1, 3)) >= 3
             np.testing.assert_array_equal(clear, expected)
-            seen[sensor.name].append(clear.mean())
-    assert all(min(shares) < 0.5 < max(shares) for shares in (seen["S2"], seen["Landsat"]))
+            clear_shares[sensor.name].append(clear.mean())
+    assert all(min(shares) < 0.5 < max(shares) for shares in (clear_shares["S2"], clear_shares["Landsat"]))
 
 
 @pytest.mark.parametrize("name", PRODUCTS)
@@ -120,11 +120,12 @@ def test_codes_mean_what_the_products_say(name):
 
 def test_a_cloud_is_told_from_its_shadow():
     overcast = LandscapeBlock(replace(LAND, cloudiness=1.0), ROWS, COLUMNS)
-    picture = overcast.picture(S2)
-    blue, nir = picture.images[:, 0].astype(float), picture.images[:, 3].astype(float)
-    assert set(np.unique(picture.state)) == {CLEAR, SHADOW, THIN, THICK}
-    assert np.median(blue[picture.state == THICK]) > 2 * np.median(blue[picture.state == CLEAR])
-    assert np.median(nir[picture.state == SHADOW]) < np.median(nir[picture.state == CLEAR])
+    series = overcast.series(S2)
+    blue = series.images[:, 0].astype(float)
+    nir = series.images[:, 3].astype(float)
+    assert set(np.unique(series.state)) == {CLEAR, SHADOW, THIN, THICK}
+    assert np.median(blue[series.state == THICK]) > 2 * np.median(blue[series.state == CLEAR])
+    assert np.median(nir[series.state == SHADOW]) < np.median(nir[series.state == CLEAR])
 
 
 def test_the_middle_date_of_sentinel_2_is_empty(scene):
@@ -135,30 +136,31 @@ def test_the_middle_date_of_sentinel_2_is_empty(scene):
 def test_one_date_of_landsat_covers_half(scene):
     for step in range(4):
         image, quality = (read(path_of(scene, LANDSAT, step, band)) for band in ("B05", "Fmask"))
-        there = image != LANDSAT.nodata
-        np.testing.assert_array_equal(there, quality != 255)
+        valid = image != LANDSAT.nodata
+        np.testing.assert_array_equal(valid, quality != 255)
         if step == 1:
-            assert 0.45 < there.mean() < 0.55
-            assert there[:, 0].all()
-            assert not there[:, -1].any()
+            assert 0.45 < valid.mean() < 0.55
+            assert valid[:, 0].all()
+            assert not valid[:, -1].any()
         else:
-            assert there.all()
+            assert valid.all()
 
 
 def test_averages_of_partly_missing_pixels_use_what_is_there():
-    picture = LandscapeBlock(LAND, range(2), range(2)).picture(S2)
-    there = np.ones(picture.state.shape, bool)
-    there[0, :2, :2], there[0, 0, 2] = False, False
-    band = next(raster for raster in picture.where(there).rasters() if "_B05_20m" in raster.name).values
-    fine = picture.images[0, S2.band_ids.index("B05")].astype(float)
+    series = LandscapeBlock(LAND, range(2), range(2)).series(S2)
+    covered = np.ones(series.state.shape, bool)
+    covered[0, :2, :2] = False
+    covered[0, 0, 2] = False
+    band = next(raster for raster in series.where(covered).rasters() if "_B05_20m" in raster.name).values
+    fine = series.images[0, S2.band_ids.index("B05")].astype(float)
     assert band[0, 0] == 0
     assert abs(band[0, 1] - (fine[0, 3] + fine[1, 2] + fine[1, 3]) / 3) <= 0.5
 
 
 def test_nothing_jumps_at_the_border_of_two_cells():
-    picture = LandscapeBlock(replace(LAND, noise=0.0, cloudiness=1.0), ROWS, COLUMNS).picture(S2)
+    series = LandscapeBlock(replace(LAND, noise=0.0, cloudiness=1.0), ROWS, COLUMNS).series(S2)
     for axis in (-1, -2):
-        steps = abs(np.diff(picture.images.astype(float), axis=axis))
+        steps = abs(np.diff(series.images.astype(float), axis=axis))
         jumps = steps.mean(tuple(i for i in range(4) if i != 4 + axis))
         middle = len(jumps) // 2
         assert jumps[middle] <= np.delete(jumps, middle).max()
@@ -167,8 +169,8 @@ def test_nothing_jumps_at_the_border_of_two_cells():
 @pytest.mark.parametrize("sensor", [S2, LANDSAT])
 def test_four_cells_show_what_one_of_twice_the_size_shows(sensor):
     clean = replace(LAND, noise=0.0, cloudiness=1.0)
-    four = LandscapeBlock(clean, range(2, 4), range(2, 4)).picture(sensor).images.astype(int)
-    one = LandscapeBlock(replace(clean, size=96), range(1, 2), range(1, 2)).picture(sensor).images.astype(int)
+    four = LandscapeBlock(clean, range(2, 4), range(2, 4)).series(sensor).images.astype(int)
+    one = LandscapeBlock(replace(clean, size=96), range(1, 2), range(1, 2)).series(sensor).images.astype(int)
     middle = four.shape[-1] // 2
     border = np.zeros(four.shape[-2:], bool)
     border[middle - 1 : middle + 1], border[:, middle - 1 : middle + 1] = True, True
@@ -187,8 +189,8 @@ def test_parcels_are_the_truth_as_polygons(scene):
     with rasterio.open(scene / "truth.tif") as file:
         local, grid = parcels.to_crs(file.crs), file.transform
     codes = [names.index(crop) for crop in parcels["crop"]]
-    burned = rasterize(zip(local.geometry, codes, strict=True), truth.shape, transform=grid, fill=0)
-    np.testing.assert_array_equal(burned, truth)
+    labels = rasterize(zip(local.geometry, codes, strict=True), truth.shape, transform=grid, fill=0)
+    np.testing.assert_array_equal(labels, truth)
     numbers = rasterize(zip(local.geometry, parcels["parcel"], strict=True), truth.shape, transform=grid, fill=0)
     ground = np.block([[LAND.ground(row, column).parcel for column in COLUMNS] for row in ROWS])
     assert len(np.unique(np.stack([ground, numbers]).reshape(2, -1), axis=1).T) == len(np.unique(ground))
@@ -199,10 +201,12 @@ def test_about_two_thirds_of_the_parcels_are_surveyed():
     parcels = LandscapeBlock(wide, range(4), range(4)).parcels()
     assert 0.5 < parcels["surveyed"].mean() < 0.8
     again = LandscapeBlock(wide, range(1, 3), range(1, 3)).parcels()
-    whole = {_center(field): known for field, known in zip(parcels.geometry, parcels["surveyed"], strict=True)}
+    by_center = {
+        _center(field): surveyed for field, surveyed in zip(parcels.geometry, parcels["surveyed"], strict=True)
+    }
     inner = [pair for pair in zip(again.geometry, again["surveyed"], strict=True) if _inside(pair[0])]
     assert len(inner) > 5
-    assert all(whole[_center(field)] == known for field, known in inner)
+    assert all(by_center[_center(field)] == surveyed for field, surveyed in inner)
 
 
 def _center(field):
@@ -227,7 +231,7 @@ BAD = {
     "outside": ({"rows": range(3, 5)}, "adjoining ones among 0 to 3"),
     "nothing": ({"columns": slice(2, 2)}, "slice"),
     "two orbits": ({"landscape": replace(LAND, columns=9), "columns": range(2, 6)}, "choose among 0 to 3"),
-    "odd pixels": ({"landscape": replace(LAND, size=50)}, "set size to 48"),
+    "pixels that do not fit": ({"landscape": replace(LAND, size=50)}, "set size to 48"),
     "sensor": ({"sensors": (replace(S2, name="Sentinel2"),)}, "S2"),
 }
 
@@ -272,14 +276,14 @@ def large(monkeypatch):
 
 
 def test_the_large_scene_repeats_its_block_without_seams(large, tmp_path):
-    made = large.make(tmp_path / "large", size=250, dates=2)
-    assert len(list(made.glob("S2/*.tif"))) == 2 * 11
-    assert len(list(made.glob("Landsat/*.tif"))) == 2 * 7
+    folder = large.make(tmp_path / "large", size=250, dates=2)
+    assert len(list(folder.glob("S2/*.tif"))) == 2 * 11
+    assert len(list(folder.glob("Landsat/*.tif"))) == 2 * 7
     shapes = {"*_B08_10m.tif": (250, 96), "*_SCL_20m.tif": (125, 48), "*.B05.tif": (84, 32)}
     for pattern, (side, block) in shapes.items():
-        values = read(sorted(made.rglob(pattern))[0])
+        values = read(sorted(folder.rglob(pattern))[0])
         assert values.shape == (side, side)
         np.testing.assert_array_equal(values[:block, block : 2 * block], values[:block, :block][:, ::-1])
         np.testing.assert_array_equal(values[block : 2 * block, :block], values[:block, :block][::-1])
         np.testing.assert_array_equal(values[2 * block :, 2 * block :], values[: side - 2 * block, : side - 2 * block])
-    assert len(np.unique(read(sorted(made.rglob("*_B08_10m.tif"))[0]))) > 20
+    assert len(np.unique(read(sorted(folder.rglob("*_B08_10m.tif"))[0]))) > 20

@@ -1,6 +1,11 @@
-"""Samples with land-cover fractions: areas, crosswalks, filters, balance, and every way to be refused."""
+"""Samples with land-cover fractions: areas, crosswalks, filters, balance, and refusals."""
 
 import json
+import os
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +22,9 @@ from agrifm.cli import app
 from agrifm.errors import InputError
 from agrifm.io import locked
 from agrifm.opening import open_scene
+from agrifm.pretraining.balance import apportion
 from agrifm.pretraining.crosswalk import SHIPPED, UNKNOWN, Crosswalk
-from agrifm.pretraining.fractions import apportioned, build, records
+from agrifm.pretraining.fractions import build, records
 from agrifm.pretraining.landcover import LandCover
 from agrifm.pretraining.outcomes import Outcomes
 from agrifm.pretraining.shards import Shards
@@ -31,7 +37,7 @@ from agrifm.tasks.fractions import COVERS
 
 UTM = "EPSG:32631"
 BOX = GeoBox((48, 48), Affine(10, 0, 500_000, 0, -10, 4_800_000), UTM)
-CODES = np.array([40, 10, 30, 20, 90, 80, 50, 60], np.uint8)  # of the eight covers, in order
+CODES = np.array([40, 10, 30, 20, 90, 80, 50, 60], np.uint8)  # one for each of the eight covers, in order
 WORLDCOVER = Crosswalk.read("worldcover")
 FEW_DATES = Landscape(rows=2, columns=4, size=48, frames=(("S2", 8), ("Landsat", 6)), cloudiness=0.3)
 PLAN = FractionPlan({"": 12}, cells=4)
@@ -52,7 +58,7 @@ def shares(path, box=BOX, cells=4, **limits):
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
     root = write_scene(
-        tmp_path_factory.mktemp("made") / "farm",
+        tmp_path_factory.mktemp("scenes") / "farm",
         FEW_DATES,
         rows=slice(None),
         columns=slice(None),
@@ -63,7 +69,7 @@ def scene(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cover(scene, tmp_path_factory):
-    """Land cover of 10 m, a cover for every square of 120 m and mostly cropland; unknown on the western edge."""
+    """Land cover of 10 m: one cover in each square of 120 m, mostly cropland, and unknown along the western edge."""
     rng, grid = np.random.default_rng(0), scene.grid
     height, width = (-(-length // 12) for length in grid.shape)
     codes = np.kron(CODES[rng.choice(8, (height, width), p=[0.44] + [0.08] * 7)], np.ones((12, 12), np.uint8))
@@ -71,9 +77,10 @@ def cover(scene, tmp_path_factory):
     return write_cover(tmp_path_factory.mktemp("cover") / "cover.tif", codes, grid.affine)
 
 
-def made(scene, cover, plan=PLAN, scenes=None):
+def build_records(scene, cover, plan=PLAN, scenes=None):
     outcomes = Outcomes()
-    return list(records(scenes or [scene], cover, WORLDCOVER, plan, outcomes)), outcomes
+    samples = list(records(scenes or [scene], cover, WORLDCOVER, plan, outcomes))
+    return samples, outcomes
 
 
 # Shares
@@ -82,11 +89,11 @@ def made(scene, cover, plan=PLAN, scenes=None):
 def test_on_the_same_grid_shares_are_counts(tmp_path):
     codes = CODES[np.random.default_rng(0).integers(0, 8, (48, 48))]
     codes[:12, :12] = 0
-    found = shares(write_cover(tmp_path / "cover.tif", codes, BOX.affine))
+    measured = shares(write_cover(tmp_path / "cover.tif", codes, BOX.affine))
     blocks = codes.reshape(4, 12, 4, 12).swapaxes(1, 2).reshape(4, 4, 144)
     counts = (blocks[None] == np.append(CODES, 0)[:, None, None, None]).mean(-1)
-    np.testing.assert_allclose(found, counts, rtol=0, atol=1e-12)
-    assert found[UNKNOWN, 0, 0] == 1
+    np.testing.assert_allclose(measured, counts, rtol=0, atol=1e-12)
+    assert measured[UNKNOWN, 0, 0] == 1
 
 
 @pytest.mark.parametrize(
@@ -104,7 +111,7 @@ def test_shares_are_areas_whatever_the_projection(tmp_path, crs, transform):
     transform = transform @ Affine.translation(round(column) - 20, round(row) - 20)
     codes = CODES[np.random.default_rng(1).integers(0, 8, (40, 40))]
     codes[18:22, 18:22] = 0
-    found = shares(write_cover(tmp_path / "cover.tif", codes, transform, crs, nodata=0))
+    measured = shares(write_cover(tmp_path / "cover.tif", codes, transform, crs, nodata=0))
     rows, columns = np.mgrid[:40, :40]
     corners = np.stack([np.stack([columns + x, rows + y], -1) for x, y in ((0, 0), (1, 0), (1, 1), (0, 1))], -2)
     x, y = transform @ tuple(corners.reshape(-1, 2).T)
@@ -115,24 +122,24 @@ def test_shares_are_areas_whatever_the_projection(tmp_path, crs, transform):
         area = shapely.area(shapely.intersection(pixels, cell)) / 120**2
         code_areas = [area[(codes == code).ravel()].sum() for code in (*CODES, 0)]
         code_areas[UNKNOWN] += 1 - sum(code_areas)
-        np.testing.assert_allclose(found[:, i, j], code_areas, atol=2e-5)
-    np.testing.assert_allclose(found.sum(0), 1, atol=1e-12)
+        np.testing.assert_allclose(measured[:, i, j], code_areas, atol=2e-5)
+    np.testing.assert_allclose(measured.sum(0), 1, atol=1e-12)
 
 
 def test_on_degrees_areas_are_those_on_the_sphere(tmp_path):
     """Two rows of pixels of 1 degree around 60.5 degrees north: the northern one is smaller."""
     codes = np.array([[10], [40]], np.uint8)
     path = write_cover(tmp_path / "cover.tif", codes, Affine(1, 0, 2, 0, -1, 61), "EPSG:4326")
-    found = shares(path, GeoBox((2, 1), Affine(1, 0, 2, 0, -1, 61), "EPSG:4326"), 1)[:, 0, 0]
+    measured = shares(path, GeoBox((2, 1), Affine(1, 0, 2, 0, -1, 61), "EPSG:4326"), 1)[:, 0, 0]
     north, south = np.cos(np.radians([60.5, 59.5]))
-    assert found[COVERS.index("forest")] == pytest.approx(north / (north + south), abs=1e-6)
+    assert measured[COVERS.index("forest")] == pytest.approx(north / (north + south), abs=1e-6)
 
 
 def test_what_lies_beyond_the_raster_is_unknown(tmp_path):
     path = write_cover(tmp_path / "cover.tif", np.full((48, 30), 40, np.uint8), BOX.affine)
-    found = shares(path)
-    assert found[0, 0].tolist() == [1, 1, 0.5, 0]
-    assert found[UNKNOWN, 0].tolist() == [0, 0, 0.5, 1]
+    measured = shares(path)
+    assert measured[0, 0].tolist() == [1, 1, 0.5, 0]
+    assert measured[UNKNOWN, 0].tolist() == [0, 0, 0.5, 1]
     far = GeoBox((48, 48), Affine(10, 0, 900_000, 0, -10, 4_800_000), UTM)
     assert (shares(path, far)[UNKNOWN] == 1).all()
 
@@ -144,7 +151,7 @@ def test_little_is_read_at_a_time_and_the_shares_stay_the_same(tmp_path, monkeyp
     monkeypatch.setattr(
         LandCover, "covers", lambda self, *window: sizes.append(window[2] * window[3]) or read(self, *window)
     )
-    np.testing.assert_allclose(shares(path, most_pixels=20_000), whole, atol=1e-6)
+    np.testing.assert_allclose(shares(path, max_pixels=20_000), whole, atol=1e-6)
     assert max(sizes) <= 20_000
     assert len(sizes) > 10
 
@@ -206,10 +213,10 @@ def test_a_crosswalk_that_is_not_there():
 
 
 def test_samples_are_the_scenes_pixels(scene, cover):
-    found, outcomes = made(scene, cover)
-    assert {record.sensor for record in found} == {"S2", "Landsat"}
-    assert len({record.name for record in found}) == len(found) == outcomes.biomes["temperate"]
-    for record in found[:: len(found) // 8]:
+    samples, outcomes = build_records(scene, cover)
+    assert {record.sensor for record in samples} == {"S2", "Landsat"}
+    assert len({record.name for record in samples}) == len(samples) == outcomes.biomes["temperate"]
+    for record in samples[:: len(samples) // 8]:
         row, column = (int(part[1:]) * 12 for part in record.name.split("_")[-2:])
         area = Area(row, column, 12, 12)
         alone = scene.only((record.sensor,))
@@ -234,10 +241,10 @@ def test_samples_are_the_scenes_pixels(scene, cover):
 
 def test_fractions_are_those_of_the_chip(scene, cover):
     """Chips of S2 lie on the squares of 120 m: one cover each, apart from the unknown strip."""
-    found, _ = made(scene, cover)
+    samples, _ = build_records(scene, cover)
     with rasterio.open(cover) as file:
         codes = file.read(1)
-    for record in (record for record in found if record.sensor == "S2"):
+    for record in (record for record in samples if record.sensor == "S2"):
         row, column = (int(part[1:]) for part in record.name.split("_")[-2:])
         code = codes[row * 12, column * 12 + 11]
         np.testing.assert_allclose(record.fractions[CODES.tolist().index(code)], 1 - record.unknown, atol=1e-6)
@@ -246,8 +253,11 @@ def test_fractions_are_those_of_the_chip(scene, cover):
 
 def test_the_same_seed_draws_the_same_and_another_does_not(scene, cover):
     plan = FractionPlan({"": 12}, cells=4, samples=20, seed=3)
-    first, again = ([record.to_bytes() for record in made(scene, cover, plan)[0]] for _ in range(2))
-    other = [record.to_bytes() for record in made(scene, cover, FractionPlan({"": 12}, cells=4, samples=20, seed=4))[0]]
+    first, again = ([record.to_bytes() for record in build_records(scene, cover, plan)[0]] for _ in range(2))
+    other = [
+        record.to_bytes()
+        for record in build_records(scene, cover, FractionPlan({"": 12}, cells=4, samples=20, seed=4))[0]
+    ]
     assert first == again
     assert len(first) == len(other) == 20
     assert first != other
@@ -256,9 +266,9 @@ def test_the_same_seed_draws_the_same_and_another_does_not(scene, cover):
 def test_balance_makes_rare_covers_as_frequent_as_others(scene, cover):
     def spread(balance):
         plan = FractionPlan({"": 12}, cells=4, samples=16, balance=balance)
-        found, outcomes = made(scene.only(("S2",)), cover, plan)
+        samples, outcomes = build_records(scene.only(("S2",)), cover, plan)
         counts = outcomes.to_dict()["samples"]["S2"]
-        assert sum(counts.values()) == len(found) == 16
+        assert sum(counts.values()) == len(samples) == 16
         return counts
 
     natural, even = spread(0), spread(1)
@@ -269,36 +279,36 @@ def test_balance_makes_rare_covers_as_frequent_as_others(scene, cover):
 
 def test_sharing_out_respects_weights_what_is_left_and_what_was_taken():
     weights, nothing = np.array([0.5, 0.25, 0.25]), np.zeros(3, int)
-    assert apportioned(weights, nothing, np.array([100, 100, 100]), 40).tolist() == [20, 10, 10]
-    assert apportioned(weights, nothing, np.array([100, 100, 3]), 40).sum() == 40
-    assert apportioned(weights, nothing, np.array([5, 100, 3]), 40).tolist() == [5, 32, 3]
-    assert apportioned(weights, np.array([20, 8, 9]), np.array([80, 80, 0]), 3).tolist() == [1, 2, 0]
-    assert apportioned(weights, nothing, np.array([1, 2, 3]), 40).tolist() == [1, 2, 3]
+    assert apportion(weights, nothing, np.array([100, 100, 100]), 40).tolist() == [20, 10, 10]
+    assert apportion(weights, nothing, np.array([100, 100, 3]), 40).sum() == 40
+    assert apportion(weights, nothing, np.array([5, 100, 3]), 40).tolist() == [5, 32, 3]
+    assert apportion(weights, np.array([20, 8, 9]), np.array([80, 80, 0]), 3).tolist() == [1, 2, 0]
+    assert apportion(weights, nothing, np.array([1, 2, 3]), 40).tolist() == [1, 2, 3]
 
 
 def test_filters_count_what_they_take(scene, cover):
-    rejected = made(scene, cover)[1].to_dict()["rejected"]
+    rejected = build_records(scene, cover)[1].to_dict()["rejected"]
     assert rejected["S2"]["land cover unknown"] == scene.grid.shape[0] // 12
-    kept, outcomes = made(scene, cover, FractionPlan({"": 12}, cells=4, max_unknown=0.7))
+    kept, outcomes = build_records(scene, cover, FractionPlan({"": 12}, cells=4, max_unknown=0.7))
     assert "land cover unknown" not in outcomes.to_dict()["rejected"].get("S2", {})
-    cloudy = made(scene, cover, FractionPlan({"": 12}, cells=4, max_unknown=0.7, min_clear=0.9))[1]
+    cloudy = build_records(scene, cover, FractionPlan({"": 12}, cells=4, max_unknown=0.7, min_clear=0.9))[1]
     assert cloudy.to_dict()["rejected"]["S2"]["too cloudy"] > 0
     assert sum(cloudy.chips.values()) == sum(outcomes.chips.values())
     assert len(kept) > cloudy.biomes.total()
 
 
 def test_biomes_and_years(scene, cover):
-    found, _ = made(scene, cover, FractionPlan({"": 24}, cells=4, biome="loess", year=2023))
-    assert {record.biome for record in found} == {"loess"}
-    assert made(scene, cover, FractionPlan({"": 24}, cells=4, year=2022))[0] == []
+    samples, _ = build_records(scene, cover, FractionPlan({"": 24}, cells=4, biome="loess", year=2023))
+    assert {record.biome for record in samples} == {"loess"}
+    assert build_records(scene, cover, FractionPlan({"": 24}, cells=4, year=2022))[0] == []
 
 
 def test_chips_of_two_scenes_have_names_of_their_own(scene, cover):
-    found, _ = made(scene, cover, FractionPlan({"": 24}, cells=4), [scene, scene])
-    assert len({record.name for record in found}) == len(found)
+    samples, _ = build_records(scene, cover, FractionPlan({"": 24}, cells=4), [scene, scene])
+    assert len({record.name for record in samples}) == len(samples)
 
 
-# What is refused
+# Refusals
 
 
 def refusal(scene, cover, out, plan=PLAN, table=WORLDCOVER):
@@ -352,7 +362,7 @@ def test_sizes_must_hold_whole_cells(scene, cover, tmp_path):
 
 def test_from_scene_to_shards_and_back(scene, cover, tmp_path):
     plan = FractionPlan({"": 24}, cells=4)
-    expected, _ = made(scene, cover, plan)
+    expected, _ = build_records(scene, cover, plan)
     for out in (tmp_path / "a", tmp_path / "b"):
         build([scene], cover, out, WORLDCOVER, plan, console=Console(quiet=True))
     source = Shards.open(tmp_path / "a")
@@ -383,7 +393,7 @@ def test_the_command(scene, cover, tmp_path):
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()}
     again = CliRunner().invoke(app, words, catch_exceptions=False)
     assert again.exit_code == 0
-    assert "finished already" in again.output
+    assert "finished already" in " ".join(again.output.split())
     assert result.output in again.output  # the same report
     assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()} == before
     with pytest.raises(InputError, match="--overwrite"):
@@ -393,20 +403,46 @@ def test_the_command(scene, cover, tmp_path):
         CliRunner().invoke(app, [*words, "--size", "big"], catch_exceptions=False)
 
 
-def test_a_command_that_died_after_its_last_rename_may_be_given_again(scene, cover, tmp_path, monkeypatch):
+def test_a_command_killed_right_after_its_last_rename_can_be_repeated(scene, cover, tmp_path, monkeypatch):
     out = tmp_path / "out"
     plan = FractionPlan({"": 12}, cells=4, samples=4)
+    real = Path.replace
 
-    def die(*_, **__):
-        if out.is_dir():
-            raise KeyboardInterrupt
+    def replace_and_die(self, target):
+        real(self, target)
+        if target == out:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr("agrifm.pretraining.shard_writer.shutil.rmtree", die)
-    with pytest.raises(KeyboardInterrupt):
+    child = os.fork()
+    if not child:
+        monkeypatch.setattr(Path, "replace", replace_and_die)
         build([scene], cover, out, WORLDCOVER, plan)
-    monkeypatch.undo()
-    assert out.is_dir()
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     assert build([scene], cover, out, WORLDCOVER, plan).biomes.total() == 4
+    assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == ["out"]
+
+
+@pytest.mark.parametrize("change", ["scenes", "land cover", "crosswalk", "plan", "a missing shard"])
+def test_a_finished_folder_of_another_command_is_refused(scene, cover, tmp_path, change):
+    out = tmp_path / "out"
+    plan = FractionPlan({"": 24}, cells=4, samples=4)
+    build([scene], cover, out, WORLDCOVER, plan)
+    scenes, table = [scene], WORLDCOVER
+    if change == "scenes":
+        scenes = [scene, scene]
+    elif change == "land cover":
+        cover = shutil.copy(cover, tmp_path / "other.tif")
+    elif change == "crosswalk":
+        table = replace(WORLDCOVER, source="another guide")
+    elif change == "plan":
+        plan = replace(plan, seed=1)
+    else:
+        next(out.glob("*.tar")).unlink()
+    with pytest.raises(InputError, match="--overwrite"):
+        build(scenes, str(cover), out, table, plan)
 
 
 def test_a_second_builder_is_refused_and_a_killed_one_replaced(scene, cover, tmp_path):

@@ -34,7 +34,7 @@ from agrifm.synthetic.landcover import SyntheticLandCover
 from agrifm.tasks.fractions import COVERS, Fractions
 from agrifm.training import fit, mean_teacher
 from agrifm.training.linear_probe import LinearProbe
-from agrifm.training.mean_teacher import Pairs, Views, follow, sureness
+from agrifm.training.mean_teacher import AugmentedViews, Views, confidence, update_teacher
 from agrifm.training.module import BAD
 from agrifm.training.sources import open_sources
 from agrifm.training.throughput import forward_flops, tokens
@@ -202,7 +202,7 @@ def test_several_sources_are_drawn_in_their_shares(plan, shards, tmp_path):
     plan["data"]["shards"] |= places
     experiment = parse({**plan, "seed": 7})
     train = open_sources(experiment)["train"]
-    order = mean_teacher.in_order(experiment, train)[1]
+    order = mean_teacher.with_order(experiment, train)[1]
     names = [train.read(index).name for _, index in order.order(0, 16)]
     made, stored = ([name for name in names if name.split("-")[1] == seed] for seed in ("7", "0"))
     assert (len(made), len(set(stored))) == (12, 4)
@@ -273,7 +273,7 @@ def test_throughput_is_logged(plan, tmp_path):
 
 def test_both_views_show_the_same_ground():
     source = SyntheticLandCover(sizes={"S2": 16}, frames=12, sensors=(S2,))
-    pairs = Pairs(source, 5, Augment(noise=0.05, mask_frames=0.5), 0, 2)
+    pairs = AugmentedViews(source, 5, Augment(noise=0.05, mask_frames=0.5), 0, 2)
     one, two = pairs[3, 3]
     torch.testing.assert_close(one.label, two.label)
     assert len(one.images["S2"]) == len(two.images["S2"]) == 5
@@ -289,7 +289,7 @@ def test_both_views_show_the_same_ground():
 def test_the_teacher_follows_and_is_what_is_saved(plan, tmp_path):
     first, second = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
     expected = 0.9 * first.weight + 0.1 * second.weight
-    follow(first, second, 0.9)
+    update_teacher(first, second, 0.9)
     torch.testing.assert_close(first.weight, expected)
     fit(parse(plan), tmp_path)
     state = torch.load(tmp_path / "resume.ckpt", weights_only=True)["state_dict"]
@@ -301,8 +301,8 @@ def test_the_teacher_follows_and_is_what_is_saved(plan, tmp_path):
 
 def test_an_unsure_teacher_has_no_say():
     even, sure = torch.full((1, 8, 1, 1), 1 / 8), torch.eye(8)[:1].reshape(1, 8, 1, 1)
-    assert float(sureness(even)) == pytest.approx(0, abs=1e-6)
-    assert float(sureness(sure)) == pytest.approx(1, abs=1e-6)
+    assert float(confidence(even)) == pytest.approx(0, abs=1e-6)
+    assert float(confidence(sure)) == pytest.approx(1, abs=1e-6)
 
 
 def test_the_teacher_counts_in_the_loss_unless_it_agrees(plan):
@@ -312,7 +312,7 @@ def test_the_teacher_counts_in_the_loss_unless_it_agrees(plan):
     trained = mean_teacher.MeanTeacher(experiment.with_sensors(sensors))
     trained.log = lambda *args, **kwargs: None
     trained._ramp = lambda share: 1.0
-    pairs = Pairs(
+    pairs = AugmentedViews(
         SyntheticLandCover(sizes={"S2": 16}, frames=4, sensors=(S2,)), None, Augment(flips=False, rot90=False), 0, 2
     )
     views = Views.of([pairs[0, 0], pairs[1, 1]])
@@ -386,14 +386,14 @@ def test_after_a_lasting_rise_of_the_gradient_training_goes_on(plan):
 def test_gradients_that_are_never_finite_stop_the_run(plan):
     student, optimizer = stepping(plan, 5.0)
     step(student, optimizer, 1.0)
-    moved = [step(student, optimizer, float("nan")) for _ in range(mean_teacher.MOST_NOT_FINITE - 1)]
+    moved = [step(student, optimizer, float("nan")) for _ in range(mean_teacher.MAX_NOT_FINITE - 1)]
     assert not any(moved)
     with pytest.raises(InputError, match="in a row that are not finite"):
         step(student, optimizer, float("nan"))
 
 
 def test_a_loss_that_is_not_finite_keeps_the_batch(plan, tmp_path, monkeypatch):
-    monkeypatch.setattr(mean_teacher, "sureness", lambda shares: shares[:, :1] * torch.nan)
+    monkeypatch.setattr(mean_teacher, "confidence", lambda shares: shares[:, :1] * torch.nan)
     with pytest.raises(InputError, match=BAD):
         fit(parse(plan), tmp_path)
     assert (tmp_path / BAD).is_file()

@@ -48,7 +48,7 @@ def test_over_http_all_is_read_with_one_request_for_each_file(server, tmp_path):
 
 
 def test_from_memory(tmp_path):
-    far = Shards.open(in_memory(tmp_path, "whole"), lost="skip")
+    far = Shards.open(in_memory(tmp_path, "whole"), damaged="skip")
     assert [far.record(7 + i).name for i in range(7)] == [f"S2{i}" for i in range(7)]
 
 
@@ -84,22 +84,22 @@ def test_what_stays_bad_is_named_and_its_samples_are_counted(server, fault, foun
     assert source.record(7).name == "S20"
 
 
-@pytest.mark.parametrize("lost", ["refuse", "skip"])
+@pytest.mark.parametrize("mode", ["refuse", "skip"])
 @pytest.mark.parametrize("damage", ["truncated", "corrupt"])
-def test_damage_stops_the_run_in_both_modes(server, tmp_path, damage, lost):
+def test_damage_stops_the_run_in_both_modes(server, tmp_path, damage, mode):
     """Nothing is left out in mid-run: that would change the order of all that follows."""
     path = tmp_path / "set" / BAD
     data = bytearray(path.read_bytes())
     data[700] ^= 1
     path.write_bytes(data[:-9] if damage == "truncated" else data)
-    source = Shards.open(server.address, lost=lost)
+    source = Shards.open(server.address, damaged=mode)
     assert (len(source), source.lost) == (14, ())
     with pytest.raises(Unreadable, match=rf"{BAD}\n.*{damage}.*tried 5 times"):
         source.record(10)
 
 
 def test_a_local_shard_that_goes_bad_in_mid_run_stops_it_too(tmp_path, waits):
-    source = Shards.open(write(tmp_path / "set"), lost="skip")
+    source = Shards.open(write(tmp_path / "set"), damaged="skip")
     (tmp_path / "set" / BAD).unlink()
     with pytest.raises(Unreadable, match=rf"{BAD}\n.*No such file(.|\n)*damaged: skip"):
         source.record(10)

@@ -80,7 +80,7 @@ def test_bad_shard_is_named_and_its_samples_are_counted(tmp_path, damage):
     path.unlink() if damage == "missing" else path.write_bytes(data[:-9] if damage == "truncated" else data)
     with pytest.raises(InputError, match=rf"S2-00001.tar\n.*{damage}(.|\n)*3 samples of S2(.|\n)*damaged: skip"):
         Shards.open(folder).record(10)
-    rest = Shards.open(folder, lost="skip")
+    rest = Shards.open(folder, damaged="skip")
     assert [(lost.name, lost.samples) for lost in rest.lost] == [("S2-00001.tar", 3)]
     assert [rest.record(i).name for i in range(7, 11)] == ["S20", "S21", "S22", "S26"]
 

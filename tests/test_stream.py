@@ -22,8 +22,8 @@ def test_slices_equal_the_walk_and_passes_are_whole(stream):
     walk = stream.order(0, 300)
     assert all(Stream(GROUPS, {"S2": 3, "Modis": 1}, 8, 4).order(s, 37) == walk[s : s + 37] for s in range(0, 260, 13))
     assert len(set(walk)) == 300
-    for lap in range(5):
-        assert sorted(index for number, index in walk if number == lap and index < 22) == list(range(22))
+    for pass_number in range(5):
+        assert sorted(index for number, index in walk if number == pass_number and index < 22) == list(range(22))
 
 
 @pytest.mark.parametrize("weights", [(3, 1), (0.06, 0.94), (1, 1)])
@@ -46,14 +46,14 @@ def test_processes_share_the_same_batches(stream):
         StreamBatches(stream, 41, 8)
 
 
-LAP, BATCH = 40, 8
+EPOCH_SIZE, BATCH = 40, 8
 
 
-def epoch(number, world, stop=LAP // BATCH, start=0):
-    """What all processes read from some batches of an epoch, as (position, index)."""
+def epoch(number, world, stop=EPOCH_SIZE // BATCH, start=0):
+    """Keys (position, index) that all processes read from some batches of an epoch."""
     read = []
     for rank in range(world):
-        share = StreamBatches(Stream(GROUPS, {"S2": 3, "Modis": 1}, 8, 4), LAP, BATCH, rank=rank, world=world)
+        share = StreamBatches(Stream(GROUPS, {"S2": 3, "Modis": 1}, 8, 4), EPOCH_SIZE, BATCH, rank=rank, world=world)
         share.set_epoch(number)
         read += [pair for batch in list(share)[start:stop] for pair in batch]
     return read
@@ -64,13 +64,13 @@ def test_resumed_with_another_number_of_processes_nothing_is_lost_or_seen_twice(
     """An epoch with each number of processes, one after another; the middle one changes in mid-epoch, too."""
     first, second, third = worlds
     read = epoch(0, first) + epoch(1, second, stop=2) + epoch(1, third, start=2) + epoch(2, third)
-    assert sorted(read) == [(place, index) for place, (_, index) in enumerate(stream.order(0, 3 * LAP))]
-    passes = stream.order(0, 3 * LAP)
-    assert [sorted(i for lap, i in passes if lap == n and i < 22) for n in range(3)] == [list(range(22))] * 3
+    assert sorted(read) == [(place, index) for place, (_, index) in enumerate(stream.order(0, 3 * EPOCH_SIZE))]
+    passes = stream.order(0, 3 * EPOCH_SIZE)
+    assert [sorted(i for number, i in passes if number == n and i < 22) for n in range(3)] == [list(range(22))] * 3
 
 
 def test_each_process_gets_its_share_of_every_sensor_from_few_shards():
-    """Sensors alternate with the period of the processes, which must not leave a process with one of them."""
+    """Sensors alternate with the same period as processes, which must not give a process only one of them."""
     groups = {sensor: (1024 * i, (32,) * 32) for i, sensor in enumerate(("Landsat", "Modis", "S2"))}
     stream, opened = Stream(groups, window=256), []
     for rank in range(3):
@@ -96,23 +96,26 @@ def test_every_window_is_spread_evenly_over_its_shards():
 
 def test_a_pass_opens_each_shard_once_when_windows_are_held(stream):
     ends = np.cumsum(GROUPS["S2"][1])
-    touched = [int(np.searchsorted(ends, i, "right")) for lap, i in stream.order(0, 300) if i < 22 and lap == 1]
-    held, fetched = [], []
-    for shard in touched:
-        if shard not in held:
+    order = stream.order(0, 300)
+    shards = [int(np.searchsorted(ends, i, "right")) for number, i in order if i < 22 and number == 1]
+    cached, fetched = [], []
+    for shard in shards:
+        if shard in cached:
+            cached.remove(shard)
+        else:
             fetched.append(shard)
-        held = [*(x for x in held if x != shard), shard][-stream.held :]
+        cached = [*cached, shard][-stream.shards_per_window :]
     assert sorted(fetched) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_do_not_change_what_is_read(stream, workers):
-    loader = DataLoader(Named(), batch_sampler=StreamBatches(stream, 24, 8), collate_fn=list, num_workers=workers)
+    loader = DataLoader(Keys(), batch_sampler=StreamBatches(stream, 24, 8), collate_fn=list, num_workers=workers)
     assert [pair for batch in loader for pair in batch] == [(n, i) for n, (_, i) in enumerate(stream.order(0, 24))]
 
 
-class Named(Dataset):
-    """Gives back what it is asked for."""
+class Keys(Dataset):
+    """A data set whose samples are their keys."""
 
     def __getitem__(self, index):
         return index

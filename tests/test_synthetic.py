@@ -1,4 +1,4 @@
-"""The made-up farmland: same seed same land, seamless, believable, honest splits."""
+"""The synthetic farmland: deterministic, seamless, plausible, with splits that do not leak."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from agrifm.data.chips import read_chip, read_georeference
 from agrifm.errors import InputError
 from agrifm.sensors import LANDSAT, MODIS, S2, Band, Sensor
 from agrifm.synthetic.chips import CLASSES, Landscape, write_example
-from agrifm.synthetic.phenology import BY_COVER, COVERS, MEMBERS, mixture, spectra
+from agrifm.synthetic.phenology import BY_COVER, COVERS, MEMBERS, mixture
+from agrifm.synthetic.spectra import spectra
 
 ALL = (S2, LANDSAT, MODIS)
 SMALL = Landscape(rows=2, columns=3, size=48)
@@ -113,7 +114,7 @@ def yearly_ndvi(label: int) -> np.ndarray:
     cover = np.flatnonzero(BY_COVER["label"] == label)[-1:]
     one, days = np.ones((1, 1)), np.arange(366.0)[:, None, None]
     parts = mixture(cover[None], one.astype(int), days, one, one)[:, :, 0, 0]
-    red, nir = (spectra([S2.bands[S2.index(name)]])[:, 0] @ parts for name in ("red", "nir"))
+    red, nir = (spectra([S2.bands[S2.index(name)]], MEMBERS)[:, 0] @ parts for name in ("red", "nir"))
     return (nir - red) / (nir + red)
 
 

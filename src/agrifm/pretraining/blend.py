@@ -1,4 +1,4 @@
-"""Several sources of pre-training as one, in fixed shares: synthetic land beside real shards, say."""
+"""Several sources of pre-training as one, in fixed proportions, e.g. synthetic land beside shards of real scenes."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ import numpy as np
 
 from agrifm.data.chips import FrameChoice
 from agrifm.data.folder import SampleSource
-from agrifm.pretraining.stream import Order, pattern
+from agrifm.pretraining.interleave import Interleaving
+from agrifm.pretraining.stream import Order
 from agrifm.sample import Sample
 
-_SPAN = 1 << 41  # indices of one source
+_SPAN = 1 << 41  # indices that each source has
 
 
 @dataclass(frozen=True)
 class SequentialOrder:
-    """The order of samples that are made as they are asked for: each once."""
+    """The order of samples that are rendered on request: each one once, by its index."""
 
     def order(self, start: int, count: int) -> list[tuple[int, int]]:
-        """Pass and index of the samples at these positions."""
+        """Pass and index of the samples at positions ``start`` to ``start + count``."""
         return [(0, position) for position in range(start, start + count)]
 
     def spread(self, indices: list[int]) -> np.ndarray:
-        """Processes get neighbors, and with them every sensor."""
+        """Rank of each sample of a batch in 0..1; neighbors show all sensors."""
         return (np.arange(len(indices)) + 0.5) / max(1, len(indices))
 
 
@@ -39,9 +40,9 @@ class Blend:
         return len(self.sources) * _SPAN
 
     def read(self, index: int, frames: FrameChoice | None = None) -> Sample:
-        """One sample, only the chosen frames."""
-        number, inner = divmod(index, _SPAN)
-        return self.sources[number].read(inner, frames)
+        """Read one sample, only the chosen frames."""
+        number, index_in_source = divmod(index, _SPAN)
+        return self.sources[number].read(index_in_source, frames)
 
 
 @dataclass(frozen=True)
@@ -50,33 +51,30 @@ class BlendOrder:
 
     Args:
         orders: Orders of the sources.
-        shares: How many samples of each are drawn, as whole numbers in a ratio.
+        sampling_weights: How many samples of each source are drawn, as whole numbers in a ratio.
     """
 
     orders: tuple[Order, ...]
-    shares: tuple[int, ...]
+    sampling_weights: tuple[int, ...]
 
     @cached_property
-    def pattern(self) -> np.ndarray:
-        """Which source is at each position of a period."""
-        return pattern(np.array(self.shares) // gcd(*self.shares))
+    def _interleaving(self) -> Interleaving:
+        return Interleaving(np.array(self.sampling_weights) // gcd(*self.sampling_weights))
 
     def order(self, start: int, count: int) -> list[tuple[int, int]]:
-        """Pass and index of the samples at these positions."""
-        turns, rest = divmod(start, len(self.pattern))
-        which = self.pattern[np.arange(start, start + count) % len(self.pattern)]
-        found: list[tuple[int, int]] = [(0, 0)] * count
-        for number, own in enumerate(self.orders):
-            mine = np.flatnonzero(which == number)
-            before = turns * int((self.pattern == number).sum()) + int((self.pattern[:rest] == number).sum())
-            for place, (lap, index) in zip(mine, own.order(before, len(mine)), strict=True):
-                found[place] = (lap, number * _SPAN + index)
-        return found
+        """Pass and index of the samples at positions ``start`` to ``start + count``."""
+        samples: list[tuple[int, int]] = [(0, 0)] * count
+        for number, positions, before in self._interleaving.slice(start, count):
+            of_source = self.orders[number].order(before, len(positions))
+            for position, (pass_number, index) in zip(positions, of_source, strict=True):
+                samples[position] = (pass_number, number * _SPAN + index)
+        return samples
 
     def spread(self, indices: list[int]) -> np.ndarray:
-        """As each source spreads its own samples of the batch."""
-        numbers, inner = np.divmod(np.array(indices), _SPAN)
-        found = np.empty(len(indices))
-        for number, own in enumerate(self.orders):
-            found[numbers == number] = own.spread(inner[numbers == number].tolist())
-        return found
+        """Rank of each sample of a batch in 0..1, as its source spreads it."""
+        numbers, indices_in_source = np.divmod(np.array(indices), _SPAN)
+        ranks = np.empty(len(indices))
+        for number, order in enumerate(self.orders):
+            of_source = numbers == number
+            ranks[of_source] = order.spread(indices_in_source[of_source].tolist())
+        return ranks

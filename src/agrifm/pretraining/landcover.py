@@ -1,4 +1,4 @@
-"""Land cover: a raster of codes, from which the shares of covers in cells of any grid are measured by area."""
+"""Land cover: a raster of codes, from which the shares of covers in the cells of any grid are measured by area."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from agrifm.rasters.codes import open_codes
 from agrifm.rasters.file_band import located
 
 POINTS = 8  # along each side of a cell, so that sides stay true where another projection bends them
-MOST_PIXELS = 1 << 24  # of land cover in memory at the same time
-SNAP = 6  # decimals of a pixel: sides on borders of pixels lie exactly there, whatever rounding did
+MAX_PIXELS = 1 << 24  # of land cover in memory at the same time
+DECIMALS = 6  # of a pixel; sides along borders of pixels lie exactly on them in spite of rounding
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class LandCover:
     """An open raster of land-cover codes.
 
     Args:
-        file: What GDAL opened.
+        file: Open file.
         grid: Grid of the file.
-        crosswalk: What the codes mean.
+        crosswalk: Meaning of the codes.
     """
 
     file: rasterio.DatasetReader
@@ -45,7 +45,7 @@ class LandCover:
         """Open a raster of one band.
 
         Raises:
-            InputError: If it does not open, has no place on the ground or several bands.
+            InputError: If the raster does not open, has no georeference or several bands.
         """
         with ExitStack() as stack:
             try:
@@ -60,18 +60,25 @@ class LandCover:
             yield cls(file, located(file, href), crosswalk)
 
     def check(self, grid: GeoBox, name: str) -> None:
-        """Refuse land cover that does not lie under a grid, or holds codes there that the crosswalk does not list.
+        """Refuse land cover that does not lie under a grid, or has codes there that the crosswalk does not list.
+
+        Args:
+            grid: Grid of a scene.
+            name: Name of the scene.
 
         Raises:
-            InputError: If with both extents in degrees, or with the codes.
+            InputError: If there is no overlap, with both extents in degrees; or if codes are missing, with the codes.
         """
-        columns, rows = self._pixels(grid, 1)
-        if not np.isfinite(columns).all():  # the grid holds a pole, or reaches beyond what the projection can show
-            columns, rows = self._pixels(grid, 8)
-        top, bottom = self._within(rows, self.file.height)
-        sides = [self._within(columns + shift, self.file.width) for shift in self._turns]
-        sides = [(left, right) for left, right in sides if left < right and top < bottom]
-        if not sides:
+        columns, rows = self._outlines(grid, 1)
+        if not np.isfinite(columns).all():  # the grid holds a pole, or reaches beyond the domain of the projection
+            columns, rows = self._outlines(grid, 8)
+        top, bottom = _pixel_range(rows, self.file.height)
+        column_ranges = []
+        for shift in self._revolutions:
+            left, right = _pixel_range(columns + shift, self.file.width)
+            if left < right and top < bottom:
+                column_ranges.append((left, right))
+        if not column_ranges:
             raise InputError(
                 self.file.name,
                 found=f"land cover of {_degrees(self.grid)}",
@@ -79,101 +86,110 @@ class LandCover:
                 repair="give the land cover of the scene's place.",
             )
         counts: Counter[float] = Counter()
-        for left, right in sides:
-            step = max(1, MOST_PIXELS // (right - left))
-            for row in range(top, bottom, step):
-                codes, known = self._read((row, min(row + step, bottom)), (left, right))
-                values, pixels = np.unique(codes[known], return_counts=True)
+        for left, right in column_ranges:
+            height = max(1, MAX_PIXELS // (right - left))
+            for row in range(top, bottom, height):
+                codes, valid = self._read((row, min(row + height, bottom)), (left, right))
+                values, pixels = np.unique(codes[valid], return_counts=True)
                 counts.update(dict(zip(values.tolist(), pixels.tolist(), strict=True)))
         self.crosswalk.must_know(np.array(list(counts)), np.array(list(counts.values())), self.file.name)
 
-    def shares(self, box: GeoBox, cells: int, most_pixels: int = MOST_PIXELS) -> np.ndarray:
-        """Shares of the covers and of what is unknown ``(9, y, x)`` float64 in cells that divide a box evenly.
+    def shares(self, box: GeoBox, cells: int, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+        """Measure the shares of the covers in cells that divide a box evenly.
 
-        Areas are those on the land cover's projection; where it is in degrees, those on the sphere. A part of a cell
-        beyond the raster is unknown. Reads no more than ``most_pixels`` at the same time.
+        Areas are those in the projection of the land cover; where it is in degrees, those on the sphere. The part of a
+        cell beyond the raster is unknown.
+
+        Args:
+            box: Grid whose area is divided.
+            cells: Cells along a side.
+            max_pixels: Largest number of pixels in memory at the same time.
+
+        Returns:
+            Shares of the covers and of what is unknown ``(9, y, x)`` float64.
 
         Raises:
-            InputError: If a code is not listed in the crosswalk.
+            InputError: If the crosswalk does not list a code.
         """
-        columns, rows = self._pixels(box, cells)
+        columns, rows = self._outlines(box, cells)
         result = np.zeros((cells * cells, UNKNOWN + 1))
-        placed = np.isfinite(columns).all(1) & np.isfinite(rows).all(1)  # others hold a pole, or have no place there
-        result[~placed, UNKNOWN] = 1
-        if not placed.any():
+        # Cells that hold a pole, or lie outside the domain of the projection, have no outline.
+        has_outline = np.isfinite(columns).all(1) & np.isfinite(rows).all(1)
+        result[~has_outline, UNKNOWN] = 1
+        if not has_outline.any():
             return result.T.reshape(-1, cells, cells)
-        columns, rows = columns[placed], rows[placed]
-        codes, weights = (kind(self, columns, rows) for kind in (_Covers, _Weights))
-        rings = np.stack([columns, -rows], -1)
-        rings = np.concatenate([rings, rings[:, :1]], 1).tolist()
-        features = [{"geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": {}} for ring in rings]
-        found = exact_extract(
-            codes,
-            features,
+        columns = columns[has_outline]
+        rows = rows[has_outline]
+        statistics = exact_extract(
+            _CoverPixels(self, columns, rows),
+            _polygons(columns, rows),
             ["unique", "weighted_frac"],
-            weights=weights,
+            weights=_PixelAreas(self, columns, rows),
             strategy="raster-sequential",
-            max_cells_in_memory=most_pixels,
+            max_cells_in_memory=max_pixels,
         )
-        for i, entry in zip(np.flatnonzero(placed), found, strict=True):
-            result[i, entry["properties"]["unique"]] = entry["properties"]["weighted_frac"]
+        for cell, feature in zip(np.flatnonzero(has_outline), statistics, strict=True):
+            covers = feature["properties"]["unique"]
+            result[cell, covers] = feature["properties"]["weighted_frac"]
         return result.T.reshape(-1, cells, cells)
 
-    def _pixels(self, box: GeoBox, cells: int) -> tuple[np.ndarray, np.ndarray]:
-        """Columns and rows of this raster ``(cells * cells, 4 * POINTS)`` of the outlines of a box's cells."""
+    def _outlines(self, box: GeoBox, cells: int) -> tuple[np.ndarray, np.ndarray]:
+        """Columns and rows of this raster ``(cells * cells, 4 * POINTS)`` along the outlines of the cells of a box."""
         step = np.arange(POINTS) / POINTS
-        across = np.concatenate([step, np.ones(POINTS), 1 - step, np.zeros(POINTS)])
-        down = np.concatenate([np.zeros(POINTS), step, np.ones(POINTS), 1 - step])
+        zeros = np.zeros(POINTS)
+        ones = np.ones(POINTS)
+        across = np.concatenate([step, ones, 1 - step, zeros])
+        down = np.concatenate([zeros, step, ones, 1 - step])
         row, column = np.divmod(np.arange(cells * cells)[:, None], cells)
-        x, y = box.affine @ ((column + across) * box.shape[1] / cells, (row + down) * box.shape[0] / cells)
-        x, y = between(str(box.crs), str(self.grid.crs)).transform(x, y)
+        height, width = box.shape
+        x, y = box.affine @ ((column + across) * width / cells, (row + down) * height / cells)
+        x, y = transformer(str(box.crs), str(self.grid.crs)).transform(x, y)
         if self.grid.crs is not None and self.grid.crs.geographic:
-            x = _in_one_piece(x)
-        return tuple(np.round(part, SNAP) for part in ~self.grid.affine @ (x, y))
+            x = _without_jumps(x)
+        columns, rows = ~self.grid.affine @ (x, y)
+        return np.round(columns, DECIMALS), np.round(rows, DECIMALS)
 
     @cached_property
-    def _turns(self) -> tuple[int, ...]:
-        """Columns by which the same place may lie further to the east or west: a turn around the Earth, in degrees."""
+    def _revolutions(self) -> tuple[int, ...]:
+        """Numbers of columns after which the same place comes again: none, or those of 360 degrees east and west."""
         affine = self.grid.affine
         if self.grid.crs is None or not self.grid.crs.geographic or affine.b or affine.d:
             return (0,)
-        turn = round(360 / abs(affine.a))
-        return 0, -turn, turn
-
-    def _within(self, positions: np.ndarray, length: int) -> tuple[int, int]:
-        """First position and the one after the last of the file's, along one axis."""
-        positions = positions[np.isfinite(positions)]
-        low, high = (positions.min(), positions.max()) if positions.size else (0, 0)
-        return max(0, int(np.floor(low))), min(length, int(np.ceil(high)))
+        columns = round(360 / abs(affine.a))
+        return 0, -columns, columns
 
     def covers(self, left: int, top: int, width: int, height: int) -> np.ndarray:
         """Positions in ``COVERS`` ``(height, width)`` uint8 of a window, which may reach beyond the raster."""
         result = np.full((height, width), UNKNOWN, np.uint8)
-        start, bottom = max(top, 0), min(top + height, self.file.height)
-        for shift in self._turns:
+        first_row = max(top, 0)
+        end_row = min(top + height, self.file.height)
+        for shift in self._revolutions:
             west = left + shift
-            first, right = max(west, 0), min(west + width, self.file.width)
-            if first < right and start < bottom:
-                codes, known = self._read((start, bottom), (first, right))
-                part = result[start - top : bottom - top, first - west : right - west]
-                part[known] = self.crosswalk.positions(codes[known], self.file.name)
+            first_column = max(west, 0)
+            end_column = min(west + width, self.file.width)
+            if first_column < end_column and first_row < end_row:
+                codes, valid = self._read((first_row, end_row), (first_column, end_column))
+                part = result[first_row - top : end_row - top, first_column - west : end_column - west]
+                part[valid] = self.crosswalk.positions(codes[valid], self.file.name)
         return result
 
     def _read(self, rows: tuple[int, int], columns: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Codes of a window of the file, and where there are any."""
+        """Codes of a window of the file, and the mask of pixels that have one."""
         with refusing(self.file.name, expected="a complete land-cover raster"):
-            found = self.file.read(1, window=(rows, columns), masked=True)
-        return found.data, ~np.ma.getmaskarray(np.ma.masked_invalid(found))
+            codes = self.file.read(1, window=(rows, columns), masked=True)
+        return codes.data, ~np.ma.getmaskarray(np.ma.masked_invalid(codes))
 
 
 class _Window(RasterSource):
-    """Pixels of a land cover under some cells, which exactextract asks for piece by piece; y is minus the row."""
+    """Pixels of a land cover under some cells, which exactextract reads in parts; y is minus the row."""
 
     def __init__(self, ground: LandCover, columns: np.ndarray, rows: np.ndarray) -> None:
         super().__init__()
         self.ground = ground
-        self.left, self.top = int(np.floor(columns.min())) - 1, int(np.floor(rows.min())) - 1
-        self.right, self.bottom = int(np.ceil(columns.max())) + 1, int(np.ceil(rows.max())) + 1
+        self.left = int(np.floor(columns.min())) - 1
+        self.top = int(np.floor(rows.min())) - 1
+        self.right = int(np.ceil(columns.max())) + 1
+        self.bottom = int(np.ceil(rows.max())) + 1
 
     def res(self) -> tuple[float, float]:
         return 1.0, 1.0
@@ -188,31 +204,51 @@ class _Window(RasterSource):
         return None
 
 
-class _Covers(_Window):
+class _CoverPixels(_Window):
     """Positions in ``COVERS``."""
 
     def read_window(self, x0: int, y0: int, nx: int, ny: int) -> np.ndarray:
         return self.ground.covers(self.left + x0, self.top + y0, nx, ny)
 
 
-class _Weights(_Window):
-    """Area of the pixels beside each other: equal, or on the sphere where the raster is in degrees."""
+class _PixelAreas(_Window):
+    """Areas of the pixels relative to each other: equal, or those on the sphere where the raster is in degrees."""
 
     def read_window(self, x0: int, y0: int, nx: int, ny: int) -> np.ndarray:
         if self.ground.grid.crs.projected:
             return np.ones((ny, nx))
-        columns, rows = self.left + x0 + np.arange(nx) + 0.5, self.top + y0 + np.arange(ny)[:, None] + 0.5
+        columns = self.left + x0 + np.arange(nx) + 0.5
+        rows = self.top + y0 + np.arange(ny)[:, None] + 0.5
         _, latitudes = self.ground.grid.affine @ np.broadcast_arrays(columns, rows)
         return np.cos(np.radians(latitudes))
 
 
-def _in_one_piece(longitudes: np.ndarray) -> np.ndarray:
-    """Longitudes ``(n, m)`` of outlines ``(n)`` that do not jump at the 180th meridian; NaN around a pole."""
+def _pixel_range(positions: np.ndarray, length: int) -> tuple[int, int]:
+    """First pixel at some positions along an axis of the file, and the one after the last; empty if there is none."""
+    finite = positions[np.isfinite(positions)]
+    if not finite.size:
+        return 0, 0
+    return max(0, int(np.floor(finite.min()))), min(length, int(np.ceil(finite.max())))
+
+
+def _polygons(columns: np.ndarray, rows: np.ndarray) -> list[dict]:
+    """GeoJSON features of outlines ``(n, m)``."""
+    corners = np.stack([columns, -rows], -1)
+    closed = np.concatenate([corners, corners[:, :1]], 1)
+    features = []
+    for ring in closed.tolist():
+        features.append({"geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": {}})
+    return features
+
+
+def _without_jumps(longitudes: np.ndarray) -> np.ndarray:
+    """Longitudes ``(n, m)`` along outlines ``(n)`` that do not jump at the 180th meridian; NaN around a pole."""
     steps = np.diff(longitudes, axis=1, append=longitudes[:, :1])
-    jumps = np.where(np.abs(steps) > 180, -360 * np.sign(steps), 0)
-    turned = np.concatenate([np.zeros((len(jumps), 1)), np.cumsum(jumps, 1)[:, :-1]], 1)
-    around = jumps.sum(1, keepdims=True) != 0
-    return np.where(around, np.nan, longitudes + turned)
+    corrections = np.where(np.abs(steps) > 180, -360 * np.sign(steps), 0)
+    before_first = np.zeros((len(corrections), 1))
+    continued = longitudes + np.concatenate([before_first, np.cumsum(corrections, 1)[:, :-1]], 1)
+    around_pole = corrections.sum(1, keepdims=True) != 0
+    return np.where(around_pole, np.nan, continued)
 
 
 def _degrees(grid: GeoBox) -> str:
@@ -221,6 +257,6 @@ def _degrees(grid: GeoBox) -> str:
 
 
 @cache
-def between(source: str, target: str) -> Transformer:
-    """From one CRS to another, both in the order x, y; made once."""
+def transformer(source: str, target: str) -> Transformer:
+    """Transformation from one CRS to another, both in the order x, y; made once, which is slow."""
     return Transformer.from_crs(source, target, always_xy=True)

@@ -1,4 +1,4 @@
-"""Write samples for pre-training into shards; see ``shards`` for what they are."""
+"""Writer of shards; see ``shards`` for their format."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from typing import Any
 from agrifm.data.records import COVERS, Record
 from agrifm.errors import InputError
 from agrifm.io import locked, sha256, sync, writing
-from agrifm.pretraining.shards import FORMAT, MANIFEST, PLAIN, Shard
+from agrifm.pretraining.shards import FORMAT, MANIFEST, PLAIN_NAME, Shard
 
 
 class ShardWriter:
     """Writes records into shards, one open for each sensor; the folder appears whole when the block ends without error.
 
-    One process writes a folder at a time. What a killed one left unfinished is replaced.
+    One process writes a folder at a time. The unfinished folder of a killed process is replaced.
 
     Args:
         folder: Folder to make.
         size: Samples in a shard.
-        overwrite: Replace a data set of that name.
-        made_from: Told in the manifest.
+        overwrite: Whether to replace a data set of that name.
+        made_from: Description of the inputs, which is stored in the manifest.
 
     Raises:
-        InputError: If the folder is there; or it holds no data set and shall be replaced.
+        InputError: If the folder exists, or should be replaced but holds no data set.
     """
 
     def __init__(
@@ -42,30 +42,35 @@ class ShardWriter:
         overwrite: bool = False,
         made_from: Mapping[str, Any] | None = None,
     ) -> None:
-        self.folder, self.size, self.made_from = Path(folder), size, dict(made_from or {})
+        self.folder = Path(folder)
+        self.size = size
         self.overwrite = overwrite
+        self.made_from = dict(made_from or {})
         self.unfinished = self.folder.with_name(f".{self.folder.name}.part")
         self.earlier = self.folder.with_name(f".{self.folder.name}.earlier")
-        self.open: dict[str, tarfile.TarFile] = {}
+        self.open_shards: dict[str, tarfile.TarFile] = {}
         self.samples: Counter[str] = Counter()
         self.shards: list[Shard] = []
+        self._lock = ExitStack()
         self._refuse_existing()
-        self._held = ExitStack()
 
     def __enter__(self) -> ShardWriter:
-        with ExitStack() as held:
-            held.enter_context(locked(self.folder))
+        with ExitStack() as lock:
+            lock.enter_context(locked(self.folder))
             # Another process may have finished while this one waited for its first sample.
             self._restore()
             self._refuse_existing()
             with writing(self.folder):
                 shutil.rmtree(self.unfinished, ignore_errors=True)
                 self.unfinished.mkdir(parents=True)
-            self._held = held.pop_all()
+            self._lock = lock.pop_all()  # released at the end of the block
         return self
 
     def _refuse_existing(self) -> None:
-        if self.folder.exists() and not (self.overwrite and (self.folder / MANIFEST).is_file()):
+        if not self.folder.exists():
+            return
+        is_data_set = (self.folder / MANIFEST).is_file()
+        if not (self.overwrite and is_data_set):
             raise InputError(
                 self.folder,
                 found="something of that name" + (", but no data set" if self.overwrite else ""),
@@ -83,30 +88,30 @@ class ShardWriter:
         """Add one sample.
 
         Raises:
-            InputError: If its sensor's name cannot be a file's, or the record does not fit together.
+            InputError: If the name of its sensor is no file name, or the parts of the record do not fit together.
         """
         where = f"record {record.name}"
         record.check(where)
-        sensor, number = record.sensor, self.samples[record.sensor]
-        if not PLAIN.fullmatch(sensor):
+        sensor = record.sensor
+        if not PLAIN_NAME.fullmatch(sensor):
             raise InputError(
                 where, found=f"sensor '{sensor}'", expected="letters, digits, _ and -", repair="rename the sensor."
             )
-        if sensor not in self.open:
-            name = f"{sensor}-{number // self.size:05d}.tar"
-            with writing(self.folder):
-                self.open[sensor] = tarfile.open(self.unfinished / name, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+        number = self.samples[sensor]
         data = record.to_bytes()
         member = tarfile.TarInfo(f"{sensor}-{number:09d}.safetensors")
         member.size = len(data)
         with writing(self.folder):
-            self.open[sensor].addfile(member, io.BytesIO(data))
+            if sensor not in self.open_shards:
+                path = self.unfinished / f"{sensor}-{number // self.size:05d}.tar"
+                self.open_shards[sensor] = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+            self.open_shards[sensor].addfile(member, io.BytesIO(data))
             self.samples[sensor] += 1
             if self.samples[sensor] % self.size == 0:
                 self._close(sensor)
 
     def attach(self, name: str, text: str) -> None:
-        """Write a text, e.g. a report, that lies in the folder when it appears.
+        """Write a text, e.g. a report, into the folder, before it appears.
 
         Raises:
             InputError: If the disk is full.
@@ -115,28 +120,30 @@ class ShardWriter:
             (self.unfinished / name).write_text(text, encoding="utf-8")
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with self._held:
+        with self._lock:
             try:
                 if kind is None:
                     with writing(self.folder):
                         self._finish()
             finally:
-                for file in self.open.values():
-                    with suppress(OSError):  # of a full disk: it was refused before
-                        file.fileobj.close()
+                for shard in self.open_shards.values():
+                    with suppress(OSError):  # a full disk, which was refused before
+                        shard.fileobj.close()
                 shutil.rmtree(self.unfinished, ignore_errors=True)
 
     def _finish(self) -> None:
-        for sensor in sorted(self.open):
+        for sensor in sorted(self.open_shards):
             self._close(sensor)
+        self.shards.sort(key=lambda shard: shard.name)
         manifest = {
             "format": FORMAT,
             "classes": list(COVERS),
-            "shards": [asdict(shard) for shard in sorted(self.shards, key=lambda shard: shard.name)],
+            "shards": [asdict(shard) for shard in self.shards],
             "sensors": {sensor: {"samples": self.samples[sensor]} for sensor in sorted(self.samples)},
             "made_from": self.made_from,
         }
         (self.unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        # All bytes reach the disk before a name points to them.
         for path in (*self.unfinished.iterdir(), self.unfinished):
             sync(path)
         if self.folder.exists():
@@ -146,10 +153,9 @@ class ShardWriter:
         shutil.rmtree(self.earlier, ignore_errors=True)
 
     def _close(self, sensor: str) -> None:
-        file = self.open[sensor]
-        file.close()
-        del self.open[sensor]
-        path = Path(str(file.name))
-        digest = sha256(path)
+        shard = self.open_shards[sensor]
+        shard.close()  # stays in open_shards if the disk is full here, and is closed at the end of the block
+        del self.open_shards[sensor]
+        path = Path(str(shard.name))
         samples = (self.samples[sensor] - 1) % self.size + 1
-        self.shards.append(Shard(path.name, sensor, samples, path.stat().st_size, digest))
+        self.shards.append(Shard(path.name, sensor, samples, path.stat().st_size, sha256(path)))

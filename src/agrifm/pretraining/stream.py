@@ -1,7 +1,7 @@
-"""The endless order in which training meets samples: mixed by sensor, shuffled in windows, found at any position.
+"""The endless order in which training reads samples: mixed by sensor, shuffled in windows, known at any position.
 
-Within a window only a few shards are needed, so that each is fetched once in a pass. Everything follows from the seed
-and the position: any slice of the order is the same in every process and after every restart.
+Within a window only a few shards are needed, so each is fetched once in a pass. Everything follows from the seed and
+the position: any slice of the order is the same in every process and after every restart.
 """
 
 from __future__ import annotations
@@ -19,208 +19,221 @@ from torch.utils.data import Sampler
 from agrifm.data.loader import Key
 from agrifm.data.randomness import key
 from agrifm.errors import InputError, nearest
+from agrifm.pretraining.interleave import Interleaving
 from agrifm.pretraining.shards import Groups
 
-_FINEST = 1000  # largest denominator of a weight
-LONGEST = 100_000  # positions of a period, which is held in memory
+_LARGEST_DENOMINATOR = 1000  # of a sampling weight
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SensorPass:
     """One pass over the samples of a sensor.
 
     Args:
-        seed: Seed of all windows.
-        sizes: Samples of each shard ``(n)``.
-        first: Index of each shard's first sample ``(n)``.
-        window: Samples after whose number a window ends, with the shard that is open then.
+        seed: Seed of the order of the shards and of all windows.
+        sizes: Number of samples of each shard ``(n)``.
+        first_index: Index of the first sample of each shard ``(n)``.
+        window: Number of samples after which a window ends, together with the shard that is open then.
     """
 
     seed: tuple[int, ...]
     sizes: np.ndarray
-    first: np.ndarray
+    first_index: np.ndarray
     window: int
 
     @cached_property
     def shards(self) -> np.ndarray:
-        """The shards in their order."""
+        """The shards in random order."""
         return np.random.default_rng(self.seed).permutation(len(self.sizes))
 
     @cached_property
-    def starts(self) -> np.ndarray:
-        """Place in the pass at which each shard of the order starts."""
-        return np.cumsum(self.sizes[self.shards]) - self.sizes[self.shards]
+    def shard_starts(self) -> np.ndarray:
+        """Position in the pass at which each shard of the order starts."""
+        sizes = self.sizes[self.shards]
+        return np.cumsum(sizes) - sizes
 
     @cached_property
-    def windows(self) -> np.ndarray:
-        """Place in the order of the first shard of each window, and the number of shards."""
-        changes = np.flatnonzero(np.diff(self.starts // self.window)) + 1
+    def window_bounds(self) -> np.ndarray:
+        """Place in the order of the first shard of each window; the last entry is the number of shards."""
+        changes = np.flatnonzero(np.diff(self.shard_starts // self.window)) + 1
         return np.concatenate([[0], changes, [len(self.sizes)]])
 
     def indices(self, start: int, stop: int) -> np.ndarray:
-        """Indices of the samples at these places in the pass."""
-        begin = np.append(self.starts[self.windows[:-1]], self.sizes.sum())
-        low, high = np.searchsorted(begin, start, "right") - 1, np.searchsorted(begin, stop, "left")
-        parts = [self._shuffled(number) for number in range(low, high)]
-        return np.concatenate(parts)[start - begin[low] : stop - begin[low]]
+        """Indices of the samples at positions ``start`` to ``stop`` of the pass."""
+        window_starts = np.append(self.shard_starts[self.window_bounds[:-1]], self.sizes.sum())
+        first_window = np.searchsorted(window_starts, start, "right") - 1
+        end_window = np.searchsorted(window_starts, stop, "left")
+        windows = [self._shuffled(number) for number in range(first_window, end_window)]
+        offset = window_starts[first_window]
+        return np.concatenate(windows)[start - offset : stop - offset]
 
     def _shuffled(self, number: int) -> np.ndarray:
         """The samples of a window: those of each shard in random order, spread evenly over the window."""
-        shards = self.shards[self.windows[number] : self.windows[number + 1]]
-        draw = np.random.default_rng([*self.seed, number])
-        samples = np.concatenate([self.first[i] + draw.permutation(self.sizes[i]) for i in shards])
-        turns = np.concatenate([(np.arange(size) + draw.random(size)) / size for size in self.sizes[shards]])
-        return samples[turns.argsort()]
+        shards = self.shards[self.window_bounds[number] : self.window_bounds[number + 1]]
+        rng = np.random.default_rng([*self.seed, number])
+        # All permutations are drawn before all offsets: the order of the draws decides the order of the samples.
+        samples = [self.first_index[shard] + rng.permutation(self.sizes[shard]) for shard in shards]
+        times = [(np.arange(size) + rng.random(size)) / size for size in self.sizes[shards]]
+        return np.concatenate(samples)[np.concatenate(times).argsort()]
+
+
+class Order(Protocol):
+    """An endless order of samples."""
+
+    def order(self, start: int, count: int) -> list[tuple[int, int]]:
+        """Pass and index of the samples at positions ``start`` to ``start + count``."""
+        ...
+
+    def spread(self, indices: list[int]) -> np.ndarray:
+        """A number for each sample of a batch ``(n)``; each process gets samples whose numbers are neighbors."""
+        ...
 
 
 class Stream:
-    """The order of samples, without end.
+    """The endless order of the samples of shards; an ``Order``.
 
     Args:
-        groups: Groups by sensor, index of its first sample and how many samples each of its shards holds.
-        weights: How often sensors are drawn, as a ratio; equal if not given. Their thousandths count.
-        window: Samples that are shuffled together, about.
-        seed: Seed of everything.
+        groups: By sensor, the index of its first sample and the number of samples of each of its shards.
+        weights: Sampling weights of the sensors, as a ratio that is rounded to thousandths; equal if None.
+        window: Approximate number of samples that are shuffled together.
+        seed: Seed of everything random.
 
     Raises:
-        InputError: If a weight names no sensor that is there, lacks or is negative, or the window is empty.
+        InputError: If a weight is missing, negative or of an unknown sensor, or the window is empty.
     """
 
     def __init__(
         self, groups: Groups, weights: Mapping[str, float] | None = None, window: int = 2048, seed: int = 0
     ) -> None:
-        weights = dict.fromkeys(groups, 1.0) if weights is None else weights
+        if weights is None:
+            weights = dict.fromkeys(groups, 1.0)
         _check(groups, weights, window)
+        self.groups = dict(groups)
+        self.window = window
+        self.seed = seed
         self.sensors = tuple(sensor for sensor in groups if weights[sensor] > 0)
-        self.groups, self.window, self.seed = dict(groups), window, seed
         self.totals = {sensor: sum(sizes) for sensor, (_, sizes) in groups.items()}
-        parts = [
-            Fraction(weights[sensor] / max(weights.values())).limit_denominator(_FINEST) for sensor in self.sensors
-        ]
-        scale = lcm(*(part.denominator for part in parts))
-        if scale > 10 * _FINEST:
-            parts, scale = [Fraction(max(1, round(part * _FINEST)), _FINEST) for part in parts], _FINEST
-        self.shares = np.array([int(part * scale) for part in parts])
-        self.pattern = pattern(self.shares)
-        self._laps: dict[str, tuple[int, SensorPass]] = {}
+        self._interleaving = Interleaving(_proportions([weights[sensor] for sensor in self.sensors]))
+        self._passes: dict[str, tuple[int, SensorPass]] = {}  # the last one of each sensor, with its number
 
     @property
-    def held(self) -> int:
-        """How many shards of a sensor a window may touch."""
-        sizes = [np.sort(self.groups[sensor][1]) for sensor in self.sensors]
-        return max(min(len(x), int(np.searchsorted(np.cumsum(x), self.window)) + 1) for x in sizes)
+    def shards_per_window(self) -> int:
+        """Largest number of shards of a sensor that a window touches."""
+        most = 0
+        for sensor in self.sensors:
+            sizes = np.sort(self.groups[sensor][1])
+            shards = int(np.searchsorted(np.cumsum(sizes), self.window)) + 1
+            most = max(most, min(len(sizes), shards))
+        return most
 
-    def kept(self, world: int) -> int:
-        """How many shards of a sensor one of several processes holds: its share of a window, and neighbors."""
-        return min(self.held, 2 * self.held // world + 2)
+    def shards_to_cache(self, world: int) -> int:
+        """Number of shards of a sensor that each of several processes should hold: its part of a window, and two."""
+        return min(self.shards_per_window, 2 * self.shards_per_window // world + 2)
 
     def order(self, start: int, count: int) -> list[tuple[int, int]]:
         """Pass and index of the samples at positions ``start`` to ``start + count``."""
-        turns, rest = divmod(start, len(self.pattern))
-        which = self.pattern[np.arange(start, start + count) % len(self.pattern)]
-        found = np.empty((count, 2), np.int64)
-        for number, sensor in enumerate(self.sensors):
-            before = turns * int(self.shares[number]) + int((self.pattern[:rest] == number).sum())
-            mine = which == number
-            found[mine] = self._walk(sensor, before, int(mine.sum()))
-        return [(int(lap), int(index)) for lap, index in found]
+        samples = np.empty((count, 2), np.int64)
+        for number, positions, before in self._interleaving.slice(start, count):
+            samples[positions] = self._samples_of(self.sensors[number], before, len(positions))
+        return [(int(pass_number), int(index)) for pass_number, index in samples]
 
     def spread(self, indices: list[int]) -> np.ndarray:
-        """Rank of each sample of a batch among those of its sensor ``(n)``, 0..1: where it is alike, so are shards."""
-        found, ranks = np.array(indices), np.empty(len(indices))
+        """Rank of each sample of a batch among those of its sensor ``(n)``, in 0..1.
+
+        Samples with similar ranks come from the same shards.
+        """
+        samples = np.array(indices)
+        ranks = np.empty(len(indices))
         for sensor in self.sensors:
-            first = self.groups[sensor][0]
-            mine = (found >= first) & (found < first + self.totals[sensor])
-            ranks[mine] = (found[mine].argsort().argsort() + 0.5) / mine.sum()
+            first, _ = self.groups[sensor]
+            of_sensor = (samples >= first) & (samples < first + self.totals[sensor])
+            ranks[of_sensor] = (samples[of_sensor].argsort().argsort() + 0.5) / of_sensor.sum()
         return ranks
 
-    def _walk(self, sensor: str, start: int, count: int) -> np.ndarray:
-        """Pass and index ``(count, 2)`` of a sensor's samples from its own position ``start`` on."""
-        parts, total, end = [np.empty((0, 2), np.int64)], self.totals[sensor], start + count
+    def _samples_of(self, sensor: str, start: int, count: int) -> np.ndarray:
+        """Pass and index ``(count, 2)`` of the samples of a sensor from its own position ``start`` on."""
+        total = self.totals[sensor]
+        end = start + count
+        parts = [np.empty((0, 2), np.int64)]
         while start < end:
-            number, place = divmod(start, total)
-            indices = self._lap(sensor, number).indices(place, min(total, place + end - start))
-            parts.append(np.stack([np.full_like(indices, number), indices], 1))
+            pass_number, position = divmod(start, total)
+            indices = self._pass(sensor, pass_number).indices(position, min(total, position + end - start))
+            parts.append(np.stack([np.full_like(indices, pass_number), indices], 1))
             start += len(indices)
         return np.concatenate(parts)
 
-    def _lap(self, sensor: str, number: int) -> SensorPass:
-        if sensor not in self._laps or self._laps[sensor][0] != number:
-            first, sizes = self.groups[sensor]
-            lengths = np.array(sizes)
-            seed = (self.seed, key(sensor), number)
-            self._laps[sensor] = number, SensorPass(seed, lengths, first + np.cumsum(lengths) - lengths, self.window)
-        return self._laps[sensor][1]
-
-
-class Order(Protocol):
-    """Which sample is at which position."""
-
-    def order(self, start: int, count: int) -> list[tuple[int, int]]:
-        """Pass and index of the samples at positions ``start`` to ``start + count``."""
-        ...
-
-    def spread(self, indices: list[int]) -> np.ndarray:
-        """A number for each sample of a batch ``(n)``: one process gets those whose numbers are next to each other."""
-        ...
+    def _pass(self, sensor: str, number: int) -> SensorPass:
+        cached = self._passes.get(sensor)
+        if cached is not None and cached[0] == number:
+            return cached[1]
+        first, shard_sizes = self.groups[sensor]
+        sizes = np.array(shard_sizes)
+        first_index = first + np.cumsum(sizes) - sizes
+        sensor_pass = SensorPass((self.seed, key(sensor), number), sizes, first_index, self.window)
+        self._passes[sensor] = number, sensor_pass
+        return sensor_pass
 
 
 class StreamBatches(Sampler[list[Key]]):
-    """This process's share of each batch; keys are (position, index).
+    """The part of each batch that one process reads; keys are (position, index).
 
-    An epoch is a lap of the stream. Each global batch is dealt out over the processes, so that together they do the
-    same steps as one process, each sees its share of every sensor, and a shard is wanted by few of them.
+    An epoch is a stretch of the stream. Each global batch is dealt out over the processes, so that together they take
+    the same steps as one process, each sees its share of every sensor, and few of them need the same shard.
 
     Args:
         stream: Order of the samples.
-        lap: Samples of an epoch, a multiple of the batch.
+        epoch_size: Samples of an epoch, a multiple of the batch.
         batch_size: Samples of a batch over all processes.
-        rank, world: This process and how many there are.
+        rank: Number of this process.
+        world: Number of processes.
 
     Raises:
-        InputError: If a lap is no whole number of batches, or a batch holds less than one sample for each process.
+        InputError: If an epoch is no whole number of batches, or a batch holds less than one sample for each process.
     """
 
-    def __init__(self, stream: Order, lap: int, batch_size: int, *, rank: int = 0, world: int = 1) -> None:
-        if batch_size < world or lap < batch_size or lap % batch_size:
+    def __init__(self, stream: Order, epoch_size: int, batch_size: int, *, rank: int = 0, world: int = 1) -> None:
+        if batch_size < world or epoch_size < batch_size or epoch_size % batch_size:
             raise InputError(
                 "training: batch_size",
-                found=f"{batch_size} for {world} processes and epochs of {lap} samples",
+                found=f"{batch_size} for {world} processes and epochs of {epoch_size} samples",
                 expected="at least one sample for each process, and epochs of whole batches",
                 repair="set an epoch to a multiple of batch_size, and batch_size to at least the processes.",
             )
-        self.stream, self.lap, self.batch_size = stream, lap, batch_size
-        self.rank, self.world, self.epoch = rank, world, 0
+        self.stream = stream
+        self.epoch_size = epoch_size
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world = world
+        self.epoch = 0
         self.sampler = self  # where Lightning looks for set_epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer before each epoch."""
+        """Set the epoch; the trainer calls this before each one."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.lap // self.batch_size
-
-    @property
-    def _part(self) -> tuple[int, int]:
-        """First place of this process's share of a batch, and the one after its last."""
-        return self.rank * self.batch_size // self.world, (self.rank + 1) * self.batch_size // self.world
+        return self.epoch_size // self.batch_size
 
     def __iter__(self) -> Iterator[list[Key]]:
-        first = self.epoch * self.lap
-        for start in range(first, first + self.lap, self.batch_size):
+        begin = self.rank * self.batch_size // self.world
+        end = (self.rank + 1) * self.batch_size // self.world
+        first = self.epoch * self.epoch_size
+        for start in range(first, first + self.epoch_size, self.batch_size):
             indices = [index for _, index in self.stream.order(start, self.batch_size)]
-            mine = self.stream.spread(indices).argsort(kind="stable")[slice(*self._part)]
-            yield [(start + int(i), indices[i]) for i in np.sort(mine)]
+            ranking = self.stream.spread(indices).argsort(kind="stable")
+            positions = np.sort(ranking[begin:end])
+            yield [(start + int(position), indices[position]) for position in positions]
 
 
 def _check(groups: Groups, weights: Mapping[str, float], window: int) -> None:
-    wrong = next((sensor for sensor in weights if sensor not in groups), None)
-    if wrong is not None:
-        raise InputError(
-            "weights", found=f"'{wrong}'", expected="sensors of the data set", repair=nearest(wrong, groups)
-        )
+    for sensor in weights:
+        if sensor not in groups:
+            raise InputError(
+                "weights", found=f"'{sensor}'", expected="sensors of the data set", repair=nearest(sensor, groups)
+            )
     finite = all(isfinite(weight) and weight >= 0 for weight in weights.values())
-    if window < 1 or set(groups) - set(weights) or not finite or not any(weights.values()):
+    missing = set(groups) - set(weights)
+    if window < 1 or missing or not finite or not any(weights.values()):
         raise InputError(
             "weights and window",
             found=f"weights {dict(weights)} and a window of {window}",
@@ -229,24 +242,12 @@ def _check(groups: Groups, weights: Mapping[str, float], window: int) -> None:
         )
 
 
-def pattern(shares: np.ndarray) -> np.ndarray:
-    """Which of several is at each position of a period: every prefix is within one sample of the shares ``(n)``.
-
-    The next sample of one may come once its share has reached the one before it, and is due before its share has
-    passed it by one; the one due first is taken (proportionate fairness: Baruah et al., 1996).
-    """
-    total, taken = sum(int(share) for share in shares), np.zeros(len(shares), np.int64)
-    if total > LONGEST:
-        raise InputError(
-            "shares",
-            found=f"a ratio of {' to '.join(str(share) for share in shares)}",
-            expected=f"whole numbers that sum to at most {LONGEST}",
-            repair="give the ratio in smaller numbers, e.g. 3 and 1.",
-        )
-    pattern = np.empty(total, np.int64)
-    for position in range(total):
-        due = -(-(taken + 1) * total // shares)
-        ready = taken * total < (position + 1) * shares
-        pattern[position] = np.where(ready, due, total + 1).argmin()
-        taken[pattern[position]] += 1
-    return pattern
+def _proportions(weights: list[float]) -> np.ndarray:
+    """Whole numbers in the ratio of the weights ``(n)``, whose sum stays small."""
+    largest = max(weights)
+    fractions = [Fraction(weight / largest).limit_denominator(_LARGEST_DENOMINATOR) for weight in weights]
+    scale = lcm(*(fraction.denominator for fraction in fractions))
+    if scale > 10 * _LARGEST_DENOMINATOR:
+        scale = _LARGEST_DENOMINATOR
+        fractions = [Fraction(max(1, round(fraction * scale)), scale) for fraction in fractions]
+    return np.array([int(fraction * scale) for fraction in fractions])

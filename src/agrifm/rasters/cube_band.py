@@ -14,9 +14,9 @@ from odc.geo.geobox import GeoBox
 from odc.geo.overlap import compute_reproject_roi
 
 from agrifm.errors import InputError, Unreadable
-from agrifm.rasters.cube_file import axes_of, changed_at, loaded, locked, refused, variable_of
+from agrifm.rasters.cube_file import axes_of, changed_at, locked, read_coordinate, refused, variable_of
 from agrifm.rasters.cube_grid import grid_of
-from agrifm.rasters.pixels import Pixels, marked, resampled, unreadable, whole_numbers
+from agrifm.rasters.pixels import Pixels, integer_range, marked, resampled, unreadable
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -132,7 +132,7 @@ def _reinterpreted(number: float, stored: np.dtype, dtype: np.dtype) -> float:
     """Convert a fill value of the stored type to the type that ``_Unsigned`` names."""
     if stored == dtype or not math.isfinite(number) or number != int(number):
         return number
-    lowest, highest = whole_numbers(stored)
+    lowest, highest = integer_range(stored)
     return float(np.array(int(number), stored).view(dtype)) if lowest <= number <= highest else number
 
 
@@ -162,7 +162,7 @@ def _load(path: Path, array: xr.DataArray, band: CubeBand, part: tuple[slice, ..
     where: dict[str, Any] = {axes.y: part[0], axes.x: part[1]}
     where |= {axes.time: band.step} if axes.time else {}
     if axes.band:
-        entries = [str(value) for value in loaded(path, array[axes.band])]
+        entries = [str(value) for value in read_coordinate(path, array[axes.band])]
         with refused(path):
             where[axes.band] = entries.index(str(band.band))
     with refused(path), locked(path):

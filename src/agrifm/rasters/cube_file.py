@@ -160,7 +160,7 @@ def _consolidated(store: Path) -> bool:
     return json.loads(whole.read_text(encoding="utf-8")).get("consolidated_metadata") is not None
 
 
-def loaded(path: str | Path, array: xr.DataArray) -> np.ndarray:
+def read_coordinate(path: str | Path, array: xr.DataArray) -> np.ndarray:
     """The values of a coordinate."""
     with refused(path), locked(path):
         return array.values

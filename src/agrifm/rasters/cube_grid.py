@@ -14,7 +14,7 @@ from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 
 from agrifm.errors import InputError
-from agrifm.rasters.cube_file import Axes, axes_of, changed_at, loaded, open_cube, refused, variable_of
+from agrifm.rasters.cube_file import Axes, axes_of, changed_at, open_cube, read_coordinate, refused, variable_of
 from agrifm.rasters.grid import check_grid
 from agrifm.rasters.pixels import named
 
@@ -55,7 +55,7 @@ def _grid(path: str, changed: int, variable: str) -> GeoBox:
 def _line(path: str, array: xr.DataArray, axis: str) -> tuple[float, float]:
     """Outer border of the first pixel and the step along an axis of pixel centers."""
     with refused(path):
-        stored = loaded(path, array[axis]) if axis in array.coords else np.zeros(1)
+        stored = read_coordinate(path, array[axis]) if axis in array.coords else np.zeros(1)
         centers = stored.astype(np.float64)
     step = (centers[-1] - centers[0]) / max(1, len(centers) - 1) if len(centers) else 0
     # Degrees in single precision are rounded to some tenths of a pixel.

@@ -88,7 +88,7 @@ def filler_for(stored: str, marker: float | None) -> tuple[str, float]:
         return stored, usable_marker
     if kind.itemsize <= 2:
         wide = np.dtype(np.int16 if kind.itemsize == 1 else np.int32)
-        return wide.name, float(whole_numbers(wide)[0])
+        return wide.name, float(integer_range(wide)[0])
     return "float64", math.nan
 
 
@@ -99,11 +99,11 @@ def _holds(stored: str, marker: float | None) -> float | None:
         return marker
     if kind.kind not in "iu" or not math.isfinite(marker) or marker != int(marker):
         return None
-    lowest, highest = whole_numbers(kind)
+    lowest, highest = integer_range(kind)
     return marker if lowest <= marker <= highest else None
 
 
-def whole_numbers(kind: np.dtype) -> tuple[int, int]:
+def integer_range(kind: np.dtype) -> tuple[int, int]:
     """Lowest and highest number of an integer type."""
     bits = 8 * kind.itemsize
     return (0, 2**bits - 1) if kind.kind == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
@@ -113,7 +113,7 @@ def beyond(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
     """Mask of values outside limits."""
     low, high = limits
     if values.dtype.kind in "iu":  # compare whole numbers, so that large arrays need no conversion
-        lowest, highest = whole_numbers(values.dtype)
+        lowest, highest = integer_range(values.dtype)
         low = max(math.ceil(low), lowest)
         high = min(math.floor(high), highest)
         if low > high:

@@ -1,8 +1,4 @@
-"""A made-up farmland with known truth, written as chips: tests, first steps and comparisons without downloads.
-
-Everything on the ground is a function of position and seed, not of the chip that asks: parcels, woods and rivers
-run on across chip borders. ``x`` grows east and ``y`` grows south, in meters from the north-west corner.
-"""
+"""A synthetic farmland with known truth, written as chips for tests, first steps and comparisons without downloads."""
 
 from __future__ import annotations
 
@@ -12,15 +8,25 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy import ndimage
 
 from agrifm.data.chips import Georeference, write_chip
-from agrifm.data.randomness import cut, field, key, mix, normal, smooth, uniform
+from agrifm.data.randomness import field, key, normal, uniform
 from agrifm.errors import InputError
 from agrifm.io import write_whole
 from agrifm.sample import Sample
 from agrifm.sensors import LANDSAT, MODIS, S2, Sensor
-from agrifm.synthetic.phenology import BUILT, BY_COVER, FIRST_FIELD, WATER, WOODS, mixture, spectra
+from agrifm.synthetic.farmland_ground import FarmGround, farm_ground
+from agrifm.synthetic.observation import (
+    CLOUD_LAYERS,
+    SHADOW_OFFSET,
+    add_clouds,
+    clear_mask,
+    cloud_opacity,
+    cloud_thresholds,
+    digital_numbers,
+)
+from agrifm.synthetic.phenology import MEMBERS, mixture
+from agrifm.synthetic.spectra import spectra
 
 CLASSES: tuple[tuple[str, str], ...] = (
     ("other", "#9a9a9a"),
@@ -30,36 +36,11 @@ CLASSES: tuple[tuple[str, str], ...] = (
     ("sugar beet", "#b0508f"),
     ("grassland", "#6fb556"),
 )
-RICE = ("paddy rice", "#44aa99")  # one more class, on land that has it
+RICE = ("paddy rice", "#44aa99")  # one more class, in landscapes with paddy fields
 GRID = 10.0  # meters per pixel of the label
+ORBIT = 4  # columns of chips that are observed on the same dates
 _FIRST_DAY, _LAST_DAY = 64, 302  # early March to late October
-ORBIT = 4  # columns of chips that see the same dates
-
-
-@dataclass(frozen=True)
-class Ground:
-    """What lies on a chip ``(h, w)``: number of the parcel, cover (see ``phenology``), position along the parcel."""
-
-    xs: np.ndarray
-    ys: np.ndarray
-    parcel: np.ndarray
-    cover: np.ndarray
-    along: np.ndarray
-
-    @property
-    def label(self) -> np.ndarray:
-        """Indices into ``Landscape.classes`` ``(h, w)``."""
-        return BY_COVER["label"][self.cover]
-
-    @property
-    def fields(self) -> np.ndarray:
-        """Numbers of fields ``(h, w)``: connected pieces of parcels, from 1; 0 where there is none."""
-        found, count = np.zeros(self.parcel.shape, np.int32), 0
-        for number in np.unique(self.parcel[self.parcel != 0]):
-            part, more = ndimage.label(self.parcel == number)
-            found[part > 0] = part[part > 0] + count
-            count += more
-        return found
+_CHIP_FOLDER, _LIST_FOLDER = "h5_samples", "data_lists"
 
 
 @dataclass(frozen=True)
@@ -67,14 +48,14 @@ class Landscape:
     """A farmland of ``rows`` by ``columns`` chips; equal seeds give equal land.
 
     Args:
-        seed: Decides everything random.
+        seed: Seed of everything random.
         rows: Chips from north to south.
         columns: Chips from west to east.
         size: Pixels of 10 m along one side of a chip.
         year: Year of all dates, which lie between early March and late October.
-        frames: How many dates a sensor has, by name; one that is not named has 16.
-        noise: Scales the pixel-to-pixel scatter of growth and of measurement; 0 is a clean picture.
-        cloudiness: Share of the dates that are not clear, half of which are nearly overcast.
+        frames: Number of dates by sensor name; 16 for other sensors.
+        noise: Factor of the pixel-to-pixel scatter of growth and of measurement; 0 gives clean images.
+        cloudiness: Share of the dates that are not clear; half of these are nearly overcast.
         paddy: Whether rice grows too, in flooded fields; its label is one more class.
     """
 
@@ -98,18 +79,18 @@ class Landscape:
         return f"r{row:02d}c{column:02d}"
 
     def place(self, row: int, column: int) -> Georeference:
-        """Where the label of a chip lies: UTM zone 31 north, north up."""
+        """Georeference of the label of a chip, in UTM zone 31 north."""
         step = self.size * GRID
         return Georeference("EPSG:32631", (GRID, 0.0, 480_000 + column * step, 0.0, -GRID, 5_530_000 - row * step))
 
     def splits(self) -> dict[str, list[tuple[int, int]]]:
-        """Chips ``(row, column)`` of train, val and test: blocks of whole columns, west to east.
+        """Chips ``(row, column)`` of train, val and test: blocks of whole columns, from west to east.
 
         One column of chips between two blocks stays unused, so that no parcel lies in two of them. Of the
         remaining columns train gets ten, val three and test four parts of seventeen.
 
         Raises:
-            InputError: If fewer than five columns.
+            InputError: If there are fewer than five columns.
         """
         if self.columns < 5:
             raise InputError(
@@ -118,19 +99,22 @@ class Landscape:
                 expected="at least 5: train, a gap, val, a gap, test",
                 repair="ask for more columns.",
             )
-        val, test = (max(1, round((self.columns - 2) * part / 17)) for part in (3, 4))
-        train = self.columns - 2 - val - test
-        first = {"train": (0, train), "val": (train + 1, val), "test": (train + val + 2, test)}
-        return {
-            split: [(row, column) for row in range(self.rows) for column in range(start, start + count)]
-            for split, (start, count) in first.items()
+        available = self.columns - 2
+        val = max(1, round(available * 3 / 17))
+        test = max(1, round(available * 4 / 17))
+        train = available - val - test
+        columns = {
+            "train": range(train),
+            "val": range(train + 1, train + 1 + val),
+            "test": range(train + val + 2, self.columns),
         }
+        return {split: [(row, column) for row in range(self.rows) for column in columns[split]] for split in columns}
 
     def days(self, sensor: Sensor, column: int) -> np.ndarray:
-        """Days of the year ``(t)`` on which the orbit over a column of chips passes; an orbit is four wide.
+        """Days of the year ``(t)`` on which a sensor observes a column of chips.
 
         Raises:
-            InputError: If the season has fewer days than dates are wanted.
+            InputError: If more dates are asked for than the season has days.
         """
         count = dict(self.frames).get(sensor.name, 16)
         rng = np.random.default_rng([self.seed, key(sensor.name), column // ORBIT])
@@ -145,53 +129,33 @@ class Landscape:
             )
         return np.sort(rng.choice(passes, count, replace=False))
 
-    def ground(self, row: int, column: int) -> Ground:
-        """Parcels and what covers them on the label's grid of a chip.
-
-        Districts around villages each have a direction; strips along it are cut into parcels.
-        """
+    def ground(self, row: int, column: int) -> FarmGround:
+        """Parcels and their covers on the grid of the label of a chip."""
         steps = (np.arange(self.size) + 0.5) * GRID
-        xs, ys = column * self.size * GRID + steps, row * self.size * GRID + steps
-        x, y = np.meshgrid(xs, ys)
-        district, village, border = _districts(self.seed, x, y)
-        angle = np.pi * uniform(self.seed, 11, *district)
-        u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-        strip, _, edge = cut(v / 210, self.seed, 12, *district)
-        length = 300 + 260 * uniform(self.seed, 13, *district, strip)
-        piece, along, _ = cut(u / length, self.seed, 14, *district, strip)
-        parcel = mix(self.seed, *district, strip, piece).view(np.int64)
-        shares = np.cumsum(BY_COVER["share"] * (BY_COVER["label"] < len(self.classes)))
-        cover = np.searchsorted(shares, uniform(parcel, 1) * shares[-1], side="right")
-        lane = (border < 14) | ((edge * 210 < 10) & (uniform(self.seed, 15, *district, strip) < 0.4))
-        lined = lane & (uniform(self.seed, 16, *district) < 0.5)  # with trees
-        woods = field(xs, ys, 1900, self.seed, 21) + 0.35 * field(xs, ys, 350, self.seed, 22) > 1.0
-        river = field(xs, ys, 2600, self.seed, 23) + 0.15 * field(xs, ys, 500, self.seed, 24)
-        built = village < (90 + 190 * uniform(self.seed, 17, *district)) * (0.5 + field(xs, ys, 120, self.seed, 25))
-        for kind, where in ((BUILT, lane), (WOODS, woods | lined), (BUILT, built), (WATER, abs(river - 0.58) < 0.008)):
-            cover = np.where(where, kind, cover)
-        tilled = cover >= FIRST_FIELD
-        return Ground(xs, ys, np.where(tilled, parcel, 0), cover, np.where(tilled, along, 0.5))
+        xs = column * self.size * GRID + steps
+        ys = row * self.size * GRID + steps
+        return farm_ground(self.seed, xs, ys, len(self.classes))
 
     def sky(self, row: int, column: int, sensor: Sensor) -> tuple[np.ndarray, np.ndarray]:
-        """Opacity of the clouds and of their shadows in 0..1 ``(t, h, w)`` on the label's grid."""
-        days, ground = self.days(sensor, column), self.ground(row, column)
-        keys = np.array([key(sensor.name, column // ORBIT, int(day)) for day in days])
-        kind, degree = uniform(self.seed, 31, keys), uniform(self.seed, 32, keys)
-        threshold = np.where(kind < 0.5 * self.cloudiness, 0.05 + 0.25 * degree, 0.42 + 0.28 * degree)
-        threshold = np.where(kind < self.cloudiness, threshold, 2.0)[:, None, None]
+        """Opacity of the clouds and of their shadows in 0..1 ``(t, h, w)`` on the grid of the label."""
+        ground = self.ground(row, column)
+        keys = np.array([key(sensor.name, column // ORBIT, int(day)) for day in self.days(sensor, column)])
+        kind = uniform(self.seed, 31, keys)[:, None, None]
+        degree = uniform(self.seed, 32, keys)[:, None, None]
+        thresholds = cloud_thresholds(self.cloudiness, kind, degree)
+        east, south = SHADOW_OFFSET
+        cloud = cloud_opacity(self._cloud_layers(ground.xs, ground.ys, keys), thresholds)
+        shadow = cloud_opacity(self._cloud_layers(ground.xs + east, ground.ys + south, keys), thresholds)
+        return cloud, shadow
 
-        def opacity(east: float, south: float) -> np.ndarray:
-            xs, ys = ground.xs + east, ground.ys + south
-            sizes = ((2400, 0.5, 33), (800, 0.32, 34), (260, 0.18, 35))
-            cloud = sum(part * field(xs, ys, size, self.seed, number, keys) for size, part, number in sizes)
-            return smooth((cloud - threshold) / 0.10)
-
-        return opacity(0, 0), opacity(130, 190)  # the sun stands in the south-east
+    def _cloud_layers(self, xs: np.ndarray, ys: np.ndarray, keys: np.ndarray) -> list[np.ndarray]:
+        """One random field ``(t, h, w)`` for each size of clouds."""
+        return [field(xs, ys, size, self.seed, 33 + i, keys) for i, (size, _) in enumerate(CLOUD_LAYERS)]
 
     def sample(self, row: int, column: int, sensors: Sequence[Sensor]) -> Sample:
-        """One chip as the sensors see it, in stored digital numbers, with dates, imperfect masks and the truth.
+        """Render one chip: stored numbers, dates, imperfect masks and the true label.
 
-        A sensor has the whole number of pixels along a side that comes nearest to its own pixel size.
+        The number of pixels along a side is the whole number that comes nearest to the pixel size of the sensor.
 
         Raises:
             InputError: If the chip lies outside the landscape.
@@ -203,46 +167,49 @@ class Landscape:
                 expected=f"rows below {self.rows} and columns below {self.columns}",
                 repair="ask for a chip inside, or for a larger landscape.",
             )
-        ground, new_year = self.ground(row, column), np.datetime64(f"{self.year}-01-01", "D").astype(int)
-        seen = {sensor.name: self._observe(row, column, ground, sensor) for sensor in sensors}
-        return Sample(
-            images={name: torch.from_numpy(image) for name, (image, _) in seen.items()},
-            dates={s.name: torch.from_numpy(new_year + self.days(s, column) - 1) for s in sensors},
-            valid={name: torch.from_numpy(clear) for name, (_, clear) in seen.items()},
-            label=torch.from_numpy(ground.label),
-            name=self.name(row, column),
-        )
+        ground = self.ground(row, column)
+        new_year = np.datetime64(f"{self.year}-01-01", "D").astype(int)
+        images, dates, valid = {}, {}, {}
+        for sensor in sensors:
+            image, clear = self._observe(row, column, ground, sensor)
+            images[sensor.name] = torch.from_numpy(image)
+            dates[sensor.name] = torch.from_numpy(new_year + self.days(sensor, column) - 1)
+            valid[sensor.name] = torch.from_numpy(clear)
+        return Sample(images, dates, valid, label=torch.from_numpy(ground.label), name=self.name(row, column))
 
-    def _observe(self, row: int, column: int, ground: Ground, sensor: Sensor) -> tuple[np.ndarray, np.ndarray]:
-        """Digital numbers ``(t, c, h, w)`` and mask ``(t, h, w)`` of one sensor."""
-        area = _averaging(self.size, sensor.gsd)
-        cloud, shadow = (area @ part @ area.T for part in self.sky(row, column, sensor))
-        late, vigor, soil = self._growth(row, column, ground)
-        day = self.days(sensor, column)[:, None, None] - late
-        parts = area @ mixture(ground.cover, ground.parcel, day, vigor, soil) @ area.T
-        seen = np.einsum("mthw,mc->tchw", parts, spectra(sensor.bands), optimize=True)
-        seen *= (1 - 0.55 * shadow * (1 - cloud))[:, None]
-        seen += cloud[:, None] * (spectra(sensor.bands, ["cloud"])[0][:, None, None] - seen)
+    def _observe(self, row: int, column: int, ground: FarmGround, sensor: Sensor) -> tuple[np.ndarray, np.ndarray]:
+        """Stored numbers ``(t, c, h, w)`` and mask ``(t, h, w)`` of one sensor."""
+        weights = _averaging_weights(self.size, sensor.gsd)
+        fine_cloud, fine_shadow = self.sky(row, column, sensor)
+        cloud = weights @ fine_cloud @ weights.T
+        shadow = weights @ fine_shadow @ weights.T
+
+        delay, vigor, soil = self._growth(row, column, ground)
+        day = self.days(sensor, column)[:, None, None] - delay
+        members = weights @ mixture(ground.cover, ground.parcel, day, vigor, soil) @ weights.T
+        image = np.einsum("mthw,mc->tchw", members, spectra(sensor.bands, MEMBERS), optimize=True)
+        image = add_clouds(image, cloud, shadow, spectra(sensor.bands, ["cloud"])[0])
+
         rng = np.random.default_rng([self.seed, row, column, key(sensor.name)])
         noise = self.noise * min(1.0, GRID / sensor.gsd) ** 0.5  # larger pixels average the scatter away
-        seen *= 1 + 0.10 * noise * rng.standard_normal(cloud.shape)[:, None]
-        seen += 0.016 * noise * rng.standard_normal(seen.shape)  # of each date
-        seen += 0.026 * noise * rng.standard_normal(seen.shape[1:])  # of the place
-        doubt = 0.12 * rng.random(cloud.shape)
-        return stored(seen, sensor), (cloud < 0.04 + doubt) & (shadow < 0.20 + doubt)
+        image *= 1 + 0.10 * noise * rng.standard_normal(cloud.shape)[:, None]
+        image += 0.016 * noise * rng.standard_normal(image.shape)
+        image += 0.026 * noise * rng.standard_normal(image.shape[1:])  # of the place, the same on all dates
+        clear = clear_mask(cloud, shadow, rng.random(cloud.shape))
+        return digital_numbers(image, sensor), clear
 
-    def _growth(self, row: int, column: int, ground: Ground) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _growth(self, row: int, column: int, ground: FarmGround) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Days of delay, vigor and brightness of the ground ``(h, w)``: by region, parcel, gradient and pixel."""
         xs, ys, parcel = ground.xs, ground.ys, ground.parcel
         rng = np.random.default_rng([self.seed, row, column])
         scatter = self.noise * rng.standard_normal((3, *parcel.shape))
         slope = ground.along - 0.5
-        late = 0.0003 * (xs - ys[:, None]) + 6 * (field(xs, ys, 5000, self.seed, 41) - 0.5)
-        late = late + 4 * normal(parcel, 2) + 5 * slope * normal(parcel, 3) + 28 * scatter[0]
+        delay = 0.0003 * (xs - ys[:, None]) + 6 * (field(xs, ys, 5000, self.seed, 41) - 0.5)
+        delay = delay + 4 * normal(parcel, 2) + 5 * slope * normal(parcel, 3) + 28 * scatter[0]
         vigor = 0.92 + 0.08 * normal(parcel, 4) + 0.1 * slope * normal(parcel, 5)
         vigor = vigor + 0.25 * (field(xs, ys, 300, self.seed, 42) - 0.5) + 0.16 * scatter[1]
         soil = 0.7 + 0.6 * field(xs, ys, 1500, self.seed, 43) + 0.08 * normal(parcel, 6) + 0.1 * scatter[2]
-        return late, np.clip(vigor, 0.3, 1.05), np.clip(soil, 0.4, 1.6)
+        return delay, np.clip(vigor, 0.3, 1.05), np.clip(soil, 0.4, 1.6)
 
 
 def write_example(
@@ -255,9 +222,9 @@ def write_example(
 
     Args:
         root: Folder to write into.
-        landscape: What to write; the default one gives 40, 12 and 16 chips.
-        sensors: Who looks at it.
-        progress: Called after every chip with the number written and the number of all.
+        landscape: Landscape to write; the default one gives 40, 12 and 16 chips.
+        sensors: Sensors of the chips.
+        progress: Called after every chip with the number of written chips and the total.
 
     Raises:
         InputError: If the landscape has too few columns to split.
@@ -265,43 +232,25 @@ def write_example(
     landscape = landscape or Landscape()
     splits = landscape.splits()
     chips = [chip for split in splits.values() for chip in split]
-    for done, chip in enumerate(chips, start=1):
-        path = root / "h5_samples" / f"{landscape.name(*chip)}.h5"
-        write_chip(
-            path, landscape.sample(*chip, sensors), sensors, landscape.place(*chip), landscape.ground(*chip).fields
-        )
+    for count, chip in enumerate(chips, start=1):
+        path = root / _CHIP_FOLDER / f"{landscape.name(*chip)}.h5"
+        sample = landscape.sample(*chip, sensors)
+        write_chip(path, sample, sensors, landscape.place(*chip), landscape.ground(*chip).fields)
         if progress is not None:
-            progress(done, len(chips))
-    for split, members in splits.items():  # last: a list promises that its chips are there
-        write_whole(root / "data_lists" / f"{split}.txt", "".join(f"{landscape.name(*chip)}\n" for chip in members))
+            progress(count, len(chips))
+    # The lists come last: they promise that their chips exist.
+    for split, members in splits.items():
+        lines = [f"{landscape.name(*chip)}\n" for chip in members]
+        write_whole(root / _LIST_FOLDER / f"{split}.txt", "".join(lines))
 
 
-def _districts(
-    seed: int, x: np.ndarray, y: np.ndarray, step: float = 1500.0
-) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray, np.ndarray]:
-    """Nearest of scattered villages, and distances to it and to the border with the next one, in meters."""
-    i, j = (part.ravel()[:, None, None] for part in np.mgrid[-1:2, -1:2])
-    i, j = i + np.floor(x / step).astype(int), j + np.floor(y / step).astype(int)
-    east, south = (i + uniform(seed, 1, i, j)) * step, (j + uniform(seed, 2, i, j)) * step
-    distance = np.hypot(east - x, south - y)
-    order = np.argsort(distance, axis=0)[:2]
-    near, second = np.take_along_axis(distance, order, 0)
-    i, j = (np.take_along_axis(part, order[:1], 0)[0] for part in (i, j))
-    return (i, j), near, (second - near) / 2
-
-
-def _averaging(size: int, gsd: float) -> np.ndarray:
-    """Weights ``(n, size)`` that average label pixels to a sensor's; each sees a little of its neighbors."""
+def _averaging_weights(size: int, gsd: float) -> np.ndarray:
+    """Weights ``(n, size)`` that average label pixels to those of a sensor, which overlap with their neighbors."""
     count = max(1, round(size * GRID / gsd))
     width = size / count
-    centers, pixel = (np.arange(count)[:, None] + 0.5) * width, np.arange(size)
-    low, high = centers - 0.65 * width, centers + 0.65 * width
+    centers = (np.arange(count)[:, None] + 0.5) * width
+    low = centers - 0.65 * width
+    high = centers + 0.65 * width
+    pixel = np.arange(size)
     overlap = np.clip(np.minimum(high, pixel + 1) - np.maximum(low, pixel), 0, None)
     return overlap / overlap.sum(1, keepdims=True)
-
-
-def stored(reflectance: np.ndarray, sensor: Sensor) -> np.ndarray:
-    """Digital numbers: unsigned unless the sensor's no-data is negative, and never no-data itself."""
-    dtype = np.uint16 if (sensor.nodata or 0) >= 0 else np.int16
-    numbers = 16 * np.rint((reflectance - sensor.offset) / sensor.scale / 16)  # finer steps are noise on disk
-    return np.clip(numbers, 1, np.iinfo(dtype).max).astype(dtype)

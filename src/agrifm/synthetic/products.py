@@ -1,4 +1,4 @@
-"""What providers make of a picture of the land: bands and a quality layer of each date, under the names they give.
+"""Files in which providers deliver observations: bands and a quality layer of each date, under their own names.
 
 Sources of the codes: Sentinel-2 Products Specification (ESA), HLS User Guide v2.0, MOD09 User's Guide v1.4.
 """
@@ -17,21 +17,22 @@ from rasterio.transform import Affine
 
 from agrifm.data.chips import Georeference
 from agrifm.sensors import Sensor
+from agrifm.synthetic.observation import nodata_value
 
-CLEAR, SHADOW, THIN, THICK, NOTHING = range(5)  # what a pixel saw; thin and thick are clouds
+CLEAR, SHADOW, THIN, THICK, NOTHING = range(5)  # state of a pixel; thin and thick are clouds
 
-Seen = Callable[[tuple[int, int, int]], np.ndarray]
+Coverage = Callable[[tuple[int, int, int]], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Raster:
-    """A single-band raster that is to become a file.
+    """A raster of one band that becomes a file.
 
     Args:
-        name: Path inside the scene's folder.
-        values: ``(h, w)``.
-        place: Where they lie.
-        nodata: Stands where there is no pixel.
+        name: Path inside the folder of the scene.
+        values: Pixels ``(h, w)``.
+        place: Georeference of the pixels.
+        nodata: Value of pixels without data.
     """
 
     name: str
@@ -40,7 +41,7 @@ class Raster:
     nodata: float
 
     def profile(self, block: int = 256, level: int = 6) -> dict:
-        """How rasterio writes it: in compressed square blocks."""
+        """Options of rasterio, for compressed square blocks."""
         height, width = self.values.shape
         return {
             "driver": "GTiff",
@@ -60,7 +61,7 @@ class Raster:
         }
 
     def write(self, root: Path, colors: Mapping[int, tuple[int, ...]] | None = None) -> None:
-        """Write it below a folder, with a color table if one is given."""
+        """Write the raster below a folder, with a color table if one is given."""
         path = root / self.name
         path.parent.mkdir(parents=True, exist_ok=True)
         with rasterio.open(path, "w", **self.profile()) as file:
@@ -69,39 +70,39 @@ class Raster:
                 file.write_colormap(1, dict(colors))
 
 
-def _all(shape: tuple[int, int, int]) -> np.ndarray:
+def _full_coverage(shape: tuple[int, int, int]) -> np.ndarray:
     return np.ones(shape, bool)
 
 
-def _all_but_a_date(shape: tuple[int, int, int]) -> np.ndarray:
+def _one_empty_date(shape: tuple[int, int, int]) -> np.ndarray:
     """Nothing on the middle one of three or more dates ``(t, h, w)``: the swath ended before the scene."""
-    there = np.ones(shape, bool)
+    covered = np.ones(shape, bool)
     if shape[0] > 2:
-        there[shape[0] // 2] = False
-    return there
+        covered[shape[0] // 2] = False
+    return covered
 
 
-def _all_but_half_a_date(shape: tuple[int, int, int]) -> np.ndarray:
+def _one_half_date(shape: tuple[int, int, int]) -> np.ndarray:
     """Only the west on one of three or more dates ``(t, h, w)``, up to the slanted border of the swath."""
-    there = np.ones(shape, bool)
+    covered = np.ones(shape, bool)
     frames, height, width = shape
     if frames > 2:
         y, x = np.mgrid[:height, :width] + 0.5
-        there[frames // 3] = x + 0.2 * (y - height / 2) < width / 2
-    return there
+        covered[frames // 3] = x + 0.2 * (y - height / 2) < width / 2
+    return covered
 
 
 @dataclass(frozen=True)
 class ProductFormat:
-    """How the pictures of one sensor are stored.
+    """How the observations of one sensor are stored.
 
     Args:
         path: Path of a band, with fields ``day``, ``band`` and ``meters``.
         quality: Name of the quality layer.
-        codes: What the quality layer holds for clear, shadow, thin cloud, thick cloud and no pixel.
-        dtype: Data type of the quality layer.
+        codes: Codes of the quality layer for clear, shadow, thin cloud, thick cloud and no pixel.
+        dtype: Type of the quality layer.
         halved: Bands stored with pixels of twice the size; the quality layer may be one.
-        seen: What the sensor covers of each date ``(t, h, w)``.
+        coverage: Pixels that the sensor covers on each date ``(t, h, w)``.
     """
 
     path: str
@@ -109,7 +110,7 @@ class ProductFormat:
     codes: tuple[int, int, int, int, int]
     dtype: str = "uint8"
     halved: frozenset[str] = frozenset()
-    seen: Seen = _all
+    coverage: Coverage = _full_coverage
 
 
 PRODUCTS: Mapping[str, ProductFormat] = MappingProxyType(
@@ -119,14 +120,14 @@ PRODUCTS: Mapping[str, ProductFormat] = MappingProxyType(
             quality="SCL",
             codes=(4, 3, 8, 9, 0),
             halved=frozenset({"B05", "B06", "B07", "B8A", "B11", "B12", "SCL"}),
-            seen=_all_but_a_date,
+            coverage=_one_empty_date,
         ),
         # Bits 6 and 7 hold the aerosol level, 1 is low; bit 1 is cloud, bit 3 shadow.
         "Landsat": ProductFormat(
             "Landsat/HLS.L30.T31UDR.{day:%Y%j}T104500.v2.0.{band}.tif",
             quality="Fmask",
             codes=(64, 72, 66, 66, 255),
-            seen=_all_but_half_a_date,
+            coverage=_one_half_date,
         ),
         # Bits 0 and 1 hold the state, 1 is cloudy; bit 2 is shadow.
         "Modis": ProductFormat(
@@ -141,14 +142,14 @@ PRODUCTS: Mapping[str, ProductFormat] = MappingProxyType(
 
 @dataclass(frozen=True)
 class SensorSeries:
-    """What one sensor saw of a part of the land.
+    """Observations of a part of the land by one sensor.
 
     Args:
-        sensor: Who looked.
+        sensor: The sensor.
         days: Days of the acquisitions ``(t)``.
         images: Stored numbers ``(t, c, h, w)``.
         state: CLEAR, SHADOW, THIN, THICK or NOTHING ``(t, h, w)``.
-        place: Place of the sensor's pixels.
+        place: Georeference of the sensor's pixels.
     """
 
     sensor: Sensor
@@ -157,22 +158,25 @@ class SensorSeries:
     state: np.ndarray
     place: Georeference
 
-    def where(self, there: np.ndarray) -> SensorSeries:
-        """The same picture with no data where ``there (t, h, w)`` is false."""
-        images = np.where(there[:, None], self.images, _nodata(self.sensor)).astype(self.images.dtype)
-        return replace(self, images=images, state=np.where(there, self.state, NOTHING).astype(np.uint8))
+    def where(self, covered: np.ndarray) -> SensorSeries:
+        """The same series without data where ``covered (t, h, w)`` is false."""
+        images = np.where(covered[:, None], self.images, nodata_value(self.sensor)).astype(self.images.dtype)
+        state = np.where(covered, self.state, NOTHING).astype(np.uint8)
+        return replace(self, images=images, state=state)
 
     def rasters(self) -> Iterator[Raster]:
-        """One for each date and band, and the quality layer of each date."""
-        stored = PRODUCTS[self.sensor.name]
-        codes, fill = np.array(stored.codes, stored.dtype), stored.codes[NOTHING]
-        nodata = _nodata(self.sensor)
+        """One raster for each date and band, and the quality layer of each date."""
+        product = PRODUCTS[self.sensor.name]
+        codes = np.array(product.codes, product.dtype)
+        nodata = nodata_value(self.sensor)
         for day, image, state in zip(self.days, self.images, self.state, strict=True):
             for band, values in zip(self.sensor.band_ids, image, strict=True):
-                coarse = band in stored.halved
-                yield self._raster(day, band, _averaged(values, nodata) if coarse else values, nodata)
-            coarse = stored.quality in stored.halved
-            yield self._raster(day, stored.quality, codes[_majority(state) if coarse else state], fill)
+                if band in product.halved:
+                    values = _mean_of_quads(values, nodata)
+                yield self._raster(day, band, values, nodata)
+            if product.quality in product.halved:
+                state = _majority_of_quads(state)
+            yield self._raster(day, product.quality, codes[state], product.codes[NOTHING])
 
     def _raster(self, day: dt.date, band: str, values: np.ndarray, nodata: float) -> Raster:
         a, b, c, d, e, f = self.place.transform
@@ -181,24 +185,20 @@ class SensorSeries:
         return Raster(name, values, Georeference(self.place.crs, (a * times, b, c, d, e * times, f)), nodata)
 
 
-def _nodata(sensor: Sensor) -> float:
-    return 0 if sensor.nodata is None else sensor.nodata
-
-
 def _quads(values: np.ndarray) -> np.ndarray:
-    """Values ``(h, w)`` as ``(h / 2, w / 2, 4)``."""
+    """Values ``(h, w)`` as blocks of two by two ``(h / 2, w / 2, 4)``."""
     h, w = values.shape
     return values.reshape(h // 2, 2, w // 2, 2).swapaxes(1, 2).reshape(h // 2, w // 2, 4)
 
 
-def _averaged(values: np.ndarray, nodata: float) -> np.ndarray:
-    """Means of two by two pixels, as far as they have data."""
+def _mean_of_quads(values: np.ndarray, nodata: float) -> np.ndarray:
+    """Means of two by two pixels, without those that have no data."""
     quads = _quads(values)
-    there = quads != nodata
-    mean = np.where(there, quads, 0).sum(-1) / np.maximum(there.sum(-1), 1)
-    return np.where(there.any(-1), np.rint(mean), nodata).astype(values.dtype)
+    valid = quads != nodata
+    mean = np.where(valid, quads, 0).sum(-1) / np.maximum(valid.sum(-1), 1)
+    return np.where(valid.any(-1), np.rint(mean), nodata).astype(values.dtype)
 
 
-def _majority(state: np.ndarray) -> np.ndarray:
+def _majority_of_quads(state: np.ndarray) -> np.ndarray:
     """States of two by two pixels: clear where at most one of them is not."""
     return np.sort(_quads(state), -1)[..., 2]

@@ -1,7 +1,7 @@
-"""Scenes of the made-up farmland, as files a user would hold: bands by date, quality layers, parcels and the truth.
+"""Scenes of the synthetic farmland as files of data providers, with quality layers, parcels and the truth.
 
-The ground, the clouds and the seasons are those of ``synthetic.Landscape``, pixel by pixel, so that a model trained on
-its chips meets the same world here.
+The ground, the clouds and the seasons are those of ``synthetic.Landscape``, pixel by pixel, so a model trained on its
+chips finds the same world here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from agrifm.data.randomness import uniform
 from agrifm.errors import InputError, nearest
 from agrifm.io import whole_folder
 from agrifm.sensors import LANDSAT, S2, Sensor
-from agrifm.synthetic.chips import GRID, ORBIT, Ground, Landscape
+from agrifm.synthetic.chips import GRID, ORBIT, Landscape
 from agrifm.synthetic.products import CLEAR, PRODUCTS, SHADOW, THICK, THIN, Raster, SensorSeries
 
 if TYPE_CHECKING:
@@ -32,15 +32,15 @@ _SURVEYED = 2 / 3  # share of the parcels
 
 @dataclass(frozen=True)
 class LandscapeBlock:
-    """Adjoining cells of a landscape under one orbit.
+    """Adjoining cells of a landscape that are observed on the same dates.
 
     Args:
-        landscape: What they are part of.
+        landscape: The landscape.
         rows: Rows of cells, from north to south.
         columns: Columns of cells, from west to east.
 
     Raises:
-        InputError: If the cells are no block of the landscape, lie under several orbits or cannot hold whole pixels.
+        InputError: If the cells lie under several orbits or cannot hold whole pixels of 20 m and 30 m.
     """
 
     landscape: Landscape
@@ -68,7 +68,7 @@ class LandscapeBlock:
 
     @property
     def place(self) -> Georeference:
-        """Where the pixels of 10 m lie."""
+        """Georeference of the pixels of 10 m."""
         return self.landscape.place(self.rows[0], self.columns[0])
 
     @property
@@ -76,67 +76,72 @@ class LandscapeBlock:
         """All ``(row, column)``, row by row."""
         return list(product(self.rows, self.columns))
 
-    def picture(self, sensor: Sensor, tick: Callable[[], None] = lambda: None) -> SensorSeries:
-        """What a sensor saw, before anything is lost; ``tick`` is called after every cell."""
+    def series(self, sensor: Sensor, advance: Callable[[], None] = lambda: None) -> SensorSeries:
+        """Everything that a sensor observes, without gaps of a swath; ``advance`` is called after every cell."""
         images, states = [], []
         for row, column in self.cells:
             sample = self.landscape.sample(row, column, (sensor,))
             images.append(sample.images[sensor.name].numpy())
             states.append(self._state(row, column, sensor, sample.mask(sensor.name).numpy()))
-            tick()
+            advance()
         new_year = dt.date(self.landscape.year, 1, 1)
-        days = (new_year + dt.timedelta(int(day) - 1) for day in self.landscape.days(sensor, self.columns[0]))
+        days_of_year = self.landscape.days(sensor, self.columns[0])
+        days = tuple(new_year + dt.timedelta(int(day) - 1) for day in days_of_year)
         step = self.landscape.size * GRID / images[0].shape[-1]
         _, _, west, _, _, north = self.place.transform
         place = Georeference(self.place.crs, (step, 0.0, west, 0.0, -step, north))
-        return SensorSeries(sensor, tuple(days), self._joined(images), self._joined(states), place)
+        return SensorSeries(sensor, days, self._joined(images), self._joined(states), place)
 
     def truth(self) -> np.ndarray:
         """Indices into ``Landscape.classes`` ``(h, w)`` uint8."""
-        return self._of_ground(lambda ground: ground.label).astype(np.uint8)
+        labels = [self.landscape.ground(*cell).label for cell in self.cells]
+        return self._joined(labels).astype(np.uint8)
 
     def parcels(self) -> geopandas.GeoDataFrame:
         """Fields as polygons: ``parcel`` (from 1, row by row), ``crop`` (a class name) and ``surveyed`` (a third not).
 
-        A field that a lane or a river divides is one row; all fields have one crop.
+        A field that a lane or a river divides is one row; each field has one crop.
         """
+        # Imported here because geopandas starts slowly and few commands write parcels.
         import geopandas
         from rasterio.features import shapes
         from shapely import union_all
         from shapely.geometry import shape
 
-        keys, first, inverse = np.unique(
-            self._of_ground(lambda ground: ground.parcel), return_index=True, return_inverse=True
-        )
-        order = [i for i in np.argsort(first) if keys[i] != 0]  # 0 is ground that is not tilled
+        parcel = self._joined([self.landscape.ground(*cell).parcel for cell in self.cells])
+        keys, first_pixel, inverse = np.unique(parcel, return_index=True, return_inverse=True)
+        order = [i for i in np.argsort(first_pixel) if keys[i] != 0]  # 0 is ground that is not tilled
         numbers = np.zeros(len(keys), np.int32)
         numbers[order] = np.arange(1, len(order) + 1)
-        truth = self.truth()
-        raster = numbers[inverse].reshape(truth.shape)
+        raster = numbers[inverse].reshape(parcel.shape)
+
         pieces: list[list] = [[] for _ in order]
         for outline, number in shapes(raster, raster > 0, transform=Affine(*self.place.transform)):
             pieces[int(number) - 1].append(shape(outline))
+        labels = self.truth().ravel()[first_pixel[order]]
         columns = {
             "parcel": numbers[order],
-            "crop": [self.landscape.classes[label][0] for label in truth.ravel()[first[order]]],
+            "crop": [self.landscape.classes[label][0] for label in labels],
             "surveyed": uniform(keys[order], 8) < _SURVEYED,
         }
         return geopandas.GeoDataFrame(columns, geometry=[union_all(part) for part in pieces], crs=self.place.crs)
 
     def _state(self, row: int, column: int, sensor: Sensor, clear: np.ndarray) -> np.ndarray:
-        """Why a pixel is not clear: by the sky over its center."""
-        centers = ((np.arange(clear.shape[-1]) + 0.5) * self.landscape.size / clear.shape[-1]).astype(int)
-        cloud, shadow = (part[:, centers[:, None], centers] for part in self.landscape.sky(row, column, sensor))
+        """State of each pixel ``(t, h, w)``, by its mask and the sky over its center."""
+        count = clear.shape[-1]
+        centers = ((np.arange(count) + 0.5) * self.landscape.size / count).astype(int)
+        fine_cloud, fine_shadow = self.landscape.sky(row, column, sensor)
+        cloud = fine_cloud[:, centers[:, None], centers]
+        shadow = fine_shadow[:, centers[:, None], centers]
         state = np.select([clear, cloud > 0.5, shadow > cloud], [CLEAR, THICK, SHADOW], THIN)
         return state.astype(np.uint8)
 
-    def _of_ground(self, take: Callable[[Ground], np.ndarray]) -> np.ndarray:
-        return self._joined([take(self.landscape.ground(*cell)) for cell in self.cells])
-
     def _joined(self, parts: list[np.ndarray]) -> np.ndarray:
-        """Cells ``(..., h, w)``, row by row, as one array."""
-        n = len(self.columns)
-        return np.concatenate([np.concatenate(parts[i : i + n], -1) for i in range(0, len(parts), n)], -2)
+        """Arrays of the cells ``(..., h, w)``, row by row, as one array."""
+        rows = []
+        for start in range(0, len(parts), len(self.columns)):
+            rows.append(np.concatenate(parts[start : start + len(self.columns)], -1))
+        return np.concatenate(rows, -2)
 
 
 def write_scene(
@@ -152,16 +157,16 @@ def write_scene(
 
     ``S2/<yyyymmdd>_<band>_<10m|20m>.tif`` with ``SCL``; ``Landsat/HLS.L30...<band>.tif`` with ``Fmask``;
     ``Modis/MOD09A1...<band>.tif`` with ``sur_refl_state_500m``. ``truth.tif`` holds indices into ``Landscape.classes``,
-    ``parcels.gpkg`` (longitude, latitude) the fields. As in real life one date of Sentinel-2 is empty, and one of
+    ``parcels.gpkg`` (longitude, latitude) the fields. As with real data, one date of Sentinel-2 is empty and one of
     Landsat covers half of the scene. The whole scene is held in memory, some 4 MB for each cell of 96 pixels.
 
     Args:
         root: Folder to make.
-        landscape: What is shown.
+        landscape: Landscape to show.
         rows: Rows of cells, without gaps.
         columns: Columns of cells, without gaps, under one orbit.
-        sensors: Who looks: Sentinel-2, Landsat, MODIS.
-        progress: Called after every cell and file with the number done and the number of all.
+        sensors: Sensors among Sentinel-2, Landsat and MODIS.
+        progress: Called after every cell and file with the number of finished steps and the total.
 
     Returns:
         The folder.
@@ -169,35 +174,37 @@ def write_scene(
     Raises:
         InputError: If the folder exists, the cells are no block under one orbit, or a sensor has no file names.
     """
-    part = LandscapeBlock(
-        landscape, _block("rows", rows, landscape.rows), _block("columns", columns, landscape.columns)
-    )
-    frames = [len(landscape.days(sensor, part.columns[0])) for sensor in _with_product(sensors)]
-    total = len(sensors) * len(part.cells)
-    total += sum(n * (len(sensor.bands) + 1) for n, sensor in zip(frames, sensors, strict=True))
+    asked_rows = _block("rows", rows, landscape.rows)
+    asked_columns = _block("columns", columns, landscape.columns)
+    block = LandscapeBlock(landscape, asked_rows, asked_columns)
+    total = 0
+    for sensor in _with_product(sensors):
+        dates = len(landscape.days(sensor, block.columns[0]))
+        total += len(block.cells) + dates * (len(sensor.bands) + 1)
     steps = count(1)
     refuse_folder(root)
 
-    def tick() -> None:
+    def advance() -> None:
         if progress is not None:
             progress(next(steps), total)
 
     with whole_folder(root) as unfinished:
         for sensor in sensors:
-            picture = part.picture(sensor, tick)
-            for raster in picture.where(PRODUCTS[sensor.name].seen(picture.state.shape)).rasters():
+            series = block.series(sensor, advance)
+            covered = PRODUCTS[sensor.name].coverage(series.state.shape)
+            for raster in series.where(covered).rasters():
                 raster.write(unfinished)
-                tick()
-        Raster("truth.tif", part.truth(), part.place, 255).write(unfinished, _colors(landscape))
-        part.parcels().to_crs("EPSG:4326").to_file(unfinished / "parcels.gpkg", layer="parcels", driver="GPKG")
+                advance()
+        Raster("truth.tif", block.truth(), block.place, 255).write(unfinished, _colors(landscape))
+        block.parcels().to_crs("EPSG:4326").to_file(unfinished / "parcels.gpkg", layer="parcels", driver="GPKG")
     return root
 
 
 def refuse_folder(root: Path) -> None:
-    """Refuse a folder that is there.
+    """Refuse a folder that exists.
 
     Raises:
-        InputError: If it is.
+        InputError: If it exists.
     """
     if root.exists():
         raise InputError(
@@ -209,7 +216,7 @@ def refuse_folder(root: Path) -> None:
 
 
 def _block(name: str, asked: range | slice, available: int) -> range:
-    """The asked rows or columns of cells, if they adjoin and exist."""
+    """The rows or columns of cells that were asked for, if they adjoin and exist."""
     block = range(*asked.indices(available)) if isinstance(asked, slice) else asked
     if not block or block.step != 1 or block[0] < 0 or block[-1] >= available:
         raise InputError(
@@ -234,4 +241,8 @@ def _with_product(sensors: Sequence[Sensor]) -> Sequence[Sensor]:
 
 
 def _colors(landscape: Landscape) -> dict[int, tuple[int, ...]]:
-    return {i: (*bytes.fromhex(color[1:]), 255) for i, (_, color) in enumerate(landscape.classes)} | {255: (0, 0, 0, 0)}
+    """Color table of the labels; 255, without data, is transparent."""
+    colors: dict[int, tuple[int, ...]] = {255: (0, 0, 0, 0)}
+    for label, (_, color) in enumerate(landscape.classes):
+        colors[label] = (*bytes.fromhex(color[1:]), 255)
+    return colors

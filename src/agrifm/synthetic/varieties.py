@@ -1,26 +1,58 @@
-"""How land covers look through the year: some varieties each, which no label tells apart, in a place's weather."""
+"""Varieties of the eight land covers and their growth through the year, in the climate of a place.
+
+Labels do not tell the varieties of a cover apart, as in real land-cover products.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 
+from agrifm.synthetic.phenology import MOWING_DAYS, REGROWTH_DAYS
+
 CROPLAND, FOREST, GRASSLAND, SHRUBLAND, WETLAND, WATER, IMPERVIOUS, BARE = range(8)
-MEMBERS = ("soil", "straw", "leaf", "canopy", "needle", "shrub", "water", "turbid", "built", "roof", "sand", "rock")
-MEMBERS += ("snow", "cloud")
-SOIL, _SNOW, CLOUD = (MEMBERS.index(name) for name in ("soil", "snow", "cloud"))
+MEMBERS = (
+    "soil",
+    "straw",
+    "leaf",
+    "canopy",
+    "needle",
+    "shrub",
+    "water",
+    "turbid",
+    "built",
+    "roof",
+    "sand",
+    "rock",
+    "snow",
+    "cloud",
+)
+SNOW, CLOUD = MEMBERS.index("snow"), MEMBERS.index("cloud")
+_YEAR = 365.25  # days
 _ALWAYS = 999.0  # days
 
 
 @dataclass(frozen=True)
 class Variety:
-    """One look of a land cover; days are those of a temperate north.
+    """A variety of a land cover; days are those of a temperate north.
 
-    Green cover rises from ``low`` to ``high`` for ``length`` days around day ``middle``, within about four times
-    ``rise`` days, and again for a ``second`` (middle, length, height). Under it lies ``ground``, on which a ``layer``
-    (member, middle, length, share) lies in part of the year. ``warm`` is where it prefers to be (-1 cold, 1 hot),
-    ``rough`` the scatter of its brightness, ``buried`` the share that snow can hide.
+    Args:
+        cover: Index of the land cover.
+        low: Green cover outside the season.
+        high: Green cover in the season.
+        middle: Day in the middle of the season.
+        length: Days of the season.
+        rise: A quarter of the days in which green cover rises and falls.
+        green: End member of the plants.
+        ground: End member of the ground below.
+        layer: What lies on the ground for a part of the year: end member, middle, length, share.
+        second: A second season: middle, length, green cover.
+        warm: Climate in which it is common, from -1 (cold) to 1 (hot).
+        rough: Scatter of its brightness.
+        mown: Whether it is mown.
+        buried: Share that snow can hide.
     """
 
     cover: int
@@ -70,57 +102,102 @@ VARIETIES = (
     Variety(BARE, 0.0, 0.06, 190, 90, 14, ground="rock", rough=0.14),
     Variety(BARE, 0.0, 0.02, 200, 60, 14, ground="rock", layer=("snow", 20, 285, 0.97), rough=0.1, warm=-1.2),
 )
+
+
+def _member_indices(members: Sequence[str]) -> np.ndarray:
+    return np.array([MEMBERS.index(member) for member in members])
+
+
 OF_VARIETY = {f.name: np.array([getattr(v, f.name) for v in VARIETIES]) for f in fields(Variety) if f.name != "layer"}
-_LAYER = np.array([v.layer[1:] for v in VARIETIES])
-_GREEN, _GROUND, _OVER = (
-    np.array([MEMBERS.index(name) for name in names])
-    for names in (OF_VARIETY["green"], OF_VARIETY["ground"], [v.layer[0] for v in VARIETIES])
-)
+_LAYER_SEASON = np.array([variety.layer[1:] for variety in VARIETIES])
+_LAYER_MEMBER = _member_indices([variety.layer[0] for variety in VARIETIES])
+_GREEN_MEMBER = _member_indices([variety.green for variety in VARIETIES])
+_GROUND_MEMBER = _member_indices([variety.ground for variety in VARIETIES])
 
 
 @dataclass(frozen=True)
-class Weather:
-    """Where and when a sample lies: degrees, date, and days by which its seasons come late; -1 cold to 1 hot."""
+class Climate:
+    """Place, dates and climate of a sample.
+
+    Args:
+        lon: Longitude in degrees.
+        lat: Latitude in degrees.
+        year: Year in which the dates begin.
+        days: Dates in days since 1970-01-01 ``(t)``.
+        delay: Days by which the seasons come late.
+        warmth: From -1 (cold) to 1 (hot).
+    """
 
     lon: float
     lat: float
     year: int
     days: np.ndarray
-    late: float
+    delay: float
     warmth: float
 
     @property
     def biome(self) -> str:
-        """Climate by latitude."""
-        return ("boreal", "temperate", "subtropical", "tropical")[int(np.searchsorted((-0.6, 0.0, 0.4), self.warmth))]
+        """Name of the climate zone."""
+        zone = int(np.searchsorted((-0.6, 0.0, 0.4), self.warmth))
+        return ("boreal", "temperate", "subtropical", "tropical")[zone]
+
+
+def yearly_reflectance(
+    rng: np.random.Generator, climate: Climate, variety: np.ndarray, colors: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Render pieces of ground on all dates.
+
+    Args:
+        rng: Source of randomness.
+        climate: Dates and climate of the place.
+        variety: Index into ``VARIETIES`` of each piece ``(k)``.
+        colors: Reflectance of the end members ``(m, c)``.
+
+    Returns:
+        Reflectance ``(t, c, k)``, and its change with vigor ``(t, c, k)``.
+    """
+    of = {name: values[variety] for name, values in OF_VARIETY.items() if name != "cover"}
+    count = len(variety)
+    scales = [[9], [0.1], [0.16], [0.05]]
+    delay, vigor, soil, bias = (rng.standard_normal((4, count)) * scales).astype(np.float32)
+    day = (climate.days % _YEAR)[:, None].astype(np.float32) - np.float32(climate.delay) - delay
+
+    green = of["low"] + (of["high"] - of["low"]) * _season(day, of["middle"], of["length"], of["rise"])
+    middle, length, height = of["second"].astype(np.float32).T
+    green = np.maximum(green, height * _season(day, middle, length, 9))
+    green = yearly_mowing(rng, green, day, of["mown"])
+    green = np.clip(green * (0.95 + vigor), 0, 1)[..., None]
+
+    leaf = colors[_GREEN_MEMBER[variety]] * (1 + bias[:, None])
+    ground = colors[_GROUND_MEMBER[variety]] * np.clip(1 + soil, 0.5, 1.5)[:, None]
+    middle, length, share = _LAYER_SEASON[variety].T
+    layer = (share * _season(day, middle, length, 4))[..., None]
+    ground = ground * (1 - layer) + colors[_LAYER_MEMBER[variety]] * layer
+    snow = _snow(rng, climate, day, of["buried"])[..., None]
+
+    reflectance = (ground * (1 - green) + leaf * green) * (1 - snow) + colors[SNOW] * snow
+    change = (leaf - ground) * green * (1 - snow)
+    return reflectance.transpose(0, 2, 1), change.transpose(0, 2, 1)
+
+
+def yearly_mowing(rng: np.random.Generator, green: np.ndarray, day: np.ndarray, mown: np.ndarray) -> np.ndarray:
+    """Cut green cover ``(t, k)`` where ``mown (k)``; it grows back within weeks, also around the end of the year."""
+    for usual_day in MOWING_DAYS:
+        since = (day - usual_day - 12 * rng.standard_normal(len(mown))) % _YEAR
+        green = green * (1 - 0.6 * mown * np.exp(-since / REGROWTH_DAYS))
+    return green
+
+
+def _snow(rng: np.random.Generator, climate: Climate, day: np.ndarray, buried: np.ndarray) -> np.ndarray:
+    """Share of each piece under snow ``(t, k)``; some dates in winter are free of it."""
+    depth = np.clip(-1.7 * climate.warmth + 0.3 * rng.standard_normal(), 0, 1)
+    fallen = rng.random((len(day), 1)) < 0.85
+    return depth * fallen * _season(day, 15, 55 + 90 * depth, 5) * buried
 
 
 def _season(
     day: np.ndarray, middle: np.ndarray | int, length: np.ndarray | float, rise: np.ndarray | int
 ) -> np.ndarray:
     """Degree 0..1 of a season that comes back every year."""
-    since = (day - middle + 182.6) % 365.25 - 182.6
+    since = (day - middle + 182.6) % _YEAR - 182.6
     return 1 / ((1 + np.exp(-(since + length / 2) / rise)) * (1 + np.exp((since - length / 2) / rise)))
-
-
-def series_of(rng: np.random.Generator, weather: Weather, variety: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """Reflectance ``(2, t, c, k)`` of every piece through the year, and how it changes with vigor."""
-    of, k = {name: values[variety] for name, values in OF_VARIETY.items() if name != "cover"}, len(variety)
-    late, vigor, soil, bias = (rng.standard_normal((4, k)) * [[9], [0.1], [0.16], [0.05]]).astype(np.float32)
-    day = (weather.days % 365.25)[:, None].astype(np.float32) - np.float32(weather.late) - late
-    green = of["low"] + (of["high"] - of["low"]) * _season(day, of["middle"], of["length"], of["rise"])
-    again = of["second"].astype(np.float32).T
-    green = np.maximum(green, again[2] * _season(day, again[0], again[1], 9))
-    for middle in (140, 188, 238):
-        since = (day - middle - 12 * rng.standard_normal(k)) % 365.25
-        green = green * (1 - 0.6 * of["mown"] * np.exp(-since / 14))
-    middle, length, depth = _LAYER[variety].T
-    over = (depth * _season(day, middle, length, 4))[..., None]
-    ground = colors[_GROUND[variety]] * np.clip(1 + soil, 0.5, 1.5)[:, None]
-    ground = ground * (1 - over) + colors[_OVER[variety]] * over
-    leaf, green = colors[_GREEN[variety]] * (1 + bias[:, None]), np.clip(green * (0.95 + vigor), 0, 1)[..., None]
-    depth = np.clip(-1.7 * weather.warmth + 0.3 * rng.standard_normal(), 0, 1)
-    melting = rng.random((len(day), 1)) < 0.85
-    snow = (depth * melting * _season(day, 15, 55 + 90 * depth, 5) * of["buried"])[..., None]
-    series = (ground * (1 - green) + leaf * green) * (1 - snow) + colors[_SNOW] * snow
-    return np.stack([series, (leaf - ground) * green * (1 - snow)]).transpose(0, 1, 3, 2)

@@ -34,7 +34,7 @@ from agrifm.training.module import TrainingModule
 from agrifm.training.parallel import shard, whole_norm
 
 SYNTHETIC = "synthetic"
-MOST_NOT_FINITE = 20  # gradients in a row, which are left out, until training stops
+MAX_NOT_FINITE = 20  # gradients in a row, which are left out, until training stops
 HELD_OUT = 1 << 30  # seed of the synthetic samples that scores are computed on, beside the experiment's own
 
 
@@ -64,7 +64,7 @@ class Views:
 
 
 @dataclass(frozen=True)
-class Pairs(Dataset):
+class AugmentedViews(Dataset):
     """Samples as training sees them; keys are (position, index).
 
     Both views have the same ground, and frames, noise and hidden parts of their own.
@@ -100,7 +100,7 @@ class Unlabeled:
         return replace(self.source.read(index, frames), label=None)
 
 
-def open_covers(experiment: Experiment, shards: ShardsConfig) -> dict[str, SampleSource]:
+def open_pretraining_sources(experiment: Experiment, shards: ShardsConfig) -> dict[str, SampleSource]:
     """The sources of pre-training.
 
     Raises:
@@ -115,10 +115,10 @@ def open_covers(experiment: Experiment, shards: ShardsConfig) -> dict[str, Sampl
 def _open(place: str, shards: ShardsConfig, sensors: Sequence[Sensor], seed: int) -> SampleSource:
     if place == SYNTHETIC:
         return SyntheticLandCover(seed=seed, sensors=tuple(sensors))
-    return Shards.open(place, lost=shards.damaged)
+    return Shards.open(place, damaged=shards.damaged)
 
 
-def stored(sources: Mapping[str, SampleSource]) -> list[Shards]:
+def training_shards(sources: Mapping[str, SampleSource]) -> list[Shards]:
     """The shards that are trained on."""
     train = sources["train"]
     return [part for part in train.sources if isinstance(part, Shards)] if isinstance(train, Blend) else []
@@ -126,10 +126,10 @@ def stored(sources: Mapping[str, SampleSource]) -> list[Shards]:
 
 def fingerprint(sources: Mapping[str, SampleSource]) -> str:
     """What a resumed run must find again."""
-    return " ".join(part.fingerprint for part in stored(sources))
+    return " ".join(part.fingerprint for part in training_shards(sources))
 
 
-def in_order(experiment: Experiment, train: Blend, world: int = 1) -> tuple[Blend, BlendOrder]:
+def with_order(experiment: Experiment, train: Blend, world: int = 1) -> tuple[Blend, BlendOrder]:
     """The samples, with as much memory as their order needs in one of several processes, and the order."""
     shards = experiment.data.shards
     assert shards is not None
@@ -143,7 +143,7 @@ def in_order(experiment: Experiment, train: Blend, world: int = 1) -> tuple[Blen
                 else None
             )
             order = Stream(source.groups, mix, shards.shuffle_window, experiment.seed)
-            source = replace(source, keep=order.kept(world))
+            source = replace(source, keep=order.shards_to_cache(world))
         sources.append(source)
         orders.append(order)
     return Blend(tuple(sources)), BlendOrder(tuple(orders), shards.sampling_weights or (1,) * len(orders))
@@ -153,8 +153,10 @@ def train_loader(experiment: Experiment, train: Blend, rank: int, world: int) ->
     """Batches of the endless order; an epoch is a lap of it."""
     shards, training = experiment.data.shards, experiment.training
     assert shards is not None
-    source, order = in_order(experiment, train, world)
-    pairs = Pairs(source, experiment.data.frames, experiment.augment, experiment.seed, 2 if experiment.teacher else 1)
+    source, order = with_order(experiment, train, world)
+    pairs = AugmentedViews(
+        source, experiment.data.frames, experiment.augment, experiment.seed, 2 if experiment.teacher else 1
+    )
     batches = StreamBatches(order, shards.epoch_size, training.batch_size, rank=rank, world=world)
     workers = training.workers
     return DataLoader(
@@ -215,7 +217,7 @@ class MeanTeacher(TrainingModule):
             return loss
         with torch.no_grad():
             goal = self.task.probabilities(self.teacher(batch.teacher))
-            trust = sureness(goal) if config.confidence_weighting else goal.new_ones(goal[:, :1].shape)
+            trust = confidence(goal) if config.confidence_weighting else goal.new_ones(goal[:, :1].shape)
         guess = self.task.probabilities(output)
         gap = ((guess - goal).abs() * trust).sum() / self._everywhere(trust.sum())
         self.log("loss_teacher", gap.detach())
@@ -249,7 +251,7 @@ class MeanTeacher(TrainingModule):
     def _refuse_endless(self, norm: Tensor) -> None:
         """Stop where no gradient is finite any more: nothing would be learned, without a word."""
         self.not_finite = 0 if bool(norm.isfinite()) else self.not_finite + 1
-        if self.not_finite == MOST_NOT_FINITE:
+        if self.not_finite == MAX_NOT_FINITE:
             raise InputError(
                 f"step {self.global_step}",
                 found=f"{MOST_NOT_FINITE} gradients in a row that are not finite",
@@ -264,17 +266,17 @@ class MeanTeacher(TrainingModule):
         config = self.experiment.teacher
         assert config is not None
         decay = min(config.decay, (1 + self.global_step) / (10 + self.global_step))
-        follow(self.teacher, self.model, decay)
+        update_teacher(self.teacher, self.model, decay)
 
 
 @torch.no_grad()
-def follow(teacher: nn.Module, student: nn.Module, decay: float) -> None:
+def update_teacher(teacher: nn.Module, student: nn.Module, decay: float) -> None:
     """Move the teacher's weights towards the student's: ``decay * teacher + (1 - decay) * student``."""
     for ours, theirs in zip(teacher.parameters(), student.parameters(), strict=True):
         ours.lerp_(theirs, 1 - decay)
 
 
-def sureness(shares: Tensor) -> Tensor:
+def confidence(shares: Tensor) -> Tensor:
     """How sure a teacher is of a cell ``(b, 1, h, w)``: 1 where all is one class, 0 where nothing is known."""
     entropy = -(shares * shares.clamp(min=1e-8).log()).sum(1, keepdim=True) / math.log(shares.shape[1])
     return (1 - entropy).clamp(min=0)

@@ -17,7 +17,7 @@ from agrifm.pretraining.stream import Stream
 from agrifm.sample import Season
 from agrifm.tasks.segmentation import Segmentation
 from agrifm.training.data_checks import cautions, examine
-from agrifm.training.mean_teacher import Unlabeled, in_order, stored
+from agrifm.training.mean_teacher import Unlabeled, training_shards, with_order
 
 STATISTICS_SAMPLES = 300  # samples of pre-training that statistics are computed on
 BAND_CHECK_SAMPLES = 24  # samples of each sensor in shards whose bands are checked
@@ -86,7 +86,7 @@ def _with_statistics(experiment: Experiment, facts: Survey) -> Experiment:
 
 def _resolve_pretraining(experiment: Experiment, sources: Mapping[str, SampleSource], console: Console) -> Experiment:
     """Compute statistics on the first samples of pre-training, unless they are given."""
-    lost = [shard for shards in stored(sources) for shard in shards.lost]
+    lost = [shard for shards in training_shards(sources) for shard in shards.lost]
     if lost:
         descriptions = ", ".join(f"{shard.name} ({shard.samples} samples: {shard.why})" for shard in lost)
         console.print(f"lost: {descriptions}", highlight=False, markup=False)
@@ -113,9 +113,9 @@ def survey_covers(
     """
     train = sources["train"]
     assert isinstance(train, Blend)
-    train, order = in_order(experiment, train)
+    train, order = with_order(experiment, train)
     if experiment.data.check_bands:
-        for shards in stored({"train": train}):
+        for shards in training_shards({"train": train}):
             _check_bands(experiment, shards)
     return survey(Unlabeled(train), experiment.data.sensors, [index for _, index in order.order(0, count)])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from agrifm.config import Experiment
 from agrifm.data.folder import CustomDataset, SampleSource, import_dataset
 from agrifm.errors import InputError
-from agrifm.training.mean_teacher import open_covers
+from agrifm.training.mean_teacher import open_pretraining_sources
 
 
 def open_sources(experiment: Experiment, splits: tuple[str, ...] = ("train", "val")) -> dict[str, SampleSource]:
@@ -29,7 +29,7 @@ def open_sources(experiment: Experiment, splits: tuple[str, ...] = ("train", "va
 
 def _open_shards(experiment: Experiment, splits: tuple[str, ...]) -> dict[str, SampleSource]:
     assert experiment.data.shards is not None
-    sources = open_covers(experiment, experiment.data.shards)
+    sources = open_pretraining_sources(experiment, experiment.data.shards)
     for split in splits:
         if split not in sources:
             raise InputError(
