@@ -254,7 +254,7 @@ class MeanTeacher(TrainingModule):
         if self.not_finite == MAX_NOT_FINITE:
             raise InputError(
                 f"step {self.global_step}",
-                found=f"{MOST_NOT_FINITE} gradients in a row that are not finite",
+                found=f"{MAX_NOT_FINITE} gradients in a row that are not finite",
                 expected="finite gradients",
                 repair="lower training.learning_rate, or use training.precision 32-true.",
             )
