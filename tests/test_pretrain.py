@@ -1,4 +1,4 @@
-"""Pre-training on fractions: exact resume, equal over processes, a teacher that follows, weights that carry on."""
+"""Pre-training on fractions: exact resume, equal results over processes, the mean teacher, weights for later use."""
 
 import os
 import shutil
@@ -140,7 +140,7 @@ def trained(config, out, *settings):
 
 @pytest.fixture(scope="module")
 def alone(plan_file, tmp_path_factory):
-    """What one process makes of the plan in two epochs."""
+    """Result of one process after two epochs of the plan."""
     return trained(plan_file, tmp_path_factory.mktemp("alone"))
 
 
@@ -156,11 +156,11 @@ def test_two_processes_give_the_result_of_one(plan_file, alone, tmp_path):
 
 
 def test_two_processes_that_split_the_model_give_the_result_of_one_and_go_on_from_it(plan_file, alone, tmp_path):
-    """A process may lack a sensor that another has, so all must take part in every collective."""
+    """A batch of one process may miss a sensor, but all processes must take part in every collective operation."""
     split = ("training.devices=2", "training.strategy=fsdp")
     trained(plan_file, tmp_path / "split", *split, "training.epochs=1")
     state = torch.load(tmp_path / "split" / "resume.ckpt", weights_only=True)["state_dict"]
-    assert all(type(value) is torch.Tensor for value in state.values())  # whole, not parts
+    assert all(type(value) is torch.Tensor for value in state.values())  # complete tensors, not parts
     trained(plan_file, tmp_path / "split", *split)
     one = trained(plan_file, tmp_path / "one", "training.epochs=1")
     assert_same_run(trained(plan_file, one), tmp_path / "split")
@@ -173,17 +173,17 @@ def test_a_process_that_dies_costs_an_epoch_and_no_bit(plan_file, tmp_path):
     words += ["--set", "training.devices=2", "--set", "training.epochs=3", "--out"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([*words, str(tmp_path / "whole")], check=True, timeout=300, env=environment, capture_output=True)
-    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    with subprocess.Popen([*words, str(tmp_path / "parts")], env=environment, **both) as running:
+    output_pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen([*words, str(tmp_path / "parts")], env=environment, **output_pipe) as running:
         while not (tmp_path / "parts" / "resume.ckpt").is_file():
             assert running.poll() is None, running.stdout.read()
             time.sleep(0.05)
         children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
         os.kill(int(children[-1]), signal.SIGKILL)
-        told = running.communicate(timeout=300)[0].decode()
-    assert running.returncode == 0, told
-    assert "resuming from" in told
-    assert told.count("best checkpoint") == 1  # one of them speaks
+        output = running.communicate(timeout=300)[0].decode()
+    assert running.returncode == 0, output
+    assert "resuming from" in output
+    assert output.count("best checkpoint") == 1  # only one of the processes prints
     assert history(tmp_path / "parts") == history(tmp_path / "whole")
     assert_same_weights(weights_of(tmp_path / "parts"), weights_of(tmp_path / "whole"), rtol=0, atol=0)
 
@@ -204,9 +204,10 @@ def test_several_sources_are_drawn_in_their_shares(plan, shards, tmp_path):
     train = open_sources(experiment)["train"]
     order = mean_teacher.with_order(experiment, train)[1]
     names = [train.read(index).name for _, index in order.order(0, 16)]
-    made, stored = ([name for name in names if name.split("-")[1] == seed] for seed in ("7", "0"))
-    assert (len(made), len(set(stored))) == (12, 4)
-    assert set(stored) < {train.sources[1].read(index).name for index in range(8)}
+    synthetic = [name for name in names if name.split("-")[1] == "7"]
+    stored = {name for name in names if name.split("-")[1] == "0"}
+    assert (len(synthetic), len(stored)) == (12, 4)
+    assert stored < {train.sources[1].read(index).name for index in range(8)}
     assert order.order(0, 7) + order.order(7, 9) == order.order(0, 16)
     fit(experiment, tmp_path / "run")
     with pytest.raises(InputError, match="one for each"):
@@ -234,7 +235,7 @@ def test_a_probe_learns_what_the_features_tell(settings):
     sources = open_sources(experiment)
     probe = LinearProbe(experiment, sources["train"], sources["val"])
 
-    class Telling(torch.nn.Module):
+    class TrueLabels(torch.nn.Module):
         def __init__(self, factor):
             super().__init__()
             self.head, self.factor = torch.nn.Identity(), factor
@@ -243,11 +244,13 @@ def test_a_probe_learns_what_the_features_tell(settings):
             shown = torch.nn.functional.one_hot(batch.label.clamp(min=0), 6).permute(0, 3, 1, 2)
             return self.head(self.factor * shown.float())
 
-    assert probe(Telling(1.0), torch.device("cpu"))["probe_aAcc"] > 0.99
-    assert probe(Telling(0.0), torch.device("cpu"))["probe_aAcc"] < 0.9
+    assert probe(TrueLabels(1.0), torch.device("cpu"))["probe_aAcc"] > 0.99
+    assert probe(TrueLabels(0.0), torch.device("cpu"))["probe_aAcc"] < 0.9
     names = [{"name": "wheat", "codes": [1]}, {"name": "rest", "codes": [0, 2, 3, 4]}]
     coded = parse({**settings, "task": {"classes": names, "unlabeled": [5]}})
-    assert LinearProbe(coded, sources["train"], sources["val"])(Telling(1.0), torch.device("cpu"))["probe_aAcc"] > 0.99
+    assert (
+        LinearProbe(coded, sources["train"], sources["val"])(TrueLabels(1.0), torch.device("cpu"))["probe_aAcc"] > 0.99
+    )
 
 
 def test_tokens_and_operations_are_counted():
@@ -273,16 +276,16 @@ def test_throughput_is_logged(plan, tmp_path):
 
 def test_both_views_show_the_same_ground():
     source = SyntheticLandCover(sizes={"S2": 16}, frames=12, sensors=(S2,))
-    pairs = AugmentedViews(source, 5, Augment(noise=0.05, mask_frames=0.5), 0, 2)
-    one, two = pairs[3, 3]
+    samples = AugmentedViews(source, 5, Augment(noise=0.05, mask_frames=0.5), 0, 2)
+    one, two = samples[3, 3]
     torch.testing.assert_close(one.label, two.label)
     assert len(one.images["S2"]) == len(two.images["S2"]) == 5
     assert one.dates["S2"].tolist() != two.dates["S2"].tolist()
     assert not torch.equal(one.valid["S2"], two.valid["S2"])
-    again = pairs[3, 3]
+    again = samples[3, 3]
     torch.testing.assert_close(one.images["S2"], again[0].images["S2"], rtol=0, atol=0)
-    assert pairs[4, 3][0].dates["S2"].tolist() != one.dates["S2"].tolist() or not torch.equal(
-        pairs[4, 3][0].images["S2"], one.images["S2"]
+    assert samples[4, 3][0].dates["S2"].tolist() != one.dates["S2"].tolist() or not torch.equal(
+        samples[4, 3][0].images["S2"], one.images["S2"]
     )
 
 
@@ -312,14 +315,14 @@ def test_the_teacher_counts_in_the_loss_unless_it_agrees(plan):
     trained = mean_teacher.MeanTeacher(experiment.with_sensors(sensors))
     trained.log = lambda *args, **kwargs: None
     trained._ramp = lambda share: 1.0
-    pairs = AugmentedViews(
+    samples = AugmentedViews(
         SyntheticLandCover(sizes={"S2": 16}, frames=4, sensors=(S2,)), None, Augment(flips=False, rot90=False), 0, 2
     )
-    views = Views.of([pairs[0, 0], pairs[1, 1]])
+    views = Views.of([samples[0, 0], samples[1, 1]])
     trained.eval()  # no dropped paths: student and teacher are the same function
-    both = trained._loss(views)
+    with_teacher = trained._loss(views)
     alone = trained._supervised(trained.model(views.student), views.student)
-    torch.testing.assert_close(both, alone)
+    torch.testing.assert_close(with_teacher, alone)
     torch.nn.init.constant_(trained.teacher.head.bias, 0)
     with torch.no_grad():
         trained.teacher.head.bias[0] = 5
@@ -370,6 +373,16 @@ def test_a_step_with_a_spike_moves_no_weight(plan):
     for spike in (100.0, float("inf"), float("nan")):
         assert not step(student, optimizer, spike)
     assert step(student, optimizer, 1.0)
+
+
+@pytest.mark.parametrize("norm", [float("inf"), float("nan")])
+def test_a_first_gradient_that_is_not_finite_moves_no_weight(plan, norm):
+    """It does not become the usual norm, against which no later spike would be seen."""
+    student, optimizer = stepping(plan, 5.0)
+    assert not step(student, optimizer, norm)
+    assert step(student, optimizer, 1.0)
+    assert float(student.usual_norm) == pytest.approx(1.0, rel=1e-4)  # summed in float32
+    assert not step(student, optimizer, 100.0)
 
 
 def test_after_a_lasting_rise_of_the_gradient_training_goes_on(plan):
@@ -426,15 +439,15 @@ def test_swapped_bands_in_shards_are_refused(plan, tmp_path):
     fit(parse(plan), tmp_path / "run")
 
 
-def test_lost_shards_are_told(plan, shards, tmp_path, capsys):
+def test_lost_shards_are_reported(plan, shards, tmp_path, capsys):
     shutil.copytree(shards, tmp_path / "damaged")
     victim = sorted((tmp_path / "damaged" / "train").glob("S2-*.tar"))[0]
     victim.write_bytes(victim.read_bytes()[:-2000])
     with pytest.raises(InputError, match=victim.name):
         fit(parse(of_shards(plan, tmp_path / "damaged")), tmp_path / "refused")
     fit(parse(of_shards(plan, tmp_path / "damaged", damaged="skip")), tmp_path / "counted")
-    told = " ".join(capsys.readouterr().out.split())
-    assert f"lost: {victim.name} (4 samples" in told
+    output = " ".join(capsys.readouterr().out.split())
+    assert f"lost: {victim.name} (4 samples" in output
 
 
 def test_fine_tuning_begins_with_what_was_learned(plan, settings, tmp_path):
