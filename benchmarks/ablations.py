@@ -1,7 +1,7 @@
 """What each part of pre-training is worth: one part left out at a time, everything else equal.
 
 ``python benchmarks/ablations.py --data ../shared/data --out runs/ablations`` pre-trains ``configs/pretrain.yaml`` for a
-short while for every row, and scores fractions on made-up land that nobody trained on (overlap, R2) and a linear probe
+short while for every row, and scores fractions on synthetic land outside training (overlap, R2) and a linear probe
 of frozen features on val blocks of real fields (the Belgian patch, Sentinel-2, mean of four folds; see real_data.py).
 """
 

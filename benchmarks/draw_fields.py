@@ -1,6 +1,6 @@
 """The picture of docs/fields.md: an image, the true parcels, and those that 'agrifm parcels' made of the map.
 
-``python benchmarks/draw_fields.py SCENE FIELDS.gpkg OUT.png`` with a scene of the made-up farmland.
+``python benchmarks/draw_fields.py SCENE FIELDS.gpkg OUT.png`` with a scene of the synthetic farmland.
 """
 
 from __future__ import annotations

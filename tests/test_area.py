@@ -107,7 +107,7 @@ def test_stehman_producers_error(strata_apart):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A made-up country of 160 x 160 pixels: truth, a map with errors, zones of an older map, two halves."""
+    """A synthetic country of 160 x 160 pixels: truth, a map with errors, zones of an older map, two halves."""
     rng, folder = np.random.default_rng(4), tmp_path_factory.mktemp("world")
     noise = np.stack([uniform_filter(rng.normal(size=(160, 160)), 9) + b for b in (0.05, 0.06, 0.0, -0.02)])
     truth = noise.argmax(0).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Shards over HTTP and in the memory of fsspec: read alike, asked for again, and named when they stay bad."""
+"""Shards over HTTP and in the memory of fsspec: equal records, new attempts, and names of shards that stay bad."""
 
 import time
 from types import SimpleNamespace
@@ -18,10 +18,10 @@ BAD = "S2-00001.tar"
 
 @pytest.fixture
 def waits(monkeypatch):
-    """The pauses that were made; none of them lasts."""
-    made = []
-    monkeypatch.setattr(remote, "time", SimpleNamespace(sleep=made.append, monotonic=time.monotonic))
-    return made
+    """The pauses before new attempts, which are recorded and not slept."""
+    pauses = []
+    monkeypatch.setattr(remote, "time", SimpleNamespace(sleep=pauses.append, monotonic=time.monotonic))
+    return pauses
 
 
 @pytest.fixture

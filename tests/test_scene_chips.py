@@ -304,7 +304,7 @@ def test_plans_out_of_range_are_refused(wrong):
         ChipPlan(**wrong)
 
 
-# Made-up and real scenes
+# Synthetic and real scenes
 
 
 def test_farmland_of_two_sensors_becomes_chips(tmp_path):

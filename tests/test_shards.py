@@ -1,4 +1,4 @@
-"""Shards: what is written is read back, bytes are reproducible, and every bad shard is named and counted."""
+"""Shards: records are read back, bytes are reproducible, and every bad shard is named and counted."""
 
 import hashlib
 import io
@@ -63,8 +63,8 @@ def test_equal_records_give_equal_bytes_and_errors_leave_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt), ShardWriter(tmp_path / "c") as writer:  # noqa: PT012
         writer.add(record(0))
         raise KeyboardInterrupt
-    left = (path.name for path in tmp_path.iterdir() if path.suffix != ".lock")  # locks stay, empty
-    assert sorted(left) == ["a", "b"]
+    names = (path.name for path in tmp_path.iterdir() if path.suffix != ".lock")  # locks stay, empty
+    assert sorted(names) == ["a", "b"]
     with pytest.raises(InputError, match="overwrite"):
         write(one)
     assert len(Shards.open(write(one, count=2, overwrite=True))) == 4
@@ -80,9 +80,9 @@ def test_bad_shard_is_named_and_its_samples_are_counted(tmp_path, damage):
     path.unlink() if damage == "missing" else path.write_bytes(data[:-9] if damage == "truncated" else data)
     with pytest.raises(InputError, match=rf"S2-00001.tar\n.*{damage}(.|\n)*3 samples of S2(.|\n)*damaged: skip"):
         Shards.open(folder).record(10)
-    rest = Shards.open(folder, damaged="skip")
-    assert [(lost.name, lost.samples) for lost in rest.lost] == [("S2-00001.tar", 3)]
-    assert [rest.record(i).name for i in range(7, 11)] == ["S20", "S21", "S22", "S26"]
+    remaining = Shards.open(folder, damaged="skip")
+    assert [(lost.name, lost.samples) for lost in remaining.lost] == [("S2-00001.tar", 3)]
+    assert [remaining.record(i).name for i in range(7, 11)] == ["S20", "S21", "S22", "S26"]
 
 
 def test_wrong_shares_and_manifests_are_refused(tmp_path):
@@ -96,7 +96,7 @@ def test_wrong_shares_and_manifests_are_refused(tmp_path):
 
 
 def test_records_are_checked_when_they_are_read(tmp_path, monkeypatch):
-    """Whoever wrote them: the checksums are right, what they hold is not."""
+    """A shard may have the right checksum and hold wrong values."""
     wrong = replace(record(0), unknown=record(0).unknown + 0.5)
     with monkeypatch.context() as patch, ShardWriter(tmp_path / "set") as writer:
         patch.setattr(Record, "check", lambda self, where: None)
@@ -116,7 +116,7 @@ def test_shards_of_another_content_are_named(tmp_path, content, found):
         Shards.open(folder).record(1)
 
 
-# Writers that are stopped, and two at once
+# Stopped and concurrent writers
 
 
 @pytest.mark.parametrize("between", [False, True])
@@ -135,7 +135,7 @@ def test_a_killed_writer_loses_nothing_and_the_next_one_finishes(tmp_path, monke
         write(folder, count=2, overwrite=True)
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-    assert len(list(tmp_path.glob(".set.*"))) == (3 if between else 2)  # a lock and what is unfinished
+    assert len(list(tmp_path.glob(".set.*"))) == (3 if between else 2)  # the lock, and the unfinished folder
     with pytest.raises(KeyboardInterrupt), ShardWriter(folder, overwrite=True):  # noqa: PT012
         assert len(Shards.open(folder)) == 2  # the old one is there until the new one is complete
         raise KeyboardInterrupt
@@ -148,7 +148,7 @@ def test_two_writers_of_one_folder_do_not_meet(tmp_path):
         one.add(record(0))
         with pytest.raises(InputError, match="another process"), ShardWriter(tmp_path / "set"):
             pass
-        late = ShardWriter(tmp_path / "set")  # asked while the folder was not there yet
+        late = ShardWriter(tmp_path / "set")  # made while the folder did not exist yet
         one.attach("report.json", "{}")
     assert len(Shards.open(tmp_path / "set")) == 1
     assert (tmp_path / "set" / "report.json").read_text() == "{}"
@@ -261,11 +261,11 @@ def member(drop=(), **changes):
     one = record(0)
     values = {"image": one.image, "days": one.days, "clear": one.clear, "fractions": one.fractions}
     values |= {"unknown": one.unknown} | {key: x for key, x in changes.items() if isinstance(x, np.ndarray)}
-    told = {"sensor": "S2", "name": "x", "lon": "1", "lat": "2", "year": "2022", "biome": "", "source": ""}
-    told |= {key: text for key, text in changes.items() if isinstance(text, str)}
+    metadata = {"sensor": "S2", "name": "x", "lon": "1", "lat": "2", "year": "2022", "biome": "", "source": ""}
+    metadata |= {key: text for key, text in changes.items() if isinstance(text, str)}
     values["fractions"] = np.ascontiguousarray(values["fractions"])
     keep = {key: np.ascontiguousarray(x) for key, x in values.items() if key not in drop}
-    return safetensors.numpy.save(keep, {key: text for key, text in told.items() if key not in drop})
+    return safetensors.numpy.save(keep, {key: text for key, text in metadata.items() if key not in drop})
 
 
 MEMBERS = {
