@@ -14,7 +14,7 @@ from agrifm.chips.classes import IGNORE, ClassTable
 from agrifm.chips.parcels import Account, Tally, no_overlap, read_parcels
 from agrifm.chips.rasterize import hectares, rasterize_polygons, strips
 from agrifm.errors import InputError, nearest
-from agrifm.rasters.codes import check_codes, grid_of, picked
+from agrifm.rasters.codes import check_codes, grid_of, read_codes
 from agrifm.tasks.segmentation import CropClass
 from agrifm.vectors.polygons import boxes_in
 from agrifm.vectors.reading import vector_layers
@@ -138,7 +138,7 @@ def _class_numbers(path: Path, grid: GeoBox) -> np.ndarray:
     _must_overlap(path, grid, grid_of(str(path)))
     values = np.full(grid.shape, NOTHING, np.int64)
     for rows, box in strips(grid):
-        pixels = picked(str(path), box)
+        pixels = read_codes(str(path), box)
         stored = pixels.values[~pixels.missing]
         numbers = stored.astype(np.int64) if (np.abs(stored) < LARGEST).all() else None
         if numbers is None or (numbers != stored).any():

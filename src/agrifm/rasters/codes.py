@@ -26,7 +26,7 @@ LARGEST = 1 << 26  # bytes of a mosaic
 OFFLINE = {"CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".none", "GDAL_HTTP_PROXY": "http://127.0.0.1:9"}
 
 
-def picked(href: str, box: GeoBox) -> Pixels:
+def read_codes(href: str, box: GeoBox) -> Pixels:
     """Codes on another grid, each that of the pixel which holds the center.
 
     Raises:

@@ -21,7 +21,17 @@ from agrifm.network.retry import Attempt, TemporaryFailure, retry
 from agrifm.network.tokens import signed
 from agrifm.rasters.gdal import opened
 from agrifm.rasters.grid import check_grid
-from agrifm.rasters.pixels import DAMAGED, MOST_BLOCK, Pixels, coarser, marked, named, resampled, unreadable, warped
+from agrifm.rasters.pixels import (
+    DAMAGED,
+    MOST_BLOCK,
+    Pixels,
+    is_coarser,
+    mask_missing,
+    resample,
+    unreadable,
+    warp_band,
+    with_epsg_code,
+)
 
 MOST_WINDOW = 1 << 26  # pixels that are loaded to exclude impossible reflectance from averages
 
@@ -40,7 +50,7 @@ READING = CACHE | {
     "VSI_CACHE": "TRUE",
 }
 # GDAL retries after error statuses only. It caches what a cut connection delivered, as if the file ended there.
-AFRESH = {"CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/"}
+UNCACHED = {"CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/"}
 WAITS = (0.5, 2.0)  # seconds before a file is read again
 PATIENCE = 30.0  # seconds that all attempts may take together, without the pauses between them
 # GDAL has already retried after error statuses, and a file of another format stays one.
@@ -96,25 +106,25 @@ class FileBand:
             marker = file.nodatavals[self.index - 1]
         file_grid = _grid_of(file, self.href)
         part = file_grid[compute_reproject_roi(file_grid, box).roi_src]
-        averaging = average and coarser(file_grid, box)
+        averaging = average and is_coarser(file_grid, box)
         if _has_mask(file, self.index):
             # GDAL ignores the mask of a file if a marker is known, too, so both are applied first.
             pixels = _stored_pixels(file, self.index, part, marker)
-            return resampled(pixels, part, box, average=average, limits=limits)
-        result = warped(file, self.index, box, marker, average=averaging)
+            return resample(pixels, part, box, average=average, limits=limits)
+        result = warp_band(file, self.index, box, marker, average=averaging)
         if not averaging or limits is None or math.prod(part.shape) > MOST_WINDOW:
             return result
         pixels = _stored_pixels(file, self.index, part, marker)
         if not pixels.outside(limits).any():
             return result
-        return resampled(pixels, part, box, average=average, limits=limits)
+        return resample(pixels, part, box, average=average, limits=limits)
 
     def _with_file(self, work: Callable[[rasterio.DatasetReader], Result]) -> Result:
         """Apply a function to the open file; a remote file is read again after a cut connection."""
 
         def attempt_work(attempt: Attempt) -> Result:
             try:
-                with open_raster(self.href, afresh=attempt.number > 1, listed=self.kind == "listed") as file:
+                with open_raster(self.href, uncached=attempt.number > 1, listed=self.kind == "listed") as file:
                     return work(file)
             except IndexError as error:  # the file has fewer bands than before
                 raise unreadable(self.href, error) from error
@@ -128,14 +138,14 @@ class FileBand:
 
 
 @contextmanager
-def open_raster(href: str, *, afresh: bool = False, listed: bool = False) -> Generator[rasterio.DatasetReader]:
+def open_raster(href: str, *, uncached: bool = False, listed: bool = False) -> Generator[rasterio.DatasetReader]:
     """Open a raster with the settings for its place.
 
     Sidecar files of local rasters, such as ``.aux.xml`` and ``.msk``, are read with them.
 
     Args:
         href: Path or address.
-        afresh: Forget what the network gave before.
+        uncached: Do not use what GDAL has cached of the address.
         listed: An item list names the file, so that it must hold its own pixels.
 
     Yields:
@@ -144,7 +154,7 @@ def open_raster(href: str, *, afresh: bool = False, listed: bool = False) -> Gen
     Raises:
         Unreadable: If it does not open, or GDAL fails while it is read inside the ``with`` block.
     """
-    settings = (READING if is_address(href) else LOCAL) | (AFRESH if afresh else {})
+    settings = (READING if is_address(href) else LOCAL) | (UNCACHED if uncached else {})
     try:
         with opened(signed(href), settings, listed=listed) as file:
             _refuse_unsupported(file, href)
@@ -166,7 +176,7 @@ def located(file: rasterio.DatasetReader, href: str) -> GeoBox:
             expected="a georeferenced raster",
             repair="write the CRS into it, e.g. 'gdal_edit.py -a_srs EPSG:32631 FILE'.",
         )
-    return named(_grid_of(file, href))
+    return with_epsg_code(_grid_of(file, href))
 
 
 def _is_cut_off(error: Unreadable) -> bool:
@@ -211,7 +221,7 @@ def _stored_pixels(file: rasterio.DatasetReader, index: int, part: GeoBox, marke
     left = round(column)
     window = ((top, top + part.shape[0]), (left, left + part.shape[1]))
     values = file.read(index, window=window)
-    missing = marked(values, (marker,))
+    missing = mask_missing(values, (marker,))
     has_mask = _has_mask(file, index)
     if has_mask:
         missing |= file.read_masks(index, window=window) == 0

@@ -15,7 +15,7 @@ import numpy as np
 
 from agrifm.errors import InputError
 from agrifm.rasters.cube_band import CubeBand, scaling_of
-from agrifm.rasters.cube_file import TIMES, Axes, axes_of, loaded, open_cube
+from agrifm.rasters.cube_file import TIMES, Axes, axes_of, open_cube, read_coordinate
 from agrifm.scenes.naming.dates import parse_day
 from agrifm.scenes.naming.products import CUBE, BandSource
 from agrifm.scenes.units import Units
@@ -48,7 +48,7 @@ def _bands_of_variable(path: Path, array: xr.DataArray, day_of_file: dt.date | N
     variable = str(array.name)
     bands: list[str | None] = [None]
     if axes.band:
-        bands = [str(value) for value in loaded(path, array[axes.band])]
+        bands = [str(value) for value in read_coordinate(path, array[axes.band])]
     steps_of_day: Counter[dt.date] = Counter()
     for step, day in enumerate(_days(path, array, axes, day_of_file)):
         for band in bands:
@@ -74,7 +74,7 @@ def _days(path: Path, array: xr.DataArray, axes: Axes, day_of_file: dt.date | No
         return [] if day_of_file is None else [day_of_file]
     values = np.arange(array.sizes.get(time, 0))
     if time in array.coords:
-        values = np.atleast_1d(loaded(path, array[time]))
+        values = np.atleast_1d(read_coordinate(path, array[time]))
     days = []
     for value in values:
         day = _parse_time(value)

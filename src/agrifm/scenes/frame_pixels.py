@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from odc.geo.geobox import GeoBox
 
-from agrifm.rasters.pixels import Pixels, whole_numbers
+from agrifm.rasters.pixels import Pixels, integer_range
 from agrifm.scenes.units import Units
 from agrifm.sensors import Sensor
 
@@ -124,7 +124,7 @@ def to_sensor_numbers(stored: np.ndarray, units: Units, sensor: Sensor) -> np.nd
     if np.isnan(fill):
         return stored if same_units else stored * scale + shift
     dtype = np.dtype(stored_dtype(sensor))
-    lowest, highest = whole_numbers(dtype)
+    lowest, highest = integer_range(dtype)
     if fill <= 0:
         lowest = max(lowest, int(fill) + 1)
     if not (same_units and stored.dtype.kind in "iu"):
