@@ -20,6 +20,8 @@ from agrifm.addresses import is_address, local, normalized
 from agrifm.errors import InputError, Unreadable
 from agrifm.network import files as remote
 from agrifm.network import http as fetch
+from agrifm.network import retry as retry_module
+from agrifm.network.retry import TemporaryFailure, retry
 from agrifm.opening import open_scene
 from agrifm.rasters import file_band as raster
 from agrifm.rasters import gdal
@@ -35,8 +37,7 @@ __all__ = ["catalog"]  # a fixture
 def hasty(monkeypatch):
     """The same rules with short waits; no host but the loopback is ever looked up."""
     monkeypatch.setattr(stac, "provider_at", lambda url: replace(GENERIC, rate=10_000))
-    monkeypatch.setattr(fetch, "ATTEMPTS", 3)
-    monkeypatch.setattr(fetch, "PAUSE", 0.01)
+    monkeypatch.setattr(fetch, "WAITS", (0.01, 0.02))
     monkeypatch.setattr(raster, "WAITS", ())
     look_up = socket.getaddrinfo
 
@@ -299,6 +300,21 @@ def test_pixels_of_a_server_that_does_not_answer_are_given_up(server, monkeypatc
     with pytest.raises(Unreadable):
         FileBand(server.url("a.tif")).grid()
     assert server.count("a.tif") == 1
+
+
+@pytest.mark.parametrize(("patience", "number"), [(9.0, 3), (0.0, 1)])
+def test_attempts_end_after_the_last_wait_or_without_time(monkeypatch, patience, number):
+    attempts, pauses = [], []
+    monkeypatch.setattr(retry_module.time, "sleep", pauses.append)
+
+    def work(attempt):
+        attempts.append(attempt.number)
+        raise TemporaryFailure(OSError("busy"), wait=7 if attempt.number == 1 else None)
+
+    with pytest.raises(OSError, match="busy"):
+        retry(work, (1, 2), patience)
+    assert attempts == list(range(1, number + 1))
+    assert pauses == [7, 2][: number - 1]  # the server asked for the first pause
 
 
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "//", "loop"])

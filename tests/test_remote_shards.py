@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from agrifm.errors import InputError, Unreadable
 from agrifm.network import files as remote
+from agrifm.network import retry as attempts
 from agrifm.pretraining.shards import MANIFEST, Shards
 
 BAD = "S2-00001.tar"
@@ -20,7 +21,7 @@ BAD = "S2-00001.tar"
 def waits(monkeypatch):
     """The pauses before new attempts, which are recorded and not slept."""
     pauses = []
-    monkeypatch.setattr(remote, "time", SimpleNamespace(sleep=pauses.append, monotonic=time.monotonic))
+    monkeypatch.setattr(attempts, "time", SimpleNamespace(sleep=pauses.append, monotonic=time.monotonic))
     return pauses
 
 

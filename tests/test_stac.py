@@ -111,8 +111,7 @@ def server(catalog):
 def hasty(monkeypatch):
     """The same rules with short waits."""
     monkeypatch.setattr(stac, "provider_at", lambda url: replace(GENERIC, rate=1000))
-    monkeypatch.setattr(fetch, "ATTEMPTS", 4)
-    monkeypatch.setattr(fetch, "PAUSE", 0.01)
+    monkeypatch.setattr(fetch, "WAITS", (0.01, 0.02, 0.04))
     monkeypatch.setitem(raster.READING, "GDAL_HTTP_RETRY_DELAY", "0.01")
     monkeypatch.setattr(raster, "WAITS", (0.01, 0.02))
 

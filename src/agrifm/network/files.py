@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ from fsspec.asyn import AsyncFileSystem
 
 from agrifm.addresses import is_address, normalized
 from agrifm.errors import InputError
+from agrifm.network.retry import Attempt, TemporaryFailure, retry
 
 WAITS = (1.0, 4.0, 16.0, 64.0)  # seconds before a remote file is requested again
-PASSING = (408, 425, 429)  # client errors of HTTP that are temporary
+TEMPORARY = (408, 425, 429)  # client errors of HTTP that are temporary
 PATIENCE = 30.0  # seconds that all attempts may take together, without the pauses and the transfer itself
 SLOWEST = 200_000  # bytes per second; slower transfers count as failed
 MOST = 2 * 2**30  # largest size for which transfer time is granted, whatever a manifest claims
@@ -37,26 +37,23 @@ def read_whole(place: str, flaw: Callable[[bytes], str | None] = lambda data: No
     Raises:
         NotRead: If it is missing, refused, too slow, or still flawed at the last attempt.
     """
-    remote = is_address(place)
-    waits = (*(WAITS if remote else ()), None)
-    left = PATIENCE
-    transfer = min(size, MOST) / SLOWEST
-    for attempt, wait in enumerate(waits, 1):
-        start = time.monotonic()
+
+    def fetch(attempt: Attempt) -> bytes:
         try:
-            data = _fetch(place, left + transfer, size)
-            why = flaw(data)
+            data = _fetch(place, attempt.seconds, size)
+            problem = flaw(data)
             final = False
         except Exception as error:  # every kind of storage has its own exceptions
-            why = f"it cannot be read: {_message(error)}"
+            problem = f"it cannot be read: {_message(error)}"
             final = _final(error)
-        if why is None:
+        if problem is None:
             return data
-        left -= max(0.0, time.monotonic() - start - transfer)
-        if final or wait is None or left <= 0:
-            raise NotRead(f"{why}; tried {attempt} times" if attempt > 1 else why)
-        time.sleep(wait)
-    raise AssertionError
+        if attempt.number > 1:
+            problem += f"; tried {attempt.number} times"
+        raise NotRead(problem) if final else TemporaryFailure(NotRead(problem))
+
+    waits = WAITS if is_address(place) else ()
+    return retry(fetch, waits, PATIENCE, transfer=min(size, MOST) / SLOWEST)
 
 
 def _fetch(place: str, seconds: float, size: int) -> bytes:
@@ -87,5 +84,5 @@ def _message(error: Exception) -> str:
 def _final(error: Exception) -> bool:
     """Whether another attempt is pointless."""
     status = getattr(error, "status", None) or 0
-    refused = 400 <= status < 500 and status not in PASSING
+    refused = 400 <= status < 500 and status not in TEMPORARY
     return refused or isinstance(error, (FileNotFoundError, PermissionError, ImportError, ValueError))

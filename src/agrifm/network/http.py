@@ -6,6 +6,7 @@ Requests are retried after temporary failures, no faster than the server allows.
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -22,26 +23,18 @@ from requests.exceptions import ChunkedEncodingError, ConnectionError, InvalidSc
 
 from agrifm.addresses import is_address, normalized
 from agrifm.errors import InputError, printable
+from agrifm.network.retry import Attempt, TemporaryFailure, retry
 
-ATTEMPTS = 5
+WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds before a request is sent again
+LONGEST_WAIT = 120.0  # seconds to wait at most, whatever a server asks for
 PATIENCE = 30.0  # seconds that all attempts of one request may take together, without the pauses between them
-PAUSE = 0.5  # seconds before the second attempt; each further pause is twice as long
-LONGEST = 120.0  # seconds to wait at most, whatever a server asks for
-PASSING = (429, 500, 502, 503, 504)
+TEMPORARY = (429, 500, 502, 503, 504)  # statuses after which a request is sent again
 GRACE = 1.0  # seconds after which a request that exceeds its limit is abandoned
 REDIRECTS = 5
 MOST_ANSWER = 64 * 2**20  # bytes of one answer
 MOST_FILE = 256 * 2**20  # bytes of one file
 
 Result = TypeVar("Result")
-
-
-class _Temporary(Exception):
-    """A failure that may go away; ``after`` are the seconds that the server asks to wait."""
-
-    def __init__(self, text: str, after: float | None = None) -> None:
-        super().__init__(text)
-        self.after = after
 
 
 class HttpReader(StacApiIO):
@@ -56,7 +49,9 @@ class HttpReader(StacApiIO):
         super().__init__(timeout=PATIENCE, max_retries=None)
         self.session.max_redirects = REDIRECTS
         self.local = local
-        self._gap, self._next, self._lock = 1 / rate, 0.0, threading.Lock()
+        self._interval = 1 / rate  # seconds between two requests
+        self._next = 0.0  # time of the monotonic clock before which no request is sent
+        self._lock = threading.Lock()
 
     def read_text(self, source: Any, *args: Any, **kwargs: Any) -> str:
         """Text at an address, a link of a STAC document, or a path if local files are allowed."""
@@ -91,20 +86,12 @@ class HttpReader(StacApiIO):
         else:
             unprepared = Request(method, address, headers=headers, params=parameters or {})
         request = self.session.prepare_request(unprepared)
-        left = PATIENCE
-        pause = PAUSE
-        for attempt in range(1, ATTEMPTS + 1):
+
+        def send(attempt: Attempt) -> str:
             self._pace()
-            start = time.monotonic()
-            try:
-                return text_of(within(lambda left=left: self._answer(request, left), left))
-            except _Temporary as failure:
-                left -= time.monotonic() - start
-                if attempt == ATTEMPTS or left <= 0:
-                    raise APIError(f"after several attempts: {failure}") from failure
-                time.sleep(pause if failure.after is None else failure.after)
-                pause *= 2
-        raise AssertionError
+            return text_of(within(lambda: self._answer(request, attempt.seconds), attempt.seconds))
+
+        return retry(send, WAITS, PATIENCE)
 
     def _answer(self, request: PreparedRequest, seconds: float) -> bytes:
         """The bytes of one answer."""
@@ -123,7 +110,7 @@ class HttpReader(StacApiIO):
         except InvalidSchema as error:
             raise APIError(f"a redirect to a place that is not opened: {error}") from error
         except (ConnectionError, Timeout, ChunkedEncodingError) as error:
-            raise _Temporary(str(error)) from error
+            raise _temporary(str(error)) from error
         except RequestException as error:
             raise APIError(str(error)) from error
 
@@ -139,19 +126,23 @@ class HttpReader(StacApiIO):
     def _pace(self) -> None:
         with self._lock:
             time.sleep(max(0.0, self._next - time.monotonic()))
-            self._next = time.monotonic() + self._gap
+            self._next = time.monotonic() + self._interval
 
 
 def _failure(response: Response) -> Exception:
     """Exception for an answer with an error status, with the beginning of its text."""
     text = response.raw.read(1000, decode_content=True).decode("utf-8", "replace")
     message = f"status {response.status_code}, {printable(text)}"
-    if response.status_code not in PASSING:
+    if response.status_code not in TEMPORARY:
         return APIError(message)
-    return _Temporary(message, _asked_pause(response.headers.get("Retry-After")))
+    return _temporary(message, _retry_after(response.headers.get("Retry-After")))
 
 
-def _asked_pause(text: str | None) -> float | None:
+def _temporary(message: str, wait: float | None = None) -> TemporaryFailure:
+    return TemporaryFailure(APIError(f"after several attempts: {message}"), wait)
+
+
+def _retry_after(text: str | None) -> float | None:
     """Seconds to wait from a Retry-After header, which is a number or a date."""
     try:
         seconds = float(text or "")
@@ -160,7 +151,9 @@ def _asked_pause(text: str | None) -> float | None:
             seconds = parsedate_to_datetime(text or "").timestamp() - time.time()
         except (ValueError, OverflowError):
             return None
-    return min(max(seconds, 0.0), LONGEST) if seconds == seconds else None
+    if math.isnan(seconds):
+        return None
+    return min(max(seconds, 0.0), LONGEST_WAIT)
 
 
 def within(work: Callable[[], Result], seconds: float) -> Result:

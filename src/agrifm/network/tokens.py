@@ -46,8 +46,10 @@ class Tokens:
         with self._lock:
             end, token = self._tokens.get(address, (0.0, ""))
             if time.time() > end - EARLY:
-                end, token = self._tokens[address] = _fetch(address)
-        return f"{href}{'&' if parts.query else '?'}{token}"
+                end, token = _fetch(address)
+                self._tokens[address] = (end, token)
+        separator = "&" if parts.query else "?"
+        return f"{href}{separator}{token}"
 
 
 def _fetch(address: str) -> tuple[float, str]:
@@ -70,7 +72,9 @@ def signed(href: str) -> str:
     Raises:
         InputError: If the token cannot be fetched.
     """
-    return _TOKENS.sign(href.removeprefix(SIGNED)) if href.startswith(SIGNED) else href
+    if not href.startswith(SIGNED):
+        return href
+    return _TOKENS.sign(href.removeprefix(SIGNED))
 
 
 _TOKENS = Tokens()

@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyproj
 from affine import Affine
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 
 from agrifm.errors import InputError
-from agrifm.rasters.cube_file import Axes, axes_of, changed_at, open_cube, read_coordinate, refused, variable_of
+from agrifm.rasters.cube_file import Axes, axes_of, changed_at, open_cube, read_coordinate, refusing_damage, variable_of
 from agrifm.rasters.grid import check_grid
-from agrifm.rasters.pixels import named
+from agrifm.rasters.pixels import with_epsg_code
 
 if TYPE_CHECKING:
     import xarray as xr
 
-DEGREES = ("lon", "longitude")
+DEGREES = ("lon", "longitude")  # names of axes in degrees
 
 
 def grid_of(path: Path, variable: str) -> GeoBox:
@@ -45,37 +46,43 @@ def _grid(path: str, changed: int, variable: str) -> GeoBox:
             expected="a grid mapping (spatial_ref) or an attribute 'crs'",
             repair="write it, e.g. with rioxarray: cube.rio.write_crs('EPSG:32631').to_netcdf(...).",
         )
-    (left, dx), (top, dy) = (_line(path, array, name) for name in (axes.x, axes.y))
+    left, dx = _edge_and_step(path, array, axes.x)
+    top, dy = _edge_and_step(path, array, axes.y)
     affine = Affine(dx, 0, left, 0, dy, top)
-    box = named(GeoBox((array.sizes[axes.y], array.sizes[axes.x]), affine, crs))
+    box = with_epsg_code(GeoBox((array.sizes[axes.y], array.sizes[axes.x]), affine, crs))
     check_grid(box, f"{path}: {variable}")
     return box
 
 
-def _line(path: str, array: xr.DataArray, axis: str) -> tuple[float, float]:
-    """Outer border of the first pixel and the step along an axis of pixel centers."""
-    with refused(path):
+def _edge_and_step(path: str, array: xr.DataArray, axis: str) -> tuple[float, float]:
+    """Outer border of the first pixel, and the step along an axis of pixel centers."""
+    with refusing_damage(path):
         stored = read_coordinate(path, array[axis]) if axis in array.coords else np.zeros(1)
         centers = stored.astype(np.float64)
-    step = (centers[-1] - centers[0]) / max(1, len(centers) - 1) if len(centers) else 0
+    count = len(centers)
+    if count < 2:
+        raise _irregular(path, array, axis, "no two coordinates")
+    step = (centers[-1] - centers[0]) / (count - 1)
     # Degrees in single precision are rounded to some tenths of a pixel.
-    rounding = float(np.spacing(np.abs(stored).max())) if stored.dtype.kind == "f" and len(centers) else 0.0
-    allowed = 0.01 * abs(step) + rounding
-    if not abs(step) > 4 * rounding or not np.abs(np.diff(centers) - step).max() <= allowed:
-        raise InputError(
-            f"{path}: axis {axis} of {array.name}",
-            found=f"{len(centers)} coordinate(s) that are not evenly spaced"
-            if len(centers) > 1
-            else "no two coordinates",
-            expected="coordinates of pixel centers on a regular grid",
-            repair="re-grid the cube, or write the coordinates in double precision.",
-        )
+    rounding = float(np.spacing(np.abs(stored).max())) if stored.dtype.kind == "f" else 0.0
+    largest_deviation = np.abs(np.diff(centers) - step).max()
+    # Written so that NaN is refused, too.
+    if not (abs(step) > 4 * rounding and largest_deviation <= 0.01 * abs(step) + rounding):
+        raise _irregular(path, array, axis, f"{count} coordinate(s) that are not evenly spaced")
     first = centers[0]
     if rounding > 1e-3 * abs(step):
-        # The line through all centers is truer than the one through two that are rounded.
-        numbers = np.arange(len(centers))
-        step, first = np.polyfit(numbers, centers, 1)
+        # A line through all centers is more accurate than one through two rounded ones.
+        step, first = np.polyfit(np.arange(count), centers, 1)
     return float(round(first - step / 2, 9)), float(round(step, 9))
+
+
+def _irregular(path: str, array: xr.DataArray, axis: str, found: str) -> InputError:
+    return InputError(
+        f"{path}: axis {axis} of {array.name}",
+        found=found,
+        expected="coordinates of pixel centers on a regular grid",
+        repair="re-grid the cube, or write the coordinates in double precision.",
+    )
 
 
 def _crs(cube: xr.Dataset, array: xr.DataArray, axes: Axes) -> CRS | None:
@@ -106,8 +113,6 @@ def _crs_in(attributes: Mapping[Any, Any]) -> CRS | None:
         except (ValueError, RuntimeError):  # the second is pyproj's
             continue
     if "grid_mapping_name" in attributes:
-        import pyproj
-
         with suppress(ValueError, KeyError, TypeError, RuntimeError):  # an incomplete grid mapping is no CRS
             return CRS(pyproj.CRS.from_cf(dict(attributes)))
     return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,10 +17,21 @@ from rasterio.errors import RasterioError
 
 from agrifm.addresses import is_address
 from agrifm.errors import InputError, Unreadable
+from agrifm.network.retry import Attempt, TemporaryFailure, retry
 from agrifm.network.tokens import signed
 from agrifm.rasters.gdal import opened
 from agrifm.rasters.grid import check_grid
-from agrifm.rasters.pixels import DAMAGED, MOST_BLOCK, Pixels, coarser, marked, named, resampled, unreadable, warped
+from agrifm.rasters.pixels import (
+    DAMAGED,
+    MOST_BLOCK,
+    Pixels,
+    is_coarser,
+    mask_missing,
+    resample,
+    unreadable,
+    warp_band,
+    with_epsg_code,
+)
 
 MOST_WINDOW = 1 << 26  # pixels that are loaded to exclude impossible reflectance from averages
 
@@ -40,10 +50,11 @@ READING = CACHE | {
     "VSI_CACHE": "TRUE",
 }
 # GDAL retries after error statuses only. It caches what a cut connection delivered, as if the file ended there.
-AFRESH = {"CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/"}
+UNCACHED = {"CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/"}
 WAITS = (0.5, 2.0)  # seconds before a file is read again
-PATIENCE = 30.0  # seconds after which a failed file is not read again
-OWN_MASK = {MaskFlags.per_dataset, MaskFlags.alpha}
+PATIENCE = 30.0  # seconds that all attempts may take together, without the pauses between them
+# GDAL has already retried after error statuses, and a file of another format stays one.
+FINAL = ("HTTP response code", "not recognized as being")
 
 Result = TypeVar("Result")
 
@@ -77,26 +88,7 @@ class FileBand:
         Raises:
             InputError: If the file does not open or ends too early.
         """
-
-        return self._opened(lambda file: self._read(file, box, average, limits))
-
-    def _read(
-        self, file: rasterio.DatasetReader, box: GeoBox, average: bool, limits: tuple[float, float] | None
-    ) -> Pixels:
-        marker = self.nodata if self.nodata is not None else file.nodatavals[self.index - 1]
-        own = _own_grid(file, self.href)
-        part = own[compute_reproject_roi(own, box).roi_src]
-        averaging = average and coarser(own, box)
-        if OWN_MASK & set(file.mask_flag_enums[self.index - 1]):
-            # GDAL ignores the mask of a file if a marker is known, too, so both are applied first.
-            return resampled(_pixels(file, self.index, part, marker), part, box, average=average, limits=limits)
-        result = warped(file, self.index, box, marker, average=averaging)
-        if not averaging or limits is None or math.prod(part.shape) > MOST_WINDOW:
-            return result
-        pixels = _pixels(file, self.index, part, marker)
-        if not pixels.outside(limits).any():
-            return result
-        return resampled(pixels, part, box, average=average, limits=limits)
+        return self._with_file(lambda file: self._read(file, box, average, limits))
 
     def grid(self) -> GeoBox:
         """Grid of the file.
@@ -104,39 +96,56 @@ class FileBand:
         Raises:
             InputError: If the file does not open or has no place on the ground.
         """
-        return self._opened(lambda file: located(file, self.href))
+        return self._with_file(lambda file: located(file, self.href))
 
-    def _opened(self, work: Callable[[rasterio.DatasetReader], Result]) -> Result:
+    def _read(
+        self, file: rasterio.DatasetReader, box: GeoBox, average: bool, limits: tuple[float, float] | None
+    ) -> Pixels:
+        marker = self.nodata
+        if marker is None:
+            marker = file.nodatavals[self.index - 1]
+        file_grid = _grid_of(file, self.href)
+        part = file_grid[compute_reproject_roi(file_grid, box).roi_src]
+        averaging = average and is_coarser(file_grid, box)
+        if _has_mask(file, self.index):
+            # GDAL ignores the mask of a file if a marker is known, too, so both are applied first.
+            pixels = _stored_pixels(file, self.index, part, marker)
+            return resample(pixels, part, box, average=average, limits=limits)
+        result = warp_band(file, self.index, box, marker, average=averaging)
+        if not averaging or limits is None or math.prod(part.shape) > MOST_WINDOW:
+            return result
+        pixels = _stored_pixels(file, self.index, part, marker)
+        if not pixels.outside(limits).any():
+            return result
+        return resample(pixels, part, box, average=average, limits=limits)
+
+    def _with_file(self, work: Callable[[rasterio.DatasetReader], Result]) -> Result:
         """Apply a function to the open file; a remote file is read again after a cut connection."""
-        afresh = False
-        waits = iter(WAITS if is_address(self.href) else ())
-        end = time.monotonic() + PATIENCE
-        while True:
+
+        def attempt_work(attempt: Attempt) -> Result:
             try:
-                with open_raster(self.href, afresh=afresh, listed=self.kind == "listed") as file:
+                with open_raster(self.href, uncached=attempt.number > 1, listed=self.kind == "listed") as file:
                     return work(file)
             except IndexError as error:  # the file has fewer bands than before
                 raise unreadable(self.href, error) from error
             except Unreadable as error:
-                wait = next(waits, None)
-                # GDAL has already retried after error statuses, and a file of another format stays one.
-                final = any(text in str(error) for text in ("HTTP response code", "not recognized as being"))
-                cut_off = isinstance(error.__cause__, RasterioError) and not final
-                if wait is None or not cut_off or time.monotonic() > end:
-                    raise
-                time.sleep(wait)
-                afresh = True
+                if _is_cut_off(error):
+                    raise TemporaryFailure(error) from error
+                raise
+
+        waits = WAITS if is_address(self.href) else ()
+        return retry(attempt_work, waits, PATIENCE)
 
 
 @contextmanager
-def open_raster(href: str, *, afresh: bool = False, listed: bool = False) -> Generator[rasterio.DatasetReader]:
+def open_raster(href: str, *, uncached: bool = False, listed: bool = False) -> Generator[rasterio.DatasetReader]:
     """Open a raster with the settings for its place.
 
     Sidecar files of local rasters, such as ``.aux.xml`` and ``.msk``, are read with them.
 
     Args:
         href: Path or address.
-        afresh: Forget what the network gave before.
+        uncached: Do not use what GDAL has cached of the address.
         listed: An item list names the file, so that it must hold its own pixels.
 
     Yields:
@@ -145,24 +154,13 @@ def open_raster(href: str, *, afresh: bool = False, listed: bool = False) -> Gen
     Raises:
         Unreadable: If it does not open, or GDAL fails while it is read inside the ``with`` block.
     """
-    settings = (READING if is_address(href) else LOCAL) | (AFRESH if afresh else {})
+    settings = (READING if is_address(href) else LOCAL) | (UNCACHED if uncached else {})
     try:
         with opened(signed(href), settings, listed=listed) as file:
-            _refuse_odd_layouts(file, href)
+            _refuse_unsupported(file, href)
             yield file
     except DAMAGED as error:
         raise unreadable(href, error) from error
-
-
-def _refuse_odd_layouts(file: rasterio.DatasetReader, href: str) -> None:
-    """Refuse complex numbers and blocks that are too large, before anything is decoded."""
-    if any(kind.startswith("complex") for kind in file.dtypes):
-        raise unreadable(href, ValueError("complex numbers, as radar products hold"))
-    together = file.count if file.interleaving and file.interleaving.value == "PIXEL" else 1
-    for (rows, columns), kind in zip(file.block_shapes, file.dtypes, strict=True):
-        size = rows * columns * np.dtype(kind).itemsize * together
-        if size > MOST_BLOCK:
-            raise unreadable(href, ValueError(f"a block of {rows:,} x {columns:,} pixels, which takes {size:,} bytes"))
 
 
 def located(file: rasterio.DatasetReader, href: str) -> GeoBox:
@@ -178,10 +176,30 @@ def located(file: rasterio.DatasetReader, href: str) -> GeoBox:
             expected="a georeferenced raster",
             repair="write the CRS into it, e.g. 'gdal_edit.py -a_srs EPSG:32631 FILE'.",
         )
-    return named(_own_grid(file, href))
+    return with_epsg_code(_grid_of(file, href))
 
 
-def _own_grid(file: rasterio.DatasetReader, href: str) -> GeoBox:
+def _is_cut_off(error: Unreadable) -> bool:
+    """Whether GDAL failed because the connection ended too early."""
+    if not isinstance(error.__cause__, RasterioError):
+        return False
+    return not any(text in str(error) for text in FINAL)
+
+
+def _refuse_unsupported(file: rasterio.DatasetReader, href: str) -> None:
+    """Refuse complex numbers and blocks that are too large, before anything is decoded."""
+    if any(dtype.startswith("complex") for dtype in file.dtypes):
+        raise unreadable(href, ValueError("complex numbers, as radar products hold"))
+    interleaved = file.interleaving is not None and file.interleaving.value == "PIXEL"
+    bands_per_block = file.count if interleaved else 1
+    for (rows, columns), dtype in zip(file.block_shapes, file.dtypes, strict=True):
+        size = rows * columns * np.dtype(dtype).itemsize * bands_per_block
+        if size > MOST_BLOCK:
+            raise unreadable(href, ValueError(f"a block of {rows:,} x {columns:,} pixels, which takes {size:,} bytes"))
+
+
+def _grid_of(file: rasterio.DatasetReader, href: str) -> GeoBox:
+    """Grid of an open file, with or without a CRS."""
     try:
         box = GeoBox.from_rio(file)
     except (ValueError, RuntimeError) as error:  # the second is pyproj's
@@ -190,15 +208,21 @@ def _own_grid(file: rasterio.DatasetReader, href: str) -> GeoBox:
     return box
 
 
-def _pixels(file: rasterio.DatasetReader, index: int, part: GeoBox, marker: float | None) -> Pixels:
+def _has_mask(file: rasterio.DatasetReader, index: int) -> bool:
+    """Whether a band has a mask of its own, beside its no-data value."""
+    flags = file.mask_flag_enums[index - 1]
+    return MaskFlags.per_dataset in flags or MaskFlags.alpha in flags
+
+
+def _stored_pixels(file: rasterio.DatasetReader, index: int, part: GeoBox, marker: float | None) -> Pixels:
     """Read a part of a band as it is stored, with its mask and marker."""
     column, row = ~file.transform @ (part.affine.c, part.affine.f)
     top = round(row)
     left = round(column)
     window = ((top, top + part.shape[0]), (left, left + part.shape[1]))
     values = file.read(index, window=window)
-    has_mask = bool(OWN_MASK & set(file.mask_flag_enums[index - 1]))
-    missing = marked(values, (marker,))
+    missing = mask_missing(values, (marker,))
+    has_mask = _has_mask(file, index)
     if has_mask:
         missing |= file.read_masks(index, window=window) == 0
     return Pixels(values, missing, zero_marks=marker == 0 and not has_mask)
