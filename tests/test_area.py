@@ -298,10 +298,10 @@ def test_references_that_cannot_be_used_are_refused(sampled):
     lonely = table.reference.where(table.sample_id == 1, "")
     for changed, message in (
         (table.drop(columns="reference"), "restore the column reference"),
-        (table.assign(reference=""), "nothing in 300 of 300 rows(.|\n)*fill them in in QGIS"),
+        (table.assign(reference=""), "nothing in 300 of 300 rows(.|\n)*names of classes, in QGIS"),
         (table.assign(reference=part), "nothing in 20 of 300 rows(.|\n)*--drop-unanswered"),
         (table.replace({"reference": {"maize": "maise"}}), r"'maise' in \d+ rows(.|\n)*did you mean 'maize'"),
-        (table.replace({"reference": {"maize": "7", "Raps": "x"}}), "and [7x](.|\n)*added to 'classes'"),
+        (table.replace({"reference": {"maize": "7", "Raps": "x"}}), "and [7x](.|\n)*add it to 'classes'"),
     ):
         with pytest.raises(InputError, match=message):
             read_answers(rewrite(sample, changed))
@@ -353,7 +353,7 @@ def test_regions_of_a_column_and_of_outlines_agree(sampled, tmp_path):
         (
             regions.set_geometry([boxes[0], shapely.box(*shapely.union_all(boxes).bounds)]),
             "half",
-            "east and west on one",
+            "overlapping regions east and west",
         ),
     ):
         if changed is not None:

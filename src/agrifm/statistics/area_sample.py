@@ -29,14 +29,14 @@ from agrifm.statistics.tables import cell
 
 @dataclass(frozen=True)
 class Plan:
-    """How to sample.
+    """Options of the sample.
 
     Args:
-        size: of the sample; computed from the next two if left out.
-        target_se: wanted standard error of overall accuracy.
-        user_accuracy: expected accuracies, e.g. ``("0.85", "maize=0.7")``.
-        floor: least number of pixels in a stratum.
-        seed: equal seeds draw equal samples.
+        size: Number of pixels; by default it follows from the next two options.
+        target_se: Wanted standard error of overall accuracy.
+        user_accuracy: Expected accuracies, e.g. ``("0.85", "maize=0.7")``.
+        floor: Smallest number of pixels in a stratum.
+        seed: Equal seeds draw equal samples.
     """
 
     size: int | None = None
@@ -47,53 +47,54 @@ class Plan:
 
 
 def draw(path: Path, plan: Plan = Plan(), strata: Path | None = None) -> tuple[Design, Census]:
-    """Draw a sample. It depends on the pixels, the plan and the seed, not on how the files are stored.
+    """Draw a sample. It depends on the pixels, the plan and the seed, but not on how the files are stored.
 
     Args:
-        path: map of classes, any raster of whole numbers; its no data is not part of the population.
-        plan: how many pixels, and of what.
-        strata: raster of strata on the same grid; the classes of the map if left out.
+        path: Map of classes: any raster of whole numbers. Pixels without data are not part of the population.
+        plan: Options of the sample.
+        strata: Raster of strata on the same grid; by default the classes of the map are the strata.
 
     Raises:
-        InputError: a file cannot be used as a map of classes or strata, or the size does not reach for the floors.
+        InputError: If a file is not a map of classes or strata, or the size is smaller than the sum of the floors.
     """
     with Population.open(path, strata) as population:
-        census, names = population.census(), class_names(population.file)
+        census = population.census()
+        names = class_names(population.file)
+        # Classes that have a name but no pixel may still be named by a reference.
         absent = {code: (0, 0.0) for code in sorted(names.keys() - census.classes.keys())}
-        parts = _described(census.strata, class_names(population.other) if population.other else names)
+        parts = _describe(census.strata, class_names(population.other) if population.other else names)
         drawn, sizing = _sizes(parts, plan)
+        with_sample = []
+        for part, count in zip(parts, drawn, strict=True):
+            probability = count / part.pixels
+            with_sample.append(Stratum(**part.model_dump(), drawn=count, inclusion_probability=probability))
         design = Design(
             map=Source(path=str(path), sha256=sha256(path)),
             crs=population.file.crs.to_string(),
             strata_from=Source(path=str(strata), sha256=sha256(strata)) if strata else None,
             seed=plan.seed,
             sizing=sizing,
-            classes=_described(census.classes | absent, names),
-            strata=tuple(
-                Stratum(**part.model_dump(), drawn=n, inclusion_probability=n / part.pixels)
-                for part, n in zip(parts, drawn, strict=True)
-            ),
+            classes=_describe(census.classes | absent, names),
+            strata=tuple(with_sample),
             units=_units(population, parts, drawn, plan.seed),
         )
     return design, census
 
 
-def _described(sizes: Sizes, names: Mapping[int, str]) -> tuple[MapClass, ...]:
-    """Codes with their names, which are made different where they are not."""
-    twice = {name for name, count in Counter(map(str.casefold, names.values())).items() if count > 1}
-
-    def named(code: int) -> str:
+def _describe(sizes: Sizes, names: Mapping[int, str]) -> tuple[MapClass, ...]:
+    """Combine sizes and names. Names that several codes share are followed by the code."""
+    uses = Counter(name.casefold() for name in names.values())
+    classes = []
+    for code, (pixels, hectares) in sizes.items():
         name = names.get(code, str(code))
-        return f"{name} ({code})" if name.casefold() in twice else name
-
-    return tuple(
-        MapClass(code=code, name=named(code), pixels=pixels, hectares=hectares)
-        for code, (pixels, hectares) in sizes.items()
-    )
+        if uses[name.casefold()] > 1:
+            name = f"{name} ({code})"
+        classes.append(MapClass(code=code, name=name, pixels=pixels, hectares=hectares))
+    return tuple(classes)
 
 
 def _sizes(strata: Sequence[MapClass], plan: Plan) -> tuple[list[int], str]:
-    """Pixels to draw from each stratum, and why so many in all."""
+    """Return the pixels to draw from each stratum, and the reason for their number."""
     pixels = [part.pixels for part in strata]
     least = sum(min(count, plan.floor) for count in pixels)
     if plan.size is None:
@@ -111,41 +112,54 @@ def _sizes(strata: Sequence[MapClass], plan: Plan) -> tuple[list[int], str]:
             repair=f"write --size {least}, or a lower --floor.",
         )
     else:
-        size, reason = plan.size, f"{plan.size} as asked for"
+        size = plan.size
+        reason = f"{size} as asked for"
     drawn = allocate(pixels, size, plan.floor)
     return drawn, f"{reason}; {sum(drawn)} drawn, {plan.floor} or more in each stratum, the rest in proportion to area"
 
 
 def _units(population: Population, strata: Sequence[MapClass], drawn: Sequence[int], seed: int) -> tuple[Unit, ...]:
-    """The pixels drawn, in random order: their numbers tell nothing about their strata."""
+    """Draw pixels and number them in random order, so that their numbers reveal nothing about their strata."""
     rng = np.random.default_rng(seed)
-    pairs = list(zip(strata, drawn, strict=True))
-    ranks = [np.sort(rng.choice(part.pixels, n, replace=False, shuffle=False)) for part, n in pairs]
-    seen = [0] * len(strata)
-    found: list[list[np.ndarray]] = [[] for _ in strata]
-    for top, mapped, stratum, _, inside in population.strips():
+    # The pixels of a stratum are ranked in the order of the file; draw ranks, then find their pixels strip by strip.
+    ranks = []
+    for part, count in zip(strata, drawn, strict=True):
+        ranks.append(np.sort(rng.choice(part.pixels, count, replace=False, shuffle=False)))
+    passed = [0] * len(strata)
+    selected: list[list[np.ndarray]] = [[] for _ in strata]
+    for strip in population.strips():
+        width = strip.mapped.shape[1]
         for i, part in enumerate(strata):
-            places = np.flatnonzero((stratum == part.code) & inside)
-            first, last = np.searchsorted(ranks[i], (seen[i], seen[i] + len(places)))
-            row, column = np.divmod(places[ranks[i][first:last] - seen[i]], mapped.shape[1])
-            seen[i] += len(places)
+            pixels = np.flatnonzero((strip.stratum == part.code) & strip.inside)
+            first, last = np.searchsorted(ranks[i], (passed[i], passed[i] + len(pixels)))
+            row, column = np.divmod(pixels[ranks[i][first:last] - passed[i]], width)
+            passed[i] += len(pixels)
             codes = np.full(len(row), part.code)
-            found[i].append(np.stack([row + top, column, codes, mapped[row, column].astype(np.int64)]))
-    ordered = np.concatenate([array for arrays in found for array in arrays], axis=1)
-    row, column, codes, classes = ordered[:, rng.permutation(sum(drawn))]
+            classes = strip.mapped[row, column].astype(np.int64)
+            selected[i].append(np.stack([row + strip.top, column, codes, classes]))
+    by_stratum = np.concatenate([np.concatenate(arrays, axis=1) for arrays in selected], axis=1)
+    row, column, codes, classes = by_stratum[:, rng.permutation(sum(drawn))]
     x, y = population.file.transform @ (column + 0.5, row + 0.5)
-    numbers = (array.tolist() for array in (codes, classes, x, y, population.hectares(row, column)))
-    return tuple(
-        Unit(id=i, stratum=code, map_class=label, x=east, y=north, hectares=area)
-        for i, (code, label, east, north, area) in enumerate(zip(*numbers, strict=True), 1)
-    )
+    hectares = population.hectares(row, column)
+    units = []
+    for i in range(len(row)):
+        unit = Unit(
+            id=i + 1,
+            stratum=int(codes[i]),
+            map_class=int(classes[i]),
+            x=float(x[i]),
+            y=float(y[i]),
+            hectares=float(hectares[i]),
+        )
+        units.append(unit)
+    return tuple(units)
 
 
 def check_target(out: Path, overwrite: bool) -> None:
-    """Refuse to write a sample under this name.
+    """Refuse a path to which no sample can be written.
 
     Raises:
-        InputError: another suffix, or the file is there.
+        InputError: If the suffix is another, or the file exists.
     """
     if out.suffix not in (".csv", ".gpkg"):
         raise InputError(out, found=out.suffix or "no suffix", expected=".csv or .gpkg", repair="rename it.")
@@ -162,13 +176,13 @@ def write_sample(out: Path, design: Design, *, open_book: bool = False, overwrit
     """Write a sample as CSV or GeoPackage with an empty column ``reference``, and its design beside it.
 
     Args:
-        out: ``.csv`` or ``.gpkg``.
-        design: as drawn.
-        open_book: also write stratum, class on the map, probability and weight: whoever sees them is led by them.
-        overwrite: replace a sample that is there, with what was filled in.
+        out: Path that ends in ``.csv`` or ``.gpkg``.
+        design: Design of the sample.
+        open_book: Also write stratum, class on the map, probability and weight. They influence interpreters.
+        overwrite: Replace an existing sample with its references.
 
     Raises:
-        InputError: another suffix, or the file is there.
+        InputError: If the suffix is another, or the file exists.
     """
     check_target(out, overwrite)
     frame = _frame(design, open_book)
@@ -182,8 +196,9 @@ def write_sample(out: Path, design: Design, *, open_book: bool = False, overwrit
 
 
 def _frame(design: Design, open_book: bool) -> geopandas.GeoDataFrame:
-    """One row for each unit; the reference is empty."""
-    x, y = np.array([(unit.x, unit.y) for unit in design.units]).T
+    """Return one row for each unit, with an empty reference."""
+    x = np.array([unit.x for unit in design.units])
+    y = np.array([unit.y for unit in design.units])
     lon, lat = Transformer.from_crs(design.crs, "EPSG:4326", always_xy=True).transform(x, y)
     columns = {
         "sample_id": [unit.id for unit in design.units],
@@ -193,16 +208,16 @@ def _frame(design: Design, open_book: bool) -> geopandas.GeoDataFrame:
         "y": y,
     }
     if open_book:
-        strata = {stratum.code: stratum for stratum in design.strata}
+        by_code = {stratum.code: stratum for stratum in design.strata}
         names = {entry.code: entry.name for entry in design.classes}
-        own = [strata[unit.stratum] for unit in design.units]
+        strata = [by_code[unit.stratum] for unit in design.units]
         columns |= {
-            "stratum": [stratum.code for stratum in own],
-            "stratum_name": [stratum.name for stratum in own],
+            "stratum": [stratum.code for stratum in strata],
+            "stratum_name": [stratum.name for stratum in strata],
             "map_class": [unit.map_class for unit in design.units],
             "map_class_name": [names[unit.map_class] for unit in design.units],
-            "inclusion_probability": [stratum.inclusion_probability for stratum in own],
-            "weight": [1 / stratum.inclusion_probability for stratum in own],
+            "inclusion_probability": [stratum.inclusion_probability for stratum in strata],
+            "weight": [1 / stratum.inclusion_probability for stratum in strata],
         }
     columns |= {"design": [design.key] * len(x), "reference": [""] * len(x)}
     return geopandas.GeoDataFrame(columns, geometry=geopandas.points_from_xy(x, y), crs=design.crs)

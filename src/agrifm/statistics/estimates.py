@@ -1,12 +1,12 @@
 """Accuracy and area from a stratified random sample, each with its standard error.
 
-One estimator does all: the ratio of two stratified totals of indicators, its variance by linearization. Where the
-strata are the classes of the map it is that of Olofsson et al. 2014 (eqs. 1 to 11), who leave out the finite population
-correction; where they are not, that of Stehman 2014, who has it. A region is a domain of the population (Särndal et
-al. 1992, Model assisted survey sampling, ch. 10): indicators are zero outside of it.
+A single estimator serves all cases: the ratio of two stratified totals of indicators, with its variance by
+linearization. If the strata are the classes of the map, it equals that of Olofsson et al. 2014 (eqs. 1 to 11), who
+leave out the finite population correction; otherwise it equals that of Stehman 2014, who includes it. A region is a
+domain of the population (Särndal et al. 1992, Model assisted survey sampling, ch. 10): indicators are zero outside it.
 
-Pixels count by their area on the ground within their stratum (Cochran 1977, 6.10); where all pixels of a stratum have
-one area that changes nothing.
+Pixels are weighted by their area on the ground within their stratum (Cochran 1977, 6.10). This changes nothing if all
+pixels of a stratum have the same area.
 
 Sources: Olofsson et al. 2014, Remote Sensing of Environment 148, 42-57. Stehman 2014, Estimating area and map accuracy
 for stratified random sampling when the strata are different from the map classes, International Journal of Remote
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from math import sqrt
+from math import nan, sqrt
 from statistics import NormalDist
 
 import numpy as np
@@ -25,7 +25,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Value:
-    """An estimate with standard error, half width and limits of its interval; all NaN where it does not exist."""
+    """An estimate with the standard error, half width and limits of its interval; all NaN if it does not exist."""
 
     value: float
     se: float
@@ -34,22 +34,22 @@ class Value:
     high: float
 
     def times(self, factor: float) -> Value:
-        """The same in another unit."""
+        """Return the estimate in another unit."""
         return Value(*(factor * x for x in astuple(self)))
 
 
 @dataclass(frozen=True)
 class Observed:
-    """An interpreted sample.
+    """An interpreted sample of n units in h strata.
 
     Args:
-        stratum: ``(n)`` position in ``pixels`` and ``hectares``.
-        mapped: ``(n)`` position of the class on the map.
-        reference: ``(n)`` position of the true class.
-        area: ``(n)`` of the pixels.
-        pixels: ``(h)`` in each stratum.
-        hectares: ``(h)`` of each stratum.
-        corrected: whether the finite population correction is made; strata counted in full always have it.
+        stratum: Position ``(n)`` of the stratum in ``pixels`` and ``hectares``.
+        mapped: Position ``(n)`` of the class on the map.
+        reference: Position ``(n)`` of the true class.
+        area: Area ``(n)`` of the pixels.
+        pixels: Number of pixels ``(h)`` in each stratum.
+        hectares: Area ``(h)`` of each stratum.
+        corrected: Whether to make the finite population correction; strata that were drawn entirely always have it.
     """
 
     stratum: np.ndarray
@@ -62,31 +62,42 @@ class Observed:
 
     @property
     def counts(self) -> np.ndarray:
-        """Units in each stratum ``(h)``."""
+        """Number of units in each stratum ``(h)``."""
         return np.bincount(self.stratum, minlength=len(self.pixels))
 
     def ratio(self, part: np.ndarray, whole: np.ndarray) -> tuple[float, float]:
-        """Area where ``part (n)`` holds over area where ``whole (n)`` holds, and the standard error."""
-        n, h = self.counts, self.stratum
+        """Return the ratio of two areas, and its standard error.
 
-        def mean(values: np.ndarray) -> np.ndarray:
-            return np.bincount(h, values, len(n)) / n
+        Args:
+            part: Indicator ``(n)`` of the area in the numerator.
+            whole: Indicator ``(n)`` of the area in the denominator.
+        """
+        n = self.counts
+        strata = len(n)
 
-        weight = self.area / mean(self.area)[h]
-        means = mean(weight * part), mean(weight * whole)
-        total = self.hectares @ means[1]
+        def stratum_means(values: np.ndarray) -> np.ndarray:
+            return np.bincount(self.stratum, values, strata) / n
+
+        weight = self.area / stratum_means(self.area)[self.stratum]
+        part_means = stratum_means(weight * part)
+        whole_means = stratum_means(weight * whole)
+        total = self.hectares @ whole_means
         if total == 0:
-            return float("nan"), float("nan")
-        found = self.hectares @ means[0] / total
-        residual = weight * (part - means[0][h] - found * (whole - means[1][h]))
-        unseen = np.where(self.corrected | (n == self.pixels), 1 - n / self.pixels, 1.0)
-        spread = np.bincount(h, residual**2, len(n)) / np.maximum(n - 1, 1)
-        return float(found), sqrt(float(self.hectares**2 @ (unseen * spread / n))) / float(total)
+            return nan, nan
+        ratio = self.hectares @ part_means / total
+        part_deviation = part - part_means[self.stratum]
+        whole_deviation = whole - whole_means[self.stratum]
+        residual = weight * (part_deviation - ratio * whole_deviation)
+        variance = np.bincount(self.stratum, residual**2, strata) / np.maximum(n - 1, 1)
+        is_corrected = self.corrected | (n == self.pixels)
+        correction = np.where(is_corrected, 1 - n / self.pixels, 1.0)
+        error = sqrt(float(self.hectares**2 @ (correction * variance / n)))
+        return float(ratio), error / float(total)
 
 
 @dataclass(frozen=True)
 class ClassEstimate:
-    """One class: area in hectares, share of the region, user's and producer's accuracy."""
+    """Estimates for one class: area in hectares, share of the region, user's and producer's accuracy."""
 
     name: str
     hectares: Value
@@ -97,16 +108,17 @@ class ClassEstimate:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A region, or everything.
+    """Estimates for a region or for the whole population.
 
     Args:
-        region: its name; empty for everything.
-        units: of the sample in it.
-        level: of the confidence intervals.
-        overall: accuracy.
-        classes: in their order.
-        confusion: ``confusion[i][j]`` is the share of area mapped as class i that is class j.
-        units_mapped, units_true: of the sample, by class.
+        region: Name of the region; empty for the whole population.
+        units: Number of units in it.
+        level: Level of the confidence intervals.
+        overall: Overall accuracy.
+        classes: Estimates for each class, in order.
+        confusion: ``confusion[i][j]`` is the share of area that is mapped as class i and belongs to class j.
+        units_mapped: Number of units by class on the map.
+        units_true: Number of units by true class.
     """
 
     region: str
@@ -122,38 +134,46 @@ class Estimate:
 def estimate(
     observed: Observed, names: Sequence[str], level: float = 0.95, region: str = "", inside: np.ndarray | None = None
 ) -> Estimate:
-    """Estimate accuracy and areas of everything, or of the region whose units are ``inside (n)``.
+    """Estimate accuracy and areas of the whole population, or of the region with the units ``inside (n)``.
 
-    Intervals are those of the normal distribution; their limits are cut where no share can lie, below 0 and above 1.
+    Intervals assume a normal distribution. Their limits are cut at 0 and 1, beyond which no share can lie.
     """
     domain = np.ones(len(observed.stratum), bool) if inside is None else inside
     z = NormalDist().inv_cdf(0.5 + level / 2)
 
     def value(part: np.ndarray, whole: np.ndarray) -> Value:
-        found, se = observed.ratio((part & domain).astype(float), whole.astype(float))
-        low, high = np.clip((found - z * se, found + z * se), 0, 1).tolist()
-        return Value(found, se, z * se, low, high)
+        ratio, se = observed.ratio((part & domain).astype(float), whole.astype(float))
+        low, high = np.clip((ratio - z * se, ratio + z * se), 0, 1).tolist()
+        return Value(ratio, se, z * se, low, high)
 
     mapped = [observed.mapped == i for i in range(len(names))]
     true = [observed.reference == i for i in range(len(names))]
-    everywhere, total = np.ones_like(domain), float(observed.hectares.sum())
-    classes = tuple(
-        ClassEstimate(
+    everywhere = np.ones_like(domain)
+    hectares = float(observed.hectares.sum())
+    classes = []
+    for name, is_mapped, is_true in zip(names, mapped, true, strict=True):
+        entry = ClassEstimate(
             name,
-            value(is_true, everywhere).times(total),
-            value(is_true, domain),
-            value(is_mapped & is_true, is_mapped & domain),
-            value(is_mapped & is_true, is_true & domain),
+            hectares=value(is_true, everywhere).times(hectares),
+            share=value(is_true, domain),
+            user=value(is_mapped & is_true, is_mapped & domain),
+            producer=value(is_mapped & is_true, is_true & domain),
         )
-        for name, is_mapped, is_true in zip(names, mapped, true, strict=True)
-    )
+        classes.append(entry)
+    confusion = []
+    for is_mapped in mapped:
+        confusion.append(tuple(value(is_mapped & is_true, domain).value for is_true in true))
     return Estimate(
         region,
-        int(domain.sum()),
-        level,
-        value(observed.mapped == observed.reference, domain),
-        classes,
-        tuple(tuple(value(a & b, domain).value for b in true) for a in mapped),
-        tuple(int((each & domain).sum()) for each in mapped),
-        tuple(int((each & domain).sum()) for each in true),
+        units=int(domain.sum()),
+        level=level,
+        overall=value(observed.mapped == observed.reference, domain),
+        classes=tuple(classes),
+        confusion=tuple(confusion),
+        units_mapped=_count_inside(mapped, domain),
+        units_true=_count_inside(true, domain),
     )
+
+
+def _count_inside(masks: Sequence[np.ndarray], domain: np.ndarray) -> tuple[int, ...]:
+    return tuple(int((mask & domain).sum()) for mask in masks)

@@ -1,4 +1,4 @@
-"""What interpreters filled in, held against the design before anything is estimated."""
+"""The references that interpreters filled in, checked against the design before anything is estimated."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import StringIO
-from math import sqrt
+from math import isfinite, sqrt
 from pathlib import Path
 
 import numpy as np
@@ -16,24 +16,24 @@ from pyproj import CRS
 
 from agrifm.errors import InputError, nearest, refusing
 from agrifm.rasters.grid import METERS_PER_DEGREE
-from agrifm.statistics.design import Design, Unit, no_chance
+from agrifm.statistics.design import Design, Unit, not_a_probability_sample
 from agrifm.statistics.estimates import Estimate, Observed, estimate
 from agrifm.vectors.reading import read_table
 
-SHOWN = 5  # of many in a message
-PLACE = "\0place"  # column of coordinates; no file has one of that name
+SHOWN = 5  # names of a long list in a message
+COORDINATES = "\0place"  # column of point coordinates; no file has a column of that name
 
 
 @dataclass(frozen=True)
 class Answers:
-    """A sample that can be estimated from.
+    """An interpreted sample that is fit for estimation.
 
     Args:
-        design: as drawn.
-        observed: the units that have a reference.
-        rows: of the file, one for each of these units, all columns as text.
-        points: ``(n, 2)`` centers of these units in the map's CRS.
-        dropped: units without a reference, by name of their stratum.
+        design: Design of the sample.
+        observed: The units that have a reference.
+        rows: Rows of the file for these units, all columns as text.
+        points: Centers ``(n, 2)`` of these units in the CRS of the map.
+        dropped: Number of units without a reference, by name of their stratum.
     """
 
     design: Design
@@ -48,11 +48,11 @@ def read_answers(path: Path, *, drop_unanswered: bool = False) -> Answers:
 
     Args:
         path: CSV or GeoPackage written by ``write_sample``, with its column ``reference`` filled in.
-        drop_unanswered: leave out units without a reference. This assumes that within each stratum they do not
-            differ from the others; a field that was hard to see often does.
+        drop_unanswered: Leave out units without a reference. This assumes that within each stratum they do not differ
+            from the others, but pixels that were hard to interpret often do.
 
     Raises:
-        InputError: the sample was not drawn by chance, is not the one drawn, or its references cannot be used.
+        InputError: If the sample is not a probability sample, differs from the one drawn, or has unusable references.
     """
     design = Design.load(path)
     rows = _rows(path, design)
@@ -60,7 +60,7 @@ def read_answers(path: Path, *, drop_unanswered: bool = False) -> Answers:
     answered = text != ""
     dropped = _unanswered(path, design, answered, drop_unanswered)
     reference = _classes(path, design, text[answered])
-    units = [unit for unit, there in zip(design.units, answered, strict=True) if there]
+    units = [design.units[i] for i in np.flatnonzero(answered)]
     observed = observe(design, units, reference)
     _check_counts(path, design, observed)
     points = np.array([(unit.x, unit.y) for unit in units])
@@ -68,22 +68,22 @@ def read_answers(path: Path, *, drop_unanswered: bool = False) -> Answers:
 
 
 def observe(design: Design, units: Sequence[Unit], reference: np.ndarray) -> Observed:
-    """What was seen at units of a design; ``reference (n)`` are positions in its classes."""
+    """Combine units of a design with their references ``(n)``, which are positions in its classes."""
     stratum = {part.code: i for i, part in enumerate(design.strata)}
     mapped = {entry.code: i for i, entry in enumerate(design.classes)}
     return Observed(
-        np.array([stratum[unit.stratum] for unit in units]),
-        np.array([mapped[unit.map_class] for unit in units]),
-        reference,
-        np.array([unit.hectares for unit in units]),
-        np.array([part.pixels for part in design.strata]),
-        np.array([part.hectares for part in design.strata]),
-        design.strata_from is not None,
+        stratum=np.array([stratum[unit.stratum] for unit in units]),
+        mapped=np.array([mapped[unit.map_class] for unit in units]),
+        reference=reference,
+        area=np.array([unit.hectares for unit in units]),
+        pixels=np.array([part.pixels for part in design.strata]),
+        hectares=np.array([part.hectares for part in design.strata]),
+        corrected=design.strata_from is not None,
     )
 
 
 def _rows(path: Path, design: Design) -> pandas.DataFrame:
-    """The rows in the order of the units, as text; none may be missing or new."""
+    """Return the rows as text in the order of the units. No row may be missing or added."""
     frame = _table(path)
     for column in ("sample_id", "design", "reference"):
         if column not in frame:
@@ -93,49 +93,62 @@ def _rows(path: Path, design: Design) -> pandas.DataFrame:
                 expected="the columns that the sample was written with",
                 repair=f"restore the column {column}.",
             )
+    other_draws = sorted({*frame["design"]} - {design.key})
+    if other_draws:
+        raise not_a_probability_sample(
+            f"{path}: design",
+            f"rows of another draw ({_first_few(other_draws)}; the design beside it is {design.key})",
+            "put the design beside it that was written with it.",
+        )
+    # Spreadsheets turn whole numbers into decimals.
     ids = [text.removesuffix(".0") for text in frame["sample_id"]]
     drawn = [str(unit.id) for unit in design.units]
+    _check_ids(path, ids, drawn)
+    rows = frame.set_index(pandas.Index(ids)).loc[drawn].reset_index(drop=True)
+    _refuse_moved_points(path, design, rows)
+    return rows.drop(columns=COORDINATES, errors="ignore")
+
+
+def _check_ids(path: Path, ids: Sequence[str], drawn: Sequence[str]) -> None:
+    """Refuse rows that are missing, were added or occur twice."""
     wrong = {
         "missing": sorted(set(drawn) - set(ids), key=int),
         "not drawn": sorted(set(ids) - set(drawn)),
         "twice": [each for each, count in Counter(ids).items() if count > 1],
     }
-    if other := sorted({*frame["design"]} - {design.key}):
-        raise no_chance(
-            f"{path}: design",
-            f"rows of another draw ({_some(other)}; the design beside it is {design.key})",
-            "put the design beside it that was written with it.",
-        )
-    found = [f"{len(which)} {how} ({_some(which)})" for how, which in wrong.items() if which]
-    if found:
-        raise no_chance(
+    problems = [f"{len(which)} {how} ({_first_few(which)})" for how, which in wrong.items() if which]
+    if problems:
+        raise not_a_probability_sample(
             f"{path}: sample_id",
-            f"rows that are not the sample drawn: {'; '.join(found)}",
-            "restore the rows as they were drawn, with an empty reference where nothing could be told.",
+            f"rows that are not the sample drawn: {'; '.join(problems)}",
+            "restore the rows as they were drawn, with an empty reference where a pixel cannot be interpreted.",
         )
-    rows = frame.set_index(pandas.Index(ids)).loc[drawn].reset_index(drop=True)
-    _must_be_in_place(path, design, rows)
-    return rows.drop(columns=PLACE, errors="ignore")
 
 
 def _table(path: Path) -> pandas.DataFrame:
-    """Any table as stripped text; a CSV may come back from a spreadsheet with semicolons, or in UTF-16."""
+    """Read any table as stripped text."""
     if path.suffix.lower() == ".csv":
-        with refusing(
-            path,
-            expected="a sample as CSV in UTF-8",
-            repair="check the path; in a spreadsheet, save as 'CSV UTF-8'.",
-        ):
-            data = path.read_bytes()
-            text = data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
-            header = text.partition("\n")[0]
-            separator = max(",;\t", key=header.count)
-            frame = pandas.read_csv(StringIO(text), sep=separator, dtype=str, keep_default_na=False)
+        frame = _read_csv(path)
     else:
         frame = pandas.DataFrame(read_table(path))
         if "geometry" in frame:
-            frame[PLACE] = [shapely.get_coordinates(shape)[:1].ravel() for shape in frame.pop("geometry")]
+            frame[COORDINATES] = [shapely.get_coordinates(shape)[:1].ravel() for shape in frame.pop("geometry")]
     return frame.map(lambda value: value if isinstance(value, np.ndarray) else _stripped(value))
+
+
+def _read_csv(path: Path) -> pandas.DataFrame:
+    """Read a CSV, which may come back from a spreadsheet with semicolons or in UTF-16."""
+    with refusing(
+        path,
+        expected="a sample as CSV in UTF-8",
+        repair="check the path; in a spreadsheet, save as 'CSV UTF-8'.",
+    ):
+        data = path.read_bytes()
+        is_utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+        text = data.decode("utf-16" if is_utf16 else "utf-8-sig")
+        header = text.partition("\n")[0]
+        separator = max(",;\t", key=header.count)
+        return pandas.read_csv(StringIO(text), sep=separator, dtype=str, keep_default_na=False)
 
 
 def _stripped(value: object) -> str:
@@ -143,25 +156,31 @@ def _stripped(value: object) -> str:
     return "" if missing else str(value).strip()
 
 
-def _must_be_in_place(path: Path, design: Design, rows: pandas.DataFrame) -> None:
-    """Refuse points that were moved: what was seen elsewhere says nothing of the pixels that were drawn."""
-    unit = CRS.from_user_input(design.crs)
-    meters = METERS_PER_DEGREE if unit.is_geographic else unit.axis_info[0].unit_conversion_factor
-    for i, drawn in enumerate(design.units):
-        reach = 100 * sqrt(drawn.hectares) / meters / 2  # half a pixel
+def _refuse_moved_points(path: Path, design: Design, rows: pandas.DataFrame) -> None:
+    """Refuse points that were moved: a reference from elsewhere says nothing about the pixel that was drawn."""
+    crs = CRS.from_user_input(design.crs)
+    meters = METERS_PER_DEGREE if crs.is_geographic else crs.axis_info[0].unit_conversion_factor
+    for i, unit in enumerate(design.units):
+        half_a_pixel = 100 * sqrt(unit.hectares) / meters / 2
         place = _place(rows.iloc[i])
-        if place is not None and max(abs(place[0] - drawn.x), abs(place[1] - drawn.y)) > reach:
-            raise no_chance(
-                f"{path}: sample_id {drawn.id}",
-                f"a point at {place[0]:g}, {place[1]:g}, which was drawn at {drawn.x:g}, {drawn.y:g}",
+        if place is None:
+            continue
+        x, y = place
+        if max(abs(x - unit.x), abs(y - unit.y)) > half_a_pixel:
+            raise not_a_probability_sample(
+                f"{path}: sample_id {unit.id}",
+                f"a point at {x:g}, {y:g}, which was drawn at {unit.x:g}, {unit.y:g}",
                 "put it back; where a pixel cannot be interpreted, leave its reference empty.",
             )
 
 
 def _place(row: pandas.Series) -> tuple[float, float] | None:
-    """Where a row says that its point lies; None where it does not."""
-    if PLACE in row:
-        return tuple(row[PLACE].tolist()) if len(row[PLACE]) == 2 and np.isfinite(row[PLACE]).all() else None
+    """Return the coordinates of a row's point, or None if it has none."""
+    if COORDINATES in row:
+        coordinates = row[COORDINATES].tolist()
+        if len(coordinates) != 2 or not all(isfinite(value) for value in coordinates):
+            return None
+        return coordinates[0], coordinates[1]
     try:
         return float(row["x"].replace(",", ".")), float(row["y"].replace(",", "."))
     except (KeyError, ValueError):
@@ -169,40 +188,46 @@ def _place(row: pandas.Series) -> tuple[float, float] | None:
 
 
 def _unanswered(path: Path, design: Design, answered: np.ndarray, drop: bool) -> dict[str, int]:
-    """Units without a reference by stratum; only where they may be dropped."""
+    """Count the units without a reference by stratum, and refuse them unless they may be dropped."""
     names = {part.code: part.name for part in design.strata}
-    missing = Counter(names[unit.stratum] for unit, there in zip(design.units, answered, strict=True) if not there)
-    if missing and (not drop or not answered.any()):
-        number = sum(missing.values())
+    missing = Counter(names[design.units[i].stratum] for i in np.flatnonzero(~answered))
+    some = bool(answered.any())
+    if missing and not (drop and some):
+        repair = "fill them in with names of classes, in QGIS or a spreadsheet."
+        if some:
+            repair = (
+                "fill them in, or add --drop-unanswered, which assumes that within a stratum they are like the others."
+            )
         raise InputError(
             f"{path}: reference",
-            found=f"nothing in {number} of {len(answered)} rows",
+            found=f"nothing in {sum(missing.values())} of {len(answered)} rows",
             expected="the true class at every point",
-            repair="fill them in"
-            + (
-                ", or add --drop-unanswered, which assumes that within a stratum they are like the others."
-                if answered.any()
-                else " in QGIS or a spreadsheet, with names of classes."
-            ),
+            repair=repair,
         )
     return dict(missing)
 
 
 def _classes(path: Path, design: Design, texts: Sequence[str]) -> np.ndarray:
-    """Position of each class, given by its name or code; capitals do not matter."""
-    known = {str(entry.code): i for i, entry in enumerate(design.classes)}
-    known |= {f"{entry.code}.0": i for i, entry in enumerate(design.classes)}
-    known |= {entry.name.strip().casefold(): i for i, entry in enumerate(design.classes)}
+    """Return the position of each class, given by its name or code in upper or lower case."""
+    known = {}
+    # Names come last: a name that looks like the code of another class wins.
+    for i, entry in enumerate(design.classes):
+        known[str(entry.code)] = i
+        known[f"{entry.code}.0"] = i
+    for i, entry in enumerate(design.classes):
+        known[entry.name.strip().casefold()] = i
     unknown = Counter(text for text in texts if text.casefold() not in known)
     if unknown:
         names = [entry.name for entry in design.classes]
         word, count = unknown.most_common(1)[0]
+        others = list(unknown)[1:]
+        more = f", and {_first_few(others)}" if others else ""
         raise InputError(
             f"{path}: reference",
-            found=f"'{word}' in {count} rows" + (f", and {_some(list(unknown)[1:])}" if len(unknown) > 1 else ""),
+            found=f"'{word}' in {count} rows{more}",
             expected=f"one of {', '.join(names)}",
-            repair=f"{nearest(word, names)} A class that the map lacks is added to 'classes' of the design, "
-            "with a new code and 0 pixels.",
+            repair=f"{nearest(word, names)} To use a class that the map lacks, add it to 'classes' of the design with "
+            "a new code and 0 pixels.",
         )
     return np.array([known[text.casefold()] for text in texts])
 
@@ -213,82 +238,95 @@ def _check_counts(path: Path, design: Design, observed: Observed) -> None:
     if few:
         raise InputError(
             f"{path}: reference",
-            found=f"fewer than 2 answers in {_some(few)}",
+            found=f"fewer than 2 answers in {_first_few(few)}",
             expected="2 or more in every stratum: one alone shows no spread",
             repair="interpret more of them, or draw again with a higher --floor.",
         )
 
 
-def _some(names: Sequence[object]) -> str:
-    """The first few of many."""
-    return ", ".join(map(str, names[:SHOWN])) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+def _first_few(names: Sequence[object]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(map(str, names[:SHOWN])) + more
 
 
 def estimates(
     answers: Answers, level: float = 0.95, column: str | None = None, outlines: Path | None = None
 ) -> list[Estimate]:
-    """Estimate everything and, where a column names them, every region, sorted by name.
+    """Estimate the whole population and, if a column names them, every region, sorted by name.
 
     Raises:
-        InputError: as ``regions`` does.
+        InputError: As in ``regions``.
     """
     names = [entry.name for entry in answers.design.classes]
-    found = [estimate(answers.observed, names, level)]
+    results = [estimate(answers.observed, names, level)]
     if column is not None:
-        where = regions(answers, column, outlines)
-        found += [estimate(answers.observed, names, level, one, where == one) for one in sorted({*where} - {""})]
-    return found
+        region_of_unit = regions(answers, column, outlines)
+        for region in sorted({*region_of_unit} - {""}):
+            results.append(estimate(answers.observed, names, level, region, region_of_unit == region))
+    return results
 
 
 def regions(answers: Answers, column: str, outlines: Path | None) -> np.ndarray:
-    """Name of the region of every unit ``(n)``; empty where it lies in none.
+    """Return the name of the region of every unit ``(n)``, empty for a unit in no region.
 
     Args:
-        answers: the sample.
-        column: of the sample, or of the outlines.
-        outlines: polygons; a point on a border belongs to the first in the file.
+        answers: The sample.
+        column: Column of the sample, or of the outlines.
+        outlines: Vector file of polygons. A point on a border belongs to the first polygon in the file.
 
     Raises:
-        InputError: no such column, a unit without a region, or regions that overlap.
+        InputError: If the column does not exist, a unit has no region, or regions overlap.
     """
     if outlines is None:
-        names = _column(answers.rows, column, "the sample").to_numpy()
-        if (names == "").any():
-            raise InputError(
-                f"the sample: {column}",
-                found=f"nothing in {(names == '').sum()} rows",
-                expected="a region for every unit",
-                repair="fill them in, or give the outlines with --regions.",
-            )
-        return names
+        return _regions_in_sample(answers, column)
     frame = read_table(outlines)
     if "geometry" not in frame or frame.crs is None:
         raise InputError(
             outlines,
             found="no outlines" if "geometry" not in frame else "no CRS",
-            expected="a vector file of regions that says where on Earth they lie",
+            expected="a vector file of regions with a CRS",
             repair="write the CRS, e.g. 'ogr2ogr -a_srs EPSG:2154 NEW OLD', or name another file.",
         )
     names = np.array([_stripped(name) for name in _column(frame, column, str(outlines))], object)
     points = shapely.points(answers.points)
-    with refusing(outlines, expected=f"outlines that can be related to the map's CRS, {answers.design.crs}"):
+    with refusing(outlines, expected=f"outlines that can be transformed to the map's CRS, {answers.design.crs}"):
         shapes = shapely.make_valid(frame.geometry.to_crs(answers.design.crs).to_numpy())
         tree = shapely.STRtree(shapes)
         unit, region = tree.query(points, predicate="within")
-    found = {i: {names[r] for r in region[unit == i]} for i in np.unique(unit)}
-    twice = next((which for which in found.values() if len(which) > 1), None)
-    if twice:
-        raise InputError(
-            outlines,
-            found=f"regions {' and '.join(sorted(twice))} on one another",
-            expected="regions that do not overlap",
-            repair="cut them, or estimate them one file at a time.",
-        )
+    _refuse_overlaps(outlines, unit, names[region])
     unit, region = tree.query(points, predicate="intersects")
     result = np.full(len(points), "", object)
+    # Assigned from the last polygon to the first, so that the first one remains.
     order = np.argsort(-region, kind="stable")
     result[unit[order]] = names[region[order]]
     return result
+
+
+def _regions_in_sample(answers: Answers, column: str) -> np.ndarray:
+    names = _column(answers.rows, column, "the sample").to_numpy()
+    if (names == "").any():
+        raise InputError(
+            f"the sample: {column}",
+            found=f"nothing in {(names == '').sum()} rows",
+            expected="a region for every unit",
+            repair="fill them in, or give the outlines with --regions.",
+        )
+    return names
+
+
+def _refuse_overlaps(outlines: Path, unit: np.ndarray, names: np.ndarray) -> None:
+    """Refuse a unit that lies within polygons of different names."""
+    names_of_unit: dict[int, set[str]] = {}
+    for number, name in zip(unit.tolist(), names, strict=True):
+        names_of_unit.setdefault(number, set()).add(name)
+    for overlapping in names_of_unit.values():
+        if len(overlapping) > 1:
+            raise InputError(
+                outlines,
+                found=f"overlapping regions {' and '.join(sorted(overlapping))}",
+                expected="regions that do not overlap",
+                repair="cut them, or estimate them one file at a time.",
+            )
 
 
 def _column(frame: pandas.DataFrame, column: str, where: str) -> pandas.Series:

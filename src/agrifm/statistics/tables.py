@@ -1,4 +1,4 @@
-"""Designs and estimates for people: tables on the screen, JSON, CSV and a picture."""
+"""Designs and estimates for readers: tables on the screen, JSON, CSV and a figure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from agrifm.statistics.estimates import Estimate, Value
 from agrifm.statistics.interpretation import Answers
 
 MOST_SHOWN = 8  # classes of a confusion matrix on the screen
-LONGEST = 60  # characters of a name in the picture
+LONGEST = 60  # characters of a name in the figure
 FORMULA = ("=", "+", "-", "@")
 SOURCES = {
     False: "Olofsson et al. 2014, Remote Sensing of Environment 148, 42-57: the strata are the classes of the map",
@@ -31,47 +31,58 @@ SOURCES = {
 
 
 def design_table(design: Design) -> Table:
-    """Strata with their sizes and the pixels drawn from each."""
+    """Return a table of the strata with their sizes and the pixels drawn from each."""
     table = _table("stratum", "pixels", "hectares", "share, %", "drawn", "probability")
-    total = sum(part.pixels for part in design.strata)
-    for part in design.strata:
-        cells = f"{part.pixels:,}", f"{part.hectares:,.1f}", f"{100 * part.pixels / total:.2f}", f"{part.drawn:,}"
-        table.add_row(part.name, *cells, f"{part.inclusion_probability:.2g}")
-    table.add_section()
+    pixels = sum(part.pixels for part in design.strata)
     hectares = sum(part.hectares for part in design.strata)
-    table.add_row("all", f"{total:,}", f"{hectares:,.1f}", "", f"{len(design.units):,}", "")
+    for part in design.strata:
+        table.add_row(
+            part.name,
+            f"{part.pixels:,}",
+            f"{part.hectares:,.1f}",
+            f"{100 * part.pixels / pixels:.2f}",
+            f"{part.drawn:,}",
+            f"{part.inclusion_probability:.2g}",
+        )
+    table.add_section()
+    table.add_row("all", f"{pixels:,}", f"{hectares:,.1f}", "", f"{len(design.units):,}", "")
     return table
 
 
 def area_table(estimate: Estimate, design: Design) -> Table:
-    """Areas and shares of the classes with the half widths of their intervals; beside them what the map shows."""
-    known = {} if estimate.region else {entry.name: entry.hectares for entry in design.classes}
-    digits = 0 if sum(entry.hectares.value for entry in estimate.classes) >= 1000 else 1
-    table = _table("class", *(("map, ha",) if known else ()), "area, ha", "share, %", "points")
+    """Return a table of areas and shares with the half widths of their intervals, and of the mapped areas."""
+    # The areas of the map are known for the whole population only.
+    mapped = {} if estimate.region else {entry.name: entry.hectares for entry in design.classes}
+    total = sum(entry.hectares.value for entry in estimate.classes)
+    digits = 0 if total >= 1000 else 1
+    columns = ["map, ha"] if mapped else []
+    table = _table("class", *columns, "area, ha", "share, %", "points")
     for entry, points in zip(estimate.classes, estimate.units_true, strict=True):
-        mapped = (f"{known[entry.name]:,.{digits}f}",) if known else ()
-        share = _shown(entry.share.times(100), 1)
-        table.add_row(entry.name, *mapped, _shown(entry.hectares, digits), share, f"{points:,}")
+        cells = [entry.name]
+        if mapped:
+            cells.append(f"{mapped[entry.name]:,.{digits}f}")
+        cells += [_format(entry.hectares, digits), _percent(entry.share), f"{points:,}"]
+        table.add_row(*cells)
     table.title = f"region {estimate.region}" if estimate.region else None
-    overall = _shown(estimate.overall.times(100), 1)
-    table.caption = f"overall accuracy {overall} %; {estimate.units:,} points"
+    table.caption = f"overall accuracy {_percent(estimate.overall)} %; {estimate.units:,} points"
     return table
 
 
 def accuracy_table(estimate: Estimate) -> Table:
-    """User's and producer's accuracy of the classes, and how many points were mapped and found as them."""
+    """Return a table of user's and producer's accuracy, and of the points by class on the map and by true class."""
     table = _table("class", "user's, %", "producer's, %", "points mapped", "true")
-    for entry, *counts in zip(estimate.classes, estimate.units_mapped, estimate.units_true, strict=True):
-        accuracies = (_shown(value.times(100), 1) for value in (entry.user, entry.producer))
-        table.add_row(entry.name, *accuracies, *(f"{count:,}" for count in counts))
+    rows = zip(estimate.classes, estimate.units_mapped, estimate.units_true, strict=True)
+    for entry, mapped, true in rows:
+        table.add_row(entry.name, _percent(entry.user), _percent(entry.producer), f"{mapped:,}", f"{true:,}")
     return table
 
 
 def confusion_table(estimate: Estimate) -> Table:
-    """Shares of the area in percent: what was mapped along rows, what it is along columns."""
+    """Return a table of shares of the area in percent, with classes on the map along rows and true ones in columns."""
     table = _table("mapped \\ true, %", *(entry.name for entry in estimate.classes), "sum")
     for entry, row in zip(estimate.classes, estimate.confusion, strict=True):
-        table.add_row(entry.name, *(f"{100 * share:.2f}" for share in (*row, sum(row))))
+        shares = (*row, sum(row))
+        table.add_row(entry.name, *(f"{100 * share:.2f}" for share in shares))
     return table
 
 
@@ -82,44 +93,55 @@ def _table(first: str, *numbers: str) -> Table:
     return table
 
 
-def _shown(value: Value, digits: int) -> str:
+def _format(value: Value, digits: int) -> str:
     return "-" if isnan(value.value) else f"{value.value:,.{digits}f} ± {value.margin:,.{digits}f}"
 
 
+def _percent(value: Value) -> str:
+    return _format(value.times(100), 1)
+
+
 def show(console: Console, estimates: Sequence[Estimate], answers: Answers) -> None:
-    """Print everything, and what the reader must know to judge it."""
-    whole, *parts = estimates
+    """Print all estimates, followed by what a reader must know to judge them."""
+    total = estimates[0]
     for each in estimates:
         console.print(area_table(each, answers.design))
-    console.print(accuracy_table(whole))
-    if len(whole.classes) <= MOST_SHOWN:
-        console.print(confusion_table(whole))
-    lines = [f"intervals of {whole.level * 100:g} %", f"estimator: {SOURCES[answers.observed.corrected]}"]
-    if parts:
+    console.print(accuracy_table(total))
+    if len(total.classes) <= MOST_SHOWN:
+        console.print(confusion_table(total))
+    for line in _notes(estimates, answers):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _notes(estimates: Sequence[Estimate], answers: Answers) -> list[str]:
+    total, *regions = estimates
+    lines = [f"intervals of {total.level * 100:g} %", f"estimator: {SOURCES[answers.observed.corrected]}"]
+    if regions:
         lines.append(
             "regions add up to the whole; where a region's area is known, its share times that is more precise"
         )
-    if parts and (lost := whole.units - sum(part.units for part in parts)):
-        lines.append(f"{lost:,} points lie in no region")
-    if empty := _certain(estimates):
-        lines.append(f"± 0 where all points of a stratum agreed, which is no certainty: {', '.join(empty)}")
+        outside = total.units - sum(region.units for region in regions)
+        if outside:
+            lines.append(f"{outside:,} points lie in no region")
+    certain = _without_spread(estimates)
+    if certain:
+        lines.append(f"± 0 where all points of a stratum agreed, which is no certainty: {', '.join(certain)}")
     if answers.dropped:
         counts = ", ".join(f"{count} of {name}" for name, count in answers.dropped.items())
         lines.append(
             f"left out without a reference: {counts}. This assumes that within a stratum they do not differ from the "
             "others."
         )
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return lines
 
 
-def _certain(estimates: Sequence[Estimate]) -> list[str]:
-    return [
-        f"{entry.name}{f' in {each.region}' if each.region else ''}"
-        for each in estimates
-        for entry in each.classes
-        if entry.hectares.se == 0
-    ]
+def _without_spread(estimates: Sequence[Estimate]) -> list[str]:
+    """Return the classes whose area has a standard error of 0."""
+    names = []
+    for each in estimates:
+        where = f" in {each.region}" if each.region else ""
+        names += [f"{entry.name}{where}" for entry in each.classes if entry.hectares.se == 0]
+    return names
 
 
 def write_estimates(out: Path, estimates: Sequence[Estimate], answers: Answers) -> list[Path]:
@@ -130,14 +152,14 @@ def write_estimates(out: Path, estimates: Sequence[Estimate], answers: Answers) 
         "unanswered_dropped": answers.dropped,
         "estimates": [asdict(each) for each in estimates],
     }
-    plain = json.loads(json.dumps(record), parse_constant=lambda _: None)  # what does not exist is null
-    areas = [{"region": each.region, **asdict(entry)} for each in estimates for entry in each.classes]
-    shares = [
-        {"region": each.region, "mapped": entry.name}
-        | {f"true_{c.name}": x for c, x in zip(each.classes, row, strict=True)}
-        for each in estimates
-        for entry, row in zip(each.classes, each.confusion, strict=True)
-    ]
+    plain = json.loads(json.dumps(record), parse_constant=lambda _: None)  # NaN becomes null
+    areas = []
+    shares = []
+    for each in estimates:
+        for entry, row in zip(each.classes, each.confusion, strict=True):
+            areas.append({"region": each.region, **asdict(entry)})
+            true = {f"true_{other.name}": share for other, share in zip(each.classes, row, strict=True)}
+            shares.append({"region": each.region, "mapped": entry.name, **true})
     texts = {
         "estimate.json": json.dumps(plain, indent=1, ensure_ascii=False),
         "areas.csv": pandas.json_normalize(areas, sep="_").map(cell).to_csv(index=False),
@@ -150,7 +172,7 @@ def write_estimates(out: Path, estimates: Sequence[Estimate], answers: Answers) 
 
 
 def cell(value: Any) -> Any:
-    """A value as a CSV file may hold it: spreadsheets run text as a formula that begins like one."""
+    """Return a value that is safe in a CSV file: spreadsheets run text that begins like a formula."""
     if not isinstance(value, str):
         return value
     text = printable(value)
@@ -158,17 +180,18 @@ def cell(value: Any) -> Any:
 
 
 def draw_areas(path: Path, estimate: Estimate, design: Design) -> None:
-    """Bars of estimated areas with their intervals, and what the map shows as marks."""
-    from matplotlib.figure import Figure
+    """Draw the estimated areas as bars with their intervals, and the mapped areas as marks."""
+    from matplotlib.figure import Figure  # slow to import, and needed here only
 
     names = [printable(entry.name)[:LONGEST] for entry in estimate.classes]
     areas = [entry.hectares for entry in estimate.classes]
     values = [area.value for area in areas]
-    errors = [[a.value - a.low for a in areas], [a.high - a.value for a in areas]]
+    below = [area.value - area.low for area in areas]
+    above = [area.high - area.value for area in areas]
     figure = Figure(figsize=(7, 1.2 + 0.4 * len(names)), dpi=140, layout="constrained")
     axis = figure.subplots()
     rows = range(len(names))
-    axis.barh(rows, values, xerr=errors, color="#8fb4a4", ecolor="black", capsize=3, label="estimated")
+    axis.barh(rows, values, xerr=[below, above], color="#8fb4a4", ecolor="black", capsize=3, label="estimated")
     axis.plot([entry.hectares for entry in design.classes], rows, "d", color="#b3541e", label="counted on the map")
     axis.set_yticks(rows, names, parse_math=False)
     axis.invert_yaxis()
