@@ -107,7 +107,7 @@ def test_stehman_producers_error(strata_apart):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A synthetic country of 160 x 160 pixels: truth, a map with errors, zones of an older map, two halves."""
+    """A made-up country of 160 x 160 pixels: truth, a map with errors, zones of an older map, two halves."""
     rng, folder = np.random.default_rng(4), tmp_path_factory.mktemp("world")
     noise = np.stack([uniform_filter(rng.normal(size=(160, 160)), 9) + b for b in (0.05, 0.06, 0.0, -0.02)])
     truth = noise.argmax(0).astype(np.uint8)
@@ -298,10 +298,10 @@ def test_references_that_cannot_be_used_are_refused(sampled):
     lonely = table.reference.where(table.sample_id == 1, "")
     for changed, message in (
         (table.drop(columns="reference"), "restore the column reference"),
-        (table.assign(reference=""), "nothing in 300 of 300 rows(.|\n)*fill them in in QGIS"),
+        (table.assign(reference=""), "nothing in 300 of 300 rows(.|\n)*names of classes, in QGIS"),
         (table.assign(reference=part), "nothing in 20 of 300 rows(.|\n)*--drop-unanswered"),
         (table.replace({"reference": {"maize": "maise"}}), r"'maise' in \d+ rows(.|\n)*did you mean 'maize'"),
-        (table.replace({"reference": {"maize": "7", "Raps": "x"}}), "and [7x](.|\n)*to 'classes'"),
+        (table.replace({"reference": {"maize": "7", "Raps": "x"}}), "and [7x](.|\n)*add it to 'classes'"),
     ):
         with pytest.raises(InputError, match=message):
             read_answers(rewrite(sample, changed))
@@ -353,7 +353,7 @@ def test_regions_of_a_column_and_of_outlines_agree(sampled, tmp_path):
         (
             regions.set_geometry([boxes[0], shapely.box(*shapely.union_all(boxes).bounds)]),
             "half",
-            "east and west on one",
+            "overlapping regions east and west",
         ),
     ):
         if changed is not None:

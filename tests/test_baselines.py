@@ -1,4 +1,4 @@
-"""The yardsticks, against counts made by hand and on the synthetic farmland."""
+"""The baselines, against counts by hand and on synthetic farmland."""
 
 from __future__ import annotations
 

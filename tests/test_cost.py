@@ -1,4 +1,4 @@
-"""Our attention equals the plain one, forgets nothing in its gradients and never builds a mask per window."""
+"""Attention equals a plain implementation, gradients included, and builds no mask for every window."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ CPU = torch.device("cpu")
 
 
 def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    """Largest difference beside the largest value."""
+    """Largest difference relative to the largest value."""
     return ((ours - theirs).abs().max() / theirs.abs().max()).item()
 
 
 def pair(size: SwinSize, checkpointing: bool = False) -> tuple[Swin, ExplicitSwin]:
-    """Ours and the yardstick with the same weights; bias tables large enough to matter."""
+    """Our backbone and the plain one with the same weights, and bias tables large enough to matter."""
     torch.manual_seed(0)
     ours, plain = Swin(size, checkpointing=checkpointing), ExplicitSwin(size)
     for name, parameter in ours.named_parameters():
@@ -45,7 +45,7 @@ def pair(size: SwinSize, checkpointing: bool = False) -> tuple[Swin, ExplicitSwi
 
 
 def summary(pyramid: Pyramid) -> torch.Tensor:
-    """One number that depends on every stage; plain squares would not, behind a norm they are constant."""
+    """One number that depends on every stage; plain squares would be constant after a norm."""
     random = torch.Generator().manual_seed(1)
     return torch.stack([(s * torch.randn(s.shape, generator=random)).mean() for s in pyramid.stages]).sum()
 
@@ -119,7 +119,7 @@ def test_autocast_and_checkpointing(inside: bool) -> None:
 
 
 def test_training_after_inference_mode() -> None:
-    """What inference remembered about the grid serves training."""
+    """A layout cached in inference mode can be used in training."""
     lay_out.cache_clear()
     ours, _ = pair(SMALL)
     x = torch.randn(1, 8, 12, 12, SMALL.width)
@@ -144,7 +144,7 @@ def test_no_mask_per_window(grid: tuple[int, int, int]) -> None:
 
 
 def test_probabilities_are_not_kept_for_training() -> None:
-    """What a block keeps for the backward pass is smaller than its scores alone."""
+    """The tensors kept for the backward pass are smaller than the scores alone."""
     torch.manual_seed(0)
     attention = Swin(replace(SMALL, window=(8, 7, 7))).layers[0].blocks[0].attn
     kept: list[int] = []
@@ -180,7 +180,7 @@ def test_light_decoder_is_light() -> None:
 
 
 def test_counts_attention() -> None:
-    """Ours and the yardstick do the same multiplications, so a ratio of times compares like with like."""
+    """Our backbone and the plain one do the same multiplications, so their times can be compared."""
     case = cost.Case("tiny", 64, "float32", "encoder")
     assert flops(case) == pytest.approx(flops(case.yardstick), rel=0.02)
 
@@ -211,7 +211,7 @@ def test_child_measures_and_reports(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 
 def test_yardstick_model_equals_ours() -> None:
-    """The whole model the plain way gives our map."""
+    """The plain model gives the same map."""
     torch.manual_seed(0)
     config = cost.ModelConfig(size=replace(SIZES["tiny"], drop_path=0.0), decoder="original")
     ours = cost.CropModel([cost.S2], 3, config, frames=8).eval()

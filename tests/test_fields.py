@@ -1,4 +1,4 @@
-"""Task fields: targets, losses, watershed and scores, on cases whose answers are known by hand."""
+"""The task of fields: targets, losses, watershed and scores, on cases with known answers."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The model as a whole: padding, gaps, missing sensors, odd sizes, switches."""
+"""The whole model: padding, gaps, missing sensors, odd sizes and options."""
 
 from dataclasses import replace
 
@@ -22,8 +22,8 @@ def make(seed=0, sensors=SENSORS, frames=None, **options):
     return CropModel(sensors, 5, ModelConfig(size=SMALL, **options), frames=frames).eval()
 
 
-def wake(model):
-    """Give the encodings that start at zero some weight, so that tests see them."""
+def activate_encodings(model):
+    """Give the encodings that start at zero random weights, so that they have an effect."""
     for context in model.context.values():
         torch.nn.init.normal_(context.gaps.weight, std=0.1)
         if context.dates is not None:
@@ -38,7 +38,7 @@ def run(model, *samples):
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_sample_gets_the_same_map_alone_and_in_any_batch(shared):
-    model = wake(make(shared_backbone=shared))
+    model = activate_encodings(make(shared_backbone=shared))
     samples = [
         random_sample(0),
         random_sample(1, frames=13),
@@ -52,12 +52,12 @@ def test_a_sample_gets_the_same_map_alone_and_in_any_batch(shared):
 
 
 def test_what_stands_under_invalid_pixels_never_matters():
-    model, sample = wake(make()), random_sample(5)
-    spoiled = {
+    model, sample = activate_encodings(make()), random_sample(5)
+    corrupted = {
         name: torch.where(sample.valid[name].unsqueeze(1), image, torch.tensor(1e6))
         for name, image in sample.images.items()
     }
-    torch.testing.assert_close(run(model, sample), run(model, replace(sample, images=spoiled)))
+    torch.testing.assert_close(run(model, sample), run(model, replace(sample, images=corrupted)))
 
 
 def test_a_sensor_without_any_valid_pixel_is_as_if_missing():
@@ -112,12 +112,12 @@ def test_checkpointing_changes_nothing():
 
 
 def test_all_weights_learn_from_a_full_batch():
-    model = wake(make())
+    model = activate_encodings(make())
     model(collate([random_sample(12)])).square().mean().backward()
-    silent = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
+    without_gradient = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
     # Attention over a single token has nothing to weigh: coarse levels of a 2 x 2 image.
-    assert {name for name in silent if "relative_position" not in name and ".score." not in name} == set()
-    assert not any(name.startswith("backbones.S2.layers.0") for name in silent)
+    assert {name for name in without_gradient if "relative_position" not in name and ".score." not in name} == set()
+    assert not any(name.startswith("backbones.S2.layers.0") for name in without_gradient)
 
 
 def test_a_frozen_encoder_stays_as_it_is():
@@ -136,7 +136,7 @@ def test_dates_start_without_effect():
 
 
 def test_dates_matter_once_learned():
-    model, sample = wake(make()), random_sample(14)
+    model, sample = activate_encodings(make()), random_sample(14)
     spring = replace(sample, dates={name: torch.arange(len(x)) * 5 for name, x in sample.images.items()})
     autumn = replace(spring, dates={name: days + 200 for name, days in spring.dates.items()})
     assert not torch.allclose(run(model, spring), run(model, autumn), atol=1e-3)
@@ -145,16 +145,16 @@ def test_dates_matter_once_learned():
 def test_original_decoder_wants_its_frames():
     model = make(decoder="original", frames=8)
     sample = random_sample(15, frames=8)
-    fitting = replace(
+    sample_of_8_frames = replace(
         sample,
         images={"S2": sample.images["S2"], "Landsat": torch.randn(8, 6, 8, 9), "Modis": torch.randn(8, 7, 2, 2)},
         valid={},
     )
-    assert run(model, fitting).shape == (1, 5, 24, 28)
+    assert run(model, sample_of_8_frames).shape == (1, 5, 24, 28)
     with pytest.raises(InputError, match="decoder: pyramid"):
         run(model, random_sample(15, frames=13))
     with pytest.raises(InputError, match="decoder: pyramid"):
-        run(model, fitting.without("Modis"))
+        run(model, sample_of_8_frames.without("Modis"))
     with pytest.raises(InputError, match="set 'frames'"):
         make(decoder="original")
 
@@ -193,23 +193,23 @@ def test_gaps_are_filled_linearly_in_time():
 
 
 def test_a_calendar_reads_a_line_off_any_dates():
-    """A series that grows by one a day is the same on the calendar, whatever the dates and whatever is hidden."""
+    """A series that grows by one a day is the same on the calendar, whatever its dates and gaps are."""
     days = torch.tensor([[100.0, 103.0, 111.0, 125.0, 140.0]])
     image = days.view(1, 5, 1, 1, 1) - 100
     valid = torch.ones(1, 5, 1, 1, dtype=torch.bool)
-    found = resample_in_time(Series(image, valid, days), torch.tensor([100.0]), 40.0, 4)
-    assert found.days.tolist() == [[105, 115, 125, 135]]
-    torch.testing.assert_close(found.image.flatten(), torch.tensor([5.0, 15.0, 25.0, 35.0]))
-    assert found.valid.all()
+    resampled = resample_in_time(Series(image, valid, days), torch.tensor([100.0]), 40.0, 4)
+    assert resampled.days.tolist() == [[105, 115, 125, 135]]
+    torch.testing.assert_close(resampled.image.flatten(), torch.tensor([5.0, 15.0, 25.0, 35.0]))
+    assert resampled.valid.all()
     valid[0, 2:4] = False
-    spoiled = Series(image.masked_fill(~valid[:, :, None], 1e6), valid, days)
-    hidden = resample_in_time(spoiled, torch.tensor([100.0]), 40.0, 4)
-    torch.testing.assert_close(hidden.image, found.image)
+    corrupted = Series(image.masked_fill(~valid[:, :, None], 1e6), valid, days)
+    hidden = resample_in_time(corrupted, torch.tensor([100.0]), 40.0, 4)
+    torch.testing.assert_close(hidden.image, resampled.image)
     assert hidden.valid.flatten().tolist() == [True, False, False, True]
 
 
 def test_with_a_calendar_batches_of_any_dates_agree():
-    model = wake(make(time_steps=8, season=Season(60.0, 200.0)))
+    model = activate_encodings(make(time_steps=8, season=Season(60.0, 200.0)))
     samples = [random_sample(i, frames=n) for i, n in enumerate((3, 9, 1))]
     samples = [
         replace(s, dates={k: 19800 + 7 * i + torch.arange(len(x)) * 11 for k, x in s.images.items()})
@@ -253,7 +253,7 @@ def test_masked_softmax_of_nothing_is_zero():
 
 
 def test_resampling_keeps_a_ramp_on_the_ground():
-    """A ramp over the footprint stays the same ramp on another grid, also where cells overhang the footprint."""
+    """A ramp over the footprint stays the same ramp on another grid, also where cells extend beyond the footprint."""
     matrix = resample_matrix(4, 3.5, 7, 7.0)
     centers = (torch.arange(4) + 0.5) / 3.5
     expected = (torch.arange(7) + 0.5) / 7

@@ -1,4 +1,4 @@
-"""Losses and scores against figures computed by hand or by another library."""
+"""Losses and scores against numbers computed by hand or by another library."""
 
 import json
 import math
@@ -76,21 +76,21 @@ def test_scores_agree_with_scikit_learn():
     guess[:300] = truth[:300]
     confusion = np.zeros((4, 4), int)
     np.add.at(confusion, (truth, guess), 1)
-    found = scores(confusion, ("a", "b", "c", "d"))
-    assert found.summary["aAcc"] == pytest.approx((truth == guess).mean())
-    assert found.summary["kappa"] == pytest.approx(cohen_kappa_score(truth, guess))
-    assert found.summary["mFscore"] == pytest.approx(f1_score(truth, guess, average="macro"), abs=1e-6)
-    assert found.summary["mIoU"] == pytest.approx(jaccard_score(truth, guess, average="macro"))
-    assert [entry.pixels for entry in found.classes] == np.bincount(truth).tolist()
+    result = scores(confusion, ("a", "b", "c", "d"))
+    assert result.summary["aAcc"] == pytest.approx((truth == guess).mean())
+    assert result.summary["kappa"] == pytest.approx(cohen_kappa_score(truth, guess))
+    assert result.summary["mFscore"] == pytest.approx(f1_score(truth, guess, average="macro"), abs=1e-6)
+    assert result.summary["mIoU"] == pytest.approx(jaccard_score(truth, guess, average="macro"))
+    assert [entry.pixels for entry in result.classes] == np.bincount(truth).tolist()
 
 
 def test_what_does_not_exist_is_left_out():
-    found = scores(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]]), ("a", "b", "c"))
-    assert math.isnan(found.classes[2].IoU)
-    assert math.isnan(found.classes[2].Recall)
-    assert found.summary["mIoU"] == pytest.approx((3 / 4 + 2 / 3) / 2)
-    assert found.summary["mPrecision"] == pytest.approx((1 + 2 / 3 + 0) / 3)
-    plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    result = scores(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]]), ("a", "b", "c"))
+    assert math.isnan(result.classes[2].IoU)
+    assert math.isnan(result.classes[2].Recall)
+    assert result.summary["mIoU"] == pytest.approx((3 / 4 + 2 / 3) / 2)
+    assert result.summary["mPrecision"] == pytest.approx((1 + 2 / 3 + 0) / 3)
+    plain = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert plain["classes"][2]["IoU"] is None
     nothing = scores(np.zeros((2, 2)), ("a", "b"))
     assert all(math.isnan(value) for key, value in nothing.summary.items() if key != "mPrecision")

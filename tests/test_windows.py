@@ -1,4 +1,4 @@
-"""Windows: weights that sum to one everywhere, whatever the sizes; tiles that do not matter."""
+"""Windows: weights sum to one everywhere for all sizes, and tiles do not influence the result."""
 
 import numpy as np
 import pytest
@@ -12,14 +12,14 @@ CASES = [
 ]
 
 
-def laid(size, window, factors):
+def lay_out_both(size, window, factors):
     windows = lay_out(size, window, factors, pixel_bytes=240, budget=20e6)
     return [windows, windows.shifted(common_unit(window, factors))]
 
 
 @pytest.mark.parametrize(("size", "window", "factors"), CASES)
 def test_weights_sum_to_one_on_every_pixel(size, window, factors):
-    for windows in laid(size, window, factors):
+    for windows in lay_out_both(size, window, factors):
         total = np.zeros(size, np.float32)
         for i, row in enumerate(windows.rows.starts):
             for j, column in enumerate(windows.columns.starts):
@@ -36,7 +36,7 @@ def test_weights_sum_to_one_on_every_pixel(size, window, factors):
 @pytest.mark.parametrize(("size", "window", "factors"), CASES)
 def test_windows_begin_on_whole_pixels_of_the_finer_sensors(size, window, factors):
     unit = common_unit(window, factors)
-    for windows in laid(size, window, factors):
+    for windows in lay_out_both(size, window, factors):
         starts = [*windows.rows.starts, *windows.columns.starts]
         assert all(start % unit == 0 for start in starts)
         assert windows.rows.window % unit == 0
@@ -44,7 +44,7 @@ def test_windows_begin_on_whole_pixels_of_the_finer_sensors(size, window, factor
 
 @pytest.mark.parametrize(("size", "window", "factors"), CASES)
 def test_tiles_cover_the_scene_once_and_know_their_windows(size, window, factors):
-    windows = laid(size, window, factors)[0]
+    windows = lay_out_both(size, window, factors)[0]
     covered = np.zeros(size, int)
     for tile in windows.tiles():
         covered[tile.row : tile.row + tile.height, tile.column : tile.column + tile.width] += 1
@@ -61,7 +61,7 @@ def test_tiles_cover_the_scene_once_and_know_their_windows(size, window, factors
 
 
 def test_a_weight_does_not_depend_on_the_tile():
-    axis = laid((353, 232), 96, [1, 3])[0].rows
+    axis = lay_out_both((353, 232), 96, [1, 3])[0].rows
     whole = axis.weight(2, 0, 353)
     assert np.array_equal(axis.weight(2, 150, 200), whole[150:200])
 

@@ -29,14 +29,14 @@ from agrifm.statistics.tables import cell
 
 @dataclass(frozen=True)
 class Plan:
-    """How to sample.
+    """Options of the sample.
 
     Args:
-        size: Size of the sample; None computes it from the next two.
-        target_se: Wanted standard error of the overall accuracy.
-        user_accuracy: Expected user's accuracies, e.g. ``("0.85", "maize=0.7")``.
+        size: Number of pixels; by default it follows from the next two options.
+        target_se: Wanted standard error of overall accuracy.
+        user_accuracy: Expected accuracies, e.g. ``("0.85", "maize=0.7")``.
         floor: Smallest number of pixels in a stratum.
-        seed: Seed of the draw; equal seeds draw equal samples.
+        seed: Equal seeds draw equal samples.
     """
 
     size: int | None = None
@@ -47,58 +47,54 @@ class Plan:
 
 
 def draw(path: Path, plan: Plan = Plan(), strata: Path | None = None) -> tuple[Design, Census]:
-    """Draw a sample, which depends on the pixels, the plan and the seed, not on how the files are stored.
+    """Draw a sample. It depends on the pixels, the plan and the seed, but not on how the files are stored.
 
     Args:
-        path: Map of classes, a raster of whole numbers; pixels without data are not part of the population.
-        plan: Size of the sample and its allocation to the strata.
-        strata: Raster of strata on the same grid; None takes the classes of the map.
-
-    Returns:
-        The design with the sampled units, and counts of the population.
+        path: Map of classes: any raster of whole numbers. Pixels without data are not part of the population.
+        plan: Options of the sample.
+        strata: Raster of strata on the same grid; by default the classes of the map are the strata.
 
     Raises:
-        InputError: If a file is no map of classes or strata, or the size is too small for the floors.
+        InputError: If a file is not a map of classes or strata, or the size is smaller than the sum of the floors.
     """
     with Population.open(path, strata) as population:
         census = population.census()
         names = class_names(population.file)
-        stratum_names = class_names(population.other) if population.other else names
-        # A reference may name a class of the legend that the map does not show anywhere.
+        # Classes that have a name but no pixel may still be named by a reference.
         absent = {code: (0, 0.0) for code in sorted(names.keys() - census.classes.keys())}
-        parts = _described(census.strata, stratum_names)
-        counts, sizing = _sizes(parts, plan)
-        drawn_strata = []
-        for part, count in zip(parts, counts, strict=True):
+        parts = _describe(census.strata, class_names(population.other) if population.other else names)
+        drawn, sizing = _sizes(parts, plan)
+        with_sample = []
+        for part, count in zip(parts, drawn, strict=True):
             probability = count / part.pixels
-            drawn_strata.append(Stratum(**part.model_dump(), drawn=count, inclusion_probability=probability))
+            with_sample.append(Stratum(**part.model_dump(), drawn=count, inclusion_probability=probability))
         design = Design(
             map=Source(path=str(path), sha256=sha256(path)),
             crs=population.file.crs.to_string(),
             strata_from=Source(path=str(strata), sha256=sha256(strata)) if strata else None,
             seed=plan.seed,
             sizing=sizing,
-            classes=_described(census.classes | absent, names),
-            strata=tuple(drawn_strata),
-            units=_units(population, parts, counts, plan.seed),
+            classes=_describe(census.classes | absent, names),
+            strata=tuple(with_sample),
+            units=_units(population, parts, drawn, plan.seed),
         )
     return design, census
 
 
-def _described(sizes: Sizes, names: Mapping[int, str]) -> tuple[MapClass, ...]:
-    """Classes with unique names: the code is added to names that occur twice."""
-    occurrences = Counter(name.casefold() for name in names.values())
+def _describe(sizes: Sizes, names: Mapping[int, str]) -> tuple[MapClass, ...]:
+    """Combine sizes and names. Names that several codes share are followed by the code."""
+    uses = Counter(name.casefold() for name in names.values())
     classes = []
     for code, (pixels, hectares) in sizes.items():
         name = names.get(code, str(code))
-        if occurrences[name.casefold()] > 1:
+        if uses[name.casefold()] > 1:
             name = f"{name} ({code})"
         classes.append(MapClass(code=code, name=name, pixels=pixels, hectares=hectares))
     return tuple(classes)
 
 
 def _sizes(strata: Sequence[MapClass], plan: Plan) -> tuple[list[int], str]:
-    """Number of pixels to draw from each stratum, and the reason for their total."""
+    """Return the pixels to draw from each stratum, and the reason for their number."""
     pixels = [part.pixels for part in strata]
     least = sum(min(count, plan.floor) for count in pixels)
     if plan.size is None:
@@ -116,62 +112,57 @@ def _sizes(strata: Sequence[MapClass], plan: Plan) -> tuple[list[int], str]:
             repair=f"write --size {least}, or a lower --floor.",
         )
     else:
-        size, reason = plan.size, f"{plan.size} as asked for"
+        size = plan.size
+        reason = f"{size} as asked for"
     drawn = allocate(pixels, size, plan.floor)
     return drawn, f"{reason}; {sum(drawn)} drawn, {plan.floor} or more in each stratum, the rest in proportion to area"
 
 
 def _units(population: Population, strata: Sequence[MapClass], drawn: Sequence[int], seed: int) -> tuple[Unit, ...]:
-    """The sampled pixels in random order, so that their numbers do not reveal their strata."""
+    """Draw pixels and number them in random order, so that their numbers reveal nothing about their strata."""
     rng = np.random.default_rng(seed)
-    # Positions of the drawn pixels among all pixels of their stratum, which are counted from top to bottom.
+    # The pixels of a stratum are ranked in the order of the file; draw ranks, then find their pixels strip by strip.
     ranks = []
     for part, count in zip(strata, drawn, strict=True):
         ranks.append(np.sort(rng.choice(part.pixels, count, replace=False, shuffle=False)))
     passed = [0] * len(strata)
-    chosen: list[list[np.ndarray]] = [[] for _ in strata]
+    selected: list[list[np.ndarray]] = [[] for _ in strata]
     for strip in population.strips():
-        width = strip.classes.shape[1]
+        width = strip.mapped.shape[1]
         for i, part in enumerate(strata):
-            places = np.flatnonzero((strip.strata == part.code) & strip.inside)
-            first, last = np.searchsorted(ranks[i], (passed[i], passed[i] + len(places)))
-            row, column = np.divmod(places[ranks[i][first:last] - passed[i]], width)
-            passed[i] += len(places)
-            stratum = np.full(len(row), part.code)
-            map_class = strip.classes[row, column].astype(np.int64)
-            chosen[i].append(np.stack([row + strip.top, column, stratum, map_class]))
-    by_stratum = [np.concatenate(arrays, axis=1) for arrays in chosen]
-    row, column, stratum, map_class = np.concatenate(by_stratum, axis=1)[:, rng.permutation(sum(drawn))]
+            pixels = np.flatnonzero((strip.stratum == part.code) & strip.inside)
+            first, last = np.searchsorted(ranks[i], (passed[i], passed[i] + len(pixels)))
+            row, column = np.divmod(pixels[ranks[i][first:last] - passed[i]], width)
+            passed[i] += len(pixels)
+            codes = np.full(len(row), part.code)
+            classes = strip.mapped[row, column].astype(np.int64)
+            selected[i].append(np.stack([row + strip.top, column, codes, classes]))
+    by_stratum = np.concatenate([np.concatenate(arrays, axis=1) for arrays in selected], axis=1)
+    row, column, codes, classes = by_stratum[:, rng.permutation(sum(drawn))]
     x, y = population.file.transform @ (column + 0.5, row + 0.5)
     hectares = population.hectares(row, column)
     units = []
     for i in range(len(row)):
-        units.append(
-            Unit(
-                id=i + 1,
-                stratum=int(stratum[i]),
-                map_class=int(map_class[i]),
-                x=float(x[i]),
-                y=float(y[i]),
-                hectares=float(hectares[i]),
-            )
+        unit = Unit(
+            id=i + 1,
+            stratum=int(codes[i]),
+            map_class=int(classes[i]),
+            x=float(x[i]),
+            y=float(y[i]),
+            hectares=float(hectares[i]),
         )
+        units.append(unit)
     return tuple(units)
 
 
 def check_target(out: Path, overwrite: bool) -> None:
-    """Check that a sample may be written to a path.
+    """Refuse a path to which no sample can be written.
 
     Raises:
-        InputError: If the suffix is unknown or the file exists.
+        InputError: If the suffix is another, or the file exists.
     """
     if out.suffix not in (".csv", ".gpkg"):
-        raise InputError(
-            out,
-            found=out.suffix or "no suffix",
-            expected=".csv or .gpkg",
-            repair="give the file one of these suffixes.",
-        )
+        raise InputError(out, found=out.suffix or "no suffix", expected=".csv or .gpkg", repair="rename it.")
     if out.exists() and not overwrite:
         raise InputError(
             out,
@@ -185,17 +176,13 @@ def write_sample(out: Path, design: Design, *, open_book: bool = False, overwrit
     """Write a sample as CSV or GeoPackage with an empty column ``reference``, and its design beside it.
 
     Args:
-        out: Path with the suffix ``.csv`` or ``.gpkg``.
-        design: Design with the sampled units.
-        open_book: Whether to write stratum, class on the map, probability and weight, too. An interpreter who sees them
-            is biased by them.
-        overwrite: Whether to replace an existing sample, with the references in it.
-
-    Returns:
-        Paths of the sample and of its design.
+        out: Path that ends in ``.csv`` or ``.gpkg``.
+        design: Design of the sample.
+        open_book: Also write stratum, class on the map, probability and weight. They influence interpreters.
+        overwrite: Replace an existing sample with its references.
 
     Raises:
-        InputError: If the suffix is unknown or the file exists.
+        InputError: If the suffix is another, or the file exists.
     """
     check_target(out, overwrite)
     frame = _frame(design, open_book)
@@ -209,8 +196,9 @@ def write_sample(out: Path, design: Design, *, open_book: bool = False, overwrit
 
 
 def _frame(design: Design, open_book: bool) -> geopandas.GeoDataFrame:
-    """One row for each unit, with an empty reference."""
-    x, y = np.array([(unit.x, unit.y) for unit in design.units]).T
+    """Return one row for each unit, with an empty reference."""
+    x = np.array([unit.x for unit in design.units])
+    y = np.array([unit.y for unit in design.units])
     lon, lat = Transformer.from_crs(design.crs, "EPSG:4326", always_xy=True).transform(x, y)
     columns = {
         "sample_id": [unit.id for unit in design.units],
@@ -220,16 +208,16 @@ def _frame(design: Design, open_book: bool) -> geopandas.GeoDataFrame:
         "y": y,
     }
     if open_book:
-        strata = {stratum.code: stratum for stratum in design.strata}
+        by_code = {stratum.code: stratum for stratum in design.strata}
         names = {entry.code: entry.name for entry in design.classes}
-        unit_strata = [strata[unit.stratum] for unit in design.units]
+        strata = [by_code[unit.stratum] for unit in design.units]
         columns |= {
-            "stratum": [stratum.code for stratum in unit_strata],
-            "stratum_name": [stratum.name for stratum in unit_strata],
+            "stratum": [stratum.code for stratum in strata],
+            "stratum_name": [stratum.name for stratum in strata],
             "map_class": [unit.map_class for unit in design.units],
             "map_class_name": [names[unit.map_class] for unit in design.units],
-            "inclusion_probability": [stratum.inclusion_probability for stratum in unit_strata],
-            "weight": [1 / stratum.inclusion_probability for stratum in unit_strata],
+            "inclusion_probability": [stratum.inclusion_probability for stratum in strata],
+            "weight": [1 / stratum.inclusion_probability for stratum in strata],
         }
     columns |= {"design": [design.key] * len(x), "reference": [""] * len(x)}
     return geopandas.GeoDataFrame(columns, geometry=geopandas.points_from_xy(x, y), crs=design.crs)

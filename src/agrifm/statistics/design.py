@@ -1,4 +1,4 @@
-"""The design of a sample: its size, its strata, and the record that makes an estimate possible.
+"""The design of a sample: how many pixels, in which strata, and the record that estimation requires.
 
 Source: Olofsson et al. 2014, Good practices for estimating area and assessing accuracy of land change, Remote Sensing
 of Environment 148, 42-57.
@@ -28,7 +28,7 @@ class _Record(BaseModel):
 
 
 class MapClass(_Record):
-    """A class of the map and its extent on the map."""
+    """A class of the map with its mapped area."""
 
     code: int
     name: str
@@ -37,14 +37,14 @@ class MapClass(_Record):
 
 
 class Stratum(MapClass):
-    """A part of the population, with the number of pixels drawn from it."""
+    """A part of the population with the number of pixels drawn from it."""
 
     drawn: int
     inclusion_probability: float
 
 
 class Unit(_Record):
-    """A pixel of the sample: codes of its stratum and of its class on the map, its center and its area."""
+    """A pixel of the sample: the codes of its stratum and of its class on the map, its center and its area."""
 
     id: int
     stratum: int
@@ -62,16 +62,16 @@ class Source(_Record):
 
 
 class Design(_Record):
-    """Everything that makes a sample a probability sample; it is stored beside the sample as ``SAMPLE.design.json``.
+    """Everything that makes a sample a probability sample, stored beside the sample as ``SAMPLE.design.json``.
 
     Args:
         map: The map.
-        crs: CRS of the map and of ``x`` and ``y``.
-        strata_from: Raster of the strata; None where the strata are the classes of the map.
+        crs: CRS of the map, and of ``x`` and ``y``.
+        strata_from: Raster of the strata; None if the strata are the classes of the map.
         seed: Seed of the draw.
         sizing: Reason for the size of the sample.
         classes: Classes of the map, and others that a reference may name (with 0 pixels).
-        strata: Sizes of the strata and the number of pixels drawn from each.
+        strata: Sizes of the strata, and the number of pixels drawn from each.
         units: The sample.
     """
 
@@ -88,13 +88,13 @@ class Design(_Record):
 
     @property
     def key(self) -> str:
-        """A key in every row of the sample, so that two draws cannot be mixed up."""
+        """Key that every row of the sample repeats, so that two draws are never mixed."""
         places = repr([(unit.id, unit.x, unit.y) for unit in self.units])
         return f"d{hashlib.sha256(places.encode()).hexdigest()[:8]}"
 
     @staticmethod
     def beside(sample: Path) -> Path:
-        """Path of a sample's design."""
+        """Return the path of a sample's design."""
         return sample.with_name(sample.name + ".design.json")
 
     @classmethod
@@ -102,118 +102,130 @@ class Design(_Record):
         """Read the design of a sample.
 
         Raises:
-            InputError: If there is none, something in it is missing, or its numbers do not agree.
+            InputError: If it does not exist, is incomplete, or has numbers that do not agree.
         """
         path = cls.beside(sample)
         if not path.is_file():
-            raise no_chance(sample, f"no design beside it ({path.name})")
+            raise not_a_probability_sample(sample, f"no design beside it ({path.name})")
         try:
             design = cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except (ValidationError, OSError, ValueError) as error:
-            problem = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+        except ValidationError as error:
+            problem = error.errors()[0]
             where = ".".join(map(str, problem["loc"])) or "the file"
-            raise no_chance(path, f"{where}: {problem['msg']}") from error
+            raise not_a_probability_sample(path, f"{where}: {problem['msg']}") from error
+        except (OSError, ValueError) as error:
+            raise not_a_probability_sample(path, f"the file: {error}") from error
         design._check(path)
         return design
 
     def _check(self, path: Path) -> None:
-        self._check_numbers(path)
-        with refusing(f"{path}: crs", expected="the CRS of the map", repair=AS_WRITTEN):
+        self._check_unique(path)
+        self._check_sizes(path)
+        with refusing(f"{path}: crs", expected="the CRS of the map", repair=REPAIR):
             CRS.from_user_input(self.crs)
         drawn = Counter(unit.stratum for unit in self.units)
         for stratum in self.strata:
-            where = f"{path}: stratum '{stratum.name}'"
-            count = drawn.pop(stratum.code, 0)
-            if count != stratum.drawn or not 0 < count <= stratum.pixels:
-                raise no_chance(where, f"{count} units, {stratum.drawn} drawn, of {stratum.pixels} pixels")
-            if not isclose(stratum.inclusion_probability * stratum.pixels, count, rel_tol=1e-6):
-                share = f"{count} of {stratum.pixels}"
-                raise no_chance(where, f"inclusion probability {stratum.inclusion_probability:g}, but {share} drawn")
-        classes = {entry.code for entry in self.classes}
-        unknown = [*drawn, *({unit.map_class for unit in self.units} - classes)]
+            self._check_stratum(path, stratum, drawn.pop(stratum.code, 0))
+        codes = {entry.code for entry in self.classes}
+        unknown = [*drawn, *({unit.map_class for unit in self.units} - codes)]
         if unknown:
-            raise no_chance(path, f"units of a stratum or class {unknown[0]}, which has no size")
+            raise not_a_probability_sample(path, f"units of a stratum or class {unknown[0]}, which has no size")
 
-    def _check_numbers(self, path: Path) -> None:
-        """Refuse codes, names and units that occur twice, and impossible sizes."""
+    def _check_unique(self, path: Path) -> None:
         for what, values in (
             ("class", [entry.code for entry in self.classes]),
             ("class", [entry.name.strip().casefold() for entry in self.classes]),
             ("stratum", [entry.code for entry in self.strata]),
             ("unit", [unit.id for unit in self.units]),
         ):
-            twice = [value for value, count in Counter(values).items() if count > 1]
-            if twice:
-                raise no_chance(path, f"{what} {twice[0]!r} more than once")
+            repeated = [value for value, count in Counter(values).items() if count > 1]
+            if repeated:
+                raise not_a_probability_sample(path, f"{what} {repeated[0]!r} more than once")
+
+    def _check_sizes(self, path: Path) -> None:
         for entry in (*self.classes, *self.strata):
-            possible = entry.pixels >= 0 and 0 <= entry.hectares < inf
-            if not possible or (entry.hectares > 0) != (entry.pixels > 0):
-                raise no_chance(path, f"{entry.pixels} pixels and {entry.hectares:g} hectares of '{entry.name}'")
+            is_possible = entry.pixels >= 0 and 0 <= entry.hectares < inf
+            if not is_possible or (entry.hectares > 0) != (entry.pixels > 0):
+                raise not_a_probability_sample(
+                    path, f"{entry.pixels} pixels and {entry.hectares:g} hectares of '{entry.name}'"
+                )
         for unit in self.units:
             if not (isfinite(unit.x) and isfinite(unit.y) and 0 < unit.hectares < inf):
-                raise no_chance(path, f"unit {unit.id} at {unit.x:g}, {unit.y:g} with {unit.hectares:g} hectares")
+                raise not_a_probability_sample(
+                    path, f"unit {unit.id} at {unit.x:g}, {unit.y:g} with {unit.hectares:g} hectares"
+                )
+
+    @staticmethod
+    def _check_stratum(path: Path, stratum: Stratum, units: int) -> None:
+        where = f"{path}: stratum '{stratum.name}'"
+        if units != stratum.drawn or not 0 < units <= stratum.pixels:
+            raise not_a_probability_sample(where, f"{units} units, {stratum.drawn} drawn, of {stratum.pixels} pixels")
+        probability = stratum.inclusion_probability
+        if not isclose(probability * stratum.pixels, units, rel_tol=1e-6):
+            raise not_a_probability_sample(
+                where, f"inclusion probability {probability:g}, but {units} of {stratum.pixels} drawn"
+            )
 
 
-AS_WRITTEN = (
+REPAIR = (
     "draw one with 'agrifm area design MAP SAMPLE', and keep SAMPLE.design.json beside it as it was written: "
     "points picked by hand say nothing about the area between them."
 )
 
 
-def no_chance(where: object, found: str, repair: str = AS_WRITTEN) -> InputError:
-    """The error for a sample whose inclusion probabilities are not known."""
-    expected = "a probability sample, with the size of every stratum and the probability of every unit"
+def not_a_probability_sample(where: object, found: str, repair: str = REPAIR) -> InputError:
+    """Return the error for a sample whose inclusion probabilities are not known."""
+    expected = "a sample drawn at random, with the size of every stratum and the inclusion probability of every unit"
     return InputError(where, found=found, expected=expected, repair=repair)
 
 
 def sample_size(pixels: Sequence[int], accuracies: Sequence[float], target: float) -> int:
-    """Number of pixels that a standard error of the overall accuracy needs (Olofsson et al. 2014, eq. 13).
+    """Return the pixels needed for a standard error of overall accuracy (Olofsson et al. 2014, eq. 13).
 
     Args:
-        pixels: Number of pixels of each stratum.
+        pixels: Number of pixels in each stratum.
         accuracies: Expected share of each stratum that is mapped correctly.
-        target: Wanted standard error.
+        target: The standard error.
     """
-    share = np.array(pixels) / sum(pixels)
+    total = sum(pixels)
+    weight = np.array(pixels) / total
     correct = np.array(accuracies)
     deviation = np.sqrt(correct * (1 - correct))
-    size = (share @ deviation) ** 2 / (target**2 + share @ deviation**2 / sum(pixels))
+    size = (weight @ deviation) ** 2 / (target**2 + weight @ deviation**2 / total)
+    # Rounding first keeps an exact whole number from being rounded up by its last digit.
     return ceil(round(float(size), 6))
 
 
 def allocate(pixels: Sequence[int], size: int, floor: int) -> list[int]:
-    """Allocate a sample to strata: at least ``floor`` pixels each, the rest in proportion to area.
+    """Return the pixels to draw from each stratum: at least ``floor``, and the rest in proportion to area.
 
-    A stratum that is smaller than the floor is sampled in full. The sum is ``size``, or the sum of the floors if that
-    is larger.
+    A stratum smaller than the floor is taken whole. The sum is ``size``, or the sum of the floors if that is larger.
     """
-    available = np.array(pixels)
-    least = np.minimum(available, floor)
-    size = min(max(size, least.sum()), available.sum())
-    at_floor = np.zeros(len(available), bool)
-    # Strata whose proportional share is below their floor get the floor, and the others share what is left, which may
-    # bring further strata below their floors.
+    count = np.array(pixels)
+    least = np.minimum(pixels, floor)
+    size = min(max(size, least.sum()), count.sum())
+    # Strata below their floor get the floor. The others share what remains, which may bring more of them below it.
+    at_floor = np.zeros(len(count), bool)
     while True:
-        left = size - least[at_floor].sum()
-        others = max(available[~at_floor].sum(), 1)
-        exact = np.where(at_floor, least, left * available / others)
+        remaining = size - least[at_floor].sum()
+        among = max(count[~at_floor].sum(), 1)
+        exact = np.where(at_floor, least, remaining * count / among)
         below = ~at_floor & (exact < least)
         if not below.any():
             break
         at_floor = at_floor | below
-    counts = np.floor(exact + 1e-9).astype(int)
-    # Pixels that are lost by rounding go to the strata with the largest remainders.
-    remainders = exact - counts
-    missing = size - counts.sum()
-    counts[np.argsort(-remainders, kind="stable")[:missing]] += 1
-    return counts.tolist()
+    drawn = np.floor(exact + 1e-9).astype(int)
+    # The pixels lost by rounding down go to the strata with the largest fractions.
+    by_fraction = np.argsort(drawn - exact, kind="stable")
+    drawn[by_fraction[: size - drawn.sum()]] += 1
+    return drawn.tolist()
 
 
 def expected_accuracies(names: Sequence[str], texts: Sequence[str]) -> list[float]:
-    """Parse the accuracy expected in each stratum from texts like ``0.85`` (all) and ``maize=0.7``; later ones win.
+    """Return the accuracy expected in each stratum, from texts like ``0.85`` (all) and ``maize=0.7``; later ones win.
 
     Raises:
-        InputError: If there is no such stratum, or a number is not in the range from 0 to 1.
+        InputError: If there is no such stratum, or the number is not from 0 to 1.
     """
     accuracies: dict[str, float] = {}
     for text in texts:
@@ -233,6 +245,5 @@ def expected_accuracies(names: Sequence[str], texts: Sequence[str]) -> list[floa
                 expected="a number from 0 to 1",
                 repair="write 0.85, or NAME=0.7.",
             )
-        for stratum in (name,) if name else names:
-            accuracies[stratum] = value
+        accuracies |= {name: value} if name else dict.fromkeys(names, value)
     return [accuracies[name] for name in names]

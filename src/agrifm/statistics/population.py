@@ -1,4 +1,4 @@
-"""The pixels of a map as a statistical population: read in strips, counted, and measured on the ground."""
+"""The pixels of a map as a population: read in strips, counted, and measured on the ground."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -18,27 +19,46 @@ from agrifm.errors import InputError, printable, refusing
 from agrifm.rasters.codes import refuse_sources_elsewhere
 from agrifm.rasters.file_band import located
 
-PIXELS = 2**22  # pixels of a strip
-CHUNK = 512  # pixels of a row that count as equally large
+PIXELS = 2**22  # of a strip
+CHUNK = 512  # pixels of a row that are taken to have the same area
 MOST_CODES = 254
-CLASS_TAG = re.compile(r"class_[0-9]{1,9}")
-LONGEST = 200  # characters of a class name
-CACHE = 256 * 2**20  # bytes; GDAL would take a twentieth of the machine's memory
+CLASS_TAG = re.compile(r"class_([0-9]{1,9})")
+LONGEST = 200  # characters of a name
+CACHE = 256 * 2**20  # bytes; by default GDAL takes a twentieth of the machine's memory
 EQUAL_AREA = "EPSG:6933"  # cylindrical, on the WGS 84 ellipsoid: meridians and parallels are straight
 WORLD = 34_735_060.89  # its width in meters
+SQUARE_METERS_PER_HECTARE = 1e4
 
 Sizes = dict[int, tuple[int, float]]  # pixels and hectares by code
 
 
+class Strip(NamedTuple):
+    """Some rows of a map.
+
+    Args:
+        top: Number of the first row.
+        mapped: Classes ``(h, w)``.
+        stratum: Strata ``(h, w)``.
+        known: Where the map has a class ``(h, w)``.
+        inside: Where it has a class and a stratum ``(h, w)``: the pixels of the population.
+    """
+
+    top: int
+    mapped: np.ndarray
+    stratum: np.ndarray
+    known: np.ndarray
+    inside: np.ndarray
+
+
 @dataclass(frozen=True)
 class Census:
-    """Counts of a population.
+    """Sizes of the parts of a population.
 
     Args:
         classes: Sizes of the classes of the map.
-        strata: Sizes of the strata; those of the classes where the classes are the strata.
-        no_stratum: Number of pixels of the map without a stratum, which are not in the population.
-        empty: Number of pixels of the map without data.
+        strata: Sizes of the strata; equal to ``classes`` where these are the strata.
+        no_stratum: Pixels of the map without a stratum, which are not in the population.
+        empty: Pixels of the map without data.
     """
 
     classes: Sizes
@@ -48,27 +68,8 @@ class Census:
 
 
 @dataclass(frozen=True)
-class Strip:
-    """Some rows of a map.
-
-    Args:
-        top: Number of the first row.
-        classes: Codes of the classes ``(h, w)``.
-        strata: Codes of the strata ``(h, w)``.
-        mapped: Where there is a class ``(h, w)``.
-        inside: Where there are a class and a stratum ``(h, w)``: the population.
-    """
-
-    top: int
-    classes: np.ndarray
-    strata: np.ndarray
-    mapped: np.ndarray
-    inside: np.ndarray
-
-
-@dataclass(frozen=True)
 class Population:
-    """A map and, where its classes are not the strata, a raster of strata on the same grid."""
+    """A map and, if its classes are not the strata, a raster of strata on the same grid."""
 
     file: rasterio.DatasetReader
     other: rasterio.DatasetReader | None
@@ -79,12 +80,12 @@ class Population:
         """Open the files.
 
         Raises:
-            InputError: If one is no georeferenced raster of whole numbers, or their grids differ.
+            InputError: If a file is not a georeferenced raster of whole numbers, or the grids differ.
         """
         with ExitStack() as stack:
             stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE))
-            file = stack.enter_context(_open_classes(path))
-            other = None if strata is None else stack.enter_context(_open_classes(strata))
+            file = stack.enter_context(_classified(path))
+            other = None if strata is None else stack.enter_context(_classified(strata))
             if other is not None and located(file, str(path)) != located(other, str(strata)):
                 raise InputError(
                     strata,
@@ -95,37 +96,37 @@ class Population:
             yield cls(file, other)
 
     def strips(self) -> Generator[Strip]:
-        """Read all rows from top to bottom."""
-        step = max(1, PIXELS // self.file.width)
-        for top in range(0, self.file.height, step):
-            window = (top, min(top + step, self.file.height)), (0, self.file.width)
-            classes = _read(self.file, window)
-            strata = classes if self.other is None else _read(self.other, window)
-            mapped = ~np.ma.getmaskarray(classes)
-            inside = mapped & ~np.ma.getmaskarray(strata)
-            yield Strip(top, np.ma.getdata(classes), np.ma.getdata(strata), mapped, inside)
+        """Iterate over all rows from top to bottom."""
+        rows = max(1, PIXELS // self.file.width)
+        for top in range(0, self.file.height, rows):
+            bottom = min(top + rows, self.file.height)
+            window = (top, bottom), (0, self.file.width)
+            mapped = _read(self.file, window)
+            stratum = mapped if self.other is None else _read(self.other, window)
+            known = ~np.ma.getmaskarray(mapped)
+            inside = known & ~np.ma.getmaskarray(stratum)
+            yield Strip(top, np.ma.getdata(mapped), np.ma.getdata(stratum), known, inside)
 
     def census(self) -> Census:
-        """Count pixels and measure areas of classes and strata.
+        """Count and measure the population.
 
         Raises:
-            InputError: If the population is empty, or there are too many codes for a map of classes.
+            InputError: If there is no pixel, or there are too many codes for a map of classes.
         """
         classes: Sizes = {}
         strata: Sizes = {}
         no_stratum = 0
         empty = 0
         for strip in self.strips():
-            height, width = strip.classes.shape
+            height, width = strip.mapped.shape
             starts = np.arange(0, width, CHUNK)
             middle = np.minimum(starts + CHUNK // 2, width - 1)
-            rows = strip.top + np.arange(height)
-            areas = self.hectares(rows[:, None], middle[None])
-            _add(classes, strip.classes, strip.inside, starts, areas, self.file.name)
+            areas = self.hectares(strip.top + np.arange(height)[:, None], middle[None])
+            _add(classes, strip.mapped, strip.inside, starts, areas, self.file.name)
             if self.other is not None:
-                _add(strata, strip.strata, strip.inside, starts, areas, self.other.name)
-            empty += np.count_nonzero(~strip.mapped)
-            no_stratum += np.count_nonzero(strip.mapped & ~strip.inside)
+                _add(strata, strip.stratum, strip.inside, starts, areas, self.other.name)
+            empty += np.count_nonzero(~strip.known)
+            no_stratum += np.count_nonzero(strip.known & ~strip.inside)
         if not classes:
             raise InputError(
                 self.file.name,
@@ -138,17 +139,19 @@ class Population:
         return Census(classes, strata, int(no_stratum), int(empty))
 
     def hectares(self, row: np.ndarray, column: np.ndarray) -> np.ndarray:
-        """Compute the area of pixels on the ground in any CRS, between their corners on an equal-area projection."""
-        across = np.array([0, 0, 1, 1])
-        down = np.array([0, 1, 1, 0])
-        x, y = self.file.transform @ (column[..., None] + across, row[..., None] + down)
+        """Return the area of pixels on the ground for any CRS: between their corners on an equal-area projection."""
+        corner_columns = column[..., None] + np.array([0, 0, 1, 1])
+        corner_rows = row[..., None] + np.array([0, 1, 1, 0])
+        x, y = self.file.transform @ (corner_columns, corner_rows)
         x, y = _to_equal_area(self.file.crs.to_wkt()).transform(x, y)
-        # Relative to the first corner, so that large coordinates do not cost digits.
+        # Relative to the first corner, the products below keep their digits.
         x = x - x[..., :1]
         y = y - y[..., :1]
-        x = x - WORLD * np.round(x / WORLD)  # pixels across the 180th meridian
-        cross_products = x * np.roll(y, -1, -1) - y * np.roll(x, -1, -1)
-        return np.abs(cross_products.sum(-1)) / 2e4
+        x = x - WORLD * np.round(x / WORLD)  # across the 180th meridian
+        next_x = np.roll(x, -1, -1)
+        next_y = np.roll(y, -1, -1)
+        twice_area = np.abs((x * next_y - y * next_x).sum(-1))  # shoelace formula
+        return twice_area / (2 * SQUARE_METERS_PER_HECTARE)
 
 
 def _read(file: rasterio.DatasetReader, window: tuple[tuple[int, int], tuple[int, int]]) -> np.ma.MaskedArray:
@@ -162,11 +165,22 @@ def _to_equal_area(crs: str) -> Transformer:
 
 
 def _add(sizes: Sizes, codes: np.ndarray, inside: np.ndarray, starts: np.ndarray, areas: np.ndarray, name: str) -> None:
-    """Add the pixels of a strip to ``sizes``; ``areas`` holds the area of a pixel for each row and chunk."""
+    """Add the pixels of a strip to the sizes of their codes.
+
+    Args:
+        sizes: Sizes by code, which are updated.
+        codes: Codes ``(h, w)``.
+        inside: Pixels that count ``(h, w)``.
+        starts: First columns of the chunks of a row.
+        areas: Hectares of a pixel of each row and chunk.
+        name: Name of the file.
+    """
     for code in np.unique(codes[inside]).tolist():
         counts = np.add.reduceat((codes == code) & inside, starts, axis=1, dtype=np.int64)
         pixels, hectares = sizes.get(code, (0, 0.0))
-        sizes[code] = pixels + int(counts.sum()), hectares + float((counts * areas)[counts > 0].sum())
+        # Chunks without a pixel are left out: their area may be infinite beyond the range of the projection.
+        area = (counts * areas)[counts > 0].sum()
+        sizes[code] = (pixels + int(counts.sum()), hectares + float(area))
         if len(sizes) > MOST_CODES:
             raise InputError(
                 name,
@@ -177,20 +191,20 @@ def _add(sizes: Sizes, codes: np.ndarray, inside: np.ndarray, starts: np.ndarray
 
 
 @contextmanager
-def _open_classes(path: Path) -> Generator[rasterio.DatasetReader]:
+def _classified(path: Path) -> Generator[rasterio.DatasetReader]:
     """Open a georeferenced raster of one band of whole numbers."""
     refuse_sources_elsewhere(path)
     with refusing(path, expected="a raster of classes, e.g. GeoTIFF", repair="check the path and the file."):
         file = rasterio.open(path)
     with file:
-        dtype = file.dtypes[0]
+        kind = file.dtypes[0]
         scale = file.scales[0]
-        if file.count != 1 or np.dtype(dtype).kind not in "iu" or scale != 1:
+        if file.count != 1 or np.dtype(kind).kind not in "iu" or scale != 1:
             scaled = f", scaled by {scale:g}" if scale != 1 else ""
             raise InputError(
                 path,
-                found=f"{file.count} band(s) of {dtype}{scaled}",
-                expected="one band of whole numbers that stand for classes",
+                found=f"{file.count} band(s) of {kind}{scaled}",
+                expected="one band of whole numbers that are codes of classes",
                 repair="name the map of classes itself, not its probabilities, or write it as integers.",
             )
         located(file, str(path))
@@ -198,17 +212,25 @@ def _open_classes(path: Path) -> Generator[rasterio.DatasetReader]:
 
 
 def class_names(file: rasterio.DatasetReader) -> dict[int, str]:
-    """Read class names by code from the band's tags ``class_<code>`` or the categories in ``.aux.xml``, if any."""
+    """Return the names by code, from the tags ``class_<code>`` of the band or the categories in ``.aux.xml``."""
     names = {}
     for key, name in file.tags(1).items():
-        if CLASS_TAG.fullmatch(key):
-            names[int(key.removeprefix("class_"))] = name
+        match = CLASS_TAG.fullmatch(key)
+        if match:
+            names[int(match[1])] = name
+    return {code: _clean(name) or str(code) for code, name in (names or _categories(file)).items()}
+
+
+def _categories(file: rasterio.DatasetReader) -> dict[int, str]:
+    """Read the category names beside a raster. A file that cannot be read has none."""
     table = Path(f"{file.name}.aux.xml")
-    if not names and table.is_file():
-        with suppress(ElementTree.ParseError, OSError, ValueError):
-            entries = ElementTree.parse(table).findall("PAMRasterBand[@band='1']/CategoryNames/Category")
-            names = {code: entry.text for code, entry in enumerate(entries) if entry.text}
-    readable = {}
-    for code, name in names.items():
-        readable[code] = printable(" ".join(name.split()))[:LONGEST] or str(code)
-    return readable
+    if not table.is_file():
+        return {}
+    with suppress(ElementTree.ParseError, OSError, ValueError):
+        entries = ElementTree.parse(table).findall("PAMRasterBand[@band='1']/CategoryNames/Category")
+        return {code: entry.text for code, entry in enumerate(entries) if entry.text}
+    return {}
+
+
+def _clean(name: str) -> str:
+    return printable(" ".join(name.split()))[:LONGEST]

@@ -1,8 +1,9 @@
-"""Designs and estimates as tables on the screen, JSON, CSV and a picture."""
+"""Designs and estimates for readers: tables on the screen, JSON, CSV and a figure."""
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from math import isnan
@@ -15,14 +16,13 @@ from rich.console import Console
 from rich.table import Table
 
 from agrifm.errors import printable
-from agrifm.figures import save_png
-from agrifm.io import write_whole
+from agrifm.io import whole, write_whole
 from agrifm.statistics.design import Design
 from agrifm.statistics.estimates import Estimate, Value
 from agrifm.statistics.interpretation import Answers
 
 MOST_SHOWN = 8  # classes of a confusion matrix on the screen
-LONGEST = 60  # characters of a class name in the picture
+LONGEST = 60  # characters of a name in the figure
 FORMULA = ("=", "+", "-", "@")
 SOURCES = {
     False: "Olofsson et al. 2014, Remote Sensing of Environment 148, 42-57: the strata are the classes of the map",
@@ -31,61 +31,58 @@ SOURCES = {
 
 
 def design_table(design: Design) -> Table:
-    """Table of strata with their sizes and the number of pixels drawn from each."""
+    """Return a table of the strata with their sizes and the pixels drawn from each."""
     table = _table("stratum", "pixels", "hectares", "share, %", "drawn", "probability")
-    total = sum(part.pixels for part in design.strata)
+    pixels = sum(part.pixels for part in design.strata)
+    hectares = sum(part.hectares for part in design.strata)
     for part in design.strata:
         table.add_row(
             part.name,
             f"{part.pixels:,}",
             f"{part.hectares:,.1f}",
-            f"{100 * part.pixels / total:.2f}",
+            f"{100 * part.pixels / pixels:.2f}",
             f"{part.drawn:,}",
             f"{part.inclusion_probability:.2g}",
         )
     table.add_section()
-    hectares = sum(part.hectares for part in design.strata)
-    table.add_row("all", f"{total:,}", f"{hectares:,.1f}", "", f"{len(design.units):,}", "")
+    table.add_row("all", f"{pixels:,}", f"{hectares:,.1f}", "", f"{len(design.units):,}", "")
     return table
 
 
 def area_table(estimate: Estimate, design: Design) -> Table:
-    """Table of areas and shares of the classes with the half widths of their intervals, beside the areas on the map."""
+    """Return a table of areas and shares with the half widths of their intervals, and of the mapped areas."""
+    # The areas of the map are known for the whole population only.
+    mapped = {} if estimate.region else {entry.name: entry.hectares for entry in design.classes}
     total = sum(entry.hectares.value for entry in estimate.classes)
     digits = 0 if total >= 1000 else 1
-    # The design knows the areas on the map of the whole population only.
-    on_map = {} if estimate.region else {entry.name: entry.hectares for entry in design.classes}
-    headings = ["area, ha", "share, %", "points"]
-    if on_map:
-        headings.insert(0, "map, ha")
-    table = _table("class", *headings)
+    columns = ["map, ha"] if mapped else []
+    table = _table("class", *columns, "area, ha", "share, %", "points")
     for entry, points in zip(estimate.classes, estimate.units_true, strict=True):
-        cells = [_shown(entry.hectares, digits), _shown(entry.share.times(100), 1), f"{points:,}"]
-        if on_map:
-            cells.insert(0, f"{on_map[entry.name]:,.{digits}f}")
-        table.add_row(entry.name, *cells)
-    if estimate.region:
-        table.title = f"region {estimate.region}"
-    overall = _shown(estimate.overall.times(100), 1)
-    table.caption = f"overall accuracy {overall} %; {estimate.units:,} points"
+        cells = [entry.name]
+        if mapped:
+            cells.append(f"{mapped[entry.name]:,.{digits}f}")
+        cells += [_format(entry.hectares, digits), _percent(entry.share), f"{points:,}"]
+        table.add_row(*cells)
+    table.title = f"region {estimate.region}" if estimate.region else None
+    table.caption = f"overall accuracy {_percent(estimate.overall)} %; {estimate.units:,} points"
     return table
 
 
 def accuracy_table(estimate: Estimate) -> Table:
-    """Table of user's and producer's accuracy of the classes, with their numbers of points."""
+    """Return a table of user's and producer's accuracy, and of the points by class on the map and by true class."""
     table = _table("class", "user's, %", "producer's, %", "points mapped", "true")
-    for entry, mapped, true in zip(estimate.classes, estimate.units_mapped, estimate.units_true, strict=True):
-        user = _shown(entry.user.times(100), 1)
-        producer = _shown(entry.producer.times(100), 1)
-        table.add_row(entry.name, user, producer, f"{mapped:,}", f"{true:,}")
+    rows = zip(estimate.classes, estimate.units_mapped, estimate.units_true, strict=True)
+    for entry, mapped, true in rows:
+        table.add_row(entry.name, _percent(entry.user), _percent(entry.producer), f"{mapped:,}", f"{true:,}")
     return table
 
 
 def confusion_table(estimate: Estimate) -> Table:
-    """Table of shares of the area in percent, with mapped classes in rows and true classes in columns."""
+    """Return a table of shares of the area in percent, with classes on the map along rows and true ones in columns."""
     table = _table("mapped \\ true, %", *(entry.name for entry in estimate.classes), "sum")
     for entry, row in zip(estimate.classes, estimate.confusion, strict=True):
-        table.add_row(entry.name, *(f"{100 * share:.2f}" for share in (*row, sum(row))))
+        shares = (*row, sum(row))
+        table.add_row(entry.name, *(f"{100 * share:.2f}" for share in shares))
     return table
 
 
@@ -96,37 +93,39 @@ def _table(first: str, *numbers: str) -> Table:
     return table
 
 
-def _shown(value: Value, digits: int) -> str:
+def _format(value: Value, digits: int) -> str:
     return "-" if isnan(value.value) else f"{value.value:,.{digits}f} ± {value.margin:,.{digits}f}"
 
 
+def _percent(value: Value) -> str:
+    return _format(value.times(100), 1)
+
+
 def show(console: Console, estimates: Sequence[Estimate], answers: Answers) -> None:
-    """Print all tables, and the assumptions behind them."""
-    whole = estimates[0]
+    """Print all estimates, followed by what a reader must know to judge them."""
+    total = estimates[0]
     for each in estimates:
         console.print(area_table(each, answers.design))
-    console.print(accuracy_table(whole))
-    if len(whole.classes) <= MOST_SHOWN:
-        console.print(confusion_table(whole))
+    console.print(accuracy_table(total))
+    if len(total.classes) <= MOST_SHOWN:
+        console.print(confusion_table(total))
     for line in _notes(estimates, answers):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _notes(estimates: Sequence[Estimate], answers: Answers) -> list[str]:
-    """Assumptions and limits that a reader must know."""
-    whole = estimates[0]
-    regions = estimates[1:]
-    lines = [f"intervals of {whole.level * 100:g} %", f"estimator: {SOURCES[answers.observed.corrected]}"]
+    total, *regions = estimates
+    lines = [f"intervals of {total.level * 100:g} %", f"estimator: {SOURCES[answers.observed.corrected]}"]
     if regions:
         lines.append(
             "regions add up to the whole; where a region's area is known, its share times that is more precise"
         )
-        outside = whole.units - sum(region.units for region in regions)
+        outside = total.units - sum(region.units for region in regions)
         if outside:
             lines.append(f"{outside:,} points lie in no region")
-    without_error = _without_error(estimates)
-    if without_error:
-        lines.append(f"± 0 where all points of a stratum agreed, which is no certainty: {', '.join(without_error)}")
+    certain = _without_spread(estimates)
+    if certain:
+        lines.append(f"± 0 where all points of a stratum agreed, which is no certainty: {', '.join(certain)}")
     if answers.dropped:
         counts = ", ".join(f"{count} of {name}" for name, count in answers.dropped.items())
         lines.append(
@@ -136,14 +135,12 @@ def _notes(estimates: Sequence[Estimate], answers: Answers) -> list[str]:
     return lines
 
 
-def _without_error(estimates: Sequence[Estimate]) -> list[str]:
-    """Classes whose estimated standard error is 0."""
+def _without_spread(estimates: Sequence[Estimate]) -> list[str]:
+    """Return the classes whose area has a standard error of 0."""
     names = []
     for each in estimates:
-        suffix = f" in {each.region}" if each.region else ""
-        for entry in each.classes:
-            if entry.hectares.se == 0:
-                names.append(f"{entry.name}{suffix}")
+        where = f" in {each.region}" if each.region else ""
+        names += [f"{entry.name}{where}" for entry in each.classes if entry.hectares.se == 0]
     return names
 
 
@@ -161,8 +158,8 @@ def write_estimates(out: Path, estimates: Sequence[Estimate], answers: Answers) 
     for each in estimates:
         for entry, row in zip(each.classes, each.confusion, strict=True):
             areas.append({"region": each.region, **asdict(entry)})
-            shares_of_row = {f"true_{true.name}": share for true, share in zip(each.classes, row, strict=True)}
-            shares.append({"region": each.region, "mapped": entry.name, **shares_of_row})
+            true = {f"true_{other.name}": share for other, share in zip(each.classes, row, strict=True)}
+            shares.append({"region": each.region, "mapped": entry.name, **true})
     texts = {
         "estimate.json": json.dumps(plain, indent=1, ensure_ascii=False),
         "areas.csv": pandas.json_normalize(areas, sep="_").map(cell).to_csv(index=False),
@@ -175,7 +172,7 @@ def write_estimates(out: Path, estimates: Sequence[Estimate], answers: Answers) 
 
 
 def cell(value: Any) -> Any:
-    """Make a value safe for CSV: spreadsheets run text that begins like a formula."""
+    """Return a value that is safe in a CSV file: spreadsheets run text that begins like a formula."""
     if not isinstance(value, str):
         return value
     text = printable(value)
@@ -183,20 +180,18 @@ def cell(value: Any) -> Any:
 
 
 def draw_areas(path: Path, estimate: Estimate, design: Design) -> None:
-    """Draw estimated areas as bars with their intervals, and the areas on the map as marks."""
-    from matplotlib.figure import Figure
+    """Draw the estimated areas as bars with their intervals, and the mapped areas as marks."""
+    from matplotlib.figure import Figure  # slow to import, and needed here only
 
     names = [printable(entry.name)[:LONGEST] for entry in estimate.classes]
     areas = [entry.hectares for entry in estimate.classes]
     values = [area.value for area in areas]
-    errors_below = [area.value - area.low for area in areas]
-    errors_above = [area.high - area.value for area in areas]
+    below = [area.value - area.low for area in areas]
+    above = [area.high - area.value for area in areas]
     figure = Figure(figsize=(7, 1.2 + 0.4 * len(names)), dpi=140, layout="constrained")
     axis = figure.subplots()
     rows = range(len(names))
-    axis.barh(
-        rows, values, xerr=[errors_below, errors_above], color="#8fb4a4", ecolor="black", capsize=3, label="estimated"
-    )
+    axis.barh(rows, values, xerr=[below, above], color="#8fb4a4", ecolor="black", capsize=3, label="estimated")
     axis.plot([entry.hectares for entry in design.classes], rows, "d", color="#b3541e", label="counted on the map")
     axis.set_yticks(rows, names, parse_math=False)
     axis.invert_yaxis()
@@ -204,4 +199,6 @@ def draw_areas(path: Path, estimate: Estimate, design: Design) -> None:
     axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    save_png(figure, path)
+    with whole(path) as unfinished, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a script that the font lacks is drawn as boxes
+        figure.savefig(unfinished, format="png")
