@@ -12,7 +12,7 @@ from agrifm.errors import InputError
 from agrifm.sample import Sample, days_since_epoch
 from agrifm.sensors import LANDSAT, MODIS, S2
 from agrifm.training.data_checks import cautions, examine
-from agrifm.training.sources import open_sources
+from agrifm.training.loaders import open_sources
 
 
 @pytest.fixture

@@ -34,9 +34,9 @@ from agrifm.synthetic.landcover import SyntheticLandCover
 from agrifm.tasks.fractions import COVERS, Fractions
 from agrifm.training import fit, mean_teacher
 from agrifm.training.linear_probe import LinearProbe
+from agrifm.training.loaders import open_sources
 from agrifm.training.mean_teacher import AugmentedViews, Views, confidence, update_teacher
 from agrifm.training.module import BAD
-from agrifm.training.sources import open_sources
 from agrifm.training.throughput import forward_flops, tokens
 from agrifm.weight_files.start_weights import start_weights
 

@@ -19,8 +19,8 @@ from test_scene_files import DAYS, OLI, band_files, cube, refused, stored, write
 
 from agrifm.errors import InputError, Unreadable
 from agrifm.opening import open_scene
+from agrifm.scenes.discovery.files import split_path
 from agrifm.scenes.document import scene_from_dict, scene_to_dict
-from agrifm.scenes.files import split_path
 from agrifm.scenes.naming.dates import days_in, product_of
 from agrifm.scenes.naming.patterns import MAX_STEPS, NamePattern, _Matcher
 from agrifm.scenes.naming.products import scheme_of_pattern
@@ -512,7 +512,7 @@ def test_thousands_of_files_are_sorted_without_squares(tmp_path, monkeypatch):
     for date in sorted(set(dates)):
         for band in S2.band_ids:
             (tmp_path / f"{date}_{band}.tif").symlink_to(source)
-    from agrifm.scenes import frames
+    from agrifm.scenes.discovery import frames
 
     original = frames.FrameBuilder._missing_bands
 

@@ -35,7 +35,7 @@ from agrifm.tasks.field_scores import FieldScores
 from agrifm.tasks.fractions import FractionScores
 from agrifm.tasks.scores import Scores
 from agrifm.training import fit
-from agrifm.training.sources import open_sources
+from agrifm.training.loaders import open_sources
 from agrifm.weight_files.start_weights import weights_path
 
 Data = Scene | xr.Dataset | Sample | Mapping[str, Any]

@@ -15,9 +15,9 @@ from agrifm.errors import InputError, Unreadable
 from agrifm.scenes.assemble import assemble
 from agrifm.scenes.corrections import apply_corrections
 from agrifm.scenes.description import SOURCE_KEYS, Description, Source, describe, load_description
-from agrifm.scenes.files import find_files, split_path
+from agrifm.scenes.discovery.files import find_files, split_path
+from agrifm.scenes.discovery.frames import FrameBuilder
 from agrifm.scenes.folders import kind_of
-from agrifm.scenes.frames import FrameBuilder
 from agrifm.scenes.scene import Layer, Scene
 from agrifm.scenes.units import refuse_unknown_offset
 from agrifm.stac.items import frames_of

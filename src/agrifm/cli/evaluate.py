@@ -40,7 +40,7 @@ def evaluate(
     from agrifm.checkpoint import Checkpoint
     from agrifm.evaluation import evaluate as score
     from agrifm.evaluation.as_of import as_of_day
-    from agrifm.training.sources import open_sources
+    from agrifm.training.loaders import open_sources
 
     model = Checkpoint.load(checkpoint).with_root(root, allow_links=allow_links)
     model = model.averaging(flips=flips, others=ensemble or ())

@@ -18,7 +18,7 @@ from agrifm.data.folder import SampleSource
 from agrifm.data.loader import EpochBatches, Split, collate_by_shape, load
 from agrifm.figures import save_png
 from agrifm.io import whole, write_whole
-from agrifm.memory import keep_freed_memory
+from agrifm.nn.memory import keep_freed_memory
 from agrifm.sample import Batch
 from agrifm.tasks.field_scores import FieldScores
 from agrifm.tasks.fractions import FractionScores

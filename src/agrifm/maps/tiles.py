@@ -20,7 +20,7 @@ from agrifm.data.transforms import resize
 from agrifm.errors import InputError
 from agrifm.maps.files.writer import NODATA
 from agrifm.maps.windows import Windows
-from agrifm.memory import keep_freed_memory
+from agrifm.nn.memory import keep_freed_memory
 from agrifm.sample import collate
 from agrifm.scenes.scene import Area, Scene, Stack, Tile
 from agrifm.tasks.calibration import Calibration

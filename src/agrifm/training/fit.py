@@ -18,13 +18,12 @@ from agrifm.data.folder import SampleSource
 from agrifm.io import locked, refuse_unwritable
 from agrifm.training.callbacks import BEST, HISTORY, LAST
 from agrifm.training.linear_probe import open_probe
-from agrifm.training.loaders import Loaders
+from agrifm.training.loaders import Loaders, open_sources
 from agrifm.training.mean_teacher import MeanTeacher
 from agrifm.training.module import TrainingModule
 from agrifm.training.parallel import is_first
 from agrifm.training.resolve import resolve
 from agrifm.training.shared import from_first
-from agrifm.training.sources import open_sources
 from agrifm.training.state import (
     RESUME,
     checksums_of,

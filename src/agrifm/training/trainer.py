@@ -15,7 +15,7 @@ from rich.console import Console
 
 from agrifm.config import Experiment
 from agrifm.errors import Terminated
-from agrifm.memory import keep_freed_memory
+from agrifm.nn.memory import keep_freed_memory
 from agrifm.training.callbacks import ProgressPrinter, ScoreAndSave
 from agrifm.training.linear_probe import LinearProbe
 from agrifm.training.loaders import Loaders

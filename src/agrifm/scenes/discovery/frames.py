@@ -12,7 +12,7 @@ from pathlib import Path
 from agrifm.errors import InputError, Unreadable, nearest
 from agrifm.rasters.file_band import FileBand
 from agrifm.scenes.description import Source
-from agrifm.scenes.files import FoundFiles
+from agrifm.scenes.discovery.files import FoundFiles
 from agrifm.scenes.naming.products import BandSource, hinted, infer_sensors, known_names
 from agrifm.scenes.naming.safe import product_units
 from agrifm.scenes.quality import Quality, rule_of

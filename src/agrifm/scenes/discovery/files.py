@@ -16,10 +16,17 @@ from agrifm.errors import InputError, Unreadable
 from agrifm.rasters.cube_band import stored_as
 from agrifm.rasters.cube_file import SUFFIXES, is_cube
 from agrifm.rasters.file_band import FileBand
-from agrifm.scenes.cubes import find_cube_bands
 from agrifm.scenes.description import Source
+from agrifm.scenes.discovery.cubes import find_cube_bands
+from agrifm.scenes.discovery.headers import Header, read_headers, split_bands
+from agrifm.scenes.discovery.unsupported import (
+    level_1_days,
+    nothing_recognized,
+    refuse_hdf4,
+    refuse_level_1,
+    refuse_special_sidecars,
+)
 from agrifm.scenes.folders import files_below, kind_of, names_upward, refuse_special
-from agrifm.scenes.headers import Header, read_headers, split_bands
 from agrifm.scenes.naming.dates import acquisition, days_in
 from agrifm.scenes.naming.patterns import normalized
 from agrifm.scenes.naming.products import (
@@ -32,13 +39,6 @@ from agrifm.scenes.naming.products import (
     scheme_of_pattern,
 )
 from agrifm.scenes.naming.safe import forget_metadata_paths
-from agrifm.scenes.unsupported import (
-    level_1_days,
-    nothing_recognized,
-    refuse_hdf4,
-    refuse_level_1,
-    refuse_special_sidecars,
-)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Finding the files of a scene, and turning them into frames."""
