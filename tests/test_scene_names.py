@@ -741,6 +741,10 @@ def test_a_scene_survives_as_plain_values_and_nonsense_is_refused(tmp_path):
         (("layers", 0, "frames", 0, "day"), "x"),
         (("layers", 0, "frames", 0, "units", "scale"), 0.0),
         (("layers", 0, "frames", 0, "quality", "rule"), "other"),
+        (("layers", 0, "frames", 0, "possible", "low"), float("nan")),
+        (("layers", 0, "frames", 0, "possible", "high"), float("inf")),
+        (("layers", 0, "frames", 0, "possible", "high"), -1.0),
+        (("layers", 0, "frames", 0, "possible", "most"), float("nan")),
         (("layers", 0, "sensor", "scale"), float("inf")),
         (("skipped",), 5),
     ]

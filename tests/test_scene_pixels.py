@@ -23,6 +23,7 @@ from agrifm.rasters import cube_file
 from agrifm.rasters.cube_band import CubeBand
 from agrifm.rasters.file_band import FileBand, open_raster
 from agrifm.rasters.grid import METERS_PER_DEGREE, check_grid, pixel_area, pixel_size
+from agrifm.rasters.pixels import Pixels
 from agrifm.scenes.checks.pixels import refuse_impossible
 from agrifm.scenes.quicklook import show
 from agrifm.scenes.scene import Area, Frame, Layer, Scene
@@ -287,6 +288,18 @@ def test_impossible_reflectance_is_left_out_of_averages(junk):
 def test_impossible_reflectance_is_left_out_of_averages_of_cubes(tmp_path):
     stack = read_stack(open_scene(a_cube(tmp_path / "a.nc", JUNK, {}), ["resolution=40"]), Area(0, 0, 6, 6))
     assert (stack.images == 1000).all()
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.float32])
+def test_limits_may_be_infinite_or_beyond_what_a_data_type_holds(dtype):
+    # A scale near 0 makes limits of stored numbers infinite.
+    pixels = Pixels(np.array([[3, 7]], dtype), np.zeros((1, 2), bool))
+    assert pixels.outside((-inf, inf)).tolist() == [[False, False]]
+    assert pixels.outside((5, inf)).tolist() == [[True, False]]
+    assert pixels.outside((-inf, 5.5)).tolist() == [[False, True]]
+    assert pixels.outside((inf, inf)).tolist() == [[True, True]]
+    assert pixels.outside((-1e12, -1e11)).tolist() == [[True, True]]
+    assert pixels.outside((6.5, 7.0)).tolist() == [[True, False]]
 
 
 def test_a_date_of_mostly_impossible_reflectance_is_refused_and_the_repair_works(junk):

@@ -50,10 +50,12 @@ class Pixels:
         low, high = limits
         if self.values.dtype.kind in "iu":  # compare whole numbers, so that large arrays need no conversion
             lowest, highest = integer_range(self.values.dtype)
-            low = max(math.ceil(low), lowest)
-            high = min(math.floor(high), highest)
+            # Limits may be infinite, so they are brought near the range of the type before they are rounded.
+            low = math.ceil(min(max(low, lowest), highest + 1))
+            high = math.floor(max(min(high, highest), lowest - 1))
             if low > high:
                 return ~self.missing
+            low, high = max(low, lowest), min(high, highest)
         return ((self.values < low) | (self.values > high)) & ~self.missing
 
     def filled(self, fill: float) -> np.ndarray:

@@ -92,6 +92,11 @@ def _find_problem(frame: Frame, sensor: Sensor) -> str | None:
     scale, offset = frame.units.scale, frame.units.offset
     if not (math.isfinite(scale) and scale and math.isfinite(offset)):
         return f"scale {scale:g} and offset {offset:g}"
+    limits = frame.possible
+    if not (math.isfinite(limits.low) and math.isfinite(limits.high) and limits.low < limits.high):
+        return f"a range of reflectance from {limits.low:g} to {limits.high:g}"
+    if not 0 <= limits.most <= 1:
+        return f"a share of impossible pixels of {limits.most:g}"
     if frame.quality is not None and frame.quality.rule not in RULES:
         return f"the rule {frame.quality.rule!r} of a quality layer"
     return None
