@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from math import isfinite
@@ -15,14 +16,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
 from torch import Tensor, nn
 
 from agrifm.config import Experiment, parse
 from agrifm.errors import InputError, refusing
 from agrifm.io import write_whole
-from agrifm.nn.ensemble import TestTimeEnsemble
+from agrifm.nn.ensemble import Blend, TestTimeEnsemble
 from agrifm.nn.model import CropModel
+from agrifm.pixels.ensemble import PixelEnsemble
 from agrifm.tasks.calibration import Calibration
 from agrifm.tensor_files import (
     Match,
@@ -38,6 +40,7 @@ __all__ = ["Checkpoint", "Match", "build", "describe", "is_checkpoint", "load_st
 FORMAT = "agrifm-checkpoint-1"
 DAMAGED = "copy the file again from where it was trained; it was damaged or changed."
 MEMBER_SEPARATOR = "/"  # between the number of another model in the same file and the name of its weight
+PIXELS = "pixels."  # before the names of arrays of pixel classifiers
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,15 @@ class Checkpoint:
 
     Args:
         experiment: Resolved experiment; its sensors carry their statistics.
-        weights: Weights of the CropModel.
+        weights: Weights of the CropModel; none if the experiment has no network.
         scores: Scores on the validation split by name.
         epoch: Epoch after which the weights were saved.
         versions: Versions of the libraries that trained it.
         calibration: Calibration of its probabilities; it fits the model with its flips and others.
         flips: Average the probabilities over the eight orientations of a square.
         others: Other members of an ensemble, whose probabilities are averaged with those of this one.
+        pixels: Classifiers of single pixels, beside the network or in its place.
+        pixel_share: Weight of their probabilities, from 0 to 1; the rest is that of the network.
     """
 
     experiment: Experiment
@@ -63,6 +68,8 @@ class Checkpoint:
     calibration: Calibration | None = None
     flips: bool = False
     others: tuple[Checkpoint, ...] = ()
+    pixels: PixelEnsemble | None = None
+    pixel_share: float = 0.0
 
     def save(self, path: Path) -> None:
         """Write the file; it appears whole.
@@ -82,6 +89,9 @@ class Checkpoint:
         if self.flips or self.others:
             header["flips"] = json.dumps(self.flips)
             header["others"] = json.dumps([other.experiment.model_dump_json() for other in self.others])
+        members = (self, *self.others)
+        if any(member.pixels is not None for member in members):
+            header["pixels"] = json.dumps([member._pixels_document() for member in members])
         write_safetensors(path, self._weights_of_all(), header)
 
     @classmethod
@@ -105,27 +115,56 @@ class Checkpoint:
         experiment = _read_experiment(header["experiment"], path)
         texts = _read_entry(header, "others", list[str], [], path)
         experiments = [_read_experiment(text, path) for text in texts]
-        own_weights, *other_weights = _split_weights(weights, 1 + len(experiments), path)
-        others = tuple(cls(*pair) for pair in zip(experiments, other_weights, strict=True))
+        count = 1 + len(experiments)
+        own_weights, *other_weights = _split_weights(weights, count, path)
+        documents = _read_entry(header, "pixels", list[PixelsDocument | None], [None] * count, path)
+        if len(documents) != count:
+            raise _damaged(f"{path}: pixels", f"entries of {len(documents)} models", f"one for each of {count}")
+        others = []
+        for texts_of_other in zip(experiments, other_weights, documents[1:], strict=True):
+            others.append(cls._with_pixels(*texts_of_other, path))
         calibration = _read_entry(header, "calibration", Calibration | None, None, path)
         if calibration is not None:
             _check_calibration(calibration, experiment, path)
-        checkpoint = cls(
-            experiment=experiment,
-            weights=own_weights,
+        checkpoint = replace(
+            cls._with_pixels(experiment, own_weights, documents[0], path),
             scores=_read_entry(header, "scores", dict[str, float], {}, path),
             epoch=_read_entry(header, "epoch", Annotated[int, Field(ge=0)], 0, path),
             versions=_read_entry(header, "versions", dict[str, str], {}, path),
             calibration=calibration,
             flips=_read_entry(header, "flips", bool, False, path),
-            others=others,
+            others=tuple(others),
         )
         for member in (checkpoint, *others):
             member._check_weights(path)
         return checkpoint
 
+    @classmethod
+    def _with_pixels(
+        cls, experiment: Experiment, weights: dict[str, Tensor], document: PixelsDocument | None, path: Path
+    ) -> Checkpoint:
+        """Separate the arrays of pixel classifiers from the weights of the network."""
+        arrays = {key.removeprefix(PIXELS): value for key, value in weights.items() if key.startswith(PIXELS)}
+        weights = {key: value for key, value in weights.items() if not key.startswith(PIXELS)}
+        if document is None:
+            if arrays or not experiment.network:
+                raise _damaged(f"{path}: pixels", "no description of the pixel classifiers", "one")
+            return cls(experiment, weights)
+        classes = len(experiment.task.names)
+        pixels = PixelEnsemble.restore(document.description, arrays, experiment.data.sensors, classes, path)
+        return cls(experiment, weights, pixels=pixels, pixel_share=document.share)
+
+    def _pixels_document(self) -> dict[str, Any] | None:
+        if self.pixels is None:
+            return None
+        return {"description": self.pixels.description(), "share": self.pixel_share}
+
     def _check_weights(self, path: Path) -> None:
         """Compare the weights with the model that the experiment describes, before that model takes any memory."""
+        if not self.experiment.network:
+            if self.weights:
+                raise _damaged(f"{path}: weights", "weights of a network", "none, as the experiment has no network")
+            return
         for sensor in self.experiment.data.sensors:
             if sensor.statistics is None:
                 raise _damaged(f"{path}: sensor {sensor.name}", "no statistics", "those that it was trained with")
@@ -145,22 +184,39 @@ class Checkpoint:
 
     def _weights_of_all(self) -> dict[str, Tensor]:
         """Its weights by their names, and those of the others with the number of the member in front."""
-        weights = dict(self.weights)
+        weights = self._own_weights()
         for number, other in enumerate(self.others, 1):
-            for key, value in other.weights.items():
+            for key, value in other._own_weights().items():
                 weights[f"{number}{MEMBER_SEPARATOR}{key}"] = value
+        return weights
+
+    def _own_weights(self) -> dict[str, Tensor]:
+        """Weights of the network, and arrays of the pixel classifiers."""
+        weights = dict(self.weights)
+        if self.pixels is not None:
+            for key, value in self.pixels.tensors().items():
+                weights[f"{PIXELS}{key}"] = value
         return weights
 
     def model(self) -> nn.Module:
         """Return the model with these weights, ready for evaluation; the mean of all members of an ensemble."""
-        model = build(self.experiment)
-        load_strict(model, self.weights)
+        model = self._single_model()
         if not (self.flips or self.others):
             return model.eval()
         members = [model]
         for other in self.others:
             members.append(other.model())
         return TestTimeEnsemble(members, flips=self.flips).eval()
+
+    def _single_model(self) -> nn.Module:
+        """The network, the classifiers of pixels, or both."""
+        if self.pixels is not None and self.pixel_share == 1:
+            return deepcopy(self.pixels)
+        network = build(self.experiment)
+        load_strict(network, self.weights)
+        if self.pixels is None or self.pixel_share == 0:
+            return network
+        return Blend(network, deepcopy(self.pixels), self.pixel_share)
 
     def with_root(self, root: Path | None, *, allow_links: bool = False) -> Checkpoint:
         """Return the checkpoint with its data in another folder of the same layout.
@@ -209,6 +265,13 @@ class Checkpoint:
             for member in (other, *other.others):
                 members.append(replace(member, calibration=None, flips=False, others=()))
         return replace(self, flips=flips or self.flips, others=tuple(members))
+
+
+class PixelsDocument(BaseModel):
+    """Entry of a header about the pixel classifiers of one model."""
+
+    description: str
+    share: Annotated[float, Field(ge=0, le=1)]
 
 
 def _read_experiment(text: str, path: Path) -> Experiment:
@@ -325,6 +388,11 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "scores": {key: round(value, 4) for key, value in checkpoint.scores.items()},
         "versions": checkpoint.versions,
     }
+    if checkpoint.pixels is not None:
+        names = dict.fromkeys(member.name for member in checkpoint.pixels.members)
+        facts["pixels"] = f"{', '.join(names)}: {checkpoint.pixel_share:.0%} of the probabilities"
+    if not experiment.network:
+        del facts["model"]
     if checkpoint.flips or checkpoint.others:
         flips = ", each in eight orientations" if checkpoint.flips else ""
         facts["averages"] = f"{1 + len(checkpoint.others)} model(s){flips}"

@@ -18,6 +18,9 @@ def train(
     config: Config,
     out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/NAME.")] = None,
     resume: Annotated[bool, typer.Option(help="Resume a run that was stopped in that folder.")] = True,
+    quick: Annotated[
+        bool, typer.Option(help="Train only classifiers of single pixels, in seconds, and no network.")
+    ] = False,
     overrides: Overrides = None,
 ) -> None:
     """Train a model: fine-tune pre-trained weights, or start from random ones."""
@@ -25,6 +28,8 @@ def train(
     from agrifm.training import fit
 
     experiment = load(config, overrides or ())
+    if quick:
+        experiment = experiment.quick()
     out = out or Path("runs") / experiment.name
     with resumable():
         best = fit(experiment, out, resume=resume, console=console)

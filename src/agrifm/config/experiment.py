@@ -16,7 +16,9 @@ from pydantic import BeforeValidator, Field, model_validator
 from agrifm.config.limits import refuse_nonsense, refuse_size
 from agrifm.config.sections import DataConfig, Section, Teacher, TrainingConfig
 from agrifm.data.transforms import Augment
+from agrifm.errors import InputError
 from agrifm.nn.model import ModelConfig
+from agrifm.pixels.config import PixelsConfig
 from agrifm.sample import Sample, Season
 from agrifm.sensors import Sensor
 from agrifm.tasks.class_choice import chosen
@@ -57,6 +59,9 @@ class Experiment(Section):
         data: Where the samples are and how they are read.
         augment: Random augmentations of training samples.
         model: Architecture of the network.
+        pixels: Classifiers of single pixels beside the network; their probabilities are averaged with those of the
+            network. Without this section, there is only the network.
+        network: Train the network. Without it, the classifiers in ``pixels`` make the map alone, in seconds.
         task: What the network learns: ``segmentation``, ``fields`` or ``fractions``.
         teacher: Mean teacher of pre-training. Without it, only fractions are learned.
         probe: Segmentation experiment in YAML. After each epoch of pre-training, a linear probe on frozen features is
@@ -70,6 +75,8 @@ class Experiment(Section):
     data: DataConfig
     augment: Augment = Augment()
     model: ModelConfig = ModelConfig()
+    pixels: PixelsConfig | None = None
+    network: bool = True
     task: Task
     teacher: Teacher | None = None
     probe: Path | None = None
@@ -85,6 +92,16 @@ class Experiment(Section):
     def _frames_fit_decoder(self) -> Experiment:
         if self.model.decoder == "original" and self.data.frames is None:
             raise ValueError("model.decoder 'original' folds time into channels: set data.frames (it used 32)")
+        return self
+
+    @model_validator(mode="after")
+    def _pixels_fit_task(self) -> Experiment:
+        if self.pixels is not None and not isinstance(self.task, Segmentation):
+            raise ValueError(f"pixels classify single pixels: leave them out with task '{self.task.kind}'")
+        if not self.network and self.pixels is None:
+            raise ValueError("network: false needs a section pixels, e.g. 'pixels: {}'")
+        if not self.network and self.start_from is not None:
+            raise ValueError("start_from holds weights of a network: leave it out with network: false")
         return self
 
     @model_validator(mode="after")
@@ -146,10 +163,28 @@ class Experiment(Section):
         return self if self.data.footprint is not None else self.with_data(footprint=meters)
 
     def with_season(self, season: Season) -> Experiment:
-        """Return the experiment with this season for the model's time steps, unless it states one itself."""
-        if self.model.time_steps is None or self.model.season is not None:
-            return self
-        return self.model_copy(update={"model": replace(self.model, season=season)})
+        """Return the experiment with this season for regular dates of network and pixels, unless it states one."""
+        changes: dict[str, Any] = {}
+        if self.model.time_steps is not None and self.model.season is None:
+            changes["model"] = replace(self.model, season=season)
+        if self.pixels is not None and self.pixels.season is None:
+            changes["pixels"] = replace(self.pixels, season=season)
+        return self.model_copy(update=changes)
+
+    def quick(self) -> Experiment:
+        """Return the experiment without the network: only the classifiers of single pixels.
+
+        Raises:
+            InputError: If the task is not a segmentation.
+        """
+        if not isinstance(self.task, Segmentation):
+            raise InputError(
+                "--quick",
+                found=f"an experiment with task '{self.task.kind}'",
+                expected="task 'segmentation', whose classes single pixels can show",
+                repair="leave --quick out.",
+            )
+        return self.model_copy(update={"pixels": self.pixels or PixelsConfig(), "network": False, "start_from": None})
 
     def to_yaml(self) -> str:
         """The resolved experiment as YAML."""

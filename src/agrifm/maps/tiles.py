@@ -21,6 +21,7 @@ from agrifm.errors import InputError
 from agrifm.maps.files.writer import NODATA
 from agrifm.maps.windows import Windows
 from agrifm.nn.memory import keep_freed_memory
+from agrifm.nn.model import device_of
 from agrifm.sample import collate
 from agrifm.scenes.scene import Area, Scene, Stack, Tile
 from agrifm.tasks.calibration import Calibration
@@ -118,7 +119,7 @@ class MapJob:
         areas = [self.windows.area(number) for number in numbers]
         sizes = dict(self.checkpoint.experiment.data.resize)
         batch = collate([resize(data.cut(area, name=str(area)), sizes) for area in areas])
-        batch = batch.to(next(self.model.parameters()).device)
+        batch = batch.to(device_of(self.model))
         with torch.inference_mode():
             output = self.model(batch)
             values = task.probabilities(output)

@@ -52,6 +52,28 @@ class TestTimeEnsemble(nn.Module):
         return mean.clamp(min=TINY).log()
 
 
+class Blend(nn.Module):
+    """Weighted mean of the probabilities of two models; it is called like one of them.
+
+    Args:
+        first: A model, which returns logits.
+        second: Another model with the same classes.
+        share: Weight of the second model, from 0 to 1.
+    """
+
+    def __init__(self, first: nn.Module, second: nn.Module, share: float) -> None:
+        super().__init__()
+        self.first = first
+        self.second = second
+        self.share = share
+
+    def forward(self, batch: Batch) -> Float[Tensor, "b k y x"]:
+        """Return the logarithm of the mean probabilities, on the grid of the labels or the finest sensor."""
+        first = torch.softmax(self.first(batch).float(), 1)
+        second = torch.softmax(self.second(batch).float(), 1)
+        return torch.lerp(first, second, self.share).clamp(min=TINY).log()
+
+
 def orient(batch: Batch, quarter_turns: int, mirrored: bool) -> Batch:
     """Mirror a batch from left to right if asked, then turn it counterclockwise."""
 

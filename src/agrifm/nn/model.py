@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal, cast
 
 import torch
@@ -227,6 +228,13 @@ def _original_channels(swin: SwinSize, patch: Triple, frames: int | None) -> lis
             repair="set 'frames' in the data section (the original used 32), or use 'decoder: pyramid'.",
         )
     return level_channels(swin, -(-frames // patch[0]))
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return the device of a model; classifiers of pixels have no parameters, only buffers."""
+    for tensor in chain(module.parameters(), module.buffers()):
+        return tensor.device
+    return torch.device("cpu")
 
 
 def count_parameters(module: nn.Module) -> int:

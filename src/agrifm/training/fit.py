@@ -12,16 +12,19 @@ from typing import Any
 from rich.console import Console
 from torch import Tensor
 
-from agrifm.checkpoint import Match, load_strict
+from agrifm.checkpoint import Checkpoint, Match, load_strict, write_provenance
 from agrifm.config import Experiment, parse
 from agrifm.data.folder import SampleSource
+from agrifm.errors import InputError
 from agrifm.io import locked, refuse_unwritable
+from agrifm.pixels.ensemble import PixelEnsemble
 from agrifm.training.callbacks import BEST, HISTORY, LAST
 from agrifm.training.linear_probe import open_probe
 from agrifm.training.loaders import Loaders, open_sources
 from agrifm.training.mean_teacher import MeanTeacher
 from agrifm.training.module import TrainingModule
 from agrifm.training.parallel import is_first
+from agrifm.training.pixel_stage import MEMBERS, blend, fit_pixels, score, write_members
 from agrifm.training.resolve import resolve
 from agrifm.training.shared import from_first
 from agrifm.training.state import (
@@ -35,6 +38,7 @@ from agrifm.training.state import (
 from agrifm.training.trainer import make_trainer, run
 from agrifm.weight_files.start_weights import start_weights
 
+PIXELS = "pixels.safetensors"
 NEW_WEIGHTS = ("context.", "decoder.", "head.", "normalize.")  # parts of a model that start weights may lack
 
 
@@ -51,7 +55,8 @@ def fit(
     Args:
         experiment: The experiment.
         out: Folder of the results: ``best.safetensors``, ``last.safetensors``, ``history.csv``,
-            ``experiment.yaml``, ``environment.json``, TensorBoard logs and the state for resuming.
+            ``experiment.yaml``, ``environment.json``, TensorBoard logs and the state for resuming; with pixel
+            classifiers also ``pixels.safetensors`` and ``members.csv``.
         resume: Continue an interrupted run in ``out``, if there is one; otherwise start from the beginning.
         sources: Samples of ``train`` and ``val``, instead of those that the experiment names.
         console: Shows progress.
@@ -62,6 +67,7 @@ def fit(
     console = console or Console()
     weights = start_weights(experiment)
     refuse_unwritable(out)
+    _refuse_to_replace_network(experiment, out)
     # Processes that train together share their folder, and the first of them locks it against other runs.
     with locked(out / "training") if is_first() else nullcontext():
         sources = sources or open_sources(experiment)
@@ -71,6 +77,12 @@ def fit(
         # Reading all chips takes long, so one process does it for the others.
         data = from_first(partial(_check_data, experiment, out, weights, sources, resumed_state, console))
         experiment = parse(json.loads(data["experiment"]), "experiment")
+
+        pixels = None
+        if experiment.pixels is not None and is_first():
+            pixels = _fit_pixels(experiment, out, sources, console, resuming=resumed_state is not None)
+        if not experiment.network:
+            return out / BEST
 
         module = MeanTeacher(experiment) if experiment.data.shards else TrainingModule(experiment)
         module.inputs = data["inputs"]
@@ -84,7 +96,41 @@ def fit(
 
         trainer = make_trainer(experiment, out, console, open_probe(experiment))
         run(trainer, module, Loaders(experiment, sources), resumed_state)
+        if pixels is not None:
+            blend(Checkpoint.load(out / BEST), pixels, sources["val"], console).save(out / BEST)
     return out / BEST
+
+
+def _fit_pixels(
+    experiment: Experiment, out: Path, sources: Mapping[str, SampleSource], console: Console, *, resuming: bool
+) -> PixelEnsemble:
+    """Fit the pixel classifiers and save them as a checkpoint of their own; take it up if a run is resumed."""
+    path = out / (PIXELS if experiment.network else BEST)
+    if resuming and path.is_file():
+        pixels = Checkpoint.load(path).pixels
+        if pixels is not None:
+            return pixels
+    pixels, comparison = fit_pixels(experiment, sources["train"], console)
+    quick = experiment.quick()
+    scores = score(pixels, quick, sources["val"])
+    Checkpoint(quick, {}, scores, pixels=pixels, pixel_share=1.0).save(path)
+    write_members(comparison, out / MEMBERS)
+    write_provenance(experiment, out)
+    shown = "  ".join(f"{name} {scores[name]:.4f}" for name in experiment.task.shown if name in scores)
+    console.print(f"validation: {shown}\nsaved: {path}", highlight=False, soft_wrap=True)
+    return pixels
+
+
+def _refuse_to_replace_network(experiment: Experiment, out: Path) -> None:
+    """Refuse to write pixel classifiers over a network that took long to train."""
+    if experiment.network or not (out / HISTORY).is_file():
+        return
+    raise InputError(
+        out,
+        found="a run that trained a network",
+        expected="a folder without one, because its best.safetensors would be replaced",
+        repair="name another folder with --out.",
+    )
 
 
 def _check_data(

@@ -1,0 +1,52 @@
+"""Options of pixel classifiers: the ``pixels`` section of an experiment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from agrifm.errors import InputError
+from agrifm.sample import Season
+
+MemberName = Literal["lda", "logistic", "kernel", "forest", "extra_trees", "boosting"]
+FeatureName = Literal["series", "indices", "statistics"]
+
+
+@dataclass(frozen=True)
+class PixelsConfig:
+    """Options of the classifiers of single pixels: the ``pixels`` section of an experiment.
+
+    Args:
+        members: Classifiers that are fitted and compared: ``lda`` (linear discriminant analysis with shrinkage),
+            ``logistic`` regression, ``kernel`` (logistic regression on Gaussian kernels), ``forest``, ``extra_trees``,
+            ``boosting`` (gradient-boosted trees).
+        features: ``series`` are the bands, interpolated to regular dates; ``indices`` adds normalized differences of
+            bands at the same dates, ``statistics`` the mean, deviation, minimum, maximum and median over the season.
+        time_steps: Number of dates to interpolate to, evenly spaced over the season of the training data.
+        season: The season that the dates cover; by default that of the training data.
+        folds: Number of folds of the cross-validation, which divides the training ground into blocks.
+        max_pixels: Largest number of training pixels; more are drawn at random.
+    """
+
+    members: tuple[MemberName, ...] = ("lda", "logistic", "kernel", "extra_trees")
+    features: tuple[FeatureName, ...] = ("series", "indices", "statistics")
+    time_steps: int = 24
+    season: Season | None = None
+    folds: int = 5
+    max_pixels: int = 10_000
+
+    def __post_init__(self) -> None:
+        if not self.members or len(set(self.members)) < len(self.members):
+            raise InputError(
+                "pixels.members",
+                found=", ".join(self.members) or "an empty list",
+                expected="at least one member, and each once",
+                repair="list the members to compare, or leave the key out.",
+            )
+        if "series" not in self.features:
+            raise InputError(
+                "pixels.features",
+                found=", ".join(self.features) or "an empty list",
+                expected="series, and optionally indices and statistics",
+                repair="add 'series'; the other features are computed from it.",
+            )

@@ -1,0 +1,134 @@
+"""A random draw of labeled pixels with their features, in one pass over the samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from agrifm.pixels.features import PixelFeatures
+from agrifm.sample import Batch
+
+
+@dataclass(frozen=True)
+class LabeledPixels:
+    """Labeled pixels with their features.
+
+    Args:
+        blocks: Features ``(n, f)`` by sensor; NaN where the sample of a pixel lacks the sensor.
+        present: Whether the sample of each pixel has a sensor ``(n)``, by sensor.
+        classes: Class of each pixel ``(n)``.
+        sample: Number of the sample of each pixel ``(n)``, in the order in which the samples came.
+        key: Random number of each pixel ``(n)``, which decides whether it is kept.
+    """
+
+    blocks: dict[str, np.ndarray]
+    present: dict[str, np.ndarray]
+    classes: np.ndarray
+    sample: np.ndarray
+    key: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def __getitem__(self, chosen: np.ndarray) -> LabeledPixels:
+        """Return some of the pixels."""
+        return LabeledPixels(
+            {name: block[chosen] for name, block in self.blocks.items()},
+            {name: present[chosen] for name, present in self.present.items()},
+            self.classes[chosen],
+            self.sample[chosen],
+            self.key[chosen],
+        )
+
+    def with_all(self, sensors: tuple[str, ...]) -> np.ndarray:
+        """Numbers of the pixels whose samples have all of these sensors."""
+        present = np.ones(len(self), bool)
+        for name in sensors:
+            present &= self.present[name]
+        return np.flatnonzero(present)
+
+    def features(self, sensors: tuple[str, ...]) -> np.ndarray:
+        """Features ``(n, f)`` of these sensors."""
+        return np.concatenate([self.blocks[name] for name in sensors], 1)
+
+
+def join(parts: list[LabeledPixels]) -> LabeledPixels:
+    """Join pixels of several samples."""
+    first = parts[0]
+    return LabeledPixels(
+        {name: np.concatenate([part.blocks[name] for part in parts]) for name in first.blocks},
+        {name: np.concatenate([part.present[name] for part in parts]) for name in first.present},
+        np.concatenate([part.classes for part in parts]),
+        np.concatenate([part.sample for part in parts]),
+        np.concatenate([part.key for part in parts]),
+    )
+
+
+@dataclass
+class PixelDraw:
+    """Draws pixels while samples are read; each labeled pixel is kept with the same probability.
+
+    Every pixel gets a random number, and those with the smallest numbers are kept.
+
+    Args:
+        features: Computes the features.
+        most: Largest number of pixels to keep.
+        seed: Seed of the random numbers.
+    """
+
+    features: PixelFeatures
+    most: int
+    seed: int
+    labeled: int = 0
+    samples: int = 0
+    limit: float = 1.0
+    parts: list[LabeledPixels] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.rng = np.random.default_rng(self.seed)
+
+    def add(self, batch: Batch, labels: Int[Tensor, "b h w"], ignore_index: int) -> None:
+        """Add the labeled pixels of a batch."""
+        for index, label in enumerate(labels):
+            places = np.flatnonzero(label.numpy().ravel() != ignore_index)
+            self.labeled += len(places)
+            key = self.rng.random(len(places))
+            kept = key < self.limit
+            if kept.any():
+                self.parts.append(self._part(batch, index, label, places[kept], key[kept]))
+            self.samples += 1
+        # Forget surplus pixels only now and then, because joining copies all of them.
+        if sum(len(part) for part in self.parts) > 2 * self.most:
+            self.parts = [self.pixels()]
+            self.limit = float(self.parts[0].key.max())
+
+    def _part(
+        self, batch: Batch, index: int, label: Int[Tensor, "h w"], places: np.ndarray, key: np.ndarray
+    ) -> LabeledPixels:
+        blocks = {}
+        present = {}
+        pixels = torch.from_numpy(places)
+        size = (label.shape[0], label.shape[1])
+        for sensor in self.features.sensors:
+            frames = batch.frames.get(sensor.name)
+            is_present = frames is not None and int(frames[index]) > 0
+            if is_present:
+                block = self.features.of_sample(batch, index, [sensor.name], size, pixels).numpy()
+            else:
+                block = np.full((len(places), len(self.features.names([sensor.name]))), np.nan, np.float32)
+            blocks[sensor.name] = block
+            present[sensor.name] = np.full(len(places), is_present)
+        classes = label.numpy().ravel()[places]
+        return LabeledPixels(blocks, present, classes, np.full(len(places), self.samples), key)
+
+    def pixels(self) -> LabeledPixels:
+        """The drawn pixels, in the order of the samples; at least one was added."""
+        pixels = join(self.parts)
+        if len(pixels) <= self.most:
+            return pixels
+        smallest = np.argpartition(pixels.key, self.most)[: self.most]
+        return pixels[np.sort(smallest)]

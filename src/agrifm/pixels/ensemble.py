@@ -1,0 +1,228 @@
+"""Mean of the probabilities of several pixel classifiers, for any subset of the sensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from inspect import signature
+from typing import Annotated, Any
+
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from agrifm.errors import InputError, refusing
+from agrifm.pixels.config import MemberName
+from agrifm.pixels.features import PixelFeatures
+from agrifm.pixels.members import KINDS, Member, TreesMember
+from agrifm.sample import Batch, Season
+from agrifm.sensors import Sensor
+
+CHUNK = 16_384  # pixels whose features are in memory at a time
+TINY = 1e-6  # least probability; its logarithm is finite
+DEEPEST = 1000  # levels of a tree
+DAMAGED = "copy the file again from where it was trained; it was damaged or changed."
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted classifier.
+
+    Args:
+        name: Its name in the experiment.
+        sensors: Names of the sensors whose features it reads.
+        weight: Its weight in the mean of the classifiers of these sensors.
+        module: Maps features to probabilities.
+    """
+
+    name: MemberName
+    sensors: tuple[str, ...]
+    weight: float
+    module: Member
+
+
+class PixelEnsemble(nn.Module):
+    """Classify every pixel by its own series; it is called like the network.
+
+    Args:
+        features: Computes the features.
+        classes: Number of classes of the task.
+        known: Classes that the training labels held; the members tell these apart.
+        members: Classifiers, for one or several sets of sensors.
+    """
+
+    known: Tensor
+
+    def __init__(self, features: PixelFeatures, classes: int, known: Sequence[int], members: Sequence[Fitted]) -> None:
+        super().__init__()
+        self.features = features
+        self.classes = classes
+        self.members = tuple(members)
+        self.modules_of_members = nn.ModuleList(member.module for member in members)
+        self.register_buffer("known", torch.tensor(known))
+
+    def forward(self, batch: Batch) -> Float[Tensor, "b k y x"]:
+        """Return the logarithm of the probabilities of every sample, on the grid of the labels or the finest sensor.
+
+        Raises:
+            InputError: If a sample has no set of sensors that the classifiers were fitted for.
+        """
+        size = batch.size(self._present(batch))
+        maps = []
+        for index in range(len(batch)):
+            sensors = self._sensors_for(batch, index)
+            count = size[0] * size[1]
+            parts = []
+            for pixels in torch.arange(count, device=self.known.device).split(CHUNK):
+                features = self.features.of_sample(batch, index, sensors, size, pixels)
+                parts.append(self.probabilities(features, sensors))
+            maps.append(torch.cat(parts).T.view(self.classes, *size))
+        return torch.stack(maps).clamp(min=TINY).log()
+
+    def probabilities(self, features: Float[Tensor, "n f"], sensors: Sequence[str]) -> Float[Tensor, "n k"]:
+        """Mean of the probabilities of the members for these sensors."""
+        total = features.new_zeros(len(features), len(self.known))
+        for member in self.members:
+            if member.sensors == tuple(sensors):
+                total += member.weight * member.module(features)
+        return total.new_zeros(len(features), self.classes).index_copy(1, self.known, total)
+
+    def _present(self, batch: Batch) -> tuple[str, ...]:
+        return tuple(sensor.name for sensor in self.features.sensors if sensor.name in batch.images)
+
+    def _sensors_for(self, batch: Batch, index: int) -> tuple[str, ...]:
+        """The largest set of sensors that a sample has and members were fitted for."""
+        present = {name for name in self._present(batch) if int(batch.frames[name][index])}
+        usable = [member.sensors for member in self.members if present.issuperset(member.sensors)]
+        if usable:
+            return max(usable, key=len)
+        fitted = {", ".join(member.sensors): None for member in self.members}
+        raise InputError(
+            f"sample {batch.names[index]}",
+            found=f"sensors {', '.join(sorted(present)) or '(none)'}",
+            expected=f"at least {' or '.join(fitted)}",
+            repair="give the model a sensor it was trained with.",
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Arrays of all members by the number of the member and the name of the array."""
+        arrays = {}
+        for number, member in enumerate(self.members):
+            for key, value in member.module.state_dict().items():
+                arrays[f"{number}.{key.removeprefix('standardize.')}"] = value
+        return arrays
+
+    def description(self) -> str:
+        """Everything but the arrays, as JSON."""
+        kinds = {module: kind for kind, module in KINDS.items()}
+        members = []
+        for member in self.members:
+            kind = kinds[type(member.module)]
+            members.append(MemberDocument(name=member.name, kind=kind, sensors=member.sensors, weight=member.weight))
+        document = EnsembleDocument(
+            season=self.features.season,
+            time_steps=self.features.steps,
+            indices=self.features.indices,
+            statistics=self.features.statistics,
+            known=tuple(self.known.tolist()),
+            members=tuple(members),
+        )
+        return document.model_dump_json()
+
+    @classmethod
+    def restore(
+        cls, description: str, arrays: Mapping[str, Tensor], sensors: Sequence[Sensor], classes: int, where: object
+    ) -> PixelEnsemble:
+        """Build an ensemble from its description and its arrays.
+
+        Args:
+            description: As :meth:`description` returns it.
+            arrays: As :meth:`tensors` returns them.
+            sensors: Sensors of the experiment.
+            classes: Number of classes of the experiment.
+            where: File that holds them, for errors.
+
+        Raises:
+            InputError: If they do not belong together.
+        """
+        expected = "what 'agrifm train' writes there"
+        with refusing(f"{where}: pixels", expected=expected, repair=DAMAGED):
+            document = EnsembleDocument.model_validate_json(description)
+            names = {sensor.name for sensor in sensors}
+            if not all(names.issuperset(member.sensors) for member in document.members):
+                raise ValueError("members of sensors that the experiment does not have")
+            if len(set(document.known)) < len(document.known) or max(document.known) >= classes:
+                raise ValueError("classes that the task does not have")
+            features = PixelFeatures(
+                tuple(sensors), document.season, document.time_steps, document.indices, document.statistics
+            )
+            fitted = []
+            for number, member in enumerate(document.members):
+                module = _module(member.kind, number, arrays)
+                _check_arrays(module, len(features.names(member.sensors)), len(document.known))
+                fitted.append(Fitted(member.name, member.sensors, member.weight, module))
+        return cls(features, classes, document.known, fitted)
+
+
+class MemberDocument(BaseModel):
+    """One member in the description of an ensemble."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: MemberName
+    kind: str
+    sensors: Annotated[tuple[str, ...], Field(min_length=1)]
+    weight: Annotated[float, Field(gt=0, le=1)]
+
+
+class EnsembleDocument(BaseModel):
+    """The description of an ensemble, as a checkpoint stores it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    season: Season
+    time_steps: Annotated[int, Field(ge=2, le=1000)]
+    indices: bool
+    statistics: bool
+    known: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=2)]
+    members: Annotated[tuple[MemberDocument, ...], Field(min_length=1)]
+
+
+def _module(kind: str, number: int, arrays: Mapping[str, Tensor]) -> Member:
+    """Build the module of a member from its arrays."""
+    prefix = f"{number}."
+    own = {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
+    module: Any = KINDS[kind]
+    expected = set(signature(module).parameters)
+    if set(own) != expected:
+        raise ValueError(f"member {number}: arrays {sorted(own)}, not {sorted(expected)}")
+    return module(**own)
+
+
+def _check_arrays(module: Any, features: int, classes: int) -> None:
+    """Refuse arrays whose shapes do not fit together, and trees that lead out of their arrays."""
+    if isinstance(module, TreesMember):
+        _check_trees(module, features, classes)
+        return
+    module(torch.zeros(1, features))  # shapes that do not fit raise an error
+    if module(torch.zeros(1, features)).shape != (1, classes):
+        raise ValueError("other numbers of classes")
+    if not bool((module.standardize.std > 0).all()):
+        raise ValueError("standard deviations that are not above 0")
+
+
+def _check_trees(trees: TreesMember, features: int, classes: int) -> None:
+    nodes = len(trees.feature)
+    for name in ("threshold", "left", "right", "missing_left", "leaf"):
+        if getattr(trees, name).shape != (nodes,):
+            raise ValueError(f"{name} of another number of nodes")
+    limits = {"roots": nodes, "left": nodes, "right": nodes, "feature": features, "leaf": len(trees.values)}
+    for name, limit in limits.items():
+        numbers = getattr(trees, name)
+        if numbers.ndim != 1 or not len(numbers) or int(numbers.min()) < 0 or int(numbers.max()) >= limit:
+            raise ValueError(f"{name} that lead out of the arrays")
+    if trees.values.shape[1:] != (classes,) or trees.bias.shape != (classes,):
+        raise ValueError("other numbers of classes")
+    if not 0 <= int(trees.depth) <= DEEPEST:
+        raise ValueError(f"trees of {int(trees.depth)} levels")

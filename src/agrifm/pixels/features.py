@@ -1,0 +1,133 @@
+"""Features of single pixels: gap-filled series, spectral indices, and statistics of the season."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from agrifm.pixels.series import interpolate, step_days
+from agrifm.sample import Batch, Season
+from agrifm.sensors import Sensor
+
+# Bands of which normalized differences are computed: one for each part of the spectrum, by their STAC common names.
+SPECTRUM = (("blue",), ("green",), ("red",), ("rededge071",), ("nir", "nir08"), ("nir12",), ("swir16",), ("swir22",))
+LEAST_SUM = 0.01  # reflectance; a smaller sum of two bands carries noise only
+STATISTICS = ("mean", "deviation", "minimum", "maximum", "median")
+
+
+@dataclass(frozen=True)
+class PixelFeatures:
+    """Computes the features of pixels, in blocks by sensor.
+
+    Args:
+        sensors: Sensors whose series are used.
+        season: Season that the series cover.
+        steps: Number of dates to interpolate to.
+        indices: Whether to add normalized differences of bands at every date.
+        statistics: Whether to add mean, deviation, minimum, maximum and median over the season.
+    """
+
+    sensors: tuple[Sensor, ...]
+    season: Season
+    steps: int = 24
+    indices: bool = True
+    statistics: bool = True
+
+    def names(self, sensors: Sequence[str]) -> list[str]:
+        """Names of the features of some sensors, in order."""
+        names = []
+        for sensor in self._chosen(sensors):
+            channels = list(sensor.band_ids)
+            if self.indices:
+                for first, second in index_bands(sensor):
+                    channels.append(f"nd({sensor.band_ids[first]},{sensor.band_ids[second]})")
+            for step in range(self.steps):
+                names += [f"{sensor.name} {channel} {step + 1}" for channel in channels]
+            if self.statistics:
+                for statistic in STATISTICS:
+                    names += [f"{sensor.name} {channel} {statistic}" for channel in channels]
+        return names
+
+    def _chosen(self, sensors: Sequence[str]) -> list[Sensor]:
+        return [sensor for sensor in self.sensors if sensor.name in sensors]
+
+    def of_sample(
+        self, batch: Batch, index: int, sensors: Sequence[str], size: tuple[int, int], pixels: Int[Tensor, " n"]
+    ) -> Float[Tensor, "n f"]:
+        """Compute the features of some pixels of one sample.
+
+        Args:
+            batch: Holds the sample.
+            index: Number of the sample in the batch.
+            sensors: Names of the sensors to use; the sample has them.
+            size: Rows and columns of the grid on which the pixels lie. Other grids are read by nearest neighbor.
+            pixels: Flat indices of the pixels.
+
+        Returns:
+            Features; NaN where a sensor never saw the ground.
+        """
+        begin = float(self.season.begin(batch.first_day()[index]))
+        steps = step_days(self.season.length, self.steps) + begin
+        rows = pixels // size[1]
+        columns = pixels % size[1]
+        blocks = []
+        for sensor in self._chosen(sensors):
+            frames = int(batch.frames[sensor.name][index])
+            image = batch.images[sensor.name][index, :frames]
+            valid = batch.valid[sensor.name][index, :frames]
+            height, width = image.shape[-2:]
+            nearest = (rows * height // size[0]) * width + columns * width // size[1]
+            # Several pixels may lie in one pixel of a coarse sensor, which is computed once.
+            cells, cell_of_pixel = nearest.unique(return_inverse=True)
+            series = interpolate(
+                image.flatten(2)[..., cells],
+                valid.flatten(1)[:, cells],
+                batch.days[sensor.name][index, :frames],
+                steps,
+            )
+            blocks.append(self._block(series, sensor)[cell_of_pixel])
+        return torch.cat(blocks, 1)
+
+    def _block(self, series: Float[Tensor, "n s c"], sensor: Sensor) -> Float[Tensor, "n f"]:
+        """Features of one sensor, from its series in stored numbers."""
+        channels = series * sensor.scale + sensor.offset
+        if self.indices:
+            channels = torch.cat([channels, *_normalized_differences(channels, sensor)], -1)
+        parts = [channels.flatten(1)]
+        if self.statistics:
+            parts += [
+                channels.mean(1),
+                channels.std(1, correction=0),
+                channels.amin(1),
+                channels.amax(1),
+                channels.median(1).values,
+            ]
+        return torch.cat(parts, 1)
+
+
+def index_bands(sensor: Sensor) -> list[tuple[int, int]]:
+    """Positions of the pairs of bands of which a normalized difference is computed."""
+    positions = []
+    for common_names in SPECTRUM:
+        found = [sensor.index(name) for name in common_names]
+        positions += [position for position in found if position is not None][:1]
+    return list(combinations(positions, 2))
+
+
+def _normalized_differences(reflectance: Float[Tensor, "n s c"], sensor: Sensor) -> list[Float[Tensor, "n s 1"]]:
+    indices = []
+    for first, second in index_bands(sensor):
+        a, b = reflectance[..., first], reflectance[..., second]
+        difference = (a - b) / (a + b).clamp(min=LEAST_SUM)
+        indices.append(difference.clamp(-1, 1).unsqueeze(-1))
+    return indices
+
+
+def seen(batch: Batch, index: int, sensor: str) -> Bool[Tensor, ""]:
+    """Whether a sensor has a frame in a sample."""
+    return batch.frames[sensor][index] > 0

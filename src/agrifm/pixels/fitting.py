@@ -1,0 +1,219 @@
+"""Fitting of pixel classifiers: cross-validation over blocks of ground, choice of the members, and the final fit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import torch
+
+from agrifm.errors import InputError
+from agrifm.pixels.config import MemberName, PixelsConfig
+from agrifm.pixels.draw import LabeledPixels
+from agrifm.pixels.ensemble import Fitted, PixelEnsemble
+from agrifm.pixels.features import PixelFeatures
+from agrifm.pixels.learners import fit_member
+from agrifm.pixels.members import Member, widen
+
+CLEARLY_WORSE = 0.02  # macro F-score; members that are this much worse than the best one are left out
+ALL_SUBSETS = 3  # sensors up to which members are fitted for every subset
+FEWER_PIXELS = 4_000  # pixels of the cross-validation and of fallbacks; more take longer and change little
+LEAST_PIXELS = 20  # labeled pixels below which a set of sensors gets no members
+
+Progress = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class MemberScore:
+    """Scores of a member in the cross-validation.
+
+    Args:
+        name: Name of the member.
+        accuracy: Share of pixels whose class is right.
+        f_score: Mean of the F-scores of the classes.
+        seconds: Time of all fits and predictions.
+        chosen: Whether it belongs to the ensemble.
+    """
+
+    name: MemberName
+    accuracy: float
+    f_score: float
+    seconds: float
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Members compared by cross-validation.
+
+    Args:
+        members: Scores of every member; none without a cross-validation.
+        mean: Accuracy and mean F-score of the mean of the chosen members.
+        folds: Number of folds; 0 without a cross-validation.
+        blocks: Number of blocks of ground.
+        pixels: Number of labeled pixels.
+    """
+
+    members: tuple[MemberScore, ...]
+    mean: tuple[float, float] | None
+    folds: int
+    blocks: int
+    pixels: int
+
+    @property
+    def chosen(self) -> tuple[MemberName, ...]:
+        """Names of the chosen members."""
+        return tuple(member.name for member in self.members if member.chosen)
+
+
+def fit_ensemble(
+    pixels: LabeledPixels,
+    blocks: np.ndarray,
+    features: PixelFeatures,
+    classes: int,
+    config: PixelsConfig,
+    seed: int,
+    progress: Progress,
+) -> tuple[PixelEnsemble, Comparison]:
+    """Compare the members, choose among them, and fit the chosen ones to all pixels.
+
+    Args:
+        pixels: Labeled pixels of the training samples.
+        blocks: Block of ground ``(n)`` of each pixel; a block is never divided between folds.
+        features: How the features were computed.
+        classes: Number of classes of the task.
+        config: Members and folds.
+        seed: Seed of all random choices.
+        progress: Receives a line about the current step.
+
+    Returns:
+        The ensemble, and the comparison of its members.
+
+    Raises:
+        InputError: If the labels hold fewer than two classes.
+    """
+    known = np.unique(pixels.classes)
+    if len(known) < 2:
+        raise InputError(
+            "labels of the training samples",
+            found=f"{len(known)} class in {len(pixels):,} labeled pixels",
+            expected="at least two classes",
+            repair="add labels of another class, or check the class column and the lists of chips.",
+        )
+    subsets = _subsets(pixels, [sensor.name for sensor in features.sensors])
+    comparison = _compare(pixels, blocks, subsets[0], config, seed, progress)
+    names = comparison.chosen or config.members
+    members = []
+    for sensors in subsets:
+        rows = pixels.with_all(sensors)
+        # Members for a missing sensor are a fallback, and there are up to six of them.
+        if sensors != subsets[0]:
+            rows = _fewer(rows, seed)
+        for name in names:
+            progress(f"fitting {name} to {' and '.join(sensors)}")
+            module = _fit(name, pixels.features(sensors)[rows], pixels.classes[rows], known, seed)
+            members.append(Fitted(name, sensors, 1 / len(names), module))
+    return PixelEnsemble(features, classes, known.tolist(), members), comparison
+
+
+def _subsets(pixels: LabeledPixels, sensors: Sequence[str]) -> list[tuple[str, ...]]:
+    """Sets of sensors to fit members for, the one with all usable sensors first.
+
+    A set is left out if too few pixels have all of its sensors, or one class only.
+    """
+    sizes = range(len(sensors), 0, -1)
+    if len(sensors) > ALL_SUBSETS:
+        sizes = [len(sensors), len(sensors) - 1, 1]
+    subsets = []
+    for size in sizes:
+        for subset in combinations(sensors, size):
+            rows = pixels.with_all(subset)
+            if len(rows) >= min(LEAST_PIXELS, len(pixels)) and len(np.unique(pixels.classes[rows])) > 1:
+                subsets.append(subset)
+    return subsets
+
+
+def _fewer(rows: np.ndarray, seed: int) -> np.ndarray:
+    """Draw rows at random if there are many."""
+    if len(rows) <= FEWER_PIXELS:
+        return rows
+    return np.sort(np.random.default_rng(seed).choice(rows, FEWER_PIXELS, replace=False))
+
+
+def _fit(name: MemberName, features: np.ndarray, classes: np.ndarray, known: np.ndarray, seed: int) -> Member:
+    """Fit a member whose classes are numbered among all known ones."""
+    present = np.unique(classes)
+    module = fit_member(name, features, np.searchsorted(present, classes), seed)
+    return widen(module, np.searchsorted(known, present), len(known)) if len(present) < len(known) else module
+
+
+def _compare(
+    pixels: LabeledPixels,
+    blocks: np.ndarray,
+    sensors: tuple[str, ...],
+    config: PixelsConfig,
+    seed: int,
+    progress: Progress,
+) -> Comparison:
+    """Cross-validate every member over blocks of ground, with the sensors that most pixels have."""
+    rows = pixels.with_all(sensors)
+    rows = _fewer(rows, seed)
+    features, classes, blocks = pixels.features(sensors)[rows], pixels.classes[rows], blocks[rows]
+    count = len(np.unique(blocks))
+    folds = list(_folds(features, classes, blocks, config.folds, seed))
+    if len(folds) < 2 or len(config.members) < 2:
+        return Comparison((), None, 0, count, len(rows))
+    predictions = {}
+    seconds = {}
+    for name in config.members:
+        started = time.monotonic()
+        predictions[name] = np.zeros((len(rows), classes.max() + 1), np.float32)
+        for number, (train, test) in enumerate(folds, 1):
+            progress(f"cross-validation: {name}, fold {number} of {len(folds)}")
+            present = np.unique(classes[train])
+            module = fit_member(name, features[train], np.searchsorted(present, classes[train]), seed)
+            with torch.inference_mode():
+                predicted = module(torch.from_numpy(features[test])).numpy()
+            predictions[name][np.ix_(test, present)] = predicted
+        seconds[name] = time.monotonic() - started
+    tested = np.concatenate([test for _, test in folds])
+    scores = {name: _scores(predicted[tested], classes[tested]) for name, predicted in predictions.items()}
+    chosen = choose({name: f_score for name, (_, f_score) in scores.items()})
+    members = []
+    for name, (accuracy, f_score) in scores.items():
+        members.append(MemberScore(name, accuracy, f_score, seconds[name], name in chosen))
+    mean = np.mean([predictions[name] for name in chosen], 0)
+    return Comparison(tuple(members), _scores(mean[tested], classes[tested]), len(folds), count, len(rows))
+
+
+def choose(f_scores: Mapping[MemberName, float]) -> tuple[MemberName, ...]:
+    """Members that are not clearly worse than the best one."""
+    best = max(f_scores.values())
+    return tuple(name for name, score in f_scores.items() if score >= best - CLEARLY_WORSE)
+
+
+def _folds(
+    features: np.ndarray, classes: np.ndarray, blocks: np.ndarray, folds: int, seed: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Divide whole blocks into folds with similar shares of the classes; training always holds two classes."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    folds = min(folds, len(np.unique(blocks)))
+    if folds < 2:
+        return
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    for train, test in splitter.split(features, classes, blocks):
+        if len(test) and len(np.unique(classes[train])) > 1:
+            yield train, test
+
+
+def _scores(probabilities: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """Accuracy, and the mean F-score of the classes that occur."""
+    from sklearn.metrics import f1_score
+
+    predicted = probabilities.argmax(1)
+    f_score = f1_score(truth, predicted, labels=np.unique(truth), average="macro", zero_division=0.0)
+    return float((predicted == truth).mean()), float(f_score)

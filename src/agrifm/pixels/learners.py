@@ -1,0 +1,295 @@
+"""Fitting of pixel classifiers with scikit-learn, and their conversion to modules of plain tensors."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import linalg
+from torch import Tensor
+
+from agrifm.pixels.config import MemberName
+from agrifm.pixels.members import KernelMember, LinearMember, Member, TreesMember
+
+LOGISTIC_PENALTY = 0.05  # inverse strength; series are correlated, so that weights must be kept small
+KERNEL_PENALTY = 30.0
+LANDMARKS = 600  # pixels at which kernels are centered
+TREES = 100
+ROUNDS = 100  # of boosting; each adds one tree for every class
+LEAST_VARIANCE = 1e-9  # keeps the covariance of few pixels invertible
+LEAST_STD = 1e-6  # features that hardly vary carry no information
+
+Fit = Callable[[np.ndarray, np.ndarray, int], Member]
+
+
+def fit_member(name: MemberName, features: np.ndarray, classes: np.ndarray, seed: int) -> Member:
+    """Fit one classifier.
+
+    Args:
+        name: Kind of the classifier.
+        features: Features ``(n, f)`` float32; NaN where a value is missing.
+        classes: Classes ``(n)``, numbered from 0; each of them occurs.
+        seed: Seed of random choices.
+
+    Returns:
+        Module that maps features to probabilities.
+    """
+    return LEARNERS[name](features, classes, seed)
+
+
+def _fit_lda(features: np.ndarray, classes: np.ndarray, seed: int) -> Member:
+    """Linear discriminant analysis; the covariance of each class is shrunk by the rule of Ledoit and Wolf (2004).
+
+    The result is that of scikit-learn with ``solver="lsqr", shrinkage="auto"``. Its solution by singular values takes
+    several times longer than all the rest with some thousand features, so the equations are solved here.
+    """
+    mean, std, scaled = _standardize(features)
+    count = scaled.shape[1]
+    covariance = np.zeros((count, count))
+    centers = []
+    shares = []
+    for number in range(classes.max() + 1):
+        of_class = scaled[classes == number]
+        center = of_class.mean(0)
+        share = len(of_class) / len(scaled)
+        covariance += share * _shrunk_covariance(of_class - center)
+        centers.append(center)
+        shares.append(share)
+    centers = np.stack(centers).astype(np.float64)
+    weight = linalg.solve(covariance, centers.T, assume_a="pos").T
+    bias = np.log(shares) - 0.5 * (weight * centers).sum(1)
+    return LinearMember(mean, std, torch.from_numpy(weight), torch.from_numpy(bias))
+
+
+def _shrunk_covariance(centered: np.ndarray) -> np.ndarray:
+    """Covariance ``(f, f)`` of centered values ``(n, f)``, shrunk toward a diagonal (Ledoit and Wolf, 2004)."""
+    pixels, count = centered.shape
+    deviation = centered.std(0)
+    deviation[deviation == 0] = 1.0
+    centered = centered / deviation
+    covariance = (centered.T @ centered / pixels).astype(np.float64)
+    mean_variance = np.trace(covariance) / count
+    squares = np.square(covariance).sum()
+    distance = squares / count - mean_variance**2
+    sampling_error = (np.square(np.square(centered).sum(1, dtype=np.float64)).sum() / pixels - squares) / (
+        pixels * count
+    )
+    shrinkage = min(sampling_error, distance) / distance if distance > 0 else 0.0
+    covariance *= 1 - shrinkage
+    covariance[np.diag_indices(count)] += shrinkage * mean_variance + LEAST_VARIANCE
+    return covariance * np.outer(deviation, deviation)
+
+
+def _fit_logistic(features: np.ndarray, classes: np.ndarray, seed: int) -> Member:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    mean, std, scaled = _standardize(features)
+    # Stopping early regularizes as well; fits to the end take four times longer and predict no better.
+    model = LogisticRegression(C=LOGISTIC_PENALTY, max_iter=60, tol=1e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(scaled, classes)
+    return LinearMember(mean, std, *_linear(model.coef_, model.intercept_))
+
+
+def _fit_kernel(features: np.ndarray, classes: np.ndarray, seed: int) -> Member:
+    """Logistic regression on a Nystroem approximation of Gaussian kernels (Williams and Seeger, 2001)."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.kernel_approximation import Nystroem
+    from sklearn.linear_model import LogisticRegression
+
+    mean, std, scaled = _standardize(features)
+    count = min(LANDMARKS, len(scaled))
+    gamma = 1 / scaled.shape[1]
+    kernels = Nystroem(gamma=gamma, n_components=count, random_state=seed)
+    transformed = kernels.fit_transform(scaled)
+    model = LogisticRegression(C=KERNEL_PENALTY, max_iter=100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(transformed, classes)
+    weight, bias = _linear(model.coef_, model.intercept_)
+    # The transformation multiplies kernels by a matrix, which becomes part of the weights.
+    weight = weight @ torch.from_numpy(kernels.normalization_)
+    return KernelMember(mean, std, torch.from_numpy(kernels.components_), torch.tensor(gamma), weight, bias)
+
+
+def _fit_forest(features: np.ndarray, classes: np.ndarray, seed: int) -> Member:
+    from sklearn.ensemble import RandomForestClassifier
+
+    model = RandomForestClassifier(TREES, n_jobs=-1, random_state=seed).fit(features, classes)
+    return _forest(model.estimators_)
+
+
+def _fit_extra_trees(features: np.ndarray, classes: np.ndarray, seed: int) -> Member:
+    from sklearn.ensemble import ExtraTreesClassifier
+
+    model = ExtraTreesClassifier(TREES, n_jobs=-1, random_state=seed).fit(features, classes)
+    return _forest(model.estimators_)
+
+
+def _fit_boosting(features: np.ndarray, classes: np.ndarray, seed: int) -> Member:
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    # Trees look at a fifth of the features at a time: neighboring dates are alike, and fits take a fifth of the time.
+    model = HistGradientBoostingClassifier(
+        max_iter=ROUNDS,
+        learning_rate=0.1,
+        max_leaf_nodes=15,
+        max_features=0.2,
+        l2_regularization=1.0,
+        early_stopping=False,
+        random_state=seed,
+    )
+    # scikit-learn 1.9 cannot bin a feature without any value.
+    empty = np.isnan(features).all(0)
+    model.fit(np.where(empty, np.float32(0), features), classes)
+    return _boosting(model)
+
+
+LEARNERS: dict[MemberName, Fit] = {
+    "lda": _fit_lda,
+    "logistic": _fit_logistic,
+    "kernel": _fit_kernel,
+    "forest": _fit_forest,
+    "extra_trees": _fit_extra_trees,
+    "boosting": _fit_boosting,
+}
+
+
+def _standardize(features: np.ndarray) -> tuple[Tensor, Tensor, np.ndarray]:
+    """Mean and deviation of each feature, and the standardized features, where missing values are 0."""
+    seen = ~np.isnan(features)
+    count = np.maximum(seen.sum(0), 1)
+    mean = np.where(seen, features, 0).sum(0, dtype=np.float64) / count
+    deviation = np.where(seen, features - mean, 0)
+    std = np.sqrt(np.square(deviation).sum(0) / count)
+    std = np.where(std < LEAST_STD, 1.0, std)
+    return torch.from_numpy(mean), torch.from_numpy(std), (deviation / std).astype(np.float32)
+
+
+def _linear(coefficients: np.ndarray, intercepts: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Weights and biases of every class; scikit-learn gives those of the second class alone if there are two."""
+    weight, bias = torch.from_numpy(coefficients), torch.from_numpy(intercepts)
+    if len(weight) == 1:
+        weight = torch.cat([torch.zeros_like(weight), weight])
+        bias = torch.cat([torch.zeros_like(bias), bias])
+    return weight, bias
+
+
+def _forest(estimators: Sequence[Any]) -> TreesMember:
+    """Trees of a forest, whose leaves hold shares of the classes."""
+    trees = [estimator.tree_ for estimator in estimators]
+    nodes = []
+    for tree in trees:
+        nodes.append(
+            _Nodes(
+                feature=tree.feature,
+                threshold=tree.threshold,
+                left=tree.children_left,
+                right=tree.children_right,
+                missing_left=tree.missing_go_to_left.astype(bool),
+                is_leaf=tree.children_left < 0,
+                values=tree.value[:, 0] / len(trees),
+            )
+        )
+    classes = trees[0].value.shape[2]
+    return _trees(nodes, np.zeros(classes), softmax=False)
+
+
+def _boosting(model: Any) -> TreesMember:
+    """Trees of gradient boosting, whose leaves add to the logit of one class each."""
+    classes = len(model.classes_)
+    # With two classes there is one logit, that of the second.
+    columns = [1] if classes == 2 else list(range(classes))
+    nodes = []
+    for trees in model._predictors:
+        for column, tree in zip(columns, trees, strict=True):
+            table = tree.nodes
+            values = np.zeros((len(table), classes))
+            values[:, column] = table["value"]
+            nodes.append(
+                _Nodes(
+                    feature=table["feature_idx"].astype(np.int64),
+                    threshold=table["num_threshold"],
+                    left=table["left"].astype(np.int64),
+                    right=table["right"].astype(np.int64),
+                    missing_left=table["missing_go_to_left"].astype(bool),
+                    is_leaf=table["is_leaf"].astype(bool),
+                    values=values,
+                )
+            )
+    bias = np.zeros(classes)
+    bias[columns] = np.ravel(model._baseline_prediction)
+    return _trees(nodes, bias, softmax=True)
+
+
+class _Nodes:
+    """Nodes of one tree as arrays.
+
+    Args:
+        feature: Compared feature.
+        threshold: Largest value that goes to the left.
+        left, right: Children.
+        missing_left: Whether missing values go to the left.
+        is_leaf: Whether a node is a leaf.
+        values: What a leaf adds ``(nodes, k)``.
+    """
+
+    def __init__(
+        self,
+        feature: np.ndarray,
+        threshold: np.ndarray,
+        left: np.ndarray,
+        right: np.ndarray,
+        missing_left: np.ndarray,
+        is_leaf: np.ndarray,
+        values: np.ndarray,
+    ) -> None:
+        number = np.arange(len(feature))
+        self.feature = np.where(is_leaf, 0, feature)
+        self.threshold = np.where(is_leaf, 0.0, threshold)
+        self.left = np.where(is_leaf, number, left)
+        self.right = np.where(is_leaf, number, right)
+        self.missing_left = missing_left
+        self.is_leaf = is_leaf
+        self.values = values
+
+    def depth(self) -> int:
+        """Largest number of nodes above a leaf."""
+        depth = np.zeros(len(self.feature), int)
+        for node in np.flatnonzero(~self.is_leaf):  # parents come before their children
+            depth[self.left[node]] = depth[node] + 1
+            depth[self.right[node]] = depth[node] + 1
+        return int(depth.max())
+
+
+def _trees(trees: Sequence[_Nodes], bias: np.ndarray, *, softmax: bool) -> TreesMember:
+    """Join the nodes of all trees."""
+    sizes = [len(tree.feature) for tree in trees]
+    roots = np.cumsum([0, *sizes[:-1]])
+    is_leaf = np.concatenate([tree.is_leaf for tree in trees])
+    leaf = np.where(is_leaf, np.cumsum(is_leaf) - 1, 0)
+    values = np.concatenate([tree.values[tree.is_leaf] for tree in trees])
+    return TreesMember(
+        roots=torch.from_numpy(roots),
+        feature=torch.from_numpy(np.concatenate([tree.feature for tree in trees])),
+        threshold=torch.from_numpy(_round_down(np.concatenate([tree.threshold for tree in trees]))),
+        left=torch.from_numpy(np.concatenate([tree.left + root for tree, root in zip(trees, roots, strict=True)])),
+        right=torch.from_numpy(np.concatenate([tree.right + root for tree, root in zip(trees, roots, strict=True)])),
+        missing_left=torch.from_numpy(np.concatenate([tree.missing_left for tree in trees])),
+        leaf=torch.from_numpy(leaf),
+        values=torch.from_numpy(values),
+        bias=torch.from_numpy(bias),
+        depth=torch.tensor(max(tree.depth() for tree in trees)),
+        softmax=torch.tensor(softmax),
+    )
+
+
+def _round_down(threshold: np.ndarray) -> np.ndarray:
+    """Largest single-precision numbers up to the thresholds, so that features of single precision compare as before."""
+    rounded = threshold.astype(np.float32)
+    return np.where(rounded > threshold, np.nextafter(rounded, np.float32(-np.inf)), rounded)

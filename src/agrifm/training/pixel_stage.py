@@ -1,0 +1,199 @@
+"""The classifiers of single pixels in a run: fitted before the network is trained, and averaged with it afterwards."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from agrifm.checkpoint import Checkpoint
+from agrifm.config import Experiment
+from agrifm.data.folder import ChipFolder, SampleSource
+from agrifm.data.georeference import read_grid
+from agrifm.data.loader import EpochBatches, Split, collate_by_shape, load
+from agrifm.errors import InputError
+from agrifm.io import whole
+from agrifm.pixels.draw import PixelDraw
+from agrifm.pixels.ensemble import TINY, PixelEnsemble
+from agrifm.pixels.features import PixelFeatures
+from agrifm.pixels.fitting import Comparison, fit_ensemble
+from agrifm.sample import Batch
+from agrifm.tasks.segmentation import Segmentation
+
+MEMBERS = "members.csv"
+BLOCKS_PER_FOLD = 4  # blocks of ground that the cross-validation deals out to its folds
+SHARES = (0.0, 0.5, 1.0)  # weights of the pixel classifiers that are compared with each other
+CHOICES = {0.0: "the network", 0.5: "both", 1.0: "pixel classifiers"}
+CLEARLY_BETTER = 0.02  # mean F-score that another weight than the half must gain
+FEW_SAMPLES = 200  # up to which starting worker processes takes longer than reading
+
+
+def fit_pixels(experiment: Experiment, train: SampleSource, console: Console) -> tuple[PixelEnsemble, Comparison]:
+    """Fit the pixel classifiers of an experiment to its training split.
+
+    Args:
+        experiment: A resolved experiment with a section ``pixels``.
+        train: The training split.
+        console: Shows progress and the table of members.
+
+    Raises:
+        InputError: If nothing is labeled, or labels hold one class only.
+    """
+    config, task = experiment.pixels, experiment.task
+    assert config is not None
+    assert config.season is not None
+    assert isinstance(task, Segmentation)
+    features = PixelFeatures(
+        tuple(experiment.data.sensors),
+        config.season,
+        config.time_steps,
+        indices="indices" in config.features,
+        statistics="statistics" in config.features,
+    )
+    draw = PixelDraw(features, config.max_pixels, experiment.seed)
+    with console.status("reading labeled pixels") as status, torch.inference_mode():
+        for batch, labels in labeled_batches(experiment, train):
+            draw.add(batch, labels, task.ignore_index)
+            status.update(f"reading labeled pixels: sample {draw.samples} of {len(train)}")
+        if not draw.parts:
+            raise InputError(
+                "train split",
+                found="no labeled pixel",
+                expected="labels to learn from",
+                repair="check task.ignore_index and the lists.",
+            )
+        pixels = draw.pixels()
+        blocks = blocks_of(train, experiment.seed, config.folds)[pixels.sample]
+        fitted = fit_ensemble(pixels, blocks, features, task.outputs, config, experiment.seed, status.update)
+    _print(fitted[1], draw.labeled, console)
+    return fitted
+
+
+def labeled_batches(experiment: Experiment, source: SampleSource) -> Iterator[tuple[Batch, Int[Tensor, "b h w"]]]:
+    """Samples in order, without augmentation, with their classes."""
+    task = experiment.task
+    assert isinstance(task, Segmentation)
+    split = Split(source, experiment.data.frames, experiment.data.resize, prepare=experiment.prepare)
+    order = EpochBatches(len(source), experiment.training.batch_size, shuffle=False)
+    workers = experiment.training.workers if len(source) > FEW_SAMPLES else 0
+    for batches in load(split, order, workers, collate_by_shape):
+        for batch in batches:
+            if batch.label is not None:
+                yield batch, task.classes_of(batch.label)
+
+
+def blocks_of(source: SampleSource, seed: int, folds: int) -> np.ndarray:
+    """Block of ground ``(samples)`` of each sample: neighboring chips, or each sample for itself without a place."""
+    from sklearn.cluster import KMeans
+
+    places = _places(source)
+    if places is None:
+        return np.arange(len(source))
+    count = min(BLOCKS_PER_FOLD * folds, len(np.unique(places, axis=0)))
+    return KMeans(count, n_init=1, random_state=seed).fit_predict(places)
+
+
+def _places(source: SampleSource) -> np.ndarray | None:
+    """Coordinates ``(samples, 2)`` of the chips; None if one has no place, or their CRS differ."""
+    if not isinstance(source, ChipFolder):
+        return None
+    places = []
+    systems = set()
+    for index in range(len(source)):
+        grid = read_grid(source.path(index), allow_links=source.allow_links)
+        if grid is None:
+            return None
+        georeference, _ = grid
+        places.append((georeference.transform[2], georeference.transform[5]))
+        systems.add(georeference.crs)
+    return np.array(places) if len(systems) == 1 else None
+
+
+def _print(comparison: Comparison, labeled: int, console: Console) -> None:
+    """Print the table of the members."""
+    if not comparison.members:
+        console.print(
+            f"pixel classifiers: fitted to {comparison.pixels:,} pixels; too few blocks of ground to compare them",
+            highlight=False,
+        )
+        return
+    title = f"pixel classifiers, cross-validated on {comparison.pixels:,} of {labeled:,} labeled pixels"
+    table = Table(title=title, title_justify="left", box=None, header_style="bold")
+    table.add_column("classifier")
+    for name in ("accuracy", "mean F-score", "seconds"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for member in comparison.members:
+        values = (f"{member.accuracy:.3f}", f"{member.f_score:.3f}", f"{member.seconds:.1f}")
+        table.add_row(member.name, *values, "chosen" if member.chosen else "")
+    assert comparison.mean is not None
+    accuracy, f_score = comparison.mean
+    table.add_row("mean of the chosen", f"{accuracy:.3f}", f"{f_score:.3f}", "", "")
+    console.print(table)
+    console.print(f"{comparison.folds} folds of {comparison.blocks} blocks of ground", highlight=False)
+
+
+def write_members(comparison: Comparison, path: Path) -> None:
+    """Write the table of the members."""
+    rows: list[Sequence[object]] = [("classifier", "accuracy", "mFscore", "seconds", "chosen")]
+    for member in comparison.members:
+        seconds = round(member.seconds, 2)
+        rows.append((member.name, member.accuracy, member.f_score, seconds, int(member.chosen)))
+    if comparison.mean is not None:
+        rows.append(("mean of the chosen", *comparison.mean, "", ""))
+    with whole(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+
+
+def score(model: nn.Module, experiment: Experiment, source: SampleSource) -> dict[str, float]:
+    """Scores of a model on a labeled split; empty if nothing is labeled."""
+    task = experiment.task
+    metric = task.metric()
+    with torch.inference_mode():
+        for batch, _ in labeled_batches(experiment, source):
+            assert batch.label is not None
+            task.update(metric, model(batch), batch.label)
+    return dict(task.scores(metric).summary)
+
+
+def blend(network: Checkpoint, pixels: PixelEnsemble, val: SampleSource, console: Console) -> Checkpoint:
+    """Average the network with the pixel classifiers.
+
+    Both get the same weight, unless one of them alone is clearly better on the validation split.
+
+    Args:
+        network: The best checkpoint of the training.
+        pixels: The pixel classifiers.
+        val: The validation split.
+        console: Shows the scores.
+    """
+    experiment, task = network.experiment, network.experiment.task
+    model = network.model()
+    metrics = {share: task.metric() for share in SHARES}
+    with torch.inference_mode():
+        for batch, _ in labeled_batches(experiment, val):
+            assert batch.label is not None
+            of_network = torch.softmax(model(batch).float(), 1)
+            of_pixels = torch.softmax(pixels(batch), 1)
+            for share, metric in metrics.items():
+                mean = torch.lerp(of_network, of_pixels, share)
+                task.update(metric, mean.clamp(min=TINY).log(), batch.label)
+    scores = {share: dict(task.scores(metric).summary) for share, metric in metrics.items()}
+    f_scores = {share: summary["mFscore"] for share, summary in scores.items()}
+    best = max(SHARES, key=lambda share: f_scores[share])
+    share = best if f_scores[best] > f_scores[0.5] + CLEARLY_BETTER else 0.5
+    console.print(
+        f"validation mFscore: network {f_scores[0.0]:.4f}, pixel classifiers {f_scores[1.0]:.4f}, "
+        f"both {f_scores[0.5]:.4f}; chosen: {CHOICES[share]}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return replace(network, pixels=pixels, pixel_share=share, scores=scores[share])
