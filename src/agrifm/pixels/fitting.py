@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -205,7 +206,11 @@ def _folds(
     if folds < 2:
         return
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    for train, test in splitter.split(features, classes, blocks):
+    with warnings.catch_warnings():
+        # Classes with fewer pixels than folds are tested in some of the folds.
+        warnings.filterwarnings("ignore", message="The least populated class")
+        divided = list(splitter.split(features, classes, blocks))
+    for train, test in divided:
         if len(test) and len(np.unique(classes[train])) > 1:
             yield train, test
 

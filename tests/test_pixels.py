@@ -1,0 +1,397 @@
+"""Classifiers of single pixels: features by hand, members equal to scikit-learn, checkpoints, and runs."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from rich.console import Console
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifier, RandomForestClassifier
+
+import agrifm
+from agrifm.checkpoint import Checkpoint
+from agrifm.config import parse
+from agrifm.errors import InputError
+from agrifm.evaluation.calibration import calibrate_checkpoint
+from agrifm.evaluation.scoring import evaluate
+from agrifm.pixels.config import PixelsConfig
+from agrifm.pixels.draw import PixelDraw
+from agrifm.pixels.features import PixelFeatures, index_bands
+from agrifm.pixels.fitting import choose, fit_ensemble
+from agrifm.pixels.learners import LEARNERS, _boosting, _forest, fit_member
+from agrifm.pixels.members import widen
+from agrifm.pixels.series import interpolate
+from agrifm.sample import Sample, Season, collate
+from agrifm.sensors import LANDSAT, S2
+from agrifm.synthetic.chips import Landscape
+from agrifm.synthetic.scenes import write_scene
+from agrifm.training import fit
+
+CLASSES = ["other", "winter wheat", "maize", "rapeseed", "sugar beet", "grassland"]
+QUIET = Console(quiet=True)
+YEAR = Season(0.0, 365.0)
+
+
+def table(pixels=400, features=30, classes=4, seed=0, gaps=0.05):
+    """Features of single pixels in which classes can be told apart, with gaps."""
+    rng = np.random.default_rng(seed)
+    truth = np.arange(pixels) % classes
+    values = rng.normal(size=(pixels, features)).astype(np.float32)
+    values[:, :classes] += 1.5 * np.eye(classes, dtype=np.float32)[truth]
+    values[rng.random(values.shape) < gaps] = np.nan
+    return values, truth
+
+
+# Features
+
+
+def test_series_are_interpolated_between_valid_dates():
+    days = torch.tensor([140.0, 100.0, 120.0, 160.0])
+    image = torch.tensor([30.0, 10.0, 999.0, 50.0])[:, None, None].repeat(1, 1, 3)
+    valid = torch.ones(4, 3, dtype=torch.bool)
+    valid[2, 0] = False  # a cloud between
+    valid[:3, 1] = False  # seen only at the end
+    valid[:, 2] = False  # never seen
+    series = interpolate(image, valid, days, torch.tensor([90.0, 100.0, 120.0, 150.0, 170.0]))
+    torch.testing.assert_close(series[0, :, 0], torch.tensor([10.0, 10.0, 20.0, 40.0, 50.0]))
+    assert (series[1] == 50).all()
+    assert series[2].isnan().all()
+
+
+def test_features_by_hand():
+    # Two dates, red 0.1 and near infrared 0.3, then 0.2 and 0.2; all other bands 0.1.
+    image = torch.full((2, 6, 1, 2), 1000.0)
+    image[0, 3] = 3000.0
+    image[1, 2:4] = 2000.0
+    sample = Sample({"Landsat": image}, {"Landsat": torch.tensor([0, 365])}, name="x")
+    features = PixelFeatures((LANDSAT,), YEAR, steps=2)
+    values = features.of_sample(collate([sample]), 0, ["Landsat"], (1, 2), torch.arange(2))
+    names = features.names(["Landsat"])
+    assert values.shape == (2, len(names))
+    by_name = dict(zip(names, values[0].tolist(), strict=True))
+    assert by_name["Landsat B04 1"] == pytest.approx(0.1)
+    assert by_name["Landsat nd(B04,B05) 1"] == pytest.approx(-0.5)  # red minus near infrared over their sum
+    assert by_name["Landsat nd(B04,B05) 2"] == pytest.approx(0.0)
+    assert by_name["Landsat B05 mean"] == pytest.approx(0.25)
+    assert by_name["Landsat B05 deviation"] == pytest.approx(0.05)
+    assert by_name["Landsat B05 minimum"] == pytest.approx(0.2)
+    assert by_name["Landsat B05 maximum"] == pytest.approx(0.3)
+
+
+def test_one_band_for_each_part_of_the_spectrum_makes_indices():
+    pairs = {tuple(S2.bands[i].common_name for i in pair) for pair in index_bands(S2)}
+    assert ("red", "nir") in pairs
+    assert not any("nir08" in pair for pair in pairs)
+    assert ("red", "nir08") in {tuple(LANDSAT.bands[i].common_name for i in pair) for pair in index_bands(LANDSAT)}
+
+
+def test_a_coarse_sensor_is_brought_to_the_grid_of_the_label():
+    image = torch.arange(4.0).view(1, 1, 2, 2).repeat(1, 6, 1, 1) * 1000
+    sample = Sample({"Landsat": image}, {"Landsat": torch.tensor([10])}, name="x")
+    features = PixelFeatures((LANDSAT,), YEAR, steps=2, indices=False, statistics=False)
+    values = features.of_sample(collate([sample]), 0, ["Landsat"], (4, 4), torch.arange(16))
+    expected = torch.arange(4.0).view(2, 2).repeat_interleave(2, 0).repeat_interleave(2, 1) / 10
+    torch.testing.assert_close(values[:, 0].view(4, 4), expected)
+
+
+# Members
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("name", sorted(LEARNERS))
+def test_members_learn_and_give_probabilities(name, classes):
+    features, truth = table(classes=classes)
+    member = fit_member(name, features, truth, 0)
+    unseen, expected = table(classes=classes, seed=1)
+    probabilities = member(torch.from_numpy(unseen))
+    assert probabilities.shape == (len(unseen), classes)
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(len(unseen)), atol=1e-4, rtol=0)
+    assert (probabilities.argmax(1).numpy() == expected).mean() > 1.5 / classes
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_trees_equal_those_of_scikit_learn(classes):
+    features, truth = table(classes=classes)
+    unseen, _ = table(classes=classes, seed=1)
+    for model in (RandomForestClassifier(20, random_state=0), ExtraTreesClassifier(20, random_state=0)):
+        ours = _forest(model.fit(features, truth).estimators_)(torch.from_numpy(unseen))
+        np.testing.assert_allclose(ours, model.predict_proba(unseen), atol=1e-5)
+    model = HistGradientBoostingClassifier(max_iter=10, random_state=0).fit(features, truth)
+    np.testing.assert_allclose(_boosting(model)(torch.from_numpy(unseen)), model.predict_proba(unseen), atol=1e-5)
+
+
+def test_discriminant_analysis_equals_that_of_scikit_learn():
+    features, truth = table(pixels=90, features=120, classes=3, gaps=0)
+    features[:, 7] = 1.0  # a feature that never varies
+    unseen, _ = table(pixels=90, features=120, classes=3, gaps=0, seed=1)
+    mean, std = features.mean(0), features.std(0)
+    std[7] = 1.0
+    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit((features - mean) / std, truth)
+    ours = fit_member("lda", features, truth, 0)(torch.from_numpy(unseen))
+    np.testing.assert_allclose(ours, model.predict_proba((unseen - mean) / std), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["lda", "boosting", "extra_trees"])
+def test_a_class_that_a_member_never_saw_gets_probability_0(name):
+    features, truth = table(classes=3)
+    narrow = fit_member(name, features, truth, 0)
+    expected = narrow(torch.from_numpy(features))
+    wide = widen(narrow, np.array([0, 2, 3]), 4)(torch.from_numpy(features))
+    torch.testing.assert_close(wide[:, [0, 2, 3]], expected)
+    assert (wide[:, 1] == 0).all()
+
+
+# The draw, the comparison and the ensemble
+
+
+LAND = Landscape(rows=2, columns=4, size=48, frames=(("S2", 6), ("Landsat", 4)))
+
+
+@cache
+def sample(number):
+    """A chip of the farmland with both sensors."""
+    return LAND.sample(number % 2, number // 2, (S2, LANDSAT))
+
+
+def samples(count=6):
+    """Several chips of the farmland."""
+    return [sample(number) for number in range(count)]
+
+
+def drawn(train, sensors=(S2, LANDSAT), most=600):
+    features = PixelFeatures(sensors, Season.of([sample.span() for sample in train]), 12)
+    draw = PixelDraw(features, most, 0)
+    for sample in train:
+        batch = collate([sample])
+        draw.add(batch, batch.label, -1)
+    return draw
+
+
+def test_every_labeled_pixel_is_drawn_with_the_same_probability():
+    train = samples(4)
+    everything = drawn(train, most=10**6)
+    assert len(everything.pixels()) == everything.labeled == sum(int((s.label >= 0).sum()) for s in train)
+    few = drawn(train, most=300).pixels()
+    assert len(few) == 300
+    counts = np.bincount(few.sample, minlength=4)
+    assert counts.min() > 40  # 75 are expected
+    rows = {(sample, block.tobytes()) for sample, block in zip(few.sample, few.blocks["S2"], strict=True)}
+    all_pixels = everything.pixels()
+    assert rows <= {(s, b.tobytes()) for s, b in zip(all_pixels.sample, all_pixels.blocks["S2"], strict=True)}
+
+
+TWO_LINEAR = PixelsConfig(members=("lda", "logistic"))
+
+
+def ensemble_of(train, config=TWO_LINEAR):
+    draw = drawn(train)
+    pixels = draw.pixels()
+    return fit_ensemble(pixels, pixels.sample, draw.features, 6, config, 0, lambda line: None)
+
+
+def test_members_are_compared_and_only_those_close_to_the_best_are_chosen():
+    assert choose({"lda": 0.80, "logistic": 0.79, "kernel": 0.70}) == ("lda", "logistic")
+    ensemble, comparison = ensemble_of(samples(), PixelsConfig(members=("lda", "extra_trees")))
+    assert comparison.folds == 5
+    assert comparison.blocks == 6
+    assert {member.name for member in comparison.members} == {"lda", "extra_trees"}
+    assert {member.name for member in ensemble.members} == set(comparison.chosen)
+    weights = [member.weight for member in ensemble.members if member.sensors == ("S2", "Landsat")]
+    assert sum(weights) == pytest.approx(1)
+
+
+def test_few_blocks_need_no_comparison_and_one_class_is_refused():
+    train = samples(1)
+    ensemble, comparison = ensemble_of(train)
+    assert comparison.members == ()
+    assert {member.name for member in ensemble.members} == {"lda", "logistic"}
+    single = [replace(train[0], label=torch.zeros_like(train[0].label))]
+    with pytest.raises(InputError, match="at least two classes"):
+        ensemble_of(single)
+
+
+def test_a_missing_sensor_has_members_of_its_own():
+    train = samples()
+    ensemble, _ = ensemble_of(train)
+    assert {member.sensors for member in ensemble.members} == {("S2", "Landsat"), ("S2",), ("Landsat",)}
+    test = sample(7)
+    both = ensemble(collate([test]))
+    assert both.shape == (1, 6, 48, 48)
+    for sensor in ("S2", "Landsat"):
+        alone = ensemble(collate([test.only([sensor])]))
+        assert (alone.argmax(1) == test.label).float().mean() > 0.5
+    with pytest.raises(InputError, match="at least S2, Landsat or S2 or Landsat"):
+        ensemble(collate([replace(test, images={"Modis": torch.zeros(1, 7, 2, 2)}, dates={}, valid={})]))
+
+
+def test_a_sample_does_not_depend_on_its_batch():
+    ensemble, _ = ensemble_of(samples())
+    first, second = sample(6), sample(7)
+    together = ensemble(collate([first, second.only(["S2"])]))
+    alone = torch.cat([ensemble(collate([first])), ensemble(collate([second.only(["S2"])]))])
+    torch.testing.assert_close(together, alone)
+
+
+def test_labels_without_some_class_leave_its_probability_at_the_least():
+    train = samples()
+    without = [replace(s, label=torch.where(s.label == 2, -1, s.label)) for s in train]
+    ensemble, _ = ensemble_of(without)
+    assert ensemble.known.tolist() == [0, 1, 3, 4, 5]
+    assert (ensemble(collate([train[0]])).argmax(1) != 2).all()
+
+
+# Runs and checkpoints
+
+
+@pytest.fixture(scope="module")
+def quick_run(tmp_path_factory, farm):
+    """A run of pixel classifiers on the chips of the farm."""
+    values = {
+        "data": {"root": str(farm), "sensors": ["S2", "Landsat"]},
+        "pixels": {"members": ["lda", "extra_trees"], "time_steps": 8, "max_pixels": 800},
+        "network": False,
+        "task": {"classes": CLASSES},
+        "training": {"workers": 0},
+    }
+    out = tmp_path_factory.mktemp("quick")
+    fit(parse(values, "experiment"), out, console=QUIET)
+    return out
+
+
+def test_a_quick_run_beats_chance_and_leaves_its_table(quick_run, farm):
+    checkpoint = Checkpoint.load(quick_run / "best.safetensors")
+    assert checkpoint.weights == {}
+    assert checkpoint.scores["aAcc"] > 0.6
+    test = checkpoint.experiment.data.split("test")
+    assert evaluate(checkpoint, test).summary["aAcc"] > 0.6
+    rows = list(csv.DictReader((quick_run / "members.csv").open()))
+    assert [row["classifier"] for row in rows] == ["lda", "extra_trees", "mean of the chosen"]
+    assert not (quick_run / "history.csv").exists()
+
+
+def test_a_checkpoint_survives_the_disk_bit_by_bit(quick_run, tmp_path):
+    checkpoint = Checkpoint.load(quick_run / "best.safetensors")
+    checkpoint.save(tmp_path / "copy.safetensors")
+    again = Checkpoint.load(tmp_path / "copy.safetensors")
+    batch = collate([checkpoint.experiment.data.split("test").read(0)])
+    assert torch.equal(checkpoint.model()(batch), again.model()(batch))
+
+
+def test_runs_with_equal_seeds_are_equal(quick_run, tmp_path):
+    experiment = Checkpoint.load(quick_run / "best.safetensors").experiment
+    fit(experiment, tmp_path, console=QUIET)
+    first, second = load_file(quick_run / "best.safetensors"), load_file(tmp_path / "best.safetensors")
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def damage(path, out, edit):
+    """A copy of a checkpoint with other arrays or another header."""
+    with safe_open(path, "pt") as file:
+        header = dict(file.metadata())
+    arrays = load_file(path)
+    edit(arrays, header)
+    save_file(arrays, out, header)
+    return out
+
+
+def trees(arrays, name):
+    """Key of an array of the trees in a checkpoint."""
+    return next(key for key in arrays if key.startswith("pixels.") and key.endswith(f".{name}"))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda arrays, header: arrays.pop(next(iter(arrays))),
+        lambda arrays, header: header.pop("pixels"),
+        lambda arrays, header: header.update(pixels="[null, null]"),
+        lambda arrays, header: header.update(pixels=header["pixels"].replace("linear", "module")),
+        lambda arrays, header: header.update(pixels=header["pixels"].replace('\\"S2\\"', '\\"S9\\"')),
+        lambda arrays, header: arrays[trees(arrays, "left")].fill_(10**6),
+        lambda arrays, header: arrays[trees(arrays, "feature")].fill_(-1),
+        lambda arrays, header: arrays[trees(arrays, "depth")].fill_(10**9),
+        lambda arrays, header: arrays[trees(arrays, "std")].fill_(0),
+        lambda arrays, header: arrays[trees(arrays, "weight")].fill_(float("nan")),
+    ],
+)
+def test_damaged_checkpoints_are_refused(quick_run, tmp_path, edit):
+    # Both kinds of members, whatever the comparison chose.
+    checkpoint = Checkpoint.load(quick_run / "best.safetensors")
+    both, _ = ensemble_of(samples(1), PixelsConfig(members=("lda", "extra_trees")))
+    task = checkpoint.experiment.task
+    assert both.classes == task.outputs
+    whole = tmp_path / "whole.safetensors"
+    replace(checkpoint, pixels=both).save(whole)
+    Checkpoint.load(whole)
+    with pytest.raises(InputError):
+        Checkpoint.load(damage(whole, tmp_path / "damaged.safetensors", edit))
+
+
+def test_a_run_with_network_averages_both(settings, tmp_path):
+    pixels = {"members": ["lda", "logistic"], "time_steps": 8, "max_pixels": 800}
+    experiment = parse({**settings, "pixels": pixels}, "experiment")
+    out = fit(experiment, tmp_path, console=QUIET)
+    checkpoint = Checkpoint.load(out)
+    assert checkpoint.pixels is not None
+    assert checkpoint.pixel_share in (0.5, 1.0)
+    assert checkpoint.weights
+    alone = Checkpoint.load(tmp_path / "pixels.safetensors")
+    batch = collate([experiment.data.split("test").read(0)])
+    network = replace(checkpoint, pixel_share=0.0).model()(batch).softmax(1)
+    expected = (network + alone.model()(batch).softmax(1)) / 2
+    half = replace(checkpoint, pixel_share=0.5).model()(batch).softmax(1)
+    torch.testing.assert_close(half, expected, atol=1e-5, rtol=0)
+    # The finished run goes on where it was: nothing is trained, and the classifiers are taken up.
+    before = load_file(out)
+    fit(experiment, tmp_path, console=QUIET)
+    after = load_file(out)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_what_does_not_fit_is_refused_in_a_sentence(settings, tmp_path, quick_run):
+    instances = {**settings["data"], "label_key": "instances"}
+    for changes, message in (
+        ({"network": False}, "needs a section pixels"),
+        ({"network": False, "pixels": {}, "start_from": "agrifm-tiny"}, "start_from holds weights of a network"),
+        ({"pixels": {"members": ["lda", "lda"]}}, "each once"),
+        ({"pixels": {"members": []}}, "at least one member"),
+        ({"pixels": {"members": ["svm"]}}, "extra_trees"),
+        ({"pixels": {"features": ["indices"]}}, "add 'series'"),
+        ({"pixels": {"time_steps": 1}}, "from 2 to"),
+        (
+            {"pixels": {}, "task": {"kind": "fields"}, "data": {**settings["data"], "label_key": "instances"}},
+            "single pixels",
+        ),
+    ):
+        with pytest.raises(InputError, match=message):
+            parse({**settings, **changes}, "experiment")
+    quick = parse(settings, "experiment").quick()
+    (tmp_path / "history.csv").write_text("epoch\n")
+    with pytest.raises(InputError, match="trained a network"):
+        fit(quick, tmp_path, console=QUIET)
+
+
+def test_scenes_are_mapped_and_calibrated_as_with_a_network(quick_run, tmp_path):
+    path = tmp_path / "calibrated.safetensors"
+    checkpoint = Checkpoint.load(quick_run / "best.safetensors")
+    calibrate_checkpoint(checkpoint, path, "val", console=QUIET)
+    scene = agrifm.open_scene(
+        write_scene(tmp_path / "scene", LAND, rows=range(1), columns=range(2), sensors=(S2, LANDSAT))
+    )
+    model = agrifm.load(path)
+    mapped = model.map(scene, tmp_path / "map.tif")
+    with rasterio.open(tmp_path / "map.tif") as file:
+        classes = file.read(1)
+    assert mapped is not None
+    in_memory = model.predict(scene)
+    np.testing.assert_array_equal(classes, in_memory["classes"].values)
+    assert len(np.unique(classes)) > 2
