@@ -78,11 +78,11 @@ def test_names_that_people_take_for_the_same_are_reported_with_a_repair_that_wor
 
 def test_pictures_show_names_as_they_are(odd, tmp_path):
     labels = read_labels(Path(odd[0]).parent / "a.gpkg", GRID)
-    division = SplitAssignment.of(labels, ChipPlan(size=16), 10)
+    assignment = SplitAssignment.of(labels, ChipPlan(size=16), 10)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         save_split_picture(
-            tmp_path / "a.png", labels.label, division, labels.classes, "$\\frac{1$ \x1b[31m" + "x" * 5000
+            tmp_path / "a.png", labels.label, assignment, labels.classes, "$\\frac{1$ \x1b[31m" + "x" * 5000
         )
     with Image.open(tmp_path / "a.png") as picture:
         assert max(picture.size) < 4000
