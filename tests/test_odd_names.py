@@ -138,6 +138,6 @@ def test_impossible_reflectance_is_reported_by_date(odd):
     report = replace(odd[1], impossible={"S2": {"2020-04-01": (0, 100), "2020-07-01": (5, 100)}})
     lines = [line for line in report.left_out() if "no land has" in line]
     assert lines == [
-        "S2 of 2020-07-01: 5.00% of the clear pixels have a reflectance that no land has; they count as not seen"
+        "S2 of 2020-07-01: 5.00% of the clear pixels have a reflectance that no land has; they count as missing"
     ]
     assert odd[1].impossible["S2"].keys() == {"2020-04-01", "2020-07-01"}
