@@ -57,7 +57,7 @@ def meaning(found: Segmentation, code: int) -> str | tuple[str, ...] | None:
 def test_shipped_tables_mean_something_in_hcat(name):
     table = Table.read(name)
     assert len({row.code for row in table.rows}) == len(table.rows)
-    assert all(table.tips(row) for row in table.rows if row.hcat)
+    assert all(table.leaves_of(row) for row in table.rows if row.hcat)
     silent = {row.name for row in table.rows if not row.hcat}
     assert silent <= {"Unknown", "Background", "Clouds/No Data", "Nonag/Undefined"}
 
@@ -66,13 +66,13 @@ def test_hcat_codes_draw_the_tree():
     """Two digits of a code for each level; the code above is there too."""
     table = Table.read("hcat")
     codes = {row.name: row.code for row in table.rows}
-    for name, above in table.above.items():
+    for name, above in table.parents.items():
         if codes[name].isdecimal():
             kept = codes[name].rstrip("0")
             kept += "0" * (len(kept) % 2)
             assert codes.get(above, "3300000000") == kept[:-2].ljust(10, "0"), name
-    assert table.above["winter_common_soft_wheat"] == "common_soft_wheat"
-    assert table.above["common_soft_wheat"] == "cereal"
+    assert table.parents["winter_common_soft_wheat"] == "common_soft_wheat"
+    assert table.parents["common_soft_wheat"] == "cereal"
     assert table.find("cereal") > table.find("3301010101") == {"winter_common_soft_wheat"}
     assert table.find("barley") > table.find("winter barley")
 
@@ -147,9 +147,9 @@ def test_parts_under_a_name_of_ones_own():
         ({"only": "Rice"}, "a table to choose from"),
         ({"table": "cdl", "only": "Winter Wheet"}, "cdl.*'Winter Wheet'.*did you mean 'Winter Wheat'"),
         ({"table": "cdl", "only": "Sweet Corn"}, "Sweet Corn.*same meaning in HCAT as 'Corn'"),
-        ({"table": "cdl", "only": "Background"}, "a code that says nothing"),
+        ({"table": "cdl", "only": "Background"}, "a code without a meaning"),
         ({"table": "cdl", "only": ["cereal", "Rice"]}, "'rice' in both cereal and Rice"),
-        ({"table": "cdl", "only": "winter_barley"}, "no code that means it for sure; it may be 21 Barley"),
+        ({"table": "cdl", "only": "winter_barley"}, "no code that always means it; it may be 21 Barley"),
     ],
 )
 def test_choices_that_cannot_be_say_why(classes, words):
@@ -443,4 +443,4 @@ def test_real_parcels_translate():
     assert {entry.name for entry in table.classes} == set(names)
     found = Table.read("hcat")
     mixed = next(row for row in found.rows if row.name == "unspecified_season_unspecified_cereals")
-    assert found.tips(mixed) == found.find("cereal")
+    assert found.leaves_of(mixed) == found.find("cereal")

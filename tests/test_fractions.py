@@ -188,13 +188,14 @@ def test_shipped_crosswalks(name, codes, count):
         ("source: x\ncovers: {cropland: [1], forest: [2, 1]}", "code 1, which is listed before"),
         ("source: x\ncovers: {cropland: [1]}\nunknown: [1]", "code 1, which is listed before"),
         ("covers: {cropland: [1]}", "source"),
-        ("source: x\ncovers: {cropland: [1.5]}", "whole number"),
+        ("source: x\ncover: {cropland: [1]}", "did you mean 'covers'"),
+        ("source: x\ncovers: {cropland: [1.5]}", r"covers.cropland.0\n.*1.5\n.*valid integer"),
         ("source: x\ncovers: {}", "covers"),
         ("source: [x", "a crosswalk"),
-        ("source: x\ncovers: {cropland: [36893488147419103232]}", "no crosswalk"),
+        ("source: x\ncovers: {cropland: [36893488147419103232]}", r"covers.cropland.0\n.*3689\d+\n.*less than"),
         ("source: x\ncovers: {cropland: [" + "9" * 5000 + "]}", "5000 characters"),
         ("[" * 100_000, "a crosswalk"),
-        ("", "no crosswalk"),
+        ("", "a crosswalk, source: TEXT"),
     ],
 )
 def test_bad_crosswalks(tmp_path, text, message):

@@ -10,6 +10,7 @@ from rasterio.transform import Affine
 from agrifm.chips.classes import ClassTable
 from agrifm.chips.labels import read_labels
 from agrifm.errors import InputError
+from agrifm.tasks.class_table import Row
 
 
 @pytest.mark.parametrize(("crs", "suffix"), [("EPSG:2154", "shp"), ("EPSG:4326", "geojson"), (UTM, "gpkg")])
@@ -67,7 +68,7 @@ def test_what_is_left_out_is_counted(tmp_path):
     )
     frame.loc[len(frame)] = [None, square(60, 0)]
     path = save(frame, tmp_path / "a.gpkg")
-    table = ClassTable.of([("", "wheat", "wheat", ""), ("", "maize", "maize", "")], "here")
+    table = ClassTable.of([Row("", "wheat", "wheat"), Row("", "maize", "maize")], "here")
     account = read_labels(path, GRID, table=table).account
     assert (account.parcels, account.outside, account.repaired, account.too_small) == (6, 1, 1, 1)
     assert account.unlisted.keys() == {"hemp"}
@@ -145,10 +146,15 @@ def test_tables_from_spreadsheets_may_be_utf_16(tmp_path):
         ClassTable.read("/dev/null")
 
 
+def test_a_column_without_a_name_is_ignored(tmp_path):
+    (tmp_path / "a.csv").write_text("code,name,\n110,wheat,seen in 2019\n7,maize,\n")
+    assert [entry.parent for entry in ClassTable.read(tmp_path / "a.csv").classes] == [None, None]
+
+
 def test_label_raster_is_picked_at_pixel_centers(tmp_path):
     coarse = np.random.default_rng(1).integers(0, 4, (35, 35)).astype(np.uint8)
     path = write_tif(tmp_path / "a.tif", coarse, transform=Affine(30, 0, LEFT, 0, -30, TOP))
-    table = ClassTable.of([("", "1", "wheat", ""), ("", "3", "maize", "")], "here")
+    table = ClassTable.of([Row("", "1", "wheat"), Row("", "3", "maize")], "here")
     labels = read_labels(path, GRID, table=table)
     fine = coarse.repeat(3, 0).repeat(3, 1)[:SIDE, :SIDE]
     assert np.array_equal(labels.label, np.select([fine == 1, fine == 3], [0, 1], -1))
@@ -172,7 +178,7 @@ def test_labels_that_cannot_be_used_say_why(tmp_path):
     refused("did you mean 'crop'", path, class_column="crops")
     refused("crop, year.*--class-column", path)
     refused("no pixel of the scene gets a class.*buffer", path, class_column="crop", buffer=60)
-    table = ClassTable.of([("", "1", "wheat", ""), ("", "2", "maize", "")], "table.csv")
+    table = ClassTable.of([Row("", "1", "wheat"), Row("", "2", "maize")], "table.csv")
     refused("maize, wheat.*codes of table.csv: 1, 2", path, class_column="crop", table=table)
     refused("no such file", tmp_path / "none.gpkg")
     refused("layers a, none called 'b'", path, layer="b")

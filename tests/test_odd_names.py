@@ -78,11 +78,11 @@ def test_names_that_people_take_for_the_same_are_reported_with_a_repair_that_wor
 
 def test_pictures_show_names_as_they_are(odd, tmp_path):
     labels = read_labels(Path(odd[0]).parent / "a.gpkg", GRID)
-    division = SplitAssignment.of(labels, ChipPlan(size=16), 10)
+    assignment = SplitAssignment.of(labels, ChipPlan(size=16), 10)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         save_split_picture(
-            tmp_path / "a.png", labels.label, division, labels.classes, "$\\frac{1$ \x1b[31m" + "x" * 5000
+            tmp_path / "a.png", labels.label, assignment, labels.classes, "$\\frac{1$ \x1b[31m" + "x" * 5000
         )
     with Image.open(tmp_path / "a.png") as picture:
         assert max(picture.size) < 4000
@@ -138,6 +138,6 @@ def test_impossible_reflectance_is_reported_by_date(odd):
     report = replace(odd[1], impossible={"S2": {"2020-04-01": (0, 100), "2020-07-01": (5, 100)}})
     lines = [line for line in report.left_out() if "no land has" in line]
     assert lines == [
-        "S2 of 2020-07-01: 5.00% of the clear pixels have a reflectance that no land has; they count as not seen"
+        "S2 of 2020-07-01: 5.00% of the clear pixels have a reflectance that no land has; they count as missing"
     ]
     assert odd[1].impossible["S2"].keys() == {"2020-04-01", "2020-07-01"}

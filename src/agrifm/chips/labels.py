@@ -118,8 +118,14 @@ def _of_polygons(
 def _of_raster(path: Path, grid: GeoBox, table: ClassTable | None) -> Labels:
     values = _class_numbers(path, grid)
     numbers, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    codes = ["" if number == NOTHING else str(number) for number in numbers]
-    pixels = {code: int(count) for code, count in zip(codes, counts, strict=True) if code}
+    codes = []
+    pixels: dict[str, int] = {}
+    for number, count in zip(numbers, counts, strict=True):
+        code = ""
+        if number != NOTHING:
+            code = str(number)
+            pixels[code] = int(count)
+        codes.append(code)
     if not pixels:
         raise _elsewhere(path, grid)
     table = table.among(pixels, str(path)) if table else ClassTable.of_codes(pixels, str(path))

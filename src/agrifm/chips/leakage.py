@@ -1,4 +1,4 @@
-"""Do splits share ground? Chips are read back from disk and compared with each other."""
+"""Check for leakage: chips are read back from disk, and compared to find ground that splits share."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from odc.geo.geobox import GeoBox
+from scipy.spatial import KDTree
 
 from agrifm.chips.classes import IGNORE
-from agrifm.chips.spatial_split import gaps
+from agrifm.chips.spatial_split import rectangle_distances
 from agrifm.data.chips import open_chip, read_georeference
 from agrifm.errors import InputError
 from agrifm.rasters.grid import pixel_area
@@ -20,15 +21,15 @@ from agrifm.scenes.scene import Area
 
 @dataclass(frozen=True)
 class LeakageReport:
-    """What chips on disk say about their splits.
+    """Result of the comparison of chips on disk.
 
     Args:
-        pixels: Labeled pixels of each class, by split.
+        pixels: Number of labeled pixels of each class, by split.
         parcels: Numbers of parcels with labels in more than one split.
-        shared: Pixels that chips of different splits both show.
-        distance: Smallest distance in meters between centers of labeled pixels of different splits; None where
-            only one split has labels.
-        asked: The distance that was asked for.
+        shared: Number of pixels in chips of different splits.
+        distance: Smallest distance in meters between centers of labeled pixels of different splits; None if only
+            one split has labels.
+        asked: Required distance.
     """
 
     pixels: dict[str, list[int]]
@@ -39,15 +40,15 @@ class LeakageReport:
 
     @property
     def none(self) -> bool:
-        """Nothing leaks."""
-        near = self.distance is not None and self.distance < self.asked * (1 - 1e-9)
-        return not (self.parcels or self.shared or near)
+        """Whether there is no leakage."""
+        too_near = self.distance is not None and self.distance < self.asked * (1 - 1e-9)
+        return not (self.parcels or self.shared or too_near)
 
     def refuse(self, out: Path) -> None:
-        """Refuse chips that leak.
+        """Refuse chips with leakage.
 
         Raises:
-            InputError: If splits share ground; the error names the chips.
+            InputError: If splits share ground.
         """
         if not self.none:
             raise InputError(
@@ -60,53 +61,56 @@ class LeakageReport:
 
 
 @dataclass(frozen=True)
-class _Written:
-    """A chip read back: where it lies and which of its pixels have a label."""
+class _WrittenChip:
+    """A chip that was read back: its area in the scene, and its label."""
 
     area: Area
     label: np.ndarray
 
+    @property
+    def rectangle(self) -> np.ndarray:
+        """Row, column, height and width."""
+        return np.array([self.area.row, self.area.column, self.area.height, self.area.width])
+
     def points(self) -> np.ndarray:
-        """Row and column ``(n, 2)`` of labeled pixels."""
+        """Return row and column ``(n, 2)`` of the labeled pixels."""
         return np.argwhere(self.label != IGNORE) + np.array([self.area.row, self.area.column])
 
 
 def find_leakage(
     folder: Path, names: Mapping[str, Sequence[str]], parcel: np.ndarray, grid: GeoBox, classes: int, asked: float = 0.0
 ) -> LeakageReport:
-    """Read the chips back and look for ground that two splits share.
+    """Read chips from disk, and look for ground that two splits share.
 
     Args:
         folder: Folder of the HDF5 files.
         names: Names of the chips, by split.
-        parcel: ``(h, w)`` number of the parcel of each pixel, 0 where there is none.
+        parcel: Number of the parcel of each pixel ``(h, w)``, 0 where there is none.
         grid: Grid of the scene.
-        classes: How many there are.
-        asked: Meters that should lie between labels of different splits.
+        classes: Number of classes.
+        asked: Meters that must lie between labels of different splits.
     """
     chips = {split: [_read(folder / f"{name}.h5", grid) for name in names[split]] for split in names}
-    owners = {split: set() for split in names}
-    for split, several in chips.items():
-        for chip in several:
-            owners[split] |= set(parcel[tuple(chip.points().T)].tolist()) - {0}
-    pairs = list(combinations(chips, 2))
-    nearest = min((_nearest(chips[a], chips[b]) for a, b in pairs), default=np.inf)
-    counts = {
-        split: sum((np.bincount(chip.label[chip.label >= 0], minlength=classes) for chip in several), np.zeros(classes))
-        for split, several in chips.items()
-    }
+    parcels: set[int] = set()
+    shared = 0
+    nearest = np.inf
+    parcels_of_splits = {split: _labeled_parcels(chips[split], parcel) for split in chips}
+    for one, other in combinations(chips, 2):
+        parcels |= parcels_of_splits[one] & parcels_of_splits[other]
+        shared += _shared_pixels(chips[one], chips[other])
+        nearest = min(nearest, _distance(chips[one], chips[other]))
     return LeakageReport(
-        pixels={split: [int(n) for n in count] for split, count in counts.items()},
-        parcels=tuple(sorted(set().union(*(owners[a] & owners[b] for a, b in pairs)))),
-        shared=sum(_shared(chips[a], chips[b]) for a, b in pairs),
+        pixels={split: _pixels_of_classes(chips[split], classes) for split in chips},
+        parcels=tuple(sorted(parcels)),
+        shared=shared,
         distance=float(nearest) * pixel_area(grid) ** 0.5 if np.isfinite(nearest) else None,
         asked=asked,
     )
 
 
-def _read(path: Path, grid: GeoBox) -> _Written:
-    place = read_georeference(path)
-    if place is None:
+def _read(path: Path, grid: GeoBox) -> _WrittenChip:
+    georeference = read_georeference(path)
+    if georeference is None:
         raise InputError(
             path,
             found="no CRS and transform",
@@ -115,38 +119,57 @@ def _read(path: Path, grid: GeoBox) -> _Written:
         )
     with open_chip(path) as file:
         label = file["label"][()]
-    column, row = ~grid.affine @ (place.transform[2], place.transform[5])
-    return _Written(Area(round(row), round(column), *label.shape), label)
+    x, y = georeference.transform[2], georeference.transform[5]
+    column, row = ~grid.affine @ (x, y)
+    return _WrittenChip(Area(round(row), round(column), *label.shape), label)
 
 
-def _corners(areas: Sequence[Area]) -> np.ndarray:
-    return np.array([(a.row, a.column, a.height, a.width) for a in areas])
+def _labeled_parcels(chips: Sequence[_WrittenChip], parcel: np.ndarray) -> set[int]:
+    numbers: set[int] = set()
+    for chip in chips:
+        rows, columns = chip.points().T
+        numbers |= set(parcel[rows, columns].tolist())
+    return numbers - {0}
 
 
-def _shared(some: Sequence[_Written], others: Sequence[_Written]) -> int:
-    """Pixels in areas of both, counted once for each pair of chips."""
+def _pixels_of_classes(chips: Sequence[_WrittenChip], classes: int) -> list[int]:
+    counts = np.zeros(classes, np.int64)
+    for chip in chips:
+        counts += np.bincount(chip.label[chip.label >= 0], minlength=classes)
+    return counts.tolist()
+
+
+def _rectangles(chips: Sequence[_WrittenChip]) -> np.ndarray:
+    """Return row, column, height and width ``(n, 4)`` of chips."""
+    return np.array([chip.rectangle for chip in chips], int).reshape(-1, 4)
+
+
+def _shared_pixels(chips: Sequence[_WrittenChip], others: Sequence[_WrittenChip]) -> int:
+    """Return the number of pixels in both, counted once for each pair of chips."""
     count = 0
-    corners = _corners([chip.area for chip in others])
-    for one in _corners([chip.area for chip in some]):
-        near = corners[gaps(one, corners) == 0] if len(corners) else corners
-        for other in near:
-            size = np.minimum(one[:2] + one[2:], other[:2] + other[2:]) - np.maximum(one[:2], other[:2])
-            count += int(size.prod())
+    rectangles = _rectangles(others)
+    for one in _rectangles(chips):
+        touching = rectangles[rectangle_distances(one, rectangles) == 0]
+        for other in touching:
+            first = np.maximum(one[:2], other[:2])
+            end = np.minimum(one[:2] + one[2:], other[:2] + other[2:])
+            count += int((end - first).prod())
     return count
 
 
-def _nearest(some: Sequence[_Written], others: Sequence[_Written]) -> float:
-    """Smallest distance in pixels between labels of both; pairs of chips that are further apart are not looked at."""
-    from scipy.spatial import KDTree
-
-    best = np.inf
-    corners = _corners([chip.area for chip in others])
-    for chip in some if len(corners) else ():
-        apart = gaps(_corners([chip.area])[0], corners)
-        for i in np.argsort(apart, kind="stable"):
-            if apart[i] >= best:
+def _distance(chips: Sequence[_WrittenChip], others: Sequence[_WrittenChip]) -> float:
+    """Return the smallest distance in pixels between labels of both; infinite if one of them has no labels."""
+    smallest = np.inf
+    rectangles = _rectangles(others)
+    for chip in chips:
+        points = chip.points()
+        distances = rectangle_distances(chip.rectangle, rectangles)
+        # The nearest chips come first, so that most pairs need no comparison of their pixels.
+        for i in np.argsort(distances, kind="stable"):
+            if distances[i] >= smallest:
                 break
-            mine, theirs = chip.points(), others[i].points()
-            if len(mine) and len(theirs):
-                best = min(best, float(KDTree(theirs).query(mine)[0].min()))
-    return best
+            other_points = others[i].points()
+            if len(points) and len(other_points):
+                point_distances, _ = KDTree(other_points).query(points)
+                smallest = min(smallest, float(point_distances.min()))
+    return smallest

@@ -160,11 +160,8 @@ def _within(boxes: Sequence[tuple[float, ...]], bounds: tuple[float, ...] | None
     """Boxes that intersect the bounds of a file; the first of them if the file states no bounds."""
     if bounds is None:
         return list(boxes[:1])
-    return [
-        box
-        for box in boxes
-        if box[0] <= bounds[2] and box[2] >= bounds[0] and box[1] <= bounds[3] and box[3] >= bounds[1]
-    ]
+    west, south, east, north = bounds
+    return [box for box in boxes if box[0] <= east and box[2] >= west and box[1] <= north and box[3] >= south]
 
 
 def _codes(where: str, values: np.ndarray, features: np.ndarray) -> np.ndarray:
@@ -203,25 +200,44 @@ def _tally(areas: np.ndarray) -> Tally:
 def no_overlap(
     path: Path, grid: GeoBox, labels: Sequence[float] | None, crs: CRS | str, damaged: int = 0
 ) -> InputError:
-    """The error for labels that do not overlap the scene."""
+    """Return the error for labels that do not overlap the scene.
 
-    def text(bounds: Sequence[float] | None) -> str:
-        if bounds is None or not np.isfinite(bounds).all():
-            return "nothing"
-        return ", ".join(f"{x:.6g}" if abs(x) < 1000 or abs(x) > 1e9 else f"{x:.0f}" for x in bounds)
-
-    name = crs if isinstance(crs, str) else _named(crs)
-    extent = extent_in(grid, crs if isinstance(crs, str) else crs.to_wkt())
-    reach = "lies where that CRS is not defined" if extent is None else f"reaches over {text(extent)} in the same CRS"
-    near = f"; {damaged} features near the scene have coordinates that are no places" if damaged else ""
+    Args:
+        path: Path of the labels.
+        grid: Grid of the scene.
+        labels: Bounds of the labels, if they are known.
+        crs: CRS of the labels.
+        damaged: Number of features near the scene with invalid coordinates.
+    """
+    if isinstance(crs, str):
+        name = crs
+        extent = extent_in(grid, crs)
+    else:
+        name = _name(crs)
+        extent = extent_in(grid, crs.to_wkt())
+    place = "lies where that CRS is not defined"
+    if extent is not None:
+        place = f"reaches over {_bounds_text(extent)} in the same CRS"
+    invalid = f"; {damaged} features near the scene have invalid coordinates" if damaged else ""
     return InputError(
         path,
-        found=f"no overlap: labels reach over {text(labels)} (left, bottom, right, top in {name}){near}",
-        expected=f"labels on the scene, which {reach}",
+        found=f"no overlap: labels reach over {_bounds_text(labels)} (left, bottom, right, top in {name}){invalid}",
+        expected=f"labels on the scene, which {place}",
         repair="check that both are of the same place and that the labels' CRS is the one they were drawn in.",
     )
 
 
-def _named(crs: CRS) -> str:
+def _bounds_text(bounds: Sequence[float] | None) -> str:
+    if bounds is None or not np.isfinite(bounds).all():
+        return "nothing"
+    texts = []
+    for value in bounds:
+        # Meters have no decimals; degrees and very large values have six digits.
+        is_meters = 1000 <= abs(value) <= 1e9
+        texts.append(f"{value:.0f}" if is_meters else f"{value:.6g}")
+    return ", ".join(texts)
+
+
+def _name(crs: CRS) -> str:
     code = crs.to_epsg()
     return crs.name if code is None else f"EPSG:{code}"

@@ -1,4 +1,4 @@
-"""The plan of chips, and the ground shared out as it says."""
+"""The plan of chips, and the assignment of the scene to splits that follows from it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import numpy as np
 from agrifm.chips.classes import IGNORE
 from agrifm.chips.labels import Labels
 from agrifm.chips.spatial_split import (
-    NOWHERE,
+    NO_SPLIT,
     SPLITS,
     Cell,
     Pieces,
     choose_splits,
+    default_block,
     keep_distance,
     keep_parcels_whole,
     lattice,
-    sensible_block,
     window,
 )
 from agrifm.errors import InputError
@@ -34,16 +34,17 @@ class ChipPlan:
     """How labels become chips.
 
     Args:
-        class_column: Class column of a vector file; may be left out where it has only one.
+        class_column: Column of a vector file with the class; optional if there is only one column.
         classes: Table of codes, names and colors; without it every code is a class.
-        layer: Layer of a vector file; may be left out where it has only one.
-        size: Rows and columns of a chip, in the scene's pixels.
-        buffer: Meters by which polygons shrink on all sides.
-        distance: Meters between labels of different splits; parcels are never shared anyway.
+        layer: Layer of a vector file; optional if there is only one layer.
+        size: Rows and columns of a chip, in pixels of the scene.
+        buffer: Meters by which polygons are shrunk on all sides.
+        distance: Meters between labels of different splits, which never share parcels.
         val: Share of the labeled area for validation.
         test: Share of the labeled area for the test split.
-        block: Chips along the side of a block of ground; by default as many as leave two dozen blocks with labels.
-        seed: Other seeds give other splits.
+        block: Chips along the side of a block of ground; by default the largest that gives two dozen blocks with
+            labels.
+        seed: Seed of the random choice of splits.
 
     Raises:
         InputError: If a number is out of range.
@@ -61,43 +62,43 @@ class ChipPlan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, good, expected in (
-            ("size", 8 <= self.size <= LARGEST, f"8 to {LARGEST} pixels"),
-            ("buffer", 0 <= self.buffer < math.inf, "meters, 0 or more"),
-            ("distance", 0 <= self.distance < math.inf, "meters, 0 or more"),
-            ("val", 0 < self.val < 1, "a share between 0 and 1"),
-            ("test", 0 <= self.test < 1 and self.val + self.test < 1, "a share that leaves some ground for training"),
-            ("block", self.block is None or self.block >= 1, "at least 1 chip"),
-            ("seed", self.seed >= 0, "0 or more"),
-            ("class_column", self.class_column != "", "the name of a column"),
-            ("layer", self.layer != "", "the name of a layer"),
-        ):
-            if not good:
-                value = getattr(self, name)
-                raise InputError(
-                    f"--{name.replace('_', '-')}",
-                    found=str(value),
-                    expected=expected,
-                    repair="give another value, or leave it out.",
-                )
+        self._check("size", 8 <= self.size <= LARGEST, f"8 to {LARGEST} pixels")
+        self._check("buffer", 0 <= self.buffer < math.inf, "meters, 0 or more")
+        self._check("distance", 0 <= self.distance < math.inf, "meters, 0 or more")
+        self._check("val", 0 < self.val < 1, "a share between 0 and 1")
+        leaves_training = self.val + self.test < 1
+        self._check("test", 0 <= self.test < 1 and leaves_training, "a share that leaves some ground for training")
+        self._check("block", self.block is None or self.block >= 1, "at least 1 chip")
+        self._check("seed", self.seed >= 0, "0 or more")
+        self._check("class_column", self.class_column != "", "the name of a column")
+        self._check("layer", self.layer != "", "the name of a layer")
+
+    def _check(self, name: str, is_valid: bool, expected: str) -> None:
+        if not is_valid:
+            raise InputError(
+                f"--{name.replace('_', '-')}",
+                found=str(getattr(self, name)),
+                expected=expected,
+                repair="give another value, or leave it out.",
+            )
 
     @property
     def shares(self) -> tuple[float, float, float]:
-        """Of train, val and test."""
+        """Shares of train, val and test."""
         return 1 - self.val - self.test, self.val, self.test
 
 
 @dataclass(frozen=True)
 class SplitAssignment:
-    """Ground shared out to splits.
+    """Assignment of the cells of a scene to splits.
 
     Args:
         cells: Cells of the lattice.
         splits: Splits of the cells, -1 where their block has no labels.
-        label: ``(h, w)`` what is left of the labels.
+        label: Remaining labels ``(h, w)``.
         block: Chips along the side of a block.
-        crossing: Parcels that lay in several splits.
-        lost: Pixels that lost their label, by reason.
+        crossing: Number of parcels that were in several splits.
+        lost: Number of pixels that lost their label, by reason.
     """
 
     cells: tuple[Cell, ...]
@@ -108,32 +109,34 @@ class SplitAssignment:
     lost: dict[str, int]
 
     @classmethod
-    def of(cls, labels: Labels, plan: ChipPlan, pixel: float) -> SplitAssignment:
-        """Share out the ground; ``pixel`` is its size in meters.
+    def of(cls, labels: Labels, plan: ChipPlan, resolution: float) -> SplitAssignment:
+        """Assign a scene with pixels of ``resolution`` meters.
 
         Raises:
             InputError: If a split gets no labels.
         """
-        shape, classes = labels.label.shape, len(labels.classes)
-        fine = lattice(shape, plan.size, 1)
-        pieces = Pieces.count(labels.label, labels.parcel, fine, classes)
-        block = plan.block or sensible_block(shape, plan.size, pieces)
+        shape = labels.label.shape
+        # Blocks do not change the cells, so that the pieces of this lattice are also those of the next one.
+        pieces = Pieces.count(labels.label, labels.parcel, lattice(shape, plan.size, 1), len(labels.classes))
+        block = plan.block or default_block(shape, plan.size, pieces)
         cells = lattice(shape, plan.size, block)
         splits = choose_splits(pieces, cells, plan.shares, plan.seed)
-        whole, crossing = keep_parcels_whole(labels.label, labels.parcel, pieces, cells, splits)
-        left = keep_distance(whole, cells, splits, plan.distance / pixel)
-        n = [int((array != IGNORE).sum()) for array in (labels.label, whole, left)]
+        in_whole_parcels, crossing = keep_parcels_whole(labels.label, labels.parcel, pieces, cells, splits)
+        remaining = keep_distance(in_whole_parcels, cells, splits, plan.distance / resolution)
+        before = _labeled_pixels(labels.label)
+        between = _labeled_pixels(in_whole_parcels)
         lost = {
-            "belonged to parcels that lie mostly in another split": n[0] - n[1],
-            f"lay within {plan.distance:g} m of labels of another split": n[1] - n[2],
+            "belonged to parcels that lie mostly in another split": before - between,
+            f"lay within {plan.distance:g} m of labels of another split": between - _labeled_pixels(remaining),
         }
-        division = cls(tuple(cells), splits, left, block, crossing, lost)
-        division._check(plan)
-        return division
+        assignment = cls(tuple(cells), splits, remaining, block, crossing, lost)
+        assignment._check(plan)
+        return assignment
 
     def _check(self, plan: ChipPlan) -> None:
         for number, share in enumerate(plan.shares):
-            if share and not any((cell.labels_of(self.label) != IGNORE).any() for cell in self.of_split(number)):
+            has_labels = any(cell.has_labels(self.label) for cell in self.of_split(number))
+            if share and not has_labels:
                 raise InputError(
                     f"{SPLITS[number]} split",
                     found=f"no labels left; lost pixels: {self.lost}",
@@ -142,16 +145,21 @@ class SplitAssignment:
                 )
 
     def of_split(self, number: int) -> Iterator[Cell]:
-        """Cells of a split."""
+        """Return the cells of a split."""
         return (cell for cell, split in zip(self.cells, self.splits, strict=True) if split == number)
 
     def chips(self, prefix: str) -> list[Chip]:
-        """Cells with labels, as chips to write."""
-        return [
-            Chip(f"{prefix}_r{cell.row:03d}_c{cell.column:03d}", SPLITS[split], cell)
-            for cell, split in zip(self.cells, self.splits, strict=True)
-            if split != NOWHERE and (cell.labels_of(self.label) != IGNORE).any()
-        ]
+        """Return the cells with labels as chips to write."""
+        chips = []
+        for cell, split in zip(self.cells, self.splits, strict=True):
+            if split != NO_SPLIT and cell.has_labels(self.label):
+                name = f"{prefix}_r{cell.row:03d}_c{cell.column:03d}"
+                chips.append(Chip(name, SPLITS[split], cell))
+        return chips
+
+
+def _labeled_pixels(label: np.ndarray) -> int:
+    return int((label != IGNORE).sum())
 
 
 @dataclass(frozen=True)
@@ -163,9 +171,10 @@ class Chip:
     cell: Cell
 
     def label(self, raster: np.ndarray) -> np.ndarray:
-        """Its label ``(h, w)``: only ground that is its own has one."""
-        area, own = self.cell.area, self.cell.own
+        """Return the values ``(h, w)`` of a raster of the scene in the core of the chip, and -1 around it."""
+        area = self.cell.area
+        core = self.cell.core
         label = np.full((area.height, area.width), IGNORE, np.int64)
-        inside = Area(own.row - area.row, own.column - area.column, own.height, own.width)
-        label[window(inside)] = raster[window(own)]
+        inside = Area(core.row - area.row, core.column - area.column, core.height, core.width)
+        label[window(inside)] = raster[window(core)]
         return label

@@ -8,8 +8,9 @@ chips of different splits share no pixel.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -20,11 +21,12 @@ from agrifm.errors import InputError
 from agrifm.scenes.scene import Area
 
 SPLITS = ("train", "val", "test")
-NOWHERE = -1
-FEWEST_BLOCKS = 24  # blocks with labels that a default block size gives
-TRIALS = 4000  # random assignments that are tried
-WORK = 400_000_000  # pieces of parcels that all trials may evaluate
-UNTAUGHT = 10.0  # cost of a class without training pixels; other costs are at most 1 for each split
+NO_SPLIT = -1
+FEWEST_BLOCKS = 24  # blocks with labels that the default block size gives
+MOST_TRIALS = 4000  # assignments that are tried
+FEWEST_TRIALS = 200
+MOST_EVALUATIONS = 400_000_000  # of pieces of parcels, in all trials
+UNTRAINED_COST = 10.0  # of a class without training pixels; other costs are at most 1 for each split
 
 
 @dataclass(frozen=True)
@@ -35,28 +37,32 @@ class Cell:
         row: Row in the lattice.
         column: Column in the lattice.
         area: Ground that its chip shows.
-        own: Part of the area that belongs to this cell alone, and whose labels its chip has.
+        core: Part of the area that belongs to this cell alone, and whose labels its chip has.
         block: Number of the block.
     """
 
     row: int
     column: int
     area: Area
-    own: Area
+    core: Area
     block: int
 
     def labels_of(self, raster: np.ndarray) -> np.ndarray:
-        """View of the cell's own part of a raster of the scene."""
-        return raster[window(self.own)]
+        """Return a view of the core of the cell in a raster of the scene."""
+        return raster[window(self.core)]
+
+    def has_labels(self, label: np.ndarray) -> bool:
+        """Whether any pixel of the core has a label."""
+        return bool((self.labels_of(label) != IGNORE).any())
 
 
 def window(area: Area) -> tuple[slice, slice]:
-    """Rows and columns of an area."""
+    """Return the rows and columns of an area."""
     return slice(area.row, area.row + area.height), slice(area.column, area.column + area.width)
 
 
 def lattice(shape: tuple[int, int], size: int, block: int) -> list[Cell]:
-    """Cells from the upper left corner, in blocks of about ``block`` chips a side."""
+    """Return all cells from the upper left corner, in blocks of about ``block`` chips a side."""
     rows = _intervals(shape[0], size, block)
     columns = _intervals(shape[1], size, block)
     blocks_across = columns[-1].block + 1
@@ -64,33 +70,34 @@ def lattice(shape: tuple[int, int], size: int, block: int) -> list[Cell]:
     for i, vertical in enumerate(rows):
         for j, horizontal in enumerate(columns):
             area = Area(vertical.start, horizontal.start, vertical.length, horizontal.length)
-            own = Area(vertical.own_start, horizontal.own_start, vertical.own_length, horizontal.own_length)
-            cells.append(Cell(i, j, area, own, vertical.block * blocks_across + horizontal.block))
+            core = Area(vertical.core_start, horizontal.core_start, vertical.core_length, horizontal.core_length)
+            cells.append(Cell(i, j, area, core, vertical.block * blocks_across + horizontal.block))
     return cells
 
 
 class _Interval(NamedTuple):
-    """A chip along one axis: its extent, the part of it that is its own, and the number of its block."""
+    """A chip along one axis: its extent, its core, and the number of its block."""
 
     start: int
     length: int
-    own_start: int
-    own_length: int
+    core_start: int
+    core_length: int
     block: int
 
 
 def _intervals(length: int, size: int, block: int) -> list[_Interval]:
-    """All chips along one axis."""
+    """Return all chips along one axis."""
     side = min(size, length)
     whole_chips = max(1, length // size)
     blocks = max(1, round(whole_chips / block))
     intervals = []
-    for i in range(-(-length // size)):
-        start = min(i * size, length - side)
-        own_length = min(side, length - i * size)
+    for i in range(math.ceil(length / size)):
+        core_start = i * size
+        core_length = min(side, length - core_start)
+        start = min(core_start, length - side)
         # A chip that was shifted inward is in the block of its neighbor.
         number = min(i, whole_chips - 1) * blocks // whole_chips
-        intervals.append(_Interval(start, side, i * size, own_length, number))
+        intervals.append(_Interval(start, side, core_start, core_length, number))
     return intervals
 
 
@@ -116,15 +123,16 @@ class Pieces:
     def count(cls, label: np.ndarray, parcel: np.ndarray, cells: Sequence[Cell], classes: int) -> Pieces:
         """Count the pixels of every cell."""
         rows = [np.empty((4, 0), np.int64)]
-        for i, cell in enumerate(cells):
+        for number, cell in enumerate(cells):
             labels = cell.labels_of(label).ravel()
             parcels = cell.labels_of(parcel).ravel()
-            labeled = labels != IGNORE
-            if labeled.any():
+            is_labeled = labels != IGNORE
+            if is_labeled.any():
                 # Parcel and class become one number, so that equal pairs can be counted.
-                pairs = parcels[labeled].astype(np.int64) * classes + labels[labeled]
-                keys, counts = np.unique(pairs, return_counts=True)
-                rows.append(np.stack([np.full(len(keys), i), keys // classes, keys % classes, counts]))
+                pairs = parcels[is_labeled].astype(np.int64) * classes + labels[is_labeled]
+                unique_pairs, counts = np.unique(pairs, return_counts=True)
+                cell_numbers = np.full(len(unique_pairs), number)
+                rows.append(np.stack([cell_numbers, unique_pairs // classes, unique_pairs % classes, counts]))
         return cls(*np.concatenate(rows, 1), classes)
 
     @property
@@ -132,28 +140,31 @@ class Pieces:
         """Numbers of the cells with labels."""
         return np.unique(self.cell)
 
-    def winner(self, splits: np.ndarray) -> np.ndarray:
-        """Split with most pixels of each parcel, by parcel number; ``splits`` are those of the cells."""
+    def main_splits(self, splits: np.ndarray) -> np.ndarray:
+        """Return the split with most pixels of each parcel, by parcel number; ``splits`` are those of the cells."""
         parcels = int(self.parcel.max(initial=0)) + 1
         parcel_and_split = self.parcel * len(SPLITS) + splits[self.cell]
         counts = np.bincount(parcel_and_split, self.pixels, parcels * len(SPLITS))
         pixels = counts.reshape(parcels, len(SPLITS))
-        return np.where(pixels.any(1), pixels.argmax(1), NOWHERE)
+        return np.where(pixels.any(1), pixels.argmax(1), NO_SPLIT)
 
-    def kept(self, splits: np.ndarray) -> np.ndarray:
-        """Number of pixels ``(split, class)`` that keep their label."""
+    def kept_pixels(self, splits: np.ndarray) -> np.ndarray:
+        """Return the number of pixels ``(split, class)`` that keep their label."""
         split = splits[self.cell]
-        stays = (self.parcel == 0) | (self.winner(splits)[self.parcel] == split)
+        main_split = self.main_splits(splits)[self.parcel]
+        is_kept = (self.parcel == 0) | (main_split == split)
         split_and_class = split * self.classes + self.label
-        counts = np.bincount(split_and_class[stays], self.pixels[stays], len(SPLITS) * self.classes)
+        counts = np.bincount(split_and_class[is_kept], self.pixels[is_kept], len(SPLITS) * self.classes)
         return counts.reshape(len(SPLITS), self.classes)
 
 
-def sensible_block(shape: tuple[int, int], size: int, pieces: Pieces) -> int:
-    """Largest side of a block, in chips, that gives enough blocks with labels."""
-    for block in range(max(-(-length // size) for length in shape), 1, -1):
-        blocks = np.array([cell.block for cell in lattice(shape, size, block)])
-        if len(set(blocks[pieces.cells].tolist())) >= FEWEST_BLOCKS:
+def default_block(shape: tuple[int, int], size: int, pieces: Pieces) -> int:
+    """Return the largest side of a block, in chips, that gives enough blocks with labels."""
+    largest = math.ceil(max(shape) / size)
+    for block in range(largest, 1, -1):
+        cells = lattice(shape, size, block)
+        blocks_with_labels = {cells[number].block for number in pieces.cells}
+        if len(blocks_with_labels) >= FEWEST_BLOCKS:
             return block
     return 1
 
@@ -174,35 +185,37 @@ def choose_splits(pieces: Pieces, cells: Sequence[Cell], shares: tuple[float, fl
         InputError: If there are fewer blocks with labels than splits.
     """
     blocks = np.array([cell.block for cell in cells])
-    labeled, index = np.unique(blocks[pieces.cells], return_inverse=True)
+    labeled_blocks, index = np.unique(blocks[pieces.cells], return_inverse=True)
     wanted = np.count_nonzero(shares)
-    if len(labeled) < wanted:
+    if len(labeled_blocks) < wanted:
         raise InputError(
             "splits",
-            found=f"{len(labeled)} block(s) with labels for {wanted} splits",
+            found=f"{len(labeled_blocks)} block(s) with labels for {wanted} splits",
             expected="at least one block for each split",
             repair="use a smaller --size or --block, so that there are more blocks; 24 or more make a fair split.",
         )
-    number = np.full(len(cells), NOWHERE)
-    number[pieces.cells] = index
-    by_block = Pieces(number[pieces.cell], pieces.parcel, pieces.label, pieces.pixels, pieces.classes)
-    split_of = np.full(blocks.max() + 1, NOWHERE)
-    split_of[labeled] = _best(by_block, len(labeled), shares, np.random.default_rng(seed))
-    return split_of[blocks]
+    # Blocks with labels are numbered from 0, and take the place of cells in the search.
+    block_of_cell = np.full(len(cells), -1)
+    block_of_cell[pieces.cells] = index
+    by_block = replace(pieces, cell=block_of_cell[pieces.cell])
+    splits = np.full(blocks.max() + 1, NO_SPLIT)
+    splits[labeled_blocks] = _search(by_block, len(labeled_blocks), shares, np.random.default_rng(seed))
+    return splits[blocks]
 
 
-def _best(pieces: Pieces, blocks: int, shares: tuple[float, float, float], rng: np.random.Generator) -> np.ndarray:
-    """Best of many random assignments of blocks, improved by moving and swapping single blocks."""
+def _search(pieces: Pieces, blocks: int, shares: tuple[float, float, float], rng: np.random.Generator) -> np.ndarray:
+    """Return the best of many random assignments of blocks, improved by moving and swapping single blocks."""
     total = np.bincount(pieces.label, pieces.pixels, pieces.classes)
 
     def cost(splits: np.ndarray) -> float:
-        return _shortfall(pieces.kept(splits), total, np.array(shares))
+        return _shortfall(pieces.kept_pixels(splits), total, np.array(shares))
 
-    trials = max(200, min(TRIALS, WORK // max(1, len(pieces.cell))))
+    trials = min(MOST_TRIALS, MOST_EVALUATIONS // max(1, len(pieces.cell)))
+    trials = max(FEWEST_TRIALS, trials)
     draws = [_draw(blocks, shares, rng) for _ in range(trials // 4)]
     best = min(draws, key=cost)
-    lowest = cost(best)
-    for _ in range(trials - trials // 4):
+    lowest_cost = cost(best)
+    for _ in range(trials - len(draws)):
         one, other = rng.integers(blocks, size=2)
         changed = best.copy()
         if rng.random() < 0.5:
@@ -210,105 +223,128 @@ def _best(pieces: Pieces, blocks: int, shares: tuple[float, float, float], rng: 
         else:
             changed[one] = rng.choice(np.flatnonzero(shares))
         changed_cost = cost(changed)
-        if changed_cost < lowest:
+        if changed_cost < lowest_cost:
             best = changed
-            lowest = changed_cost
+            lowest_cost = changed_cost
     return best
 
 
 def _draw(blocks: int, shares: tuple[float, float, float], rng: np.random.Generator) -> np.ndarray:
-    """A random assignment with about the wanted shares of blocks, and at least one block for each split."""
+    """Return a random assignment with about the wanted shares of blocks, and at least one block for each split."""
+    _, val_share, test_share = shares
     val = 0
     test = 0
-    if shares[1]:
-        val = max(1, int(blocks * shares[1] + rng.random()))
-    if shares[2]:
-        test = max(1, int(blocks * shares[2] + rng.random()))
-    test = min(test, blocks - 1 - (shares[1] > 0))
+    if val_share:
+        val = max(1, int(blocks * val_share + rng.random()))
+    if test_share:
+        test = max(1, int(blocks * test_share + rng.random()))
+    # At least one block stays for train, and one for val if it is wanted.
+    fewest_val = 1 if val_share > 0 else 0
+    test = min(test, blocks - 1 - fewest_val)
     val = min(val, blocks - 1 - test)
     counts = (blocks - val - test, val, test)
     return rng.permutation(np.repeat(np.arange(len(SPLITS)), counts))
 
 
-def _shortfall(kept: np.ndarray, total: np.ndarray, shares: np.ndarray) -> float:
-    """Cost of an assignment: what splits miss of their shares, as a mean over classes and over all labels."""
-    used = shares > 0
-    present = total > 0
-    pixels = kept[used][:, present]
-    shares = shares[used]
+def _shortfall(kept_pixels: np.ndarray, total: np.ndarray, shares: np.ndarray) -> float:
+    """Return the cost of an assignment: what splits miss of their shares, over all labels and as a mean over classes.
+
+    Args:
+        kept_pixels: Pixels ``(split, class)`` that keep their label.
+        total: Pixels ``(class)``.
+        shares: Wanted shares ``(split)``.
+    """
+    is_used = shares > 0
+    is_present = total > 0
+    pixels = kept_pixels[is_used][:, is_present]
+    shares = shares[is_used]
     # Squares make one missing class cost more than small deficits of several classes. The mean over classes makes
     # rare classes count as much as others.
-    wanted_of_class = shares[:, None] * total[present]
+    wanted_of_class = shares[:, None] * total[is_present]
     of_classes = (np.maximum(0, 1 - pixels / wanted_of_class) ** 2).sum(0).mean()
     wanted = shares * total.sum()
     overall = (np.maximum(0, 1 - pixels.sum(1) / wanted) ** 2).sum()
     classes_without_training = np.count_nonzero(pixels[0] == 0)
     empty_splits = np.count_nonzero(pixels.sum(1) == 0)
-    untaught = classes_without_training + len(total) * empty_splits
-    return float(of_classes + overall + UNTAUGHT * untaught)
+    untrained = classes_without_training + len(total) * empty_splits
+    return float(of_classes + overall + UNTRAINED_COST * untrained)
 
 
 def keep_parcels_whole(
     label: np.ndarray, parcel: np.ndarray, pieces: Pieces, cells: Sequence[Cell], splits: np.ndarray
 ) -> tuple[np.ndarray, int]:
-    """Remove labels so that no parcel is in two splits, and count the parcels that lost some.
+    """Remove labels so that no parcel is in two splits; a parcel stays in the split with most of its pixels.
 
-    A parcel stays in the split with most of its pixels.
+    Returns:
+        The remaining labels, and the number of parcels that were in several splits.
     """
-    winner = pieces.winner(splits)
-    elsewhere = winner[pieces.parcel] != splits[pieces.cell]
-    crossing = np.unique(pieces.parcel[(pieces.parcel > 0) & elsewhere])
-    # Parcel 0 is no parcel; parcels without a labeled pixel do not matter.
-    allowed = np.full(int(parcel.max()) + 1, NOWHERE)
-    allowed[: len(winner)] = winner
-    left = np.full_like(label, IGNORE)
+    main_splits = pieces.main_splits(splits)
+    is_elsewhere = main_splits[pieces.parcel] != splits[pieces.cell]
+    crossing_parcels = np.unique(pieces.parcel[(pieces.parcel > 0) & is_elsewhere])
+    # The raster also holds the numbers of parcels without a labeled pixel, which have no split.
+    split_of_parcel = np.full(int(parcel.max()) + 1, NO_SPLIT)
+    split_of_parcel[: len(main_splits)] = main_splits
+    remaining = np.full_like(label, IGNORE)
     for cell, split in zip(cells, splits, strict=True):
-        if split != NOWHERE:
+        if split != NO_SPLIT:
             parcels = cell.labels_of(parcel)
-            stays = (parcels == 0) | (allowed[parcels] == split)
-            cell.labels_of(left)[:] = np.where(stays, cell.labels_of(label), IGNORE)
-    return left, len(crossing)
+            is_kept = (parcels == 0) | (split_of_parcel[parcels] == split)
+            cell.labels_of(remaining)[:] = np.where(is_kept, cell.labels_of(label), IGNORE)
+    return remaining, len(crossing_parcels)
 
 
-def keep_distance(label: np.ndarray, cells: Sequence[Cell], splits: np.ndarray, reach: float) -> np.ndarray:
-    """Remove labels nearer than ``reach`` pixels, between centers, to labels of another split.
+def keep_distance(label: np.ndarray, cells: Sequence[Cell], splits: np.ndarray, distance: float) -> np.ndarray:
+    """Remove labels nearer than ``distance`` pixels, between centers, to labels of another split.
 
     Labels of train are removed near those of val and test, labels of val near those of test.
     """
-    left = label.copy()
-    if reach <= 0:
-        return left
-    place = np.full(label.shape, NOWHERE, np.int8)
+    remaining = label.copy()
+    if distance <= 0:
+        return remaining
+    split_raster = np.full(label.shape, NO_SPLIT, np.int8)
     for cell, split in zip(cells, splits, strict=True):
-        cell.labels_of(place)[cell.labels_of(label) != IGNORE] = split
+        has_label = cell.labels_of(label) != IGNORE
+        cell.labels_of(split_raster)[has_label] = split
+    # Labels of val go first, so that labels of train near removed ones can stay.
     for split in (1, 0):
         for cell, split_of_cell in zip(cells, splits, strict=True):
             if split_of_cell == split:
-                near = _near(place, split, cell.own, reach)
-                cell.labels_of(left)[near] = IGNORE
-                cell.labels_of(place)[near] = NOWHERE
-    return left
+                is_near = _near_later_split(split_raster, split, cell.core, distance)
+                cell.labels_of(remaining)[is_near] = IGNORE
+                cell.labels_of(split_raster)[is_near] = NO_SPLIT
+    return remaining
 
 
-def _near(place: np.ndarray, split: int, area: Area, reach: float) -> np.ndarray:
-    """Mask ``(height, width)`` of an area: pixels nearer than ``reach`` to a label of a split after ``split``."""
-    margin = int(np.ceil(reach))
+def _near_later_split(split_raster: np.ndarray, split: int, area: Area, distance: float) -> np.ndarray:
+    """Return the mask of an area: pixels nearer than ``distance`` to a label of a split after ``split``."""
+    margin = math.ceil(distance)
     top = max(0, area.row - margin)
     left = max(0, area.column - margin)
-    around = place[top : area.row + area.height + margin, left : area.column + area.width + margin] > split
-    if not around.any():
+    bottom = area.row + area.height + margin
+    right = area.column + area.width + margin
+    is_later_split = split_raster[top:bottom, left:right] > split
+    if not is_later_split.any():
         return np.zeros((area.height, area.width), bool)
-    distance = np.asarray(distance_transform_edt(~around))
+    distances = np.asarray(distance_transform_edt(~is_later_split))
     inside = window(Area(area.row - top, area.column - left, area.height, area.width))
-    return distance[inside] < reach
+    return distances[inside] < distance
 
 
-def gaps(one: np.ndarray, many: np.ndarray) -> np.ndarray:
-    """Smallest distance ``(n)`` between pixel centers of one rectangle and each of many (row, column, height, width).
+def rectangle_distances(rectangle: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the distance of a rectangle to each of the others, 0 for those that share pixels with it.
 
-    It is 0 for rectangles that share pixels.
+    Args:
+        rectangle: Row, column, height and width.
+        others: Rows, columns, heights and widths ``(n, 4)``.
+
+    Returns:
+        Smallest distances ``(n)`` between pixel centers.
     """
-    end = one[:2] + one[2:] - 1
-    ends = many[:, :2] + many[:, 2:] - 1
-    apart = np.maximum(0, np.maximum(many[:, :2] - end, one[:2] - ends))
-    return np.hypot(apart[:, 0], apart[:, 1])
+    first = rectangle[:2]
+    last = first + rectangle[2:] - 1
+    first_of_others = others[:, :2]
+    last_of_others = first_of_others + others[:, 2:] - 1
+    # Along an axis, at most one of the two differences is positive.
+    gaps = np.maximum(first_of_others - last, first - last_of_others)
+    gaps = np.maximum(0, gaps)
+    return np.hypot(gaps[:, 0], gaps[:, 1])

@@ -1,9 +1,9 @@
-"""Scene and labels to chips: cut, split by blocks of ground, written with everything that training needs."""
+"""Writing of chips: a scene is cut, split by blocks of ground, and written with everything that training needs."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from math import isqrt
@@ -16,11 +16,11 @@ from rich.console import Console
 from agrifm.chips.classes import IGNORE, ClassTable, alike
 from agrifm.chips.experiment import class_list, experiment
 from agrifm.chips.labels import Labels, read_labels
-from agrifm.chips.leakage import find_leakage
+from agrifm.chips.leakage import LeakageReport, find_leakage
 from agrifm.chips.picture import save_split_picture
 from agrifm.chips.plan import Chip, ChipPlan, SplitAssignment
 from agrifm.chips.rasterize import hectares
-from agrifm.chips.report import Impossible, Report
+from agrifm.chips.report import ImpossiblePixels, Report
 from agrifm.chips.spatial_split import SPLITS
 from agrifm.data.chips import write_chip
 from agrifm.errors import InputError, reason
@@ -29,7 +29,7 @@ from agrifm.progress import counting
 from agrifm.scenes.scene import Area, Scene, Stack
 
 TILE_BYTES = 1 << 28  # of images that are read at once; reading takes some three times as much memory
-OURS = re.compile(r".+_r\d{3,}_c\d{3,}(\.\d+\.part)?\.h5(\.part)?")  # with what a killed run left unfinished
+CHIP_FILE = re.compile(r".+_r\d{3,}_c\d{3,}(\.\d+\.part)?\.h5(\.part)?")  # also unfinished ones of an interrupted run
 LONGEST = 100  # characters of a scene's name in the names of its chips
 UNFINISHED = "chips.unfinished"
 
@@ -43,52 +43,49 @@ def write_chips(
     overwrite: bool = False,
     console: Console | None = None,
 ) -> Report:
-    """Cut a scene into labeled chips and write all that ``agrifm train`` needs.
+    """Cut a scene into labeled chips, and write everything that ``agrifm train`` needs.
 
     Writes ``h5_samples/*.h5``, ``classes.yaml``, ``crops.yaml`` (an experiment), ``report.md``, ``report.json``,
     ``split.png`` and last ``data_lists/{train,val,test}.txt``.
 
     Args:
         scene: Scene on a grid in meters.
-        labels: Vector file or raster.
-        out: Folder.
-        plan: How.
-        overwrite: Replace chips that are there.
-        console: Shows progress.
+        labels: Path of a vector file or raster.
+        out: Folder of the result.
+        plan: Settings.
+        overwrite: Whether to replace existing chips.
+        console: Console that shows progress.
 
     Raises:
-        InputError: If labels or scene cannot be used, or chips are there already.
+        InputError: If labels or scene cannot be used, or the folder has chips already.
     """
     console = console or Console(quiet=True)
     _check_grid(scene)
     _refuse_file(out)
     with locked(out):
         _refuse_existing(out, overwrite)
-        with console.status("burning labels and sharing out the ground"):
-            found = _labels(scene, labels, plan)
-            division = SplitAssignment.of(found, plan, scene.resolution)
-        return _write(scene, str(labels), plan, found, division, out, console)
-
-
-def _labels(scene: Scene, path: Path, plan: ChipPlan) -> Labels:
-    table = None if plan.classes is None else ClassTable.read(plan.classes)
-    return read_labels(
-        path, scene.grid, table=table, class_column=plan.class_column, layer=plan.layer, buffer=plan.buffer
-    )
+        with console.status("rasterizing labels and choosing splits"):
+            table = None if plan.classes is None else ClassTable.read(plan.classes)
+            labels_on_grid = read_labels(
+                labels, scene.grid, table=table, class_column=plan.class_column, layer=plan.layer, buffer=plan.buffer
+            )
+            assignment = SplitAssignment.of(labels_on_grid, plan, scene.resolution)
+        return _write(scene, str(labels), plan, labels_on_grid, assignment, out, console)
 
 
 def _write(
-    scene: Scene, source: str, plan: ChipPlan, labels: Labels, division: SplitAssignment, out: Path, console: Console
+    scene: Scene, source: str, plan: ChipPlan, labels: Labels, assignment: SplitAssignment, out: Path, console: Console
 ) -> Report:
-    chips = division.chips(re.sub(r"[^\w-]+", "_", scene.name)[:LONGEST] or "scene")
-    names = {
-        split: [chip.name for chip in chips if chip.split == split]
-        for split, share in zip(SPLITS, plan.shares, strict=True)
-        if share
-    }
-    _begin(out)
-    impossible = _write_images(scene, chips, division.label, fields_of(labels, division.label), out, console)
-    with console.status("looking for leaks"):
+    prefix = re.sub(r"[^\w-]+", "_", scene.name)[:LONGEST] or "scene"
+    chips = assignment.chips(prefix)
+    names: dict[str, list[str]] = {}
+    for split, share in zip(SPLITS, plan.shares, strict=True):
+        if share:
+            names[split] = [chip.name for chip in chips if chip.split == split]
+    _prepare_folder(out)
+    fields = _field_numbers(labels, assignment.label)
+    impossible = _write_images(scene, chips, assignment.label, fields, out, console)
+    with console.status("checking for leakage"):
         leaks = find_leakage(out / "h5_samples", names, labels.parcel, scene.grid, len(labels.classes), plan.distance)
     leaks.refuse(out)
     report = Report(
@@ -96,41 +93,49 @@ def _write(
         labels=source,
         plan=asdict(plan),
         classes=labels.classes,
-        chips={split: len(several) for split, several in names.items()},
+        chips={split: len(names[split]) for split in names},
         areas={split: [hectares(n, scene.grid) for n in counts] for split, counts in leaks.pixels.items()},
-        blocks=len({cell.block for cell in division.cells if (cell.labels_of(labels.label) != IGNORE).any()}),
-        block=division.block,
+        blocks=len({cell.block for cell in assignment.cells if cell.has_labels(labels.label)}),
+        block=assignment.block,
         account=labels.account,
-        crossing=division.crossing,
-        lost={reason: hectares(n, scene.grid) for reason, n in division.lost.items()},
+        crossing=assignment.crossing,
+        lost={reason: hectares(n, scene.grid) for reason, n in assignment.lost.items()},
         leaks=leaks,
-        notes=_notes(scene, plan, leaks.pixels, labels),
+        notes=_notes(scene, plan, leaks, labels),
         impossible=impossible,
     )
-    _finish(scene, report, labels, division, names, out)
+    _finish(scene, report, labels, assignment, names, out)
     return report
 
 
 def _finish(
-    scene: Scene, report: Report, labels: Labels, division: SplitAssignment, names: dict[str, list[str]], out: Path
+    scene: Scene,
+    report: Report,
+    labels: Labels,
+    assignment: SplitAssignment,
+    names: Mapping[str, Sequence[str]],
+    out: Path,
 ) -> None:
-    """Everything beside the chips; the lists last, since they make the folder a data set."""
-    title = f"{scene.name}: {', '.join(f'{count} {split}' for split, count in report.chips.items())} chips"
-    save_split_picture(out / "split.png", labels.label, division, labels.classes, title)
+    """Write everything except the chips; the lists come last, because they make the folder a data set."""
+    counts = ", ".join(f"{count} {split}" for split, count in report.chips.items())
+    save_split_picture(
+        out / "split.png", labels.label, assignment, labels.classes, title=f"{scene.name}: {counts} chips"
+    )
     report.write(out)
     write_whole(out / "classes.yaml", class_list(labels.classes))
-    write_whole(out / "crops.yaml", experiment(scene, labels.classes, out, division.cells[0].area, report.chips))
-    for split, several in names.items():
-        write_whole(out / "data_lists" / f"{split}.txt", "\n".join(several) + "\n")
+    write_whole(out / "crops.yaml", experiment(scene, labels.classes, out, assignment.cells[0].area, report.chips))
+    for split in names:
+        write_whole(out / "data_lists" / f"{split}.txt", "\n".join(names[split]) + "\n")
     (out / UNFINISHED).unlink()
 
 
 def _check_grid(scene: Scene) -> None:
     crs = scene.grid.crs
     if crs is None or not crs.projected or not crs.units[0].startswith("met"):
+        units = "no CRS" if crs is None else " and ".join(set(crs.units))
         raise InputError(
             f"scene {scene.name}",
-            found=f"a grid in {'no CRS' if crs is None else ' and '.join(set(crs.units))} ({crs})",
+            found=f"a grid in {units} ({crs})",
             expected="a grid in meters: areas and distances are measured on it",
             repair="open the scene on a grid in meters, e.g. of its UTM zone.",
         )
@@ -144,67 +149,66 @@ def _refuse_file(out: Path) -> None:
 
 
 def _refuse_existing(out: Path, overwrite: bool) -> None:
-    there = sorted([*out.glob("h5_samples/*.h5"), *out.glob("data_lists/*.txt"), *out.glob("crops.yaml")])
-    if there and not overwrite and not (out / UNFINISHED).is_file():
+    files = sorted([*out.glob("h5_samples/*.h5"), *out.glob("data_lists/*.txt"), *out.glob("crops.yaml")])
+    if files and not overwrite and not (out / UNFINISHED).is_file():
         raise InputError(
             out,
-            found=f"{len(there)} files of an earlier run, e.g. {there[0].relative_to(out)}",
+            found=f"{len(files)} files of an earlier run, e.g. {files[0].relative_to(out)}",
             expected="a new folder",
-            repair="name another folder, or replace what is there with --overwrite.",
+            repair="name another folder, or replace these files with --overwrite.",
         )
 
 
-def _begin(out: Path) -> None:
-    """Clear the folder of what an earlier run wrote; the lists go first, so that no half data set looks whole."""
+def _prepare_folder(out: Path) -> None:
+    """Remove files of an earlier run; the lists go first, so that an incomplete data set never looks complete."""
     with writing(out):
         for folder in ("data_lists", "h5_samples"):
             (out / folder).mkdir(parents=True, exist_ok=True)
-        (out / UNFINISHED).write_text(
-            "These chips are not complete. The command that writes them may be given again.\n"
-        )
+        (out / UNFINISHED).write_text("These chips are not complete. Run the command that writes them again.\n")
         for split in SPLITS:
             (out / "data_lists" / f"{split}.txt").unlink(missing_ok=True)
         for path in (out / "h5_samples").iterdir():
-            if OURS.fullmatch(path.name):
+            if CHIP_FILE.fullmatch(path.name):
                 path.unlink()
 
 
-def fields_of(labels: Labels, left: np.ndarray) -> np.ndarray | None:
-    """Numbers of fields ``(h, w)``, 0 where there is none, -1 where the labels that are ``left`` say nothing of one.
+def _field_numbers(labels: Labels, remaining: np.ndarray) -> np.ndarray | None:
+    """Return the numbers of fields ``(h, w)``: 0 without a field, -1 in fields without a label among ``remaining``.
 
-    None where labels are a raster, which knows no fields.
+    Returns None for label rasters, which have no fields.
     """
     if not labels.parcel.any():
         return None
-    return np.where((labels.parcel > 0) & (left == IGNORE), IGNORE, labels.parcel)
+    lost = (labels.parcel > 0) & (remaining == IGNORE)
+    return np.where(lost, IGNORE, labels.parcel)
 
 
 def _write_images(
     scene: Scene, chips: Sequence[Chip], label: np.ndarray, fields: np.ndarray | None, out: Path, console: Console
-) -> Impossible:
-    """Write the chips; by sensor and day, how many of the clear pixels have a reflectance that no land has."""
-    found: Impossible = {sensor.name: {} for sensor in scene.sensors}
+) -> ImpossiblePixels:
+    """Write the chips, and return counts of pixels with a reflectance that no land has."""
+    impossible: ImpossiblePixels = {sensor.name: {} for sensor in scene.sensors}
+    written = 0
     with counting(console, "writing chips") as step:
-        done = 0
-        for area, several in tiles(scene, chips):
+        for area, chips_of_area in _tiles(scene, chips):
             tile = scene.read(area)
             for sensor, stack in tile.stacks.items():
-                _add(found[sensor], stack)
-            for chip in several:
+                _add_impossible(impossible[sensor], stack)
+            for chip in chips_of_area:
                 sample = tile.cut(chip.cell.area, chip.name)
                 sample = replace(sample, label=torch.from_numpy(chip.label(label)))
                 path = out / "h5_samples" / f"{chip.name}.h5"
                 numbers = None if fields is None else chip.label(fields)
                 with _writing(path):
                     write_chip(path, sample, scene.sensors, scene.georeference(chip.cell.area), numbers)
-                done += 1
-                step(done, len(chips))
-    return found
+                written += 1
+                step(written, len(chips))
+    return impossible
 
 
 @contextmanager
 def _writing(path: Path) -> Generator[None]:
-    """Any failure of the disk as one sentence; the same command may be given again."""
+    """Turn a failure of the disk into an error; the same command can be run again."""
     try:
         yield
     except OSError as error:
@@ -212,52 +216,57 @@ def _writing(path: Path) -> Generator[None]:
             path,
             found=f"a chip that cannot be written: {reason(error)}",
             expected="space and permission to write",
-            repair="make room, then give the same command again.",
+            repair="make room, then run the same command again.",
         ) from error
 
 
-def _add(counts: dict[str, tuple[int, int]], stack: Stack) -> None:
-    for day, (odd, clear) in stack.impossible_pixels().items():
-        before = counts.get(day.isoformat(), (0, 0))
-        counts[day.isoformat()] = before[0] + odd, before[1] + clear
+def _add_impossible(counts: dict[str, tuple[int, int]], stack: Stack) -> None:
+    for date, (impossible, clear) in stack.impossible_pixels().items():
+        day = date.isoformat()
+        impossible_before, clear_before = counts.get(day, (0, 0))
+        counts[day] = (impossible_before + impossible, clear_before + clear)
 
 
-def tiles(scene: Scene, chips: Sequence[Chip]) -> Iterator[tuple[Area, list[Chip]]]:
-    """Chips that are near each other, with the area that holds them all: as large as memory allows.
+def _tiles(scene: Scene, chips: Sequence[Chip]) -> Iterator[tuple[Area, list[Chip]]]:
+    """Group neighboring chips, and yield each group with the area that contains it, as large as memory allows.
 
     Files are opened once for each area, and blocks of compressed files are decoded as seldom as possible.
     """
     if not chips:
         return
-    longest = max(chips[0].cell.area.height, chips[0].cell.area.width)
-    side = max(1, isqrt(int(TILE_BYTES / scene.pixel_bytes)) // longest)
+    first = chips[0].cell.area
+    pixels = int(TILE_BYTES / scene.pixel_bytes)
+    chips_along_side = max(1, isqrt(pixels) // max(first.height, first.width))
     groups: dict[tuple[int, int], list[Chip]] = {}
     for chip in chips:
-        groups.setdefault((chip.cell.row // side, chip.cell.column // side), []).append(chip)
-    for several in groups.values():
-        areas = [chip.cell.area for chip in several]
-        top, left = min(a.row for a in areas), min(a.column for a in areas)
-        bottom, right = max(a.row + a.height for a in areas), max(a.column + a.width for a in areas)
-        yield Area(top, left, bottom - top, right - left), several
+        tile = (chip.cell.row // chips_along_side, chip.cell.column // chips_along_side)
+        groups.setdefault(tile, []).append(chip)
+    for group in groups.values():
+        areas = [chip.cell.area for chip in group]
+        top = min(area.row for area in areas)
+        left = min(area.column for area in areas)
+        bottom = max(area.row + area.height for area in areas)
+        right = max(area.column + area.width for area in areas)
+        yield Area(top, left, bottom - top, right - left), group
 
 
-def _notes(scene: Scene, plan: ChipPlan, pixels: dict[str, list[int]], labels: Labels) -> tuple[str, ...]:
+def _notes(scene: Scene, plan: ChipPlan, leaks: LeakageReport, labels: Labels) -> tuple[str, ...]:
     notes = []
     present = np.unique(labels.label)
-    for i, entry in enumerate(labels.classes):
-        lacking = [split for split, counts in pixels.items() if not counts[i]]
-        if i not in present:
+    for number, entry in enumerate(labels.classes):
+        splits_without = [split for split, counts in leaks.pixels.items() if not counts[number]]
+        if number not in present:
             notes.append(f"class {entry.name} does not occur in the scene")
-        elif lacking:
-            notes.append(f"class {entry.name} does not occur in {' and '.join(lacking)}")
+        elif splits_without:
+            notes.append(f"class {entry.name} does not occur in {' and '.join(splits_without)}")
     notes += alike((entry.name for entry in labels.classes), plan.classes)
     if not labels.parcel.any():
-        notes.append("a raster knows no parcels: only blocks and the distance keep splits apart")
+        notes.append("a raster has no parcels: only blocks and the distance keep splits apart")
     for sensor in scene.sensors:
         factor = scene.factor(sensor)
         if plan.size % factor:
             notes.append(
-                f"{plan.size} pixels are no whole number of {sensor.name}'s, which are {factor} of the scene's wide: "
-                f"its pixels lie up to half a pixel off in some chips; a multiple of {factor} avoids that"
+                f"{plan.size} pixels are no multiple of {factor}, the width of a pixel of {sensor.name}: its pixels "
+                f"lie up to half a pixel off in some chips; a multiple of {factor} avoids that"
             )
     return tuple(notes)

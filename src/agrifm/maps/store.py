@@ -36,7 +36,7 @@ from agrifm.scenes.scene import Area
 
 SEAL = hashlib.sha256().digest_size  # bytes of the checksum before a tile
 NAMED = 4  # changed files that an error lists
-KEPT = "the finished tiles are kept and not computed again"
+TILES_ARE_KEPT = "the finished tiles are kept and not computed again"
 
 
 class DamagedTile(Exception):
@@ -328,5 +328,5 @@ class Store:
             with writing(self.folder):
                 yield
         except InputError as error:
-            repair = f"{error.repair.rstrip('.')}; {KEPT}."
+            repair = f"{error.repair.rstrip('.')}; {TILES_ARE_KEPT}."
             raise InputError(self.folder, found=error.found, expected=error.expected, repair=repair) from error

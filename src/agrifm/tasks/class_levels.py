@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
 
 @dataclass(frozen=True)
 class Group:
-    """Classes of which one holds, unknown which: a level of the hierarchy, or what a code leaves open.
+    """Classes of which one is right, but not known which: a level of the hierarchy, or the meaning of a code.
 
     Args:
         name: Name of the group.
         classes: Names of its classes.
-        codes: Numbers in the labels that mean it.
+        codes: Numbers in the labels that mean the group.
         scored: Whether scores are also given with its classes as one.
     """
 
@@ -25,64 +26,68 @@ class Group:
     scored: bool = True
 
 
-def check(groups: Sequence[Group], names: Sequence[str]) -> None:
-    """Refuse groups that cannot be.
+def check_groups(groups: Sequence[Group], names: Sequence[str]) -> None:
+    """Refuse groups that are not possible.
 
     Raises:
-        ValueError: If a group names a class that is not there, holds none or all, or crosses another.
+        ValueError: If a group names an unknown class, has only one class or all of them, or overlaps another.
     """
     for group in groups:
-        strange = set(group.classes) - set(names)
-        if strange:
-            raise ValueError(f"group {group.name} holds '{min(strange)}', which is no class: {', '.join(names)}")
+        unknown = set(group.classes) - set(names)
+        if unknown:
+            raise ValueError(f"group {group.name} holds '{min(unknown)}', which is no class: {', '.join(names)}")
         if not 1 < len(set(group.classes)) < len(names):
             raise ValueError(
                 f"group {group.name} holds {len(group.classes)} of {len(names)} classes: some, not all, are needed"
             )
-    kept = [group for group in groups if group.scored]
-    for a in kept:
-        for b in kept:
-            if set(a.classes) & set(b.classes) and not (
-                set(a.classes) <= set(b.classes) or set(b.classes) <= set(a.classes)
-            ):
-                raise ValueError(f"groups {a.name} and {b.name} share some classes: set 'scored: false' on one of them")
+    for a, b in combinations(_scored(groups), 2):
+        common = set(a.classes) & set(b.classes)
+        one_includes_other = common == set(a.classes) or common == set(b.classes)
+        if common and not one_includes_other:
+            raise ValueError(f"groups {a.name} and {b.name} share some classes: set 'scored: false' on one of them")
+
+
+def _scored(groups: Sequence[Group]) -> list[Group]:
+    return [group for group in groups if group.scored]
 
 
 def levels(groups: Sequence[Group], names: Sequence[str]) -> list[tuple[str, ...]]:
-    """For every level above the classes, from fine to coarse: what each class is called there."""
-    kept = sorted((group for group in groups if group.scored), key=lambda group: len(group.classes))
-    height: dict[Group, int] = {}
-    for group in kept:
-        height[group] = 1 + max(
-            (height[other] for other in height if set(other.classes) < set(group.classes)), default=0
-        )
-    found = []
-    for level in range(1, max(height.values(), default=0) + 1):
-        called = {name: name for name in names}
-        for group in kept:
-            if height[group] <= level:
-                called |= dict.fromkeys(group.classes, group.name)
-        found.append(tuple(called[name] for name in names))
-    return found
+    """Return the name of each class at every level above the classes, from fine to coarse."""
+    groups = sorted(_scored(groups), key=lambda group: len(group.classes))
+    heights: dict[Group, int] = {}
+    for group in groups:
+        heights_inside = [height for other, height in heights.items() if set(other.classes) < set(group.classes)]
+        heights[group] = 1 + max(heights_inside, default=0)
+    names_at_levels = []
+    for level in range(1, max(heights.values(), default=0) + 1):
+        name_at_level = {name: name for name in names}
+        for group in groups:  # small groups first, so that a larger one replaces their names
+            if heights[group] <= level:
+                name_at_level |= dict.fromkeys(group.classes, group.name)
+        names_at_levels.append(tuple(name_at_level[name] for name in names))
+    return names_at_levels
 
 
-def lifted(
+def confusion_at_level(
     counts: np.ndarray, groups: Sequence[Group], names: Sequence[str], level: Sequence[str]
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Confusion matrix at a level, and its names.
+    """Return the confusion matrix at a level, and the names at that level.
 
     Args:
-        counts: ``(k + g, k)`` pixels by label, a class or a group, and by prediction.
+        counts: Pixels ``(k + g, k)`` by label, which is a class or a group, and by predicted class.
         groups: Groups of the classes.
         names: Names of the classes.
-        level: What each class is called there; labels that leave open what they are called do not count.
+        level: Name of each class at the level. Labels that may have several of these names do not count.
     """
-    called = tuple(dict.fromkeys(level))
-    place = dict(zip(names, (called.index(name) for name in level), strict=True))
-    columns = [place[name] for name in names]
-    matrix = np.zeros((len(called), len(called)), counts.dtype)
-    for row, of in zip(counts, [*((name,) for name in names), *(group.classes for group in groups)], strict=True):
-        rows = {place[name] for name in of}
+    level_names = tuple(dict.fromkeys(level))
+    position: dict[str, int] = {}
+    for name, level_name in zip(names, level, strict=True):
+        position[name] = level_names.index(level_name)
+    columns = [position[name] for name in names]
+    classes_of_labels = [(name,) for name in names] + [group.classes for group in groups]
+    matrix = np.zeros((len(level_names), len(level_names)), counts.dtype)
+    for classes, pixels in zip(classes_of_labels, counts, strict=True):
+        rows = {position[name] for name in classes}
         if len(rows) == 1:
-            np.add.at(matrix[rows.pop()], columns, row)
-    return matrix, called
+            np.add.at(matrix[rows.pop()], columns, pixels)
+    return matrix, level_names

@@ -1,4 +1,4 @@
-"""Names that people would take for the same: they differ in case, accents or spaces only."""
+"""Names that readers take for the same: they differ in case, accents or spaces only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ ACCENTS = 200  # combining classes from here on are accents; lower ones are lett
 
 
 def plain_form(name: str) -> str:
-    """The name in small letters, without accents, with single spaces."""
+    """Return the name in lower case, without accents, with single spaces."""
     decomposed = unicodedata.normalize("NFKD", name.casefold())
     letters = [letter for letter in decomposed if unicodedata.combining(letter) < ACCENTS]
     composed = unicodedata.normalize("NFC", "".join(letters))
@@ -17,7 +17,7 @@ def plain_form(name: str) -> str:
 
 
 def same_names(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """Groups of different names with one plain form, e.g. ``("maïs", "  MAÏS ", "mais")``; in order, each name once."""
+    """Return groups of different names with one plain form, such as ``("maïs", "  MAÏS ")``, in the given order."""
     groups: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
         groups.setdefault(plain_form(name), []).append(name)

@@ -2,14 +2,14 @@
 
 A table is a CSV or YAML file. It says by ``parent`` what is part of what, or by ``hcat`` what each code means in HCAT,
 the crop taxonomy of EuroCrops (Schneider et al., Scientific Data 10, 2023), of which an extract is shipped. So tables
-of different products share one hierarchy.
+of different products share one hierarchy. The column ``cover`` of shipped tables gives the land cover for pre-training.
 """
 
 from __future__ import annotations
 
 import csv
 import datetime
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -24,17 +24,25 @@ from agrifm.yaml_text import load_yaml
 
 SHIPPED = ("hcat", "worldcereal", "cdl", "rpg", "example")
 COLUMNS = ("code", "name", "color", "parent", "hcat")
-SEVERAL = "|"  # stands between meanings of which one holds
+SEPARATOR = "|"  # between the possible meanings of one code
 LONGEST_NAME = 200  # characters
-LONGEST_NUMBER = 19  # digits, with which an integer of 64 bits is full
+LONGEST_NUMBER = 19  # digits; integers of 64 bits hold all shorter numbers
 MOST_BITS = 600  # of a code that is a number
 LARGEST = 1 << 24  # bytes of a table
 
 
 class Row(NamedTuple):
-    """A code of a table: where it stands, code, name, color, what it is part of, what it means in HCAT.
+    """A code of a table.
 
-    ``number`` is how chips write it: the code, or the position in a list that has none.
+    Args:
+        where: Place in the file, for messages.
+        code: Code as text.
+        name: Name of the crop or cover.
+        color: Color as ``#rrggbb``; may be empty, like all that follow.
+        parent: Code or name of what it is part of.
+        hcat: Meaning in HCAT; several possible ones are separated by ``|``.
+        number: How chips write the code: the code itself, or the position in a list without codes.
+        cover: Land cover, in shipped tables of land-cover products.
     """
 
     where: str
@@ -44,6 +52,7 @@ class Row(NamedTuple):
     parent: str = ""
     hcat: str = ""
     number: int | None = None
+    cover: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,16 +61,16 @@ class Table:
 
     Args:
         source: Source of the table, for messages.
-        rows: Its codes.
-        above: Above by name of a crop or cover, the name of what it is part of; empty at the top.
-        crosswalk: Whether these names are those of HCAT.
+        rows: Codes of the table.
+        parents: Name of what a crop or cover is part of, by its name; empty at the top.
+        uses_hcat: Whether the names in the tree are those of HCAT.
         colors: Colors by these names; empty where none is given.
     """
 
     source: str
     rows: tuple[Row, ...]
-    above: Mapping[str, str]
-    crosswalk: bool
+    parents: Mapping[str, str]
+    uses_hcat: bool
     colors: Mapping[str, str]
 
     @classmethod
@@ -69,14 +78,18 @@ class Table:
         """Read a shipped table by its name, or a file.
 
         Raises:
-            InputError: If it cannot be read, rows contradict each other, or name what is not there.
+            InputError: If it cannot be read, rows contradict each other, or a parent or meaning does not exist.
         """
         rows = read_rows(name)
-        agree(rows)
-        crosswalk = any(row.hcat for row in rows)
-        nodes = read_rows("hcat") if crosswalk else rows
-        tree = _digits(nodes) if crosswalk else _parents(nodes)
-        table = cls(str(name), tuple(rows), tree, crosswalk, agree(nodes))
+        colors = checked_colors(rows)
+        uses_hcat = any(row.hcat for row in rows)
+        if uses_hcat:
+            nodes = read_rows("hcat")
+            tree = _hcat_tree(nodes)
+            colors = checked_colors(nodes)
+        else:
+            tree = _parent_tree(rows)
+        table = cls(str(name), tuple(rows), tree, uses_hcat, colors)
         for row in rows:
             for meaning in table.meanings(row):
                 if meaning not in tree:
@@ -86,140 +99,173 @@ class Table:
         return table
 
     @cached_property
-    def below(self) -> dict[str, frozenset[str]]:
-        """By name, the finest crops and covers that are part of it, or itself where there are none."""
-        found: dict[str, set[str]] = {name: set() for name in self.above}
-        for tip in set(self.above) - set(self.above.values()):
-            name = tip
+    def leaves(self) -> dict[str, frozenset[str]]:
+        """The finest crops and covers below each name of the tree; of a leaf, itself."""
+        leaves_by_name: dict[str, set[str]] = {name: set() for name in self.parents}
+        for leaf in set(self.parents) - set(self.parents.values()):
+            name = leaf
             while name:
-                found[name].add(tip)
-                name = self.above[name]
-        return {name: frozenset(tips) for name, tips in found.items()}
+                leaves_by_name[name].add(leaf)
+                name = self.parents[name]
+        return {name: frozenset(leaves) for name, leaves in leaves_by_name.items()}
 
     def meanings(self, row: Row) -> list[str]:
-        """Names in the tree, of which one holds; none where a code says nothing."""
-        if self.crosswalk:
-            return row.hcat.split(SEVERAL) if row.hcat else []
+        """Return the names in the tree of which one holds; none for a code without a meaning."""
+        if self.uses_hcat:
+            return row.hcat.split(SEPARATOR) if row.hcat else []
         return [row.name]
 
-    def tips(self, row: Row) -> frozenset[str]:
-        """The finest crops and covers that a code leaves open."""
-        return frozenset().union(*(self.below[name] for name in self.meanings(row)))
+    def leaves_of(self, row: Row) -> frozenset[str]:
+        """Return the finest crops and covers that a code may mean."""
+        return _union(self.leaves[name] for name in self.meanings(row))
 
     def find(self, text: str) -> frozenset[str]:
-        """The finest crops and covers that a name or code stands for.
+        """Return the finest crops and covers that a name or code of the table means, or a name in its tree.
 
         Raises:
-            InputError: If there is none of that name, or the table's meaning is that of another name too.
+            InputError: If the name is unknown or has no meaning, or an earlier name has the same meaning.
         """
-        wanted = _plain(text)
-        same = [row for row in self.rows if wanted in (_plain(row.code), _plain(row.name))]
-        if not same:
-            named = {_plain(name): name for name in self.above}
-            if wanted in named:
-                return self.below[named[wanted]]
-            valid = {row.name for row in self.rows} | {row.code for row in self.rows} | set(self.above)
+        wanted = _normalized(text)
+        rows = [row for row in self.rows if wanted in (_normalized(row.code), _normalized(row.name))]
+        if not rows:
+            return self._leaves_of_node(text)
+        leaves = _union(self.leaves_of(row) for row in rows)
+        where = f"{self.source}: '{text}'"
+        if not leaves:
             raise InputError(
-                self.source, found=f"'{text}'", expected="a name or code of it", repair=nearest(text, valid)
-            )
-        tips = frozenset().union(*map(self.tips, same))
-        first = next((row for row in self.rows if tips and self.tips(row) == tips), same[0] if tips else None)
-        if first is None or first.name not in {row.name for row in same}:
-            raise InputError(
-                f"{self.source}: '{text}'",
-                found="a code that says nothing" if first is None else f"the same meaning in HCAT as '{first.name}'",
+                where,
+                found="a code without a meaning",
                 expected="a crop or cover of its own",
-                repair=f"list the codes yourself: classes: [{{name: {text}, codes: [{same[0].code}]}}, ...]."
-                if first is None
-                else f"write '{first.name}', which holds both, or list classes with their codes.",
+                repair=f"list the codes yourself: classes: [{{name: {text}, codes: [{rows[0].code}]}}, ...].",
             )
-        return tips
+        same_meaning = [row.name for row in self.rows if self.leaves_of(row) == leaves]
+        if same_meaning and same_meaning[0] not in {row.name for row in rows}:
+            raise InputError(
+                where,
+                found=f"the same meaning in HCAT as '{same_meaning[0]}'",
+                expected="a crop or cover of its own",
+                repair=f"write '{same_meaning[0]}', which includes both, or list classes with their codes.",
+            )
+        return leaves
+
+    def _leaves_of_node(self, text: str) -> frozenset[str]:
+        nodes = {_normalized(name): name for name in self.parents}
+        node = nodes.get(_normalized(text))
+        if node is not None:
+            return self.leaves[node]
+        valid = {row.name for row in self.rows} | {row.code for row in self.rows} | set(self.parents)
+        raise InputError(
+            self.source, found=f"'{text}'", expected="a name or code of this table", repair=nearest(text, valid)
+        )
 
 
-def _plain(text: str) -> str:
+def _union(sets: Iterable[frozenset[str]]) -> frozenset[str]:
+    return frozenset().union(*sets)
+
+
+def _normalized(text: str) -> str:
     return text.replace("_", " ").casefold().strip()
 
 
-def _digits(rows: Iterable[Row]) -> dict[str, str]:
-    """HCAT as a tree: two digits of a code for each level."""
+def _hcat_tree(rows: Iterable[Row]) -> dict[str, str]:
+    """Return the name of the parent of each name in HCAT, whose codes have two digits for each level."""
     names = {row.code: row.name for row in rows if row.hcat == row.name}
-    return {name: names.get(_shorter(code), "") for code, name in names.items()}
+    return {name: names.get(_parent_code(code), "") for code, name in names.items()}
 
 
-def _shorter(code: str) -> str:
-    """The code one level up: its last two digits that are not 00 become 00."""
+def _parent_code(code: str) -> str:
+    """Return the code one level up: its last two digits that are not 00 become 00."""
     pairs = [code[i : i + 2] for i in range(0, len(code), 2)]
-    last = max((i for i, pair in enumerate(pairs) if pair != "00"), default=0)
-    return "".join([*pairs[:last], "00", *pairs[last + 1 :]])
+    last = 0
+    for i, pair in enumerate(pairs):
+        if pair != "00":
+            last = i
+    pairs[last] = "00"
+    return "".join(pairs)
 
 
-def _parents(rows: Iterable[Row]) -> dict[str, str]:
-    """The tree that the column ``parent`` draws; it holds codes or names."""
+def _parent_tree(rows: Sequence[Row]) -> dict[str, str]:
+    """Return the name of the parent of each name, from the column ``parent`` with codes or names.
+
+    Raises:
+        InputError: If a parent does not exist, or something is a part of itself.
+    """
     names = {row.code: row.name for row in rows} | {row.name: row.name for row in rows}
-    above: dict[str, str] = {}
+    parents: dict[str, str] = {}
     for row in rows:
         if row.parent and row.parent not in names:
             repair = nearest(row.parent, names)
             raise InputError(row.where, found=f"parent '{row.parent}'", expected="a code or name", repair=repair)
-        above[row.name] = names.get(row.parent, "") or above.get(row.name, "")
-        above[row.name] = "" if above[row.name] == row.name else above[row.name]
+        # Of several rows of one name, the last one with a parent counts.
+        parent = names.get(row.parent, "") or parents.get(row.name, "")
+        parents[row.name] = "" if parent == row.name else parent
     for row in rows:
-        name, steps = row.name, 0
-        while name := above[name]:
+        name = parents[row.name]
+        steps = 0
+        while name:
             steps += 1
-            if steps > len(above):
+            if steps > len(parents):
                 raise InputError(
                     row.where,
                     found=f"'{row.name}' as a part of itself",
                     expected="parents up to a class without one",
                     repair="leave out one 'parent' of the circle.",
                 )
-    return above
+            name = parents[name]
+    return parents
 
 
-def agree(rows: Iterable[Row]) -> dict[str, str]:
-    """The color of each name, in order.
+def checked_colors(rows: Iterable[Row]) -> dict[str, str]:
+    """Return the color of each name, in the order of the names.
 
     Raises:
         InputError: If a row is not complete, or two rows contradict each other.
     """
     colors: dict[str, str] = {}
-    codes: dict[str, str] = {}
-    for where, code, name, color, *_ in rows:
-        if not name or not code:
+    names: dict[str, str] = {}
+    for row in rows:
+        if not row.name or not row.code:
             raise InputError(
-                where,
-                found=f"code '{code}' with the name '{name}'",
+                row.where,
+                found=f"code '{row.code}' with the name '{row.name}'",
                 expected="a code and a name",
                 repair="complete it, or delete it: codes that are not listed are ignored.",
             )
-        for known, new, what in ((codes.get(code), name, f"code {code}"), (colors.get(name), color, name)):
-            if known and new and known != new:
-                raise InputError(
-                    where, found=f"{what} as {new}, before as {known}", expected="one of them", repair="delete one."
-                )
-        codes[code] = name
-        colors[name] = colors.get(name) or color
+        _check_same(row.where, f"code {row.code}", names.get(row.code), row.name)
+        _check_same(row.where, row.name, colors.get(row.name), row.color)
+        names[row.code] = row.name
+        colors[row.name] = colors.get(row.name) or row.color
     return colors
 
 
-def read_rows(name: str | Path) -> list[Row]:
-    """Rows of a shipped table, of a CSV with the columns ``COLUMNS``, or of a YAML list of ``{name, codes, ...}``.
+def _check_same(where: str, what: str, known: str | None, new: str) -> None:
+    if known and new and known != new:
+        raise InputError(
+            where, found=f"{what} as {new}, before as {known}", expected="one of them", repair="delete one."
+        )
+
+
+def read_rows(name: str | Path, shipped: Collection[str] = SHIPPED) -> list[Row]:
+    """Read the rows of a CSV with the columns ``COLUMNS``, or of a YAML list of ``{name, codes, ...}``.
+
+    Args:
+        name: Name of a shipped table, or path of a file.
+        shipped: Names of the shipped tables that are accepted.
 
     Raises:
         InputError: If the file is missing or a row cannot be used; it is named.
     """
-    shipped = str(name) in SHIPPED
-    path = files("agrifm.tasks").joinpath("tables", f"{name}.csv") if shipped else Path(name)
-    text = _text(name, path)
+    is_shipped = str(name) in shipped
+    path = files("agrifm.tasks").joinpath("tables", f"{name}.csv") if is_shipped else Path(name)
+    text = _read_text(name, path)
     if str(path).endswith((".yaml", ".yml")):
         return list(_yaml_rows(str(name), text))
     with refusing(name, expected="a table as CSV", repair="save it again as CSV, e.g. from a spreadsheet."):
         return list(_csv_rows(str(name), text))
 
 
-def _text(name: str | Path, path: Traversable) -> str:
-    """The text of a table; spreadsheets also write UTF-16, with a mark at its beginning."""
+def _read_text(name: str | Path, path: Traversable) -> str:
+    """Read the text of a table; spreadsheets also write UTF-16, with a byte-order mark."""
     try:
         if isinstance(path, Path) and path.exists() and not path.is_file():
             raise OSError("no file")
@@ -227,13 +273,14 @@ def _text(name: str | Path, path: Traversable) -> str:
             data = file.read(LARGEST + 1)
         text = data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
     except (OSError, ValueError) as error:
+        repair = "check the path; from a spreadsheet, save it as 'CSV UTF-8'."
+        if not Path(name).suffix:
+            repair = nearest(str(name), SHIPPED)
         raise InputError(
             name,
             found=str(error),
             expected=f"a class table in UTF-8, or one of {', '.join(SHIPPED)}",
-            repair=nearest(str(name), SHIPPED)
-            if not Path(name).suffix
-            else "check the path; from a spreadsheet, save it as 'CSV UTF-8'.",
+            repair=repair,
         ) from error
     if len(data) > LARGEST:
         raise InputError(
@@ -244,9 +291,9 @@ def _text(name: str | Path, path: Traversable) -> str:
 
 def _csv_rows(source: str, text: str) -> Iterator[Row]:
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    first = lines[0]
-    rows = csv.DictReader(lines, delimiter=max(",;\t", key=first.count))
-    columns = {name.strip().lower(): name for name in rows.fieldnames or ()}
+    delimiter = max(",;\t", key=lines[0].count)
+    reader = csv.DictReader(lines, delimiter=delimiter)
+    columns = {name.strip().lower(): name for name in reader.fieldnames or ()}
     for wanted in ("code", "name"):
         if wanted not in columns:
             raise InputError(
@@ -255,81 +302,90 @@ def _csv_rows(source: str, text: str) -> Iterator[Row]:
                 expected="code,name[,color][,parent][,hcat]",
                 repair=f"write 'code,name,color' as first line; the column '{wanted}' is missing.",
             )
-    for row in rows:
-        where = f"{source}: line {rows.line_num}"
-        *texts, hcat = [row.get(columns.get(key, "")) or "" for key in COLUMNS]
-        code, *more = [clean_name(text, where) for text in texts]
-        if any((code, *more, hcat.strip())):
-            yield Row(where, code, *more, hcat=hcat.strip(), number=_number(code))
+    for values in reader:
+        where = f"{source}: line {reader.line_num}"
+        cells = {key: values[name] or "" for key, name in columns.items()}
+        code, name, color, parent = [clean_name(cells.get(key, ""), where) for key in COLUMNS[:4]]
+        # A code may have many possible meanings, so that these are longer than any name.
+        hcat = cells.get("hcat", "").strip()
+        if code or name or color or parent or hcat:
+            cover = cells.get("cover", "").strip()
+            yield Row(where, code, name, color, parent, hcat, _number(code), cover)
 
 
 def _yaml_rows(source: str, text: str) -> Iterator[Row]:
     entries = load_yaml(text, source, "a class table in YAML")
+    if not isinstance(entries, list):
+        entries = [entries]
     keys = ("name", "codes", *COLUMNS[2:])
-    for position, entry in enumerate(entries if isinstance(entries, list) else [entries]):
+    for position, entry in enumerate(entries):
         where = f"{source}: entry {position + 1}"
         if not isinstance(entry, Mapping) or "name" not in entry:
             form = "- {name: wheat, color: '#e0b83e', codes: [110, 111]}"
-            raise InputError(where, found=_shortly(entry), expected=form, repair="write a list of such entries.")
+            raise InputError(where, found=_shown(entry), expected=form, repair="write a list of such entries.")
         for key in entry:
             if key not in keys:
                 raise InputError(
                     where, found=f"key '{key}'"[:80], expected=", ".join(keys), repair=nearest(str(key)[:80], keys)
                 )
-        more = [_value(entry.get(key), where) for key in ("name", *COLUMNS[2:])]
+        name, color, parent, hcat = [_text_of(entry.get(key), where) for key in ("name", *COLUMNS[2:])]
         codes = entry.get("codes", entry["name"])
-        for code in codes if isinstance(codes, list) else [codes]:
-            as_text = _value(code, where)
-            yield Row(where, as_text, *more, number=_number(as_text) if "codes" in entry else position)
+        if not isinstance(codes, list):
+            codes = [codes]
+        for value in codes:
+            code = _text_of(value, where)
+            number = _number(code) if "codes" in entry else position
+            yield Row(where, code, name, color, parent, hcat, number)
 
 
-def _value(value: Any, where: str) -> str:
-    """A value of an entry as text; empty where there is none."""
+def _text_of(value: Any, where: str) -> str:
+    """Return a value of an entry as text; empty for no value."""
     if value is None:
         return ""
     if isinstance(value, bool):
-        word = {True: "yes, on or true", False: "no, off or false"}[value]
+        words = "yes, on or true" if value else "no, off or false"
         raise InputError(
             where,
-            found=f"{word} without quotes, which YAML reads as a truth value",
+            found=f"{words} without quotes, which YAML reads as a truth value",
             expected="a code or name",
             repair="put it into quotes, e.g. 'no'.",
         )
     if not isinstance(value, str | int | float | datetime.date):
-        raise InputError(where, found=_shortly(value), expected="a code or name", repair="write text or a number.")
+        raise InputError(where, found=_shown(value), expected="a code or name", repair="write text or a number.")
     return clean_name(as_code(value), where)
 
 
-def _shortly(value: Any) -> str:
-    """A value of YAML in a few words; anchors may make its text endless."""
+def _shown(value: Any) -> str:
+    """Return a value of YAML in a few words; anchors may make its text endless."""
     return f"a {type(value).__name__}" if isinstance(value, list | dict | set | tuple) else repr(value)[:80]
 
 
 def _number(code: str) -> int | None:
-    """The number that a code is, as far as labels can hold it."""
+    """Return the number that a code is, if labels can hold it."""
     return int(code) if code.removeprefix("-").isdecimal() and len(code) < LONGEST_NUMBER else None
 
 
 def as_code(value: Any) -> str:
-    """A code as text, the way it is compared: 12 and 12.0 are the same."""
+    """Return a code as text, in the form in which codes are compared: 12 and 12.0 are the same."""
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))
-    if isinstance(value, int) and value.bit_length() > MOST_BITS:  # Python refuses to write very long ones
+    if isinstance(value, int) and value.bit_length() > MOST_BITS:  # Python refuses to write very long numbers
         return f"a number of {value.bit_length()} bits"
     return str(value).strip()
 
 
 def clean_name(text: str, where: object) -> str:
-    """A code or name in one line, with single spaces.
+    """Return a code or name in one line, with single spaces.
 
     Raises:
-        InputError: If it holds control characters, or is longer than any name.
+        InputError: If it contains control characters, or is longer than any name.
     """
     name = " ".join(text.split())
     if len(name) > LONGEST_NAME or printable(name) != name:
+        length = f"... ({len(name)} characters)" if len(name) > LONGEST_NAME else ""
         raise InputError(
             where,
-            found=f"'{name[:80]}'" + (f"... ({len(name)} characters)" if len(name) > LONGEST_NAME else ""),
+            found=f"'{name[:80]}'{length}",
             expected=f"a code or name of at most {LONGEST_NAME} characters, without control characters",
             repair="shorten or retype it.",
         )

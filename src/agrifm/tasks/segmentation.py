@@ -19,7 +19,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from agrifm.checks.chips import unknown_labels
 from agrifm.errors import InputError
 from agrifm.tasks.class_choice import ClassChoice
-from agrifm.tasks.class_levels import Group, check, levels, lifted
+from agrifm.tasks.class_levels import Group, check_groups, confusion_at_level, levels
 from agrifm.tasks.losses import CrossEntropy, Loss, LossSum, resolve_weights
 from agrifm.tasks.scores import Scores, scores
 
@@ -125,7 +125,7 @@ class Segmentation:
                 weights = getattr(loss, key, None)
                 if isinstance(weights, tuple) and len(weights) != count:
                     raise ValueError(f"{len(weights)} {key} for {count} classes")
-        check(self.groups, self.names)
+        check_groups(self.groups, self.names)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -254,7 +254,7 @@ class Segmentation:
         counts = metric.compute().cpu().numpy()[:, : self.outputs]
         of_levels = []
         for level in (self.names, *levels(self.groups, self.names)):
-            matrix, names = lifted(counts, self.groups, self.names, level)
+            matrix, names = confusion_at_level(counts, self.groups, self.names, level)
             of_levels.append(scores(matrix, names))
         return replace(of_levels[0], levels=tuple(of_levels[1:]))
 

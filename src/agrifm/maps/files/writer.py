@@ -30,6 +30,7 @@ from agrifm.maps.files.cog import (
 )
 from agrifm.maps.files.legend import NODATA, Legend, plain, rgb
 from agrifm.maps.files.stac_item import stac_item
+from agrifm.maps.store import TILES_ARE_KEPT
 from agrifm.tasks.calibration import Calibration
 
 __all__ = [
@@ -43,8 +44,6 @@ __all__ = [
     "write_classes",
     "write_png",
 ]
-
-KEPT = "; the finished tiles are kept and not computed again"
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
@@ -107,7 +106,7 @@ def build(
     }
     rasters = {product.path(target): product for product in chosen}
     try:
-        with writing_files(target, folder, chosen, grid, KEPT):
+        with writing_files(target, folder, chosen, grid, f"; {TILES_ARE_KEPT}"):
             build_files(folder, grid, rasters, tiles, texts)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)  # incomplete files would only take space on a disk that may be full
