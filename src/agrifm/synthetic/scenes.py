@@ -249,5 +249,6 @@ def _colors(landscape: Landscape) -> dict[int, tuple[int, ...]]:
     """Color table of the labels; 255, without data, is transparent."""
     colors: dict[int, tuple[int, ...]] = {255: (0, 0, 0, 0)}
     for label, (_, color) in enumerate(landscape.classes):
-        colors[label] = (*bytes.fromhex(color[1:]), 255)
+        red, green, blue = bytes.fromhex(color.removeprefix("#"))
+        colors[label] = (red, green, blue, 255)
     return colors

@@ -188,10 +188,12 @@ def yearly_reflectance(
 def _green_cover(variety: np.ndarray, day: np.ndarray) -> np.ndarray:
     """Green cover ``(t, k)`` of pieces of ground before mowing: that of the season that has more of it."""
     of = {name: values[variety] for name, values in OF_VARIETY.items()}
-    first_season = _season(day, of["middle"], of["length"], of["rise"])
-    green = of["low"] + (of["high"] - of["low"]) * first_season
+    season = _season(day, of["middle"], of["length"], of["rise"])
+    growth = of["high"] - of["low"]
+    first_green = of["low"] + growth * season
     middle, length, height = of["second"].astype(np.float32).T
-    return np.maximum(green, height * _season(day, middle, length, 9))
+    second_green = height * _season(day, middle, length, 9)
+    return np.maximum(first_green, second_green)
 
 
 def yearly_mowing(rng: np.random.Generator, green: np.ndarray, day: np.ndarray, mown: np.ndarray) -> np.ndarray:
