@@ -62,7 +62,8 @@ class SeasonSamples:
             groups[_covered_season(days)] = list(range(len(source)))
         samples = []
         for growing_season, rows in groups.items():
-            samples.append(cls(source, tuple(rows), tuple(days[row] for row in rows), growing_season))
+            days_of_group = tuple(days[row] for row in rows)
+            samples.append(cls(source, tuple(rows), days_of_group, growing_season))
         return samples
 
     @property
@@ -85,7 +86,8 @@ class SeasonSamples:
     def length(self) -> int:
         """Number of days of the season."""
         if self.growing_season is None:
-            return max(int(days.max() - days.min()) for days in self.days) + 1
+            longest = max(int(days.max() - days.min()) for days in self.days)
+            return longest + 1
         first, last = self.growing_season.span(USUAL)
         return last - first + 1
 
@@ -111,7 +113,9 @@ class SeasonSamples:
             return [str(day) for day in days]
         season = self._season_for(text)
         begin, _ = season.span(USUAL)
-        days = _days_between(date_of(season.on(first, begin)), date_of(season.on(last, begin)), step, text)
+        first_date = date_of(season.on(first, begin))
+        last_date = date_of(season.on(last, begin))
+        days = _days_between(first_date, last_date, step, text)
         return [f"{day:%m-%d}" for day in days]
 
     def _season_for(self, text: str) -> GrowingSeason:
@@ -127,13 +131,15 @@ class SeasonSamples:
     def last_days(self, moment: str) -> tuple[int, ...]:
         """Return the day that a moment, ``YYYY-MM-DD`` or ``MM-DD``, means for each sample, since 1970-01-01."""
         if _has_year(moment):
-            return (day_number(dt.date.fromisoformat(moment)),) * len(self.rows)
+            day = day_number(dt.date.fromisoformat(moment))
+            return (day,) * len(self.rows)
         season = self._season_for(moment)
         return tuple(season.on(moment, first_day) for first_day in self.first_days)
 
     def as_of(self, moment: str) -> SampleSubset:
         """Return the samples as they were known at a moment."""
-        return SampleSubset(self.source, self.rows, tuple((day + 1, inf) for day in self.last_days(moment)))
+        hidden_days = tuple((last_day + 1, inf) for last_day in self.last_days(moment))
+        return SampleSubset(self.source, self.rows, hidden_days)
 
     def images(self, moment: str) -> float:
         """Return the mean number of images of a sample by a moment."""
@@ -188,7 +194,8 @@ def as_of_day(source: SampleSource, seasons: Sequence[GrowingSeason], day: str) 
     for group in groups:
         last_days.update(zip(group.rows, group.last_days(day), strict=True))
     rows = tuple(range(len(source)))
-    return SampleSubset(source, rows, tuple((last_days[row] + 1, inf) for row in rows))
+    hidden_days = tuple((last_days[row] + 1, inf) for row in rows)
+    return SampleSubset(source, rows, hidden_days)
 
 
 def refuse_unseen(groups: Sequence[SeasonSamples], moments: Sequence[str], text: str) -> None:
@@ -266,7 +273,8 @@ def _days_between(first: dt.date, last: dt.date, step: str, text: str) -> list[d
     """Every so many days, or the ends of months, from the first to the last day, which is always included."""
     if first > last:
         raise _no_days(text, f"an end ({last}) before the start ({first})")
-    days = [first + dt.timedelta(n) for n in range((last - first).days + 1)]
+    count = (last - first).days + 1
+    days = [first + dt.timedelta(number) for number in range(count)]
     chosen = _month_ends(days) if step == MONTHLY else days[:: int(step)]
     if not chosen or chosen[-1] != last:
         chosen.append(last)

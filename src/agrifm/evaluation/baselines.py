@@ -25,9 +25,10 @@ def majority(train: Iterable[Sample], test: Iterable[Sample], classes: int, igno
     Raises:
         InputError: If a label is missing or is not a class, or nothing is labeled.
     """
-    most_frequent = _class_counts(train, classes, ignore_index).sum(axis=0).argmax()
+    train_counts = _class_counts(train, classes, ignore_index).sum(axis=0)
+    test_counts = _class_counts(test, classes, ignore_index).sum(axis=0)
     confusion = np.zeros((classes, classes), np.int64)
-    confusion[:, most_frequent] = _class_counts(test, classes, ignore_index).sum(axis=0)
+    confusion[:, train_counts.argmax()] = test_counts
     return confusion
 
 
@@ -94,14 +95,16 @@ def _draw_pixels(
     ends = np.cumsum(counts)  # labeled pixels are numbered through all samples
     total = ends[-1]
     drawn = np.sort(rng.choice(total, min(pixels, total), replace=False))
-    features, truth = [], []
+    features = []
+    truth = []
     for sample, count, end in zip(samples, counts, ends, strict=True):
         first = end - count
-        drawn_here = drawn[(drawn >= first) & (drawn < end)] - first
-        if not len(drawn_here):
+        drawn_of_sample = drawn[(drawn >= first) & (drawn < end)] - first
+        if not len(drawn_of_sample):
             continue
         label = _label(sample, classes, ignore_index)
-        chosen = np.flatnonzero(label != ignore_index)[drawn_here]
+        labeled = np.flatnonzero(label != ignore_index)
+        chosen = labeled[drawn_of_sample]
         features.append(series.features(sample, label, chosen))
         truth.append(label.ravel()[chosen])
     return np.concatenate(features), np.concatenate(truth)
@@ -129,7 +132,8 @@ def _label(sample: Sample, classes: int, ignore_index: int) -> np.ndarray:
     if sample.label is None:
         raise InputError(f"sample {sample.name}: label", found="no label", expected=expected, repair=repair)
     label = sample.label.numpy()
-    unknown = np.unique(label[(label != ignore_index) & ((label < 0) | (label >= classes))])
+    is_class = (label >= 0) & (label < classes)
+    unknown = np.unique(label[~is_class & (label != ignore_index)])
     if len(unknown):
         found = f"the values {unknown[:8].tolist()}"
         raise InputError(f"sample {sample.name}: label", found=found, expected=expected, repair=repair)

@@ -69,12 +69,12 @@ def gather(
         if batch.label is not None:
             labels = task.classes_of(batch.label).cpu().numpy()
         for sample_probabilities, label in zip(probabilities, labels, strict=True):
-            places = np.flatnonzero(label != task.ignore_index)
-            if len(places) > most:
-                places = np.sort(rng.choice(places, most, replace=False))
+            labeled = np.flatnonzero(label != task.ignore_index)
+            if len(labeled) > most:
+                labeled = np.sort(rng.choice(labeled, most, replace=False))
             flat = sample_probabilities.reshape(len(sample_probabilities), -1)
-            chip = np.full(len(places), len(parts))
-            parts.append(Pixels(flat[:, places], label.ravel()[places], chip))
+            chip = np.full(len(labeled), len(parts))
+            parts.append(Pixels(flat[:, labeled], label.ravel()[labeled], chip))
     if not any(len(part.truth) for part in parts):
         raise InputError(
             "chips to calibrate on", found="no labeled pixel", expected="labels", repair="name a list of labeled chips."
@@ -136,7 +136,8 @@ def _write_results(
     calibration: Calibration, splits: Mapping[str, Pixels], names: tuple[str, ...], out: Path, checkpoint: Checkpoint
 ) -> dict[str, Any]:
     """Measure a calibration on every split, and write the checkpoint, the numbers and the diagram."""
-    reliabilities, table = {}, {}
+    reliabilities = {}
+    table = {}
     for name, pixels in splits.items():
         before = measure_reliability(pixels.probabilities, pixels.truth)
         after = measure_reliability(calibration.probabilities(pixels.probabilities), pixels.truth)
@@ -229,19 +230,20 @@ def calibrate(
     if common_threshold is None:
         raise _too_few(len(np.unique(units)), coverage, split)
 
-    thresholds, classes_without_own = [], []
+    thresholds = []
+    classes_that_share = []
     for k, name in enumerate(names):
         of_class = pixels.truth == k
         class_threshold = common_threshold
         if by_class:
             class_threshold = threshold(of_true_class[of_class], units[of_class], coverage)
         if class_threshold is None or not of_class.any():
-            classes_without_own.append(name)
+            classes_that_share.append(name)
         thresholds.append(common_threshold if class_threshold is None else class_threshold)
     return replace(
         calibration,
         thresholds=tuple(thresholds),
-        shared=tuple(classes_without_own),
+        shared=tuple(classes_that_share),
         chips=len(np.unique(pixels.chip)),
         ece=(
             measure_reliability(pixels.probabilities, pixels.truth).ECE,
@@ -257,18 +259,20 @@ def fit_temperature(pixels: Pixels) -> float:
 
     def loss(log_temperature: float) -> float:
         temperature = exp(log_temperature)
-        return float(np.mean(logsumexp(logs / temperature, axis=0) - of_true_class / temperature))
+        normalization = logsumexp(logs / temperature, axis=0)
+        return float(np.mean(normalization - of_true_class / temperature))
 
     # On the logarithm, halving and doubling the temperature are steps of equal length.
-    best = minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded", options={"xatol": 1e-5})
+    bounds = tuple(np.log(TEMPERATURES))
+    best = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-5})
     return exp(best.x)
 
 
-def threshold(own: np.ndarray, units: np.ndarray, coverage: float) -> float | None:
+def threshold(probabilities: np.ndarray, units: np.ndarray, coverage: float) -> float | None:
     """Return the largest probability that the true class of a pixel of a new unit reaches with a given chance.
 
     Args:
-        own: Probability of the true class ``(n)``.
+        probabilities: Probability of the true class ``(n)``.
         units: The exchangeable unit of each pixel ``(n)``.
         coverage: The chance.
 
@@ -278,11 +282,12 @@ def threshold(own: np.ndarray, units: np.ndarray, coverage: float) -> float | No
     _, unit_of_pixel, sizes = np.unique(units, return_inverse=True, return_counts=True)
     # Each unit has the same weight, and the new one may lie below all that were seen.
     weights = 1 / sizes[unit_of_pixel] / (len(sizes) + 1)
-    order = np.argsort(-own, kind="stable")
-    reached = np.cumsum(weights[order]) >= coverage - ROUNDING
-    if not reached.any():
+    order = np.argsort(-probabilities, kind="stable")
+    is_reached = np.cumsum(weights[order]) >= coverage - ROUNDING
+    if not is_reached.any():
         return None
-    return float(own[order[reached.argmax()]])
+    first_reached = order[is_reached.argmax()]
+    return float(probabilities[first_reached])
 
 
 def _too_few(count: int, coverage: float, split: str) -> InputError:

@@ -95,8 +95,9 @@ def _sensor_runs(checkpoint: Checkpoint, source: SampleSource, *, every_subset: 
     runs: Runs = []
     for size in sizes:
         for subset in combinations(sensors, size):
-            missing = " + ".join(name for name in sensors if name not in subset)
-            runs.append(({"missing": missing or "nothing", "from": ""}, SampleSubset(source, rows, (), subset)))
+            missing = [name for name in sensors if name not in subset]
+            keys = {"missing": " + ".join(missing) or "nothing", "from": ""}
+            runs.append((keys, SampleSubset(source, rows, (), subset)))
     return runs
 
 
@@ -163,7 +164,6 @@ def write_failures(checkpoint: Checkpoint, table: ScoreTable, runs: ScoreTable, 
 
 def draw_curves(table: ScoreTable, checkpoint: Checkpoint, target: float, path: Path) -> None:
     """Draw scores against dates in a panel for each season: classes in their colors, the best score in black."""
-
     from matplotlib.figure import Figure  # slow to import, and only needed here
 
     task = checkpoint.experiment.task
@@ -175,11 +175,15 @@ def draw_curves(table: ScoreTable, checkpoint: Checkpoint, target: float, path: 
     for axis, (season, rows) in zip(axes[0], seasons.items(), strict=True):
         for name, color in zip(task.names, task.colors, strict=True):
             if CLASS + name in rows[0]:
-                axis.plot([row[CLASS + name] for row in rows], color=color, marker=".", label=name)
-        axis.plot([row[task.best_score] for row in rows], color="black", lw=2.5, label=task.best_score)
+                class_scores = [row[CLASS + name] for row in rows]
+                axis.plot(class_scores, color=color, marker=".", label=name)
+        best_scores = [row[task.best_score] for row in rows]
+        axis.plot(best_scores, color="black", lw=2.5, label=task.best_score)
         axis.axhline(target, color="gray", ls=":", label=f"target {target:g}")
-        axis.set_xticks(range(len(rows)), [row["as of"] for row in rows], rotation=45, ha="right")
-        axis.set(ylim=(0, 1), ylabel="F-score", title=season if len(seasons) > 1 else "images up to this day")
+        days = [row["as of"] for row in rows]
+        axis.set_xticks(range(len(days)), days, rotation=45, ha="right")
+        title = season if len(seasons) > 1 else "images up to this day"
+        axis.set(ylim=(0, 1), ylabel="F-score", title=title)
         axis.grid(alpha=0.3)
     handles, labels = axes[0, -1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)

@@ -73,7 +73,8 @@ def measure_reliability(probabilities: np.ndarray, truth: np.ndarray, bins: int 
     equal_mass = _bins(confidence[order], correct[order], bin_of_rank)
 
     # The squared error of a pixel is sum(p^2) - 2 p_true + 1.
-    brier = (probabilities.astype(float) ** 2).sum(0).mean() - 2 * of_true_class.mean() + 1
+    squares = (probabilities.astype(float) ** 2).sum(0)
+    brier = squares.mean() - 2 * of_true_class.mean() + 1
     log_likelihood = np.log(np.maximum(of_true_class, TINY)).mean()
     return Reliability(
         accuracy=float(correct.mean()),
@@ -93,13 +94,16 @@ def _bins(confidence: np.ndarray, correct: np.ndarray, bin_of_pixel: np.ndarray)
     correct_sums = np.bincount(bin_of_pixel, correct)
     bins = []
     for i in np.flatnonzero(counts):
-        share = float(counts[i] / len(confidence))
-        bins.append(Bin(share, float(confidence_sums[i] / counts[i]), float(correct_sums[i] / counts[i])))
+        share = counts[i] / len(confidence)
+        mean_confidence = confidence_sums[i] / counts[i]
+        accuracy = correct_sums[i] / counts[i]
+        bins.append(Bin(float(share), float(mean_confidence), float(accuracy)))
     return bins
 
 
 def _calibration_error(bins: list[Bin]) -> float:
-    return sum(each.share * abs(each.confidence - each.accuracy) for each in bins)
+    """Mean difference of confidence and accuracy, weighted by the pixels of the bins."""
+    return sum(part.share * abs(part.confidence - part.accuracy) for part in bins)
 
 
 @dataclass(frozen=True)
@@ -131,17 +135,17 @@ def measure_coverage(calibration: Calibration, pixels: Pixels, names: tuple[str,
     """
     sets = calibration.sets(calibration.probabilities(pixels.probabilities))
     sizes = sets.sum(0)
-    measure_coverage = sets[pixels.truth, np.arange(len(pixels.truth))]
+    is_covered = sets[pixels.truth, np.arange(len(pixels.truth))]
     _, chip = np.unique(pixels.chip, return_inverse=True)
-    coverage_of_chips = np.bincount(chip, measure_coverage) / np.bincount(chip)
+    coverage_of_chips = np.bincount(chip, is_covered) / np.bincount(chip)
     classes: dict[str, float] = {}
     for k, name in enumerate(names):
         of_class = pixels.truth == k
         if of_class.any():
-            classes[name] = float(measure_coverage[of_class].mean())
+            classes[name] = float(is_covered[of_class].mean())
     return Coverage(
         chips=float(coverage_of_chips.mean()),
-        pixels=float(measure_coverage.mean()),
+        pixels=float(is_covered.mean()),
         size=float(sizes.mean()),
         single=float((sizes == 1).mean()),
         classes=classes,
@@ -172,5 +176,6 @@ def draw_diagram(splits: Mapping[str, tuple[Reliability, Reliability]], path: Pa
 def _draw_curve(axis, reliability: Reliability, name: str, color: str) -> None:
     share, confidence, accuracy = np.array(reliability.bins).T
     axis.plot(confidence, accuracy, color=color, linewidth=1)
+    areas = 6 + 300 * share
     label = f"{name}: ECE {reliability.ECE:.3f}"
-    axis.scatter(confidence, accuracy, 6 + 300 * share, color=color, alpha=0.75, linewidths=0, label=label)
+    axis.scatter(confidence, accuracy, areas, color=color, alpha=0.75, linewidths=0, label=label)

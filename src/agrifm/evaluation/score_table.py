@@ -53,7 +53,8 @@ class ScoreTable:
             justify = "left" if key in self.keys else "right"
             table.add_column(key.removeprefix(CLASS), justify=justify, overflow="fold")
         for row in self.rows:
-            table.add_row(*(self._cell(row, key, 2) for key in keys))
+            cells = [self._cell(row, key, 2) for key in keys]
+            table.add_row(*cells)
         return table
 
     def _varying_keys(self) -> list[str]:
@@ -71,8 +72,9 @@ class ScoreTable:
         """Width of the table on the screen: a space before each column, and the margins."""
         total = 2
         for key in keys:
-            cells = [self._cell(row, key, 2) for row in self.rows]
-            total += 1 + max(map(len, (key.removeprefix(CLASS), *cells)))
+            cells = [key.removeprefix(CLASS)]
+            cells += [self._cell(row, key, 2) for row in self.rows]
+            total += 1 + max(len(cell) for cell in cells)
         return total
 
     def _cell(self, row: Values, key: str, digits: int) -> str:
@@ -83,8 +85,9 @@ class ScoreTable:
 
     def markdown(self) -> str:
         """Return the table for a report."""
-        lines = [list(self.rows[0])]
-        lines.append(["---" if key in self.keys else "---:" for key in self.rows[0]])
+        columns = list(self.rows[0])
+        alignments = ["---" if key in self.keys else "---:" for key in columns]
+        lines = [columns, alignments]
         for row in self.rows:
             lines.append([self._cell(row, key, 3) for key in row])
         return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -100,9 +103,11 @@ class ScoreTable:
         writer = csv.DictWriter(text, tuple(self.rows[0]), lineterminator="\n")
         writer.writeheader()
         for row in self.rows:
-            writer.writerow({key: "" if _is_nan(value) else value for key, value in row.items()})
+            cells = {key: "" if _is_nan(value) else value for key, value in row.items()}
+            writer.writerow(cells)
         # JSON has no NaN, so it becomes null.
-        document = json.loads(json.dumps({"rows": self.rows, **more}), parse_constant=lambda _: None)
+        encoded = json.dumps({"rows": self.rows, **more})
+        document = json.loads(encoded, parse_constant=lambda _: None)
         write_whole(stem.with_suffix(".csv"), text.getvalue())
         write_whole(stem.with_suffix(".md"), self.markdown())
         write_whole(stem.with_suffix(".json"), json.dumps(document, indent=2))

@@ -43,7 +43,8 @@ def outputs(
         Batches, and the raw output of the model for each.
     """
     keep_freed_memory()
-    experiment, data = checkpoint.experiment, checkpoint.experiment.data
+    experiment = checkpoint.experiment
+    data = experiment.data
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = checkpoint.model().to(device)
     split = Split(source, data.frames, data.resize, prepare=experiment.prepare)
@@ -100,7 +101,8 @@ def _write_classes(result: Scores, out: Path) -> None:
     keys = ("IoU", "Acc", "Fscore", "Precision", "Recall", "pixels")
     classes: list[list[object]] = [["class", *keys]]
     for entry in result.classes:
-        classes.append([entry.name, *(getattr(entry, key) for key in keys)])
+        values = [getattr(entry, key) for key in keys]
+        classes.append([entry.name, *values])
     _write_csv(out / "classes.csv", classes)
     confusion: list[list[object]] = [["truth \\ prediction", *names]]
     for name, counts in zip(names, result.confusion, strict=True):
@@ -132,7 +134,8 @@ def draw_confusion(result: Scores, path: Path) -> None:
     for i, j in np.ndindex(share.shape):
         if counts[i, j]:
             value = float(share[i, j])
+            text = f"{value:.0%}\n{counts[i, j]:,}"
             color = "white" if value > 0.55 else "black"
-            axes.text(j, i, f"{value:.0%}\n{counts[i, j]:,}", ha="center", va="center", fontsize=7, color=color)
+            axes.text(j, i, text, ha="center", va="center", fontsize=7, color=color)
     figure.colorbar(image, label="share of the true class", shrink=0.8)
     save_png(figure, path, dpi=140)

@@ -49,7 +49,8 @@ class SeriesFeatures:
                     repair="name only sensors that the training samples have.",
                 )
         season = Season.of(spans)
-        return cls({sensor: bands[sensor] for sensor in sensors}, season, np.linspace(0, season.length, steps))
+        bands_in_order = {sensor: bands[sensor] for sensor in sensors}
+        return cls(bands_in_order, season, np.linspace(0, season.length, steps))
 
     def features(self, sample: Sample, label: np.ndarray, pixels: np.ndarray) -> np.ndarray:
         """Return the features of some pixels.
@@ -70,10 +71,12 @@ class SeriesFeatures:
                 parts.append(np.full((len(pixels), bands * len(self.steps)), np.nan, np.float32))
                 continue
             height, width = sample.images[sensor].shape[2:]
-            nearest = (rows * height // label.shape[0]) * width + columns * width // label.shape[1]
+            nearest_row = rows * height // label.shape[0]
+            nearest_column = columns * width // label.shape[1]
             # Several label pixels may lie in one pixel of a coarse sensor, which is interpolated once.
-            cells, cell_of_pixel = np.unique(nearest, return_inverse=True)
-            parts.append(_interpolate(sample, sensor, steps, cells)[cell_of_pixel])
+            cells, cell_of_pixel = np.unique(nearest_row * width + nearest_column, return_inverse=True)
+            series = _interpolate(sample, sensor, steps, cells)
+            parts.append(series[cell_of_pixel])
         return np.concatenate(parts, axis=1)
 
 
@@ -82,22 +85,25 @@ def _interpolate(sample: Sample, sensor: str, steps: np.ndarray, cells: np.ndarr
 
     Before the first and after the last valid date the series is constant.
     """
-    order = np.argsort(sample.days(sensor).numpy(), kind="stable")
-    days = sample.days(sensor).numpy()[order]
+    days = sample.days(sensor).numpy()
+    order = np.argsort(days, kind="stable")
+    days = days[order]
     image = sample.images[sensor].float().numpy()[order]
+    mask = sample.mask(sensor).numpy()[order]
     frames, bands = image.shape[:2]
     series = image.reshape(frames, bands, -1)[:, :, cells]
-    valid = sample.mask(sensor).numpy()[order].reshape(frames, -1)[:, cells]
+    valid = mask.reshape(frames, -1)[:, cells]
     before, after = _valid_neighbors(valid, days, steps)
 
     # Where both neighbors are the same frame, the weight has no effect.
     interval = np.maximum(days[after] - days[before], 1e-6)
-    weight = np.clip((steps[:, None] - days[before]) / interval, 0, 1)[:, None]
-    pixel = np.arange(len(cells))
-    band = np.arange(bands)[:, None]
-    low = series[before[:, None], band, pixel]
-    high = series[after[:, None], band, pixel]
-    values = np.where(valid.any(0), low + weight * (high - low), np.nan)
+    elapsed = steps[:, None] - days[before]
+    weight = np.clip(elapsed / interval, 0, 1)
+    # Arrays (s, c, n): the frames of each step and pixel are the same for all bands.
+    start = np.take_along_axis(series, before[:, None], axis=0)
+    end = np.take_along_axis(series, after[:, None], axis=0)
+    values = start + weight[:, None] * (end - start)
+    values[:, :, ~valid.any(0)] = np.nan
     return values.reshape(len(steps) * bands, len(cells)).T.astype(np.float32)
 
 
@@ -105,14 +111,18 @@ def _valid_neighbors(valid: np.ndarray, days: np.ndarray, steps: np.ndarray) -> 
     """Valid frames before and after each step ``(s, n)``; the two are equal only at the ends of the series."""
     frames, pixels = valid.shape
     frame = np.arange(frames)[:, None]
-    # One row more than frames: latest[k] is the last valid one of the first k frames, following[k] the first from k on.
-    none_before = np.full((1, pixels), -1)
-    none_after = np.full((1, pixels), frames)
-    latest = np.maximum.accumulate(np.vstack([none_before, np.where(valid, frame, -1)]))
-    reversed_following = np.vstack([np.where(valid, frame, frames), none_after])[::-1]
-    following = np.minimum.accumulate(reversed_following)[::-1]
-    before = latest[np.searchsorted(days, steps, side="right")]
-    after = following[np.searchsorted(days, steps, side="left")]
-    before, after = np.where(before < 0, after, before), np.where(after >= frames, before, after)
+    # Row k of ``latest`` is the last valid one of the first k frames, or -1.
+    latest = np.full((frames + 1, pixels), -1)
+    latest[1:] = np.where(valid, frame, -1)
+    latest = np.maximum.accumulate(latest)
+    # Row k of ``following`` is the first valid one from frame k on, or ``frames``.
+    following = np.full((frames + 1, pixels), frames)
+    following[:-1] = np.where(valid, frame, frames)
+    following = np.minimum.accumulate(following[::-1])[::-1]
+
+    last_before = latest[np.searchsorted(days, steps, side="right")]
+    first_after = following[np.searchsorted(days, steps, side="left")]
+    before = np.where(last_before < 0, first_after, last_before)
+    after = np.where(first_after >= frames, last_before, first_after)
     # A pixel that was never observed has neither; its values become NaN.
     return np.clip(before, 0, frames - 1), np.clip(after, 0, frames - 1)

@@ -73,8 +73,10 @@ class TimePool(nn.Module):
     ) -> tuple[Float[Tensor, "b h w k"], Bool[Tensor, "b h w"]]:
         """Return the pooled features, zero where no frame was valid, and a mask of where any frame was."""
         weights = masked_softmax(self.score(x), valid.unsqueeze(-1), dim=1)
-        value = self.value(x).unflatten(-1, (HEADS, -1))
-        pooled = (value * weights.to(value.dtype).unsqueeze(-1)).sum(1).flatten(-2)
+        # Values have the shape (b, t, h, w, heads, channels), weights have one number for each head.
+        values = self.value(x).unflatten(-1, (HEADS, -1))
+        weighted = values * weights.to(values.dtype).unsqueeze(-1)
+        pooled = weighted.sum(1).flatten(-2)
         observed = valid.any(1)
         return self.norm(pooled) * observed.unsqueeze(-1), observed
 

@@ -83,11 +83,12 @@ def fill_gaps(
 def _valid_neighbors(valid: Bool[Tensor, "b t h w"]) -> tuple[Tensor, Tensor]:
     """Return the last valid frame up to each frame and the first one from it on, or twice the only one there is."""
     frames = valid.shape[1]
-    numbers = torch.arange(frames, device=valid.device).view(1, frames, 1, 1)
-    before = torch.where(valid, numbers, -1).cummax(1).values
-    after = torch.where(valid, numbers, frames).flip(1).cummin(1).values.flip(1)
-    earlier = torch.where(before < 0, after, before)
-    later = torch.where(after >= frames, before, after)
+    frame = torch.arange(frames, device=valid.device).view(1, frames, 1, 1)
+    last_before = torch.where(valid, frame, -1).cummax(1).values
+    reversed_frames = torch.where(valid, frame, frames).flip(1)
+    first_after = reversed_frames.cummin(1).values.flip(1)
+    earlier = torch.where(last_before < 0, first_after, last_before)
+    later = torch.where(first_after >= frames, last_before, first_after)
     # Pixels that are never valid have no neighbor; any index inside the series will do for them.
     return earlier.clamp(0, frames - 1), later.clamp(0, frames - 1)
 

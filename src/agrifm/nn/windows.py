@@ -140,12 +140,14 @@ def lay_out(batch: int, size: Triple, window: Triple, shift: Triple, device: tor
 
 def _number_tokens(batch: int, size: Triple, window: Triple, shift: Triple) -> Int[Tensor, "nt nh nw b t h w"]:
     """Number the tokens of all grids, window by window; -1 marks padding."""
-    numbers = torch.arange(batch * prod(size)).view(batch, *size)
+    frames, rows, columns = size
     t, h, w = window
+    numbers = torch.arange(batch * prod(size)).view(batch, *size)
     # ``F.pad`` takes the last axis first.
-    padding = (0, -size[2] % w, 0, -size[1] % h, 0, -size[0] % t)
+    padding = (0, -columns % w, 0, -rows % h, 0, -frames % t)
     numbers = F.pad(numbers, padding, value=-1)
-    numbers = numbers.roll((-shift[0], -shift[1], -shift[2]), dims=(1, 2, 3))
+    backwards = [-step for step in shift]
+    numbers = numbers.roll(backwards, dims=(1, 2, 3))
     return rearrange(numbers, "b (nt t) (nh h) (nw w) -> nt nh nw b t h w", t=t, h=h, w=w)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from typing import NamedTuple
 
 import numpy as np
@@ -32,7 +32,8 @@ class BalancedQueues:
         self.queues = queues
         self.sizes = np.array([len(queue) for queue in queues.values()], int)
         total = int(self.sizes.sum())
-        self.weights = (1 - balance) * self.sizes / total + balance / max(1, len(queues))
+        frequencies = (1 - balance) * self.sizes / total
+        self.weights = frequencies + balance / max(1, len(queues))
         self.wanted = total if samples is None else samples
         self.drawn = np.zeros_like(self.sizes)
         self.rejected = np.zeros_like(self.sizes)
@@ -46,13 +47,13 @@ class BalancedQueues:
         """Draw as many chips as are missing, with the number of their group; empty at the end."""
         accepted = self.drawn - self.rejected
         missing = self.wanted - int(accepted.sum())
-        more = apportion(self.weights, accepted, self.sizes - self.drawn, missing)
+        counts = apportion(self.weights, accepted, self.sizes - self.drawn, missing)
         group_of = {}
         for number, queue in enumerate(self.queues.values()):
             start = self.drawn[number]
-            for chip in queue[start : start + more[number]]:
+            for chip in queue[start : start + counts[number]]:
                 group_of[chip] = number
-        self.drawn += more
+        self.drawn += counts
         return group_of
 
     def reject(self, group: int) -> None:
@@ -77,12 +78,14 @@ def apportion(weights: np.ndarray, accepted: np.ndarray, available: np.ndarray, 
     """
     if wanted >= available.sum():
         return available
-    more = np.zeros_like(available)
-    turns = [((2 * accepted[i] + 1) / weights[i], i) for i in np.flatnonzero(available)]
-    heapify(turns)
+    counts = np.zeros_like(available)
+    turns: list[tuple[float, int]] = []  # the group whose turn is the earliest comes first
+    for group in np.flatnonzero(available):
+        heappush(turns, ((2 * accepted[group] + 1) / weights[group], group))
     for _ in range(wanted):
-        _, i = heappop(turns)
-        more[i] += 1
-        if more[i] < available[i]:
-            heappush(turns, ((2 * (accepted[i] + more[i]) + 1) / weights[i], i))
-    return more
+        _, group = heappop(turns)
+        counts[group] += 1
+        if counts[group] < available[group]:
+            samples = accepted[group] + counts[group]
+            heappush(turns, ((2 * samples + 1) / weights[group], group))
+    return counts

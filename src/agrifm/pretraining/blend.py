@@ -65,9 +65,10 @@ class BlendOrder:
         """Pass and index of the samples at positions ``start`` to ``start + count``."""
         samples: list[tuple[int, int]] = [(0, 0)] * count
         for number, positions, before in self._interleaving.slice(start, count):
-            of_source = self.orders[number].order(before, len(positions))
-            for position, (pass_number, index) in zip(positions, of_source, strict=True):
-                samples[position] = (pass_number, number * _SPAN + index)
+            samples_of_source = self.orders[number].order(before, len(positions))
+            first_index = number * _SPAN
+            for position, (pass_number, index) in zip(positions, samples_of_source, strict=True):
+                samples[position] = (pass_number, first_index + index)
         return samples
 
     def spread(self, indices: list[int]) -> np.ndarray:

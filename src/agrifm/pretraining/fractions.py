@@ -135,7 +135,8 @@ def records(
     with LandCover.open(landcover, crosswalk) as ground, _progress(console) as progress:
         for scene in scenes:
             ground.check(scene.grid, scene.name)
-        queues = BalancedQueues(_candidates(views, ground, plan, outcomes, progress), plan.balance, plan.samples)
+        candidates = _candidates(views, ground, plan, outcomes, progress)
+        queues = BalancedQueues(candidates, plan.balance, plan.samples)
         yield from _draw_records(views, queues, ground, plan, outcomes, progress)
 
 
@@ -143,7 +144,9 @@ def _candidates(
     views: Sequence[SensorYear], ground: LandCover, plan: FractionPlan, outcomes: Outcomes, progress: Progress
 ) -> dict[Group, Sequence[ChipPosition]]:
     """All chips with land cover, in random order, by group."""
-    chips = [ChipPosition(number, row, column) for number, view in enumerate(views) for row, column in view.chips]
+    chips: list[ChipPosition] = []
+    for number, view in enumerate(views):
+        chips += [ChipPosition(number, row, column) for row, column in view.chips]
     groups = defaultdict(list)
     for chip in progress.track(chips, description="measuring land cover"):
         view = views[chip.view]
@@ -154,11 +157,13 @@ def _candidates(
             outcomes.chips[view.sensor, FEW_DATES] += 1
         else:
             _, _, biome = view.place(chip)
-            groups[Group(view.sensor, COVERS[shares[:-1].argmax()], biome)].append(chip)
+            dominant_cover = COVERS[shares[:-1].argmax()]
+            groups[Group(view.sensor, dominant_cover, biome)].append(chip)
     rng = np.random.default_rng(plan.seed)
     shuffled: dict[Group, Sequence[ChipPosition]] = {}
     for group in sorted(groups):
-        shuffled[group] = [groups[group][i] for i in rng.permutation(len(groups[group]))]
+        members = groups[group]
+        shuffled[group] = [members[i] for i in rng.permutation(len(members))]
     return shuffled
 
 

@@ -59,7 +59,9 @@ class Interleaving:
             Number of the series, its positions counted from ``start``, and how many it has before ``start``.
         """
         whole_periods, remainder = divmod(start, len(self.period))
-        series_at = self.period[np.arange(start, start + count) % len(self.period)]
-        for number in range(len(self.proportions)):
-            before = whole_periods * int(self.proportions[number]) + int((self.period[:remainder] == number).sum())
-            yield number, np.flatnonzero(series_at == number), before
+        positions = np.arange(remainder, remainder + count) % len(self.period)
+        series = self.period[positions]
+        in_open_period = np.bincount(self.period[:remainder], minlength=len(self.proportions)).tolist()
+        for number, proportion in enumerate(self.proportions.tolist()):
+            before = whole_periods * proportion + in_open_period[number]
+            yield number, np.flatnonzero(series == number), before

@@ -140,9 +140,11 @@ class LandCover:
         ones = np.ones(POINTS)
         across = np.concatenate([step, ones, 1 - step, zeros])
         down = np.concatenate([zeros, step, ones, 1 - step])
-        row, column = np.divmod(np.arange(cells * cells)[:, None], cells)
+        cell_row, cell_column = np.divmod(np.arange(cells * cells)[:, None], cells)
         height, width = box.shape
-        x, y = box.affine @ ((column + across) * width / cells, (row + down) * height / cells)
+        box_columns = (cell_column + across) * width / cells
+        box_rows = (cell_row + down) * height / cells
+        x, y = box.affine @ (box_columns, box_rows)
         x, y = transformer(str(box.crs), str(self.grid.crs)).transform(x, y)
         if self.grid.crs is not None and self.grid.crs.geographic:
             x = _without_jumps(x)
@@ -218,8 +220,8 @@ class _PixelAreas(_Window):
         if self.ground.grid.crs.projected:
             return np.ones((ny, nx))
         columns = self.left + x0 + np.arange(nx) + 0.5
-        rows = self.top + y0 + np.arange(ny)[:, None] + 0.5
-        _, latitudes = self.ground.grid.affine @ np.broadcast_arrays(columns, rows)
+        rows = self.top + y0 + np.arange(ny) + 0.5
+        _, latitudes = self.ground.grid.affine @ np.meshgrid(columns, rows)
         return np.cos(np.radians(latitudes))
 
 
@@ -228,7 +230,9 @@ def _pixel_range(positions: np.ndarray, length: int) -> tuple[int, int]:
     finite = positions[np.isfinite(positions)]
     if not finite.size:
         return 0, 0
-    return max(0, int(np.floor(finite.min()))), min(length, int(np.ceil(finite.max())))
+    first = int(np.floor(finite.min()))
+    end = int(np.ceil(finite.max()))
+    return max(0, first), min(length, end)
 
 
 def _polygons(columns: np.ndarray, rows: np.ndarray) -> list[dict]:
@@ -245,10 +249,12 @@ def _without_jumps(longitudes: np.ndarray) -> np.ndarray:
     """Longitudes ``(n, m)`` along outlines ``(n)`` that do not jump at the 180th meridian; NaN around a pole."""
     steps = np.diff(longitudes, axis=1, append=longitudes[:, :1])
     corrections = np.where(np.abs(steps) > 180, -360 * np.sign(steps), 0)
-    before_first = np.zeros((len(corrections), 1))
-    continued = longitudes + np.concatenate([before_first, np.cumsum(corrections, 1)[:, :-1]], 1)
-    around_pole = corrections.sum(1, keepdims=True) != 0
-    return np.where(around_pole, np.nan, continued)
+    shifts = np.cumsum(corrections, axis=1)
+    continuous = longitudes.copy()
+    continuous[:, 1:] += shifts[:, :-1]  # a jump shifts all points that follow it
+    # An outline around a pole makes a whole turn before it closes.
+    continuous[shifts[:, -1] != 0] = np.nan
+    return continuous
 
 
 def _degrees(grid: GeoBox) -> str:

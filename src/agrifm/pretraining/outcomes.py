@@ -31,10 +31,12 @@ class Outcomes:
 
     def add(self, record: Record) -> None:
         """Count a sample that was written."""
-        shares = np.concatenate([record.fractions, record.unknown[None]]).mean((1, 2), dtype=float)
-        self.chips[record.sensor, COVERS[shares[:-1].argmax()]] += 1
+        shares = np.concatenate([record.fractions, record.unknown[None]])
+        mean_shares = shares.mean((1, 2), dtype=float)
+        dominant_cover = COVERS[mean_shares[:-1].argmax()]
+        self.chips[record.sensor, dominant_cover] += 1
         self.biomes[record.biome] += 1
-        self.area[:] += shares
+        self.area[:] += mean_shares
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values: samples by sensor and dominant cover, rejected by sensor and filter, biomes, mean shares."""
@@ -45,9 +47,9 @@ class Outcomes:
                 samples[sensor][outcome] = count
             else:
                 rejected[sensor][outcome] = count
-        shares = (self.area / max(1, self.biomes.total())).round(6).tolist()
-        named = dict(zip((*COVERS, "unknown"), shares, strict=True))
-        return {"samples": samples, "rejected": rejected, "biomes": self.biomes, "shares": named}
+        mean_shares = self.area / max(1, self.biomes.total())
+        shares = dict(zip((*COVERS, "unknown"), mean_shares.round(6).tolist(), strict=True))
+        return {"samples": samples, "rejected": rejected, "biomes": self.biomes, "shares": shares}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Outcomes:
@@ -63,15 +65,16 @@ class Outcomes:
 
     def left_out(self) -> str:
         """Text on the number of chips that each filter removed."""
-        rejected = self.to_dict()["rejected"].items()
-        return "; ".join(f"{sensor}: {_listed(reasons)}" for sensor, reasons in rejected) or "nothing"
+        rejected = self.to_dict()["rejected"]
+        parts = [f"{sensor}: {_listed(reasons)}" for sensor, reasons in rejected.items()]
+        return "; ".join(parts) or "nothing"
 
     def show(self, console: Console) -> None:
         """Print samples by sensor and dominant cover, removed chips, and the shares of the covers."""
         values = self.to_dict()
         table = Table("dominant cover", *values["samples"], "mean share")
         for cover, share in values["shares"].items():
-            counts = (str(covers.get(cover, 0)) for covers in values["samples"].values())
+            counts = [str(covers.get(cover, 0)) for covers in values["samples"].values()]
             table.add_row(cover, *counts, f"{share:.1%}")
         console.print(table)
         console.print(f"samples: {_listed(self.biomes)}; left out: {self.left_out()}", highlight=False)

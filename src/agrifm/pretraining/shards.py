@@ -255,12 +255,14 @@ def _records_in(data: bytes) -> Iterator[memoryview]:
     last = -1
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as file:
         for member in file:
+            start = member.offset_data
+            end = start + member.size
             # A negative size would lead back to earlier members, in an endless loop.
-            if member.offset <= last or member.size < 0 or member.offset_data + member.size > len(data):
+            if member.offset <= last or member.size < 0 or end > len(data):
                 raise tarfile.ReadError(f"member {member.name!r} has a size of {member.size} bytes")
             last = member.offset
             if member.isreg() and not member.issparse() and member.name.endswith(".safetensors"):
-                yield memoryview(data)[member.offset_data : member.offset_data + member.size]
+                yield memoryview(data)[start:end]
 
 
 def _read_manifest(root: str) -> list[Shard]:

@@ -60,7 +60,7 @@ class SensorPass:
 
     def indices(self, start: int, stop: int) -> np.ndarray:
         """Indices of the samples at positions ``start`` to ``stop`` of the pass."""
-        window_starts = np.append(self.shard_starts[self.window_bounds[:-1]], self.sizes.sum())
+        window_starts = self.shard_starts[self.window_bounds[:-1]]
         first_window = np.searchsorted(window_starts, start, "right") - 1
         end_window = np.searchsorted(window_starts, stop, "left")
         windows = [self._shuffled(number) for number in range(first_window, end_window)]
@@ -69,12 +69,21 @@ class SensorPass:
 
     def _shuffled(self, number: int) -> np.ndarray:
         """The samples of a window: those of each shard in random order, spread evenly over the window."""
-        shards = self.shards[self.window_bounds[number] : self.window_bounds[number + 1]]
+        first, end = self.window_bounds[number : number + 2]
+        shards = self.shards[first:end]
         rng = np.random.default_rng([*self.seed, number])
-        # All permutations are drawn before all offsets: the order of the draws decides the order of the samples.
-        samples = [self.first_index[shard] + rng.permutation(self.sizes[shard]) for shard in shards]
-        times = [(np.arange(size) + rng.random(size)) / size for size in self.sizes[shards]]
-        return np.concatenate(samples)[np.concatenate(times).argsort()]
+        # All permutations are drawn before all positions: the order of the draws decides the order of the samples.
+        samples = []
+        for shard in shards:
+            permutation = rng.permutation(self.sizes[shard])
+            samples.append(self.first_index[shard] + permutation)
+        # Positions in the window from 0 to 1: one in each of as many equal parts as the shard has samples.
+        positions = []
+        for size in self.sizes[shards]:
+            parts = np.arange(size) + rng.random(size)
+            positions.append(parts / size)
+        order = np.concatenate(positions).argsort()
+        return np.concatenate(samples)[order]
 
 
 class Order(Protocol):
@@ -134,8 +143,9 @@ class Stream:
         """Pass and index of the samples at positions ``start`` to ``start + count``."""
         samples = np.empty((count, 2), np.int64)
         for number, positions, before in self._interleaving.slice(start, count):
-            samples[positions] = self._samples_of(self.sensors[number], before, len(positions))
-        return [(int(pass_number), int(index)) for pass_number, index in samples]
+            sensor = self.sensors[number]
+            samples[positions] = self._samples_of(sensor, before, len(positions))
+        return [(pass_number, index) for pass_number, index in samples.tolist()]
 
     def spread(self, indices: list[int]) -> np.ndarray:
         """Rank of each sample of a batch among those of its sensor ``(n)``, in 0..1.
@@ -147,20 +157,24 @@ class Stream:
         for sensor in self.sensors:
             first, _ = self.groups[sensor]
             of_sensor = (samples >= first) & (samples < first + self.totals[sensor])
-            ranks[of_sensor] = (samples[of_sensor].argsort().argsort() + 0.5) / of_sensor.sum()
+            rank = samples[of_sensor].argsort().argsort()  # the position of each sample in ascending order
+            ranks[of_sensor] = (rank + 0.5) / of_sensor.sum()
         return ranks
 
     def _samples_of(self, sensor: str, start: int, count: int) -> np.ndarray:
         """Pass and index ``(count, 2)`` of the samples of a sensor from its own position ``start`` on."""
         total = self.totals[sensor]
-        end = start + count
-        parts = [np.empty((0, 2), np.int64)]
-        while start < end:
-            pass_number, position = divmod(start, total)
-            indices = self._pass(sensor, pass_number).indices(position, min(total, position + end - start))
-            parts.append(np.stack([np.full_like(indices, pass_number), indices], 1))
-            start += len(indices)
-        return np.concatenate(parts)
+        samples = np.empty((count, 2), np.int64)
+        done = 0
+        while done < count:
+            pass_number, position = divmod(start + done, total)
+            stop = min(total, position + count - done)
+            indices = self._pass(sensor, pass_number).indices(position, stop)
+            part = samples[done : done + len(indices)]
+            part[:, 0] = pass_number
+            part[:, 1] = indices
+            done += len(indices)
+        return samples
 
     def _pass(self, sensor: str, number: int) -> SensorPass:
         cached = self._passes.get(sensor)
@@ -219,10 +233,11 @@ class StreamBatches(Sampler[list[Key]]):
         end = (self.rank + 1) * self.batch_size // self.world
         first = self.epoch * self.epoch_size
         for start in range(first, first + self.epoch_size, self.batch_size):
-            indices = [index for _, index in self.stream.order(start, self.batch_size)]
+            samples = self.stream.order(start, self.batch_size)
+            indices = [index for _, index in samples]
             ranking = self.stream.spread(indices).argsort(kind="stable")
-            positions = np.sort(ranking[begin:end])
-            yield [(start + int(position), indices[position]) for position in positions]
+            positions = np.sort(ranking[begin:end]).tolist()
+            yield [(start + position, indices[position]) for position in positions]
 
 
 def _check(groups: Groups, weights: Mapping[str, float], window: int) -> None:
@@ -231,9 +246,9 @@ def _check(groups: Groups, weights: Mapping[str, float], window: int) -> None:
             raise InputError(
                 "weights", found=f"'{sensor}'", expected="sensors of the data set", repair=nearest(sensor, groups)
             )
-    finite = all(isfinite(weight) and weight >= 0 for weight in weights.values())
+    is_valid = all(isfinite(weight) and weight >= 0 for weight in weights.values())
     missing = set(groups) - set(weights)
-    if window < 1 or missing or not finite or not any(weights.values()):
+    if window < 1 or missing or not is_valid or not any(weights.values()):
         raise InputError(
             "weights and window",
             found=f"weights {dict(weights)} and a window of {window}",
@@ -246,8 +261,8 @@ def _proportions(weights: list[float]) -> np.ndarray:
     """Whole numbers in the ratio of the weights ``(n)``, whose sum stays small."""
     largest = max(weights)
     fractions = [Fraction(weight / largest).limit_denominator(_LARGEST_DENOMINATOR) for weight in weights]
-    scale = lcm(*(fraction.denominator for fraction in fractions))
+    scale = lcm(*[fraction.denominator for fraction in fractions])
     if scale > 10 * _LARGEST_DENOMINATOR:
-        scale = _LARGEST_DENOMINATOR
-        fractions = [Fraction(max(1, round(fraction * scale)), scale) for fraction in fractions]
+        # The common denominator is too large: round to thousandths, so that no sensor disappears.
+        return np.array([max(1, round(fraction * _LARGEST_DENOMINATOR)) for fraction in fractions])
     return np.array([int(fraction * scale) for fraction in fractions])

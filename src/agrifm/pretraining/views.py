@@ -129,9 +129,10 @@ class SensorYear:
             frames_by_year = Counter(day.year for day in layer.days)
             year = plan.year or frames_by_year.most_common(1)[0][0]
             frames = tuple(frame for frame in layer.frames if frame.day.year == year)
-            alone = replace(scene.only((sensor,)), layers=(replace(layer, frames=frames),))
+            layer_of_year = replace(layer, frames=frames)
+            scene_of_year = replace(scene.only((sensor,)), layers=(layer_of_year,))
             name = re.sub(r"[^A-Za-z0-9-]+", "_", f"{prefix}{scene.name}_{sensor}_{year}")
-            yield cls(alone, name, plan.size(sensor), year, plan.biome)
+            yield cls(scene_of_year, name, plan.size(sensor), year, plan.biome)
 
     @property
     def sensor(self) -> str:
@@ -147,7 +148,7 @@ class SensorYear:
     def chips(self) -> list[tuple[int, int]]:
         """Rows and columns, counted in chips, of all that lie inside."""
         height, width = self.scene.grid.shape
-        return [(row, column) for row in range(height // self.size) for column in range(width // self.size)]
+        return list(np.ndindex(height // self.size, width // self.size))
 
     @property
     def chips_per_tile(self) -> int:
@@ -158,15 +159,17 @@ class SensorYear:
 
     def shares(self, chip: ChipPosition, ground: LandCover, cells: int) -> np.ndarray:
         """Shares of the covers and of what is unknown ``(9, y, x)`` in the cells of a chip."""
-        row = chip.row * self.size
-        column = chip.column * self.size
-        box = sub_box(self.scene.grid, 1, (row, column), (row + self.size, column + self.size))
+        top = chip.row * self.size
+        left = chip.column * self.size
+        box = sub_box(self.scene.grid, 1, (top, left), (top + self.size, left + self.size))
         return ground.shares(box, cells)
 
     def place(self, chip: ChipPosition) -> tuple[float, float, str]:
         """Longitude and latitude of the center of a chip, and its biome."""
         grid = self.scene.grid
-        x, y = grid.affine @ ((chip.column + 0.5) * self.size, (chip.row + 0.5) * self.size)
+        center_column = (chip.column + 0.5) * self.size
+        center_row = (chip.row + 0.5) * self.size
+        x, y = grid.affine @ (center_column, center_row)
         lon, lat = transformer(str(grid.crs), "EPSG:4326").transform(x, y)
         return lon, lat, self.biome or _biome_at(lat)
 
@@ -178,11 +181,13 @@ class SensorYear:
         left = min(columns) * self.size
         bottom = (max(rows) + 1) * self.size
         right = (max(columns) + 1) * self.size
-        return self.scene.read(Area(top, left, bottom - top, right - left)).stacks[self.sensor]
+        area = Area(top, left, bottom - top, right - left)
+        return self.scene.read(area).stacks[self.sensor]
 
     def record(self, chip: ChipPosition, stack: Stack, ground: LandCover, plan: FractionPlan) -> Record | str:
         """The sample of a chip with all dates that show enough of it, or the name of the filter that rejects it."""
-        rows, columns = stack.under(Area(chip.row * self.size, chip.column * self.size, self.size, self.size))
+        area = Area(chip.row * self.size, chip.column * self.size, self.size, self.size)
+        rows, columns = stack.under(area)
         clear = stack.clear[:, rows, columns]
         clear_share = clear.mean((1, 2))
         dates = np.flatnonzero(clear_share >= MIN_CLEAR_SHARE)

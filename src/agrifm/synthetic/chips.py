@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +109,7 @@ class Landscape:
             "val": range(train + 1, train + 1 + val),
             "test": range(train + val + 2, self.columns),
         }
-        return {split: [(row, column) for row in range(self.rows) for column in columns[split]] for split in columns}
+        return {split: list(product(range(self.rows), columns[split])) for split in columns}
 
     def days(self, sensor: Sensor, column: int) -> np.ndarray:
         """Days of the year ``(t)`` on which a sensor observes a column of chips.
@@ -118,8 +119,11 @@ class Landscape:
         """
         count = dict(self.frames).get(sensor.name, 16)
         rng = np.random.default_rng([self.seed, key(sensor.name), column // ORBIT])
-        revisit = max(1, min(8, (_LAST_DAY - _FIRST_DAY) // count // 2))
-        passes = np.arange(_FIRST_DAY + rng.integers(revisit), _LAST_DAY, revisit)
+        # At most eight days between passes, and about two passes for each date.
+        revisit = (_LAST_DAY - _FIRST_DAY) // count // 2
+        revisit = max(1, min(8, revisit))
+        first_pass = _FIRST_DAY + rng.integers(revisit)
+        passes = np.arange(first_pass, _LAST_DAY, revisit)
         if not 1 <= count <= len(passes):
             raise InputError(
                 f"Landscape: frames of {sensor.name}",
@@ -139,10 +143,11 @@ class Landscape:
     def sky(self, row: int, column: int, sensor: Sensor) -> tuple[np.ndarray, np.ndarray]:
         """Opacity of the clouds and of their shadows in 0..1 ``(t, h, w)`` on the grid of the label."""
         ground = self.ground(row, column)
-        keys = np.array([key(sensor.name, column // ORBIT, int(day)) for day in self.days(sensor, column)])
-        kind = uniform(self.seed, 31, keys)[:, None, None]
-        degree = uniform(self.seed, 32, keys)[:, None, None]
-        thresholds = cloud_thresholds(self.cloudiness, kind, degree)
+        orbit = column // ORBIT
+        keys = np.array([key(sensor.name, orbit, int(day)) for day in self.days(sensor, column)])
+        kind = uniform(self.seed, 31, keys)
+        degree = uniform(self.seed, 32, keys)
+        thresholds = cloud_thresholds(self.cloudiness, kind, degree)[:, None, None]
         east, south = SHADOW_OFFSET
         cloud = cloud_opacity(self._cloud_layers(ground.xs, ground.ys, keys), thresholds)
         shadow = cloud_opacity(self._cloud_layers(ground.xs + east, ground.ys + south, keys), thresholds)
@@ -150,7 +155,10 @@ class Landscape:
 
     def _cloud_layers(self, xs: np.ndarray, ys: np.ndarray, keys: np.ndarray) -> list[np.ndarray]:
         """One random field ``(t, h, w)`` for each size of clouds."""
-        return [field(xs, ys, size, self.seed, 33 + i, keys) for i, (size, _) in enumerate(CLOUD_LAYERS)]
+        layers = []
+        for number, (size, _) in enumerate(CLOUD_LAYERS, start=33):
+            layers.append(field(xs, ys, size, self.seed, number, keys))
+        return layers
 
     def sample(self, row: int, column: int, sensors: Sequence[Sensor]) -> Sample:
         """Render one chip: stored numbers, dates, imperfect masks and the true label.
@@ -169,7 +177,9 @@ class Landscape:
             )
         ground = self.ground(row, column)
         new_year = np.datetime64(f"{self.year}-01-01", "D").astype(int)
-        images, dates, valid = {}, {}, {}
+        images = {}
+        dates = {}
+        valid = {}
         for sensor in sensors:
             image, clear = self._observe(row, column, ground, sensor)
             images[sensor.name] = torch.from_numpy(image)
@@ -186,29 +196,43 @@ class Landscape:
 
         delay, vigor, soil = self._growth(row, column, ground)
         day = self.days(sensor, column)[:, None, None] - delay
-        members = weights @ mixture(ground.cover, ground.parcel, day, vigor, soil) @ weights.T
+        fine_members = mixture(ground.cover, ground.parcel, day, vigor, soil)
+        members = weights @ fine_members @ weights.T
         image = np.einsum("mthw,mc->tchw", members, spectra(sensor.bands, MEMBERS), optimize=True)
         image = add_clouds(image, cloud, shadow, spectra(sensor.bands, ["cloud"])[0])
 
         rng = np.random.default_rng([self.seed, row, column, key(sensor.name)])
         noise = self.noise * min(1.0, GRID / sensor.gsd) ** 0.5  # larger pixels average the scatter away
-        image *= 1 + 0.10 * noise * rng.standard_normal(cloud.shape)[:, None]
+        pixel_noise = rng.standard_normal(cloud.shape)
+        image *= 1 + 0.10 * noise * pixel_noise[:, None]
         image += 0.016 * noise * rng.standard_normal(image.shape)
         image += 0.026 * noise * rng.standard_normal(image.shape[1:])  # of the place, the same on all dates
-        clear = clear_mask(cloud, shadow, rng.random(cloud.shape))
-        return digital_numbers(image, sensor), clear
+        uncertainty = rng.random(cloud.shape)
+        return digital_numbers(image, sensor), clear_mask(cloud, shadow, uncertainty)
 
     def _growth(self, row: int, column: int, ground: FarmGround) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Days of delay, vigor and brightness of the ground ``(h, w)``: by region, parcel, gradient and pixel."""
-        xs, ys, parcel = ground.xs, ground.ys, ground.parcel
+        xs = ground.xs
+        ys = ground.ys
+        parcel = ground.parcel
+        along = ground.along - 0.5
         rng = np.random.default_rng([self.seed, row, column])
-        scatter = self.noise * rng.standard_normal((3, *parcel.shape))
-        slope = ground.along - 0.5
-        delay = 0.0003 * (xs - ys[:, None]) + 6 * (field(xs, ys, 5000, self.seed, 41) - 0.5)
-        delay = delay + 4 * normal(parcel, 2) + 5 * slope * normal(parcel, 3) + 28 * scatter[0]
-        vigor = 0.92 + 0.08 * normal(parcel, 4) + 0.1 * slope * normal(parcel, 5)
-        vigor = vigor + 0.25 * (field(xs, ys, 300, self.seed, 42) - 0.5) + 0.16 * scatter[1]
-        soil = 0.7 + 0.6 * field(xs, ys, 1500, self.seed, 43) + 0.08 * normal(parcel, 6) + 0.1 * scatter[2]
+        noise = self.noise * rng.standard_normal((3, *parcel.shape))
+
+        delay = 0.0003 * (xs - ys[:, None])
+        delay += 6 * (field(xs, ys, 5000, self.seed, 41) - 0.5)
+        delay += 4 * normal(parcel, 2)
+        delay += 5 * along * normal(parcel, 3)
+        delay += 28 * noise[0]
+
+        vigor = 0.92 + 0.08 * normal(parcel, 4)
+        vigor += 0.1 * along * normal(parcel, 5)
+        vigor += 0.25 * (field(xs, ys, 300, self.seed, 42) - 0.5)
+        vigor += 0.16 * noise[1]
+
+        soil = 0.7 + 0.6 * field(xs, ys, 1500, self.seed, 43)
+        soil += 0.08 * normal(parcel, 6)
+        soil += 0.1 * noise[2]
         return delay, np.clip(vigor, 0.3, 1.05), np.clip(soil, 0.4, 1.6)
 
 

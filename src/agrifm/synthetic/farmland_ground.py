@@ -48,7 +48,8 @@ class FarmGround:
         count = 0
         for parcel in np.unique(self.parcel[self.parcel != 0]):
             pieces, piece_count = ndimage.label(self.parcel == parcel)
-            numbers[pieces > 0] = pieces[pieces > 0] + count
+            is_piece = pieces > 0
+            numbers[is_piece] = pieces[is_piece] + count
             count += piece_count
         return numbers
 
@@ -77,15 +78,19 @@ def farm_ground(seed: int, xs: np.ndarray, ys: np.ndarray, class_count: int) -> 
     lane_beside_strip = (edge * _STRIP_WIDTH < 10) & (uniform(seed, 15, *district, strip) < 0.4)
     lane = (border_distance < 14) | lane_beside_strip
     avenue = lane & (uniform(seed, 16, *district) < 0.5)  # a lane lined with trees
+    # Woods fill the highest parts of a smooth field; a river follows a contour line of another.
     woods = field(xs, ys, 1900, seed, 21) + 0.35 * field(xs, ys, 350, seed, 22) > 1.0
-    river = field(xs, ys, 2600, seed, 23) + 0.15 * field(xs, ys, 500, seed, 24)
-    village_radius = (90 + 190 * uniform(seed, 17, *district)) * (0.5 + field(xs, ys, 120, seed, 25))
+    relief = field(xs, ys, 2600, seed, 23) + 0.15 * field(xs, ys, 500, seed, 24)
+    river = abs(relief - 0.58) < 0.008
+    village_size = 90 + 190 * uniform(seed, 17, *district)
+    village_radius = village_size * (0.5 + field(xs, ys, 120, seed, 25))
 
+    # Later covers lie on top of earlier ones.
     cover = _crops(parcel, class_count)
     cover[lane] = BUILT
     cover[woods | avenue] = WOODS
     cover[village_distance < village_radius] = BUILT
-    cover[abs(river - 0.58) < 0.008] = WATER
+    cover[river] = WATER
     tilled = cover >= FIRST_FIELD
     return FarmGround(xs, ys, np.where(tilled, parcel, 0), cover, np.where(tilled, along, 0.5))
 
@@ -102,14 +107,16 @@ def _districts(seed: int, x: np.ndarray, y: np.ndarray) -> tuple[tuple[np.ndarra
 
     There is one village in each square of a lattice, so the nearest two lie in the nine squares around a point.
     """
-    neighbor_i, neighbor_j = np.mgrid[-1:2, -1:2]
-    i = neighbor_i.ravel()[:, None, None] + np.floor(x / _DISTRICT_SIZE).astype(int)
-    j = neighbor_j.ravel()[:, None, None] + np.floor(y / _DISTRICT_SIZE).astype(int)
-    village_x = (i + uniform(seed, 1, i, j)) * _DISTRICT_SIZE
-    village_y = (j + uniform(seed, 2, i, j)) * _DISTRICT_SIZE
+    neighbor_columns, neighbor_rows = np.mgrid[-1:2, -1:2].reshape(2, 9, 1, 1)
+    column = np.floor(x / _DISTRICT_SIZE).astype(int) + neighbor_columns
+    row = np.floor(y / _DISTRICT_SIZE).astype(int) + neighbor_rows
+    village_x = (column + uniform(seed, 1, column, row)) * _DISTRICT_SIZE
+    village_y = (row + uniform(seed, 2, column, row)) * _DISTRICT_SIZE
     distance = np.hypot(village_x - x, village_y - y)
-    order = np.argsort(distance, axis=0)[:2]
-    nearest, second = np.take_along_axis(distance, order, 0)
-    district_i = np.take_along_axis(i, order[:1], 0)[0]
-    district_j = np.take_along_axis(j, order[:1], 0)[0]
-    return (district_i, district_j), nearest, (second - nearest) / 2
+
+    nearest_two = np.argsort(distance, axis=0)[:2]
+    to_nearest, to_second = np.take_along_axis(distance, nearest_two, axis=0)
+    nearest = nearest_two[:1]
+    district_column = np.take_along_axis(column, nearest, axis=0)[0]
+    district_row = np.take_along_axis(row, nearest, axis=0)[0]
+    return (district_column, district_row), to_nearest, (to_second - to_nearest) / 2

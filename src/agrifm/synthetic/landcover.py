@@ -62,7 +62,8 @@ class SyntheticLandCover:
                     expected=f"a multiple of cells, {self.cells}",
                     repair="set its size in pixels.",
                 )
-        passes = min(365 // _revisit_days(sensor) for sensor in self.sensors)
+        longest_revisit = max(_revisit_days(sensor) for sensor in self.sensors)
+        passes = 365 // longest_revisit
         if not 1 <= self.frames <= passes or not 0 <= self.unknown < 1:
             raise InputError(
                 "SyntheticLandCover",
@@ -121,10 +122,12 @@ class SyntheticLandCover:
         cloud, shadow = _draw_sky(rng, climate, size, sensor.gsd)
         image = _clear_sky_reflectance(rng, climate, ground, sensor, size)
         image = add_clouds(image, cloud, shadow, _colors(sensor)[CLOUD])
-        noise = 0.012 * min(1.0, 10 / sensor.gsd) ** 0.3
-        image *= 1 + 2 * noise * rng.standard_normal(cloud.shape, np.float32)[:, None]
+        noise = 0.012 * min(1.0, 10 / sensor.gsd) ** 0.3  # larger pixels average the noise away
+        pixel_noise = rng.standard_normal(cloud.shape, np.float32)
+        image *= 1 + 2 * noise * pixel_noise[:, None]
         image += noise / 2 * rng.standard_normal(image.shape, np.float32)
-        clear = clear_mask(cloud, shadow, rng.random(cloud.shape, np.float32))
+        uncertainty = rng.random(cloud.shape, np.float32)
+        clear = clear_mask(cloud, shadow, uncertainty)
         covered = _draw_swath(rng, cloud.shape)
         numbers = digital_numbers(image, sensor)
         nodata = numbers.dtype.type(nodata_value(sensor))
@@ -155,7 +158,8 @@ class SyntheticLandCover:
         south = rng.random() < 0.4
 
         revisit = _revisit_days(sensor)
-        passes = int(rng.integers(365)) + revisit * np.arange(365 // revisit)
+        first_pass = int(rng.integers(365))
+        passes = first_pass + revisit * np.arange(365 // revisit)
         days = np.sort(rng.choice(passes, self.frames, replace=False))
         new_year = np.datetime64(f"{year}-01-01", "D").astype(int)
         return Climate(
@@ -188,22 +192,38 @@ def _clear_sky_reflectance(
     rng: np.random.Generator, climate: Climate, ground: LandCoverGround, sensor: Sensor, size: int
 ) -> np.ndarray:
     """Reflectance of the ground ``(t, c, h, w)`` without clouds."""
+    frames = len(climate.days)
+    bands = len(sensor.bands)
+    pieces = len(ground.cover)
     reflectance, change = yearly_reflectance(rng, climate, ground.variety, _colors(sensor))
-    frames, bands = len(climate.days), len(sensor.bands)
-    gain = 1 + 0.03 * rng.standard_normal((bands, 1)) + 0.03 * rng.standard_normal((frames, 1, 1))
-    wavelengths = np.array([band.wavelength for band in sensor.bands])[:, None]
-    haze = 0.012 * rng.random((frames, 1, 1)) * (0.5 / wavelengths) ** 2
-    reflectance = (reflectance.astype(np.float32) * gain + haze).astype(np.float32)
+    reflectance = _add_atmosphere(rng, reflectance.astype(np.float32), sensor)
 
-    shares = portions(ground.piece, len(ground.cover), size)
-    vigor = (0.35 * (smooth_field(rng, size, max(2.0, 250 / sensor.gsd)) - 0.5)).astype(np.float32)
-    vigor += 0.05 * min(1.0, 20 / sensor.gsd) * rng.standard_normal((size, size), np.float32)
-    roughness = (OF_VARIETY["rough"][ground.variety].astype(np.float32) @ shares).reshape(size, size)
-    roughness *= min(1.0, 20 / sensor.gsd) ** 0.5 * rng.standard_normal((size, size), np.float32)
+    detail = min(1.0, 20 / sensor.gsd)  # larger pixels average the scatter away
+    vigor_field = smooth_field(rng, size, max(2.0, 250 / sensor.gsd))
+    vigor = (0.35 * (vigor_field - 0.5)).astype(np.float32)
+    vigor += 0.05 * detail * rng.standard_normal((size, size), np.float32)
+    shares = portions(ground.piece, pieces, size)
+    rough = OF_VARIETY["rough"][ground.variety].astype(np.float32)
+    roughness = (rough @ shares).reshape(size, size)
+    roughness *= detail**0.5 * rng.standard_normal((size, size), np.float32)
 
-    image = reflectance.reshape(-1, len(ground.cover)) @ shares
-    image += (change.astype(np.float32).reshape(-1, len(ground.cover)) @ shares) * vigor.ravel()
-    return image.reshape(frames, bands, size, size) * np.clip(1 + roughness, 0.4, 1.8)
+    image = reflectance.reshape(-1, pieces) @ shares
+    change_of_pixels = change.astype(np.float32).reshape(-1, pieces) @ shares
+    image += change_of_pixels * vigor.ravel()
+    brightness = np.clip(1 + roughness, 0.4, 1.8)
+    return image.reshape(frames, bands, size, size) * brightness
+
+
+def _add_atmosphere(rng: np.random.Generator, reflectance: np.ndarray, sensor: Sensor) -> np.ndarray:
+    """Scatter the calibration of bands and dates, and add haze, strongest at short wavelengths ``(t, c, k)``."""
+    frames, bands, _ = reflectance.shape
+    band_error = 0.03 * rng.standard_normal((bands, 1))
+    date_error = 0.03 * rng.standard_normal((frames, 1, 1))
+    gain = 1 + band_error + date_error
+    wavelengths = np.array([band.wavelength for band in sensor.bands])
+    haze_spectrum = (0.5 / wavelengths[:, None]) ** 2
+    haze = 0.012 * rng.random((frames, 1, 1)) * haze_spectrum
+    return (reflectance * gain + haze).astype(np.float32)
 
 
 def _draw_sky(rng: np.random.Generator, climate: Climate, size: int, gsd: float) -> tuple[np.ndarray, np.ndarray]:
@@ -218,17 +238,22 @@ def _draw_sky(rng: np.random.Generator, climate: Climate, size: int, gsd: float)
     east = round(SHADOW_OFFSET[0] / gsd)
     poleward = round(SHADOW_OFFSET[1] / gsd)
     n = size + max(east, poleward)
-    layers = [smooth_field(rng, n, scale / gsd, np.arange(frames)) for scale, _ in CLOUD_LAYERS]
+    layers = []
+    for scale, _ in CLOUD_LAYERS:
+        layers.append(smooth_field(rng, n, scale / gsd, np.arange(frames)))
     opacity = cloud_opacity(layers, thresholds).astype(np.float32)
-    cloud_rows, shadow_rows = slice(0, size), slice(poleward, poleward + size)
-    if climate.lat <= 0:
-        cloud_rows, shadow_rows = shadow_rows, cloud_rows
-    return opacity[:, cloud_rows, :size], opacity[:, shadow_rows, east : east + size]
+    # One sky is cut twice; a pixel of the second cut lies under the cloud that casts the shadow on it.
+    northern_rows = opacity[:, :size]
+    southern_rows = opacity[:, poleward : poleward + size]
+    cloud, shadow = (northern_rows, southern_rows) if climate.lat > 0 else (southern_rows, northern_rows)
+    return cloud[..., :size], shadow[..., east : east + size]
 
 
 def _draw_swath(rng: np.random.Generator, shape: tuple[int, int, int]) -> np.ndarray:
     """Pixels inside the swath ``(t, h, w)``, whose slanted border crosses the sample on a few dates."""
-    frames, h, w = shape
-    y, x = np.mgrid[:h, :w] / max(h, w)
-    border = np.where(rng.random(frames) < 0.06, rng.random(frames), 2.0)[:, None, None]
-    return x + 0.2 * y < border
+    frames, height, width = shape
+    y, x = np.mgrid[:height, :width] / max(height, width)
+    crosses = rng.random(frames) < 0.06
+    position = rng.random(frames)
+    border = np.where(crosses, position, 2.0)  # no pixel lies beyond 2
+    return x + 0.2 * y < border[:, None, None]

@@ -22,6 +22,7 @@ COVER_COUNT = 8
 _LINE, _MOSAIC, _FIRST_PARCEL = 40, 41, 42  # numbers of pieces; there are fewer than 40 patches
 _NOTHING, _LANE, _TREES = range(3)  # what lies at the edge of a parcel
 _PARCEL_NUMBERS = 64  # strips of a district, and parcels of a strip, that have numbers of their own
+_EXCEPTIONS = 4096  # draws for parcels that may differ from their patch; farther parcels repeat them
 _MOSAIC_COVERS = np.array((0, 0.2, 0.35, 0.2, 0.05, 0.03, 0.02, 0.15))  # how often each is the second cover
 
 
@@ -66,11 +67,13 @@ class _Grid:
 def portions(kind: np.ndarray, kinds: int, parts: int) -> np.ndarray:
     """Portion of every kind ``(kinds, parts * parts)`` in the parts of a square ``(n, n)`` of kinds."""
     n = len(kind)
-    row = np.arange(n) * parts // n
-    part = row[:, None] * parts + row
-    codes = kind * parts**2 + part
-    counts = np.bincount(codes.ravel(), minlength=kinds * parts**2).reshape(kinds, -1)
-    return (counts * ((parts / n) ** 2)).astype(np.float32)
+    part_count = parts**2
+    part_along_axis = np.arange(n) * parts // n
+    part = part_along_axis[:, None] * parts + part_along_axis
+    codes = kind * part_count + part
+    counts = np.bincount(codes.ravel(), minlength=kinds * part_count)
+    share_of_point = (parts / n) ** 2
+    return (counts.reshape(kinds, -1) * share_of_point).astype(np.float32)
 
 
 def smooth_field(rng: np.random.Generator, n: int, size: float, keys: np.ndarray | int = 0) -> np.ndarray:
@@ -106,7 +109,9 @@ def draw_ground(rng: np.random.Generator, warmth: float, n: int, step: float, un
     number = np.where(tilled, _FIRST_PARCEL + parcel, patch)
 
     # One parcel in five has a cover of its own.
-    exceptions = rng.choice((*[-1] * 8, GRASSLAND, rng.choice(COVER_COUNT, p=weights)), 4096)[parcel % 4096]
+    other_cover = rng.choice(COVER_COUNT, p=weights)
+    choices = [-1] * 8 + [GRASSLAND, other_cover]
+    exceptions = rng.choice(choices, _EXCEPTIONS)[parcel % _EXCEPTIONS]
     cover = np.where(tilled & (exceptions >= 0), exceptions, cover)
 
     mosaic = _draw_mosaic(rng, n, patch_cover, patch) & (cover == patch_cover[patch])
@@ -114,7 +119,8 @@ def draw_ground(rng: np.random.Generator, warmth: float, n: int, step: float, un
     cover = np.where(mosaic, second_cover[patch], cover)
 
     at_edge = tilled & (edge != _NOTHING)
-    cover = np.where(at_edge, np.where(edge == _LANE, IMPERVIOUS, FOREST), cover)
+    edge_cover = np.where(edge == _LANE, IMPERVIOUS, FOREST)
+    cover = np.where(at_edge, edge_cover, cover)
     number = np.where(mosaic | at_edge, _MOSAIC, number)
     for line, cover_of_line in _draw_lines(rng, grid, n):
         cover = np.where(line, cover_of_line, cover)
@@ -147,24 +153,37 @@ def _nearest_point(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, side:
 
 
 def _draw_parcels(rng: np.random.Generator, grid: _Grid) -> tuple[np.ndarray, np.ndarray]:
-    """Number of the parcel, and what lies at its edge: nothing, a lane or trees, both ``(n, n)``."""
+    """Number of the parcel, and what lies at its edge: nothing, a lane or trees, both ``(n, n)``.
+
+    Each district has a direction; strips along it are cut into parcels.
+    """
     count = int(np.clip(grid.side / 900, 1, 7)) + int(rng.integers(3))
     district = _nearest_point(rng, grid.x, grid.y, grid.side, count)
     angle = rng.uniform(0, np.pi, count).astype(np.float32)
-    smallest, largest = np.log((35, 90)), np.log((260, 700))
-    widths, lengths = np.exp(rng.uniform(smallest, largest, (count, 2))).T.astype(np.float32)
-    cos, sin, width = np.cos(angle)[district], np.sin(angle)[district], widths[district]
+    cos = np.cos(angle)[district]
+    sin = np.sin(angle)[district]
+    smallest = np.log((35, 90))  # width and length in meters
+    largest = np.log((260, 700))
+    sizes = np.exp(rng.uniform(smallest, largest, (count, 2))).astype(np.float32)
+    width = sizes[district, 0]
+    length = sizes[district, 1]
 
+    # Position across the strips, in widths.
     v = (grid.y * cos - grid.x * sin) / width
     v += 0.25 * np.sin(2.3 * v + district)  # strips of unequal width
     strip = np.floor(v).astype(int)
-    stretch, offset = rng.random((2, _PARCEL_NUMBERS), np.float32)[:, strip % _PARCEL_NUMBERS]
-    u = (grid.x * cos + grid.y * sin) / (lengths[district] * (0.7 + 0.6 * stretch)) + offset
-    strip_number = district * _PARCEL_NUMBERS + strip % _PARCEL_NUMBERS
-    parcel = strip_number * _PARCEL_NUMBERS + np.floor(u).astype(int) % _PARCEL_NUMBERS
+    strip_in_district = strip % _PARCEL_NUMBERS
+    # Position along a strip, in lengths, which differ from strip to strip.
+    stretch, offset = rng.random((2, _PARCEL_NUMBERS), np.float32)
+    length_in_strip = length * (0.7 + 0.6 * stretch[strip_in_district])
+    u = (grid.x * cos + grid.y * sin) / length_in_strip + offset[strip_in_district]
+    piece = np.floor(u).astype(int)
+    strip_number = district * _PARCEL_NUMBERS + strip_in_district
+    parcel = strip_number * _PARCEL_NUMBERS + piece % _PARCEL_NUMBERS
 
-    distance = np.minimum((v - strip) * width, (u - np.floor(u)) * lengths[district])
-    edge = rng.choice((_NOTHING, _LANE, _TREES), (count, 2), p=(0.5, 0.3, 0.2))[district, strip % 2]
+    distance = np.minimum((v - strip) * width, (u - np.floor(u)) * length)
+    edges = rng.choice((_NOTHING, _LANE, _TREES), (count, 2), p=(0.5, 0.3, 0.2))
+    edge = edges[district, strip % 2]
     edge_width = rng.uniform(5, 16, count)[district]
     return parcel, np.where(distance < edge_width, edge, _NOTHING)
 
@@ -172,8 +191,10 @@ def _draw_parcels(rng: np.random.Generator, grid: _Grid) -> tuple[np.ndarray, np
 def _draw_mosaic(rng: np.random.Generator, n: int, patch_cover: np.ndarray, patch: np.ndarray) -> np.ndarray:
     """Where a second cover is mixed into a patch ``(n, n)``; cropland and water stay pure."""
     count = len(patch_cover)
-    spots = smooth_field(rng, n, rng.uniform(1.5, 8)) + 0.1 * rng.standard_normal((n, n), np.float32)
-    share = rng.uniform(0.25, 0.6, count) - (rng.random(count) < 0.4)
+    spot_size = rng.uniform(1.5, 8)
+    spots = smooth_field(rng, n, spot_size) + 0.1 * rng.standard_normal((n, n), np.float32)
+    share = rng.uniform(0.25, 0.6, count)
+    share -= rng.random(count) < 0.4  # these patches stay pure
     share = np.where(patch_cover == IMPERVIOUS, 0.4, share)
     share = np.where(np.isin(patch_cover, (CROPLAND, WATER)), -1, share)
     return spots < share[patch]
@@ -182,18 +203,30 @@ def _draw_mosaic(rng: np.random.Generator, n: int, patch_cover: np.ndarray, patc
 def _draw_lines(rng: np.random.Generator, grid: _Grid, n: int) -> list[tuple[np.ndarray, int]]:
     """Points ``(n, n)`` of a road and of a river between wetlands, and their covers; either may be missing."""
     road = _distance_to_line(rng, grid, n, bend=rng.uniform(0, 0.15))
-    road_width = 7 * (rng.uniform(0.5, 3) * (rng.random() < 0.4))
+    road_width = 7 * _draw_line_width(rng, frequency=0.4)
     river = _distance_to_line(rng, grid, n, bend=1)
-    river_width = 25 * (rng.uniform(0.5, 3) * (rng.random() < 0.3))
+    river_width = 25 * _draw_line_width(rng, frequency=0.3)
     wetland_width = river_width * rng.choice((1, 2.5))
-    return [(road < road_width, IMPERVIOUS), (river < wetland_width, WETLAND), (river < river_width, WATER)]
+    return [
+        (road < road_width, IMPERVIOUS),
+        (river < wetland_width, WETLAND),
+        (river < river_width, WATER),
+    ]
+
+
+def _draw_line_width(rng: np.random.Generator, frequency: float) -> float:
+    """Relative width of a line, or 0 if there is none."""
+    width = rng.uniform(0.5, 3)
+    return width if rng.random() < frequency else 0.0
 
 
 def _distance_to_line(rng: np.random.Generator, grid: _Grid, n: int, bend: float) -> np.ndarray:
     """Distance in meters ``(n, n)`` to a line in a random direction; ``bend`` is how much it winds."""
     angle = rng.uniform(0, np.pi)
     offset = rng.uniform(-0.3, 0.3)
-    across = (grid.x / grid.side - 0.5) * np.cos(angle) + (grid.y / grid.side - 0.5) * np.sin(angle)
+    x = grid.x / grid.side - 0.5
+    y = grid.y / grid.side - 0.5
+    across = x * np.cos(angle) + y * np.sin(angle)
     winding = 0.5 * bend * (smooth_field(rng, n, n / 2.5) - 0.5)
     return abs(across - offset + winding) * grid.side
 
@@ -208,12 +241,12 @@ def _draw_hidden(rng: np.random.Generator, n: int, share: float) -> np.ndarray:
 
 def _with_varieties(rng: np.random.Generator, warmth: float, codes: np.ndarray, hidden: np.ndarray) -> LandCoverGround:
     """Number the pieces of ground, and give each a variety that its cover has in this climate and place."""
-    used = np.bincount(codes.ravel()) > 0
-    piece = (np.cumsum(used) - 1)[codes]
-    cover = np.flatnonzero(used) % COVER_COUNT
-    frequency = np.exp(1.5 * OF_VARIETY["warm"] * warmth + 0.8 * rng.standard_normal(len(VARIETIES)))
+    used_codes, piece = np.unique(codes, return_inverse=True)
+    cover = used_codes % COVER_COUNT
+    suitability = 1.5 * OF_VARIETY["warm"] * warmth
+    frequency = np.exp(suitability + 0.8 * rng.standard_normal(len(VARIETIES)))
     of_cover = OF_VARIETY["cover"] == np.arange(COVER_COUNT)[:, None]
-    cumulative = np.cumsum(np.where(of_cover, frequency, 0), axis=1)
-    draw = rng.random(len(cover)) * cumulative[cover, -1]
-    variety = (draw[:, None] >= cumulative[cover]).sum(1)
+    cumulative = np.cumsum(np.where(of_cover, frequency, 0), axis=1)[cover]
+    draw = rng.random(len(cover)) * cumulative[:, -1]
+    variety = (draw[:, None] >= cumulative).sum(1)
     return LandCoverGround(piece, cover, variety, hidden)

@@ -46,7 +46,8 @@ def add_clouds(
         shadow: Opacity of the clouds that cast a shadow on each pixel ``(t, h, w)``.
         cloud_spectrum: Reflectance of clouds ``(c)``.
     """
-    shaded = reflectance * (1 - _SHADOW_STRENGTH * shadow * (1 - cloud))[:, None]
+    light = 1 - _SHADOW_STRENGTH * shadow * (1 - cloud)
+    shaded = reflectance * light[:, None]
     return shaded + cloud[:, None] * (cloud_spectrum[:, None, None] - shaded)
 
 

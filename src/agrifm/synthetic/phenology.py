@@ -87,22 +87,26 @@ def mixture(cover: np.ndarray, parcel: np.ndarray, day: np.ndarray, vigor: np.nd
     of = {name: values[cover] for name, values in BY_COVER.items()}
     rise = _logistic((day - of["start"]) / of["rise"])
     fall = _logistic((day - of["end"]) / of["fall"])
-    straw_rots = _logistic((day - of["end"] - of["straw"]) / 4)
-    straw = (of["straw"] > 0) * np.maximum(fall - straw_rots, 0)
+    decay = _logistic((day - of["end"] - of["straw"]) / 4)
+    straw = (of["straw"] > 0) * np.maximum(fall - decay, 0)
     flooding = _logistic((day - of["flooded"]) / 3) * (of["flooded"] > 0)
-    water = flooding * (1 - _logistic((day - of["flooded"] - _FLOODED_DAYS) / 4))
+    draining = _logistic((day - of["flooded"] - _FLOODED_DAYS) / 4)
+    water = flooding * (1 - draining)
 
     remaining = 1 - fall * (1 - 0.25 * of["mown"])  # meadows stay green for longer
-    green = (of["low"] + (of["high"] - of["low"]) * rise) * remaining * vigor
+    grown = of["low"] + (of["high"] - of["low"]) * rise
+    green = grown * remaining * vigor
     green = green * np.where(of["mown"], _seasonal_mowing(day, parcel), 1)
-    flower = green * of["flower"] * np.exp(-(((day - _FLOWERING) / _FLOWERING_DAYS) ** 2))
+    from_flowering = (day - _FLOWERING) / _FLOWERING_DAYS
+    flower = green * of["flower"] * np.exp(-(from_flowering**2))
     leaf = green - flower
     bare = (1 - green) * soil
+    open_ground = bare * (1 - straw)
 
     shares = {"straw": bare * straw, "flower": flower}
     for member in ("soil", "water", "built"):
-        shares[member] = bare * (1 - straw) * (1 - water) * (of["ground"] == member)
-    shares["water"] += bare * (1 - straw) * water
+        shares[member] = open_ground * (1 - water) * (of["ground"] == member)
+    shares["water"] += open_ground * water
     for member in ("leaf", "canopy"):
         shares[member] = leaf * (of["green"] == member)
     return np.stack([shares[member] for member in MEMBERS])
@@ -120,7 +124,8 @@ def _seasonal_mowing(day: np.ndarray, parcel: np.ndarray) -> np.ndarray:
     """
     remaining = np.ones_like(day, dtype=float)
     for number, usual_day in enumerate(MOWING_DAYS):
-        since = day - usual_day - 12 * normal(parcel, 7, number)
+        delay = 12 * normal(parcel, 7, number)
+        since = day - usual_day - delay
         cut = 0.5 * np.exp(-np.maximum(since, 0) / REGROWTH_DAYS)
         remaining -= np.where(since > 0, cut, 0)
     return np.maximum(remaining, 0.2)

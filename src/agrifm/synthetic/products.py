@@ -179,26 +179,33 @@ class SensorSeries:
             yield self._raster(day, product.quality, codes[state], product.codes[NOTHING])
 
     def _raster(self, day: dt.date, band: str, values: np.ndarray, nodata: float) -> Raster:
-        a, b, c, d, e, f = self.place.transform
-        times = self.images.shape[-1] // values.shape[-1]
-        name = PRODUCTS[self.sensor.name].path.format(day=day, band=band, meters=round(a * times))
-        return Raster(name, values, Georeference(self.place.crs, (a * times, b, c, d, e * times, f)), nodata)
+        factor = self.images.shape[-1] // values.shape[-1]
+        width, row_rotation, west, column_rotation, height, north = self.place.transform
+        width *= factor
+        height *= factor
+        place = Georeference(self.place.crs, (width, row_rotation, west, column_rotation, height, north))
+        path = PRODUCTS[self.sensor.name].path
+        name = path.format(day=day, band=band, meters=round(width))
+        return Raster(name, values, place, nodata)
 
 
 def _quads(values: np.ndarray) -> np.ndarray:
     """Values ``(h, w)`` as blocks of two by two ``(h / 2, w / 2, 4)``."""
-    h, w = values.shape
-    return values.reshape(h // 2, 2, w // 2, 2).swapaxes(1, 2).reshape(h // 2, w // 2, 4)
+    corners = [values[::2, ::2], values[::2, 1::2], values[1::2, ::2], values[1::2, 1::2]]
+    return np.stack(corners, axis=-1)
 
 
 def _mean_of_quads(values: np.ndarray, nodata: float) -> np.ndarray:
     """Means of two by two pixels, without those that have no data."""
     quads = _quads(values)
     valid = quads != nodata
-    mean = np.where(valid, quads, 0).sum(-1) / np.maximum(valid.sum(-1), 1)
-    return np.where(valid.any(-1), np.rint(mean), nodata).astype(values.dtype)
+    count = valid.sum(-1)
+    total = np.where(valid, quads, 0).sum(-1)
+    mean = np.rint(total / np.maximum(count, 1))
+    return np.where(count > 0, mean, nodata).astype(values.dtype)
 
 
 def _majority_of_quads(state: np.ndarray) -> np.ndarray:
     """States of two by two pixels: clear where at most one of them is not."""
+    # Clear is the lowest state: the third in ascending order is clear if three of four are.
     return np.sort(_quads(state), -1)[..., 2]

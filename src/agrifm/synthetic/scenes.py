@@ -78,7 +78,8 @@ class LandscapeBlock:
 
     def series(self, sensor: Sensor, advance: Callable[[], None] = lambda: None) -> SensorSeries:
         """Everything that a sensor observes, without gaps of a swath; ``advance`` is called after every cell."""
-        images, states = [], []
+        images = []
+        states = []
         for row, column in self.cells:
             sample = self.landscape.sample(row, column, (sensor,))
             images.append(sample.images[sensor.name].numpy())
@@ -133,15 +134,19 @@ class LandscapeBlock:
         fine_cloud, fine_shadow = self.landscape.sky(row, column, sensor)
         cloud = fine_cloud[:, centers[:, None], centers]
         shadow = fine_shadow[:, centers[:, None], centers]
-        state = np.select([clear, cloud > 0.5, shadow > cloud], [CLEAR, THICK, SHADOW], THIN)
+        # The first condition that holds decides.
+        conditions = [clear, cloud > 0.5, shadow > cloud]
+        state = np.select(conditions, [CLEAR, THICK, SHADOW], default=THIN)
         return state.astype(np.uint8)
 
     def _joined(self, parts: list[np.ndarray]) -> np.ndarray:
         """Arrays of the cells ``(..., h, w)``, row by row, as one array."""
+        width = len(self.columns)
         rows = []
-        for start in range(0, len(parts), len(self.columns)):
-            rows.append(np.concatenate(parts[start : start + len(self.columns)], -1))
-        return np.concatenate(rows, -2)
+        for start in range(0, len(parts), width):
+            row = np.concatenate(parts[start : start + width], axis=-1)
+            rows.append(row)
+        return np.concatenate(rows, axis=-2)
 
 
 def write_scene(
@@ -244,5 +249,6 @@ def _colors(landscape: Landscape) -> dict[int, tuple[int, ...]]:
     """Color table of the labels; 255, without data, is transparent."""
     colors: dict[int, tuple[int, ...]] = {255: (0, 0, 0, 0)}
     for label, (_, color) in enumerate(landscape.classes):
-        colors[label] = (*bytes.fromhex(color[1:]), 255)
+        red, green, blue = bytes.fromhex(color.removeprefix("#"))
+        colors[label] = (red, green, blue, 255)
     return colors

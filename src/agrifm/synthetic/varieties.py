@@ -108,7 +108,12 @@ def _member_indices(members: Sequence[str]) -> np.ndarray:
     return np.array([MEMBERS.index(member) for member in members])
 
 
-OF_VARIETY = {f.name: np.array([getattr(v, f.name) for v in VARIETIES]) for f in fields(Variety) if f.name != "layer"}
+def _values_of(name: str) -> np.ndarray:
+    """Values of one field of all varieties."""
+    return np.array([getattr(variety, name) for variety in VARIETIES])
+
+
+OF_VARIETY = {field.name: _values_of(field.name) for field in fields(Variety) if field.name != "layer"}
 _LAYER_SEASON = np.array([variety.layer[1:] for variety in VARIETIES])
 _LAYER_MEMBER = _member_indices([variety.layer[0] for variety in VARIETIES])
 _GREEN_MEMBER = _member_indices([variety.green for variety in VARIETIES])
@@ -156,35 +161,48 @@ def yearly_reflectance(
     Returns:
         Reflectance ``(t, c, k)``, and its change with vigor ``(t, c, k)``.
     """
-    of = {name: values[variety] for name, values in OF_VARIETY.items() if name != "cover"}
-    count = len(variety)
     scales = [[9], [0.1], [0.16], [0.05]]
-    delay, vigor, soil, bias = (rng.standard_normal((4, count)) * scales).astype(np.float32)
-    day = (climate.days % _YEAR)[:, None].astype(np.float32) - np.float32(climate.delay) - delay
+    scatter = rng.standard_normal((4, len(variety))) * scales
+    delay, vigor, soil, leaf_brightness = scatter.astype(np.float32)
+    day_of_year = (climate.days % _YEAR).astype(np.float32)
+    day = day_of_year[:, None] - np.float32(climate.delay) - delay
 
-    green = of["low"] + (of["high"] - of["low"]) * _season(day, of["middle"], of["length"], of["rise"])
-    middle, length, height = of["second"].astype(np.float32).T
-    green = np.maximum(green, height * _season(day, middle, length, 9))
-    green = yearly_mowing(rng, green, day, of["mown"])
+    green = _green_cover(variety, day)
+    green = yearly_mowing(rng, green, day, OF_VARIETY["mown"][variety])
     green = np.clip(green * (0.95 + vigor), 0, 1)[..., None]
+    leaf = colors[_GREEN_MEMBER[variety]] * (1 + leaf_brightness[:, None])
 
-    leaf = colors[_GREEN_MEMBER[variety]] * (1 + bias[:, None])
-    ground = colors[_GROUND_MEMBER[variety]] * np.clip(1 + soil, 0.5, 1.5)[:, None]
+    ground_brightness = np.clip(1 + soil, 0.5, 1.5)
+    ground = colors[_GROUND_MEMBER[variety]] * ground_brightness[:, None]
     middle, length, share = _LAYER_SEASON[variety].T
     layer = (share * _season(day, middle, length, 4))[..., None]
     ground = ground * (1 - layer) + colors[_LAYER_MEMBER[variety]] * layer
-    snow = _snow(rng, climate, day, of["buried"])[..., None]
 
-    reflectance = (ground * (1 - green) + leaf * green) * (1 - snow) + colors[SNOW] * snow
+    snow = _snow(rng, climate, day, OF_VARIETY["buried"][variety])[..., None]
+    land = ground * (1 - green) + leaf * green
+    reflectance = land * (1 - snow) + colors[SNOW] * snow
     change = (leaf - ground) * green * (1 - snow)
     return reflectance.transpose(0, 2, 1), change.transpose(0, 2, 1)
+
+
+def _green_cover(variety: np.ndarray, day: np.ndarray) -> np.ndarray:
+    """Green cover ``(t, k)`` of pieces of ground before mowing: that of the season that has more of it."""
+    of = {name: values[variety] for name, values in OF_VARIETY.items()}
+    season = _season(day, of["middle"], of["length"], of["rise"])
+    growth = of["high"] - of["low"]
+    first_green = of["low"] + growth * season
+    middle, length, height = of["second"].astype(np.float32).T
+    second_green = height * _season(day, middle, length, 9)
+    return np.maximum(first_green, second_green)
 
 
 def yearly_mowing(rng: np.random.Generator, green: np.ndarray, day: np.ndarray, mown: np.ndarray) -> np.ndarray:
     """Cut green cover ``(t, k)`` where ``mown (k)``; it grows back within weeks, also around the end of the year."""
     for usual_day in MOWING_DAYS:
-        since = (day - usual_day - 12 * rng.standard_normal(len(mown))) % _YEAR
-        green = green * (1 - 0.6 * mown * np.exp(-since / REGROWTH_DAYS))
+        delay = 12 * rng.standard_normal(len(mown))
+        since = (day - usual_day - delay) % _YEAR
+        cut = 0.6 * mown * np.exp(-since / REGROWTH_DAYS)
+        green = green * (1 - cut)
     return green
 
 
@@ -199,5 +217,7 @@ def _season(
     day: np.ndarray, middle: np.ndarray | int, length: np.ndarray | float, rise: np.ndarray | int
 ) -> np.ndarray:
     """Degree 0..1 of a season that comes back every year."""
-    since = (day - middle + 182.6) % _YEAR - 182.6
-    return 1 / ((1 + np.exp(-(since + length / 2) / rise)) * (1 + np.exp((since - length / 2) / rise)))
+    since = (day - middle + 182.6) % _YEAR - 182.6  # half a year to either side of the middle
+    start = 1 + np.exp(-(since + length / 2) / rise)
+    end = 1 + np.exp((since - length / 2) / rise)
+    return 1 / (start * end)

@@ -132,11 +132,11 @@ def _compare_fields(predicted: np.ndarray, truth: np.ndarray, judged: np.ndarray
     predicted_size = overlap.sum(1)
     true_size = overlap.sum(0)
     judged_size = np.bincount(predicted_index, judged.ravel(), len(predicted_number))
-    # Row and column 0 are ground without a field.
-    counts = (predicted_number > 0) & (judged_size >= predicted_size / 2)
+    # Number 0 is ground without a field; a predicted field counts if at least half of it is known.
+    is_counted = (predicted_number > 0) & (judged_size >= predicted_size / 2)
     is_true = true_number > 0
-    overlap = overlap[counts][:, is_true]
-    predicted_size = predicted_size[counts]
+    overlap = overlap[is_counted][:, is_true]
+    predicted_size = predicted_size[is_counted]
     true_size = true_size[is_true]
 
     sums = {"fields_predicted": float(len(predicted_size)), "fields_true": float(len(true_size))}
@@ -147,11 +147,12 @@ def _compare_fields(predicted: np.ndarray, truth: np.ndarray, judged: np.ndarray
         sums[f"hits_{threshold}"] = _count_matches(iou >= threshold - 1e-9)
     if not overlap.size:
         return sums | {"over": 0.0, "under": 0.0, "fields_overlapped": 0.0}
-    best = overlap.argmax(0)
-    shared = overlap.max(0)
-    overlapped = shared > 0
-    over = 1 - shared[overlapped] / true_size[overlapped]
-    under = 1 - shared[overlapped] / predicted_size[best[overlapped]]
+    largest_overlap = overlap.max(0)
+    size_of_best = predicted_size[overlap.argmax(0)]
+    overlapped = largest_overlap > 0
+    shared = largest_overlap[overlapped]
+    over = 1 - shared / true_size[overlapped]
+    under = 1 - shared / size_of_best[overlapped]
     sums["over"] = float(over.sum())
     sums["under"] = float(under.sum())
     sums["fields_overlapped"] = float(overlapped.sum())

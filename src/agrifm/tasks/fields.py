@@ -142,20 +142,23 @@ class Fields:
         fields = label[0].numpy().astype(np.int32)
         width = self.boundary_width / (self.pixel_size or 1.0)
         boundary, distance = targets(fields, width, partial=self.partial_labels)
-        layers = [torch.from_numpy(fields), torch.from_numpy(boundary), torch.from_numpy(distance), *label[1:]]
-        return replace(sample, label=torch.stack([layer.float() for layer in layers]))
+        layers = [torch.from_numpy(layer).float() for layer in (fields, boundary, distance)]
+        layers += label[1:].float()  # crops, if there are any
+        return replace(sample, label=torch.stack(layers))
 
     def losses(self, output: Float[Tensor, "b k h w"], label: Float[Tensor, "b n h w"]) -> list[tuple[float, LossSum]]:
         """Return the losses of extent, boundary, distance and crops with their weights."""
         output = output.float()
         label = label.float()
         extent = self._extent(label)
+        extent_logits = _binary_logits(output[:, 0])
         boundary = label[:, 1].long()
+        boundary_logits = _binary_logits(output[:, 1])
         losses = []
         for loss in self.loss:
-            losses.append((loss.weight, self._extent_loss(loss, _binary_logits(output[:, 0]), extent, boundary)))
+            losses.append((loss.weight, self._extent_loss(loss, extent_logits, extent, boundary)))
         for loss in self.loss:
-            losses.append((loss.weight, loss(_binary_logits(output[:, 1]), boundary, UNKNOWN)))
+            losses.append((loss.weight, loss(boundary_logits, boundary, UNKNOWN)))
         losses.append((self.distance_weight, _distance_loss(output[:, 2], label[:, 2])))
         if self.classes:
             logits = output[:, len(LAYERS) :]
@@ -173,9 +176,12 @@ class Fields:
     def _extent_loss(self, loss: AnyLoss, logits: Tensor, extent: Tensor, boundary: Tensor) -> LossSum:
         """Return the loss of extent, in which pixels of boundaries count ``edge_weight`` times."""
         everywhere = loss(logits, extent, UNKNOWN)
-        edge = loss(logits, extent.masked_fill(boundary != 1, UNKNOWN), UNKNOWN)
-        more = self.edge_weight - 1
-        return LossSum(everywhere.total + more * edge.total, everywhere.count + more * edge.count)
+        edge_extent = extent.masked_fill(boundary != 1, UNKNOWN)
+        edge = loss(logits, edge_extent, UNKNOWN)
+        extra_weight = self.edge_weight - 1  # edges already count once everywhere
+        total = everywhere.total + extra_weight * edge.total
+        count = everywhere.count + extra_weight * edge.count
+        return LossSum(total, count)
 
     def metric(self) -> Metric:
         """Return a metric that sums over fields and crops."""
@@ -189,8 +195,9 @@ class Fields:
         sums = torch.zeros(len(SUMS), dtype=torch.float64)
         for sample_layers, truth in zip(layers, truths, strict=True):
             fields = self.watershed.find(sample_layers)
-            compared = compare(fields, truth, pixel, self.tolerance, partial=self.partial_labels)
-            sums += torch.tensor([compared[key] for key in SUMS], dtype=torch.float64)
+            comparison = compare(fields, truth, pixel, self.tolerance, partial=self.partial_labels)
+            values = [comparison[key] for key in SUMS]
+            sums += torch.tensor(values, dtype=torch.float64)
         metric.update(sums, self._confusion(output, label))
 
     def _confusion(self, output: Tensor, label: Tensor) -> Tensor:
@@ -199,7 +206,8 @@ class Fields:
             return output.new_zeros(0, 0)
         truth = label[:, 3].long()
         predicted = output[:, len(LAYERS) :].argmax(1)
-        pairs = (truth * count + predicted)[truth >= 0]
+        known = truth >= 0
+        pairs = truth[known] * count + predicted[known]
         return torch.bincount(pairs, minlength=count * count).reshape(count, count)
 
     def scores(self, metric: Metric) -> FieldScores:

@@ -63,9 +63,11 @@ class CrossEntropy:
             # Classes that were merged into a group have a probability of 0 and take no part in smoothing.
             log_p = F.log_softmax(logits, 1)
             log_p = log_p.masked_fill(log_p.isinf(), 0.0)
-            even = -(weights.view(-1, 1, 1) * log_p).mean(1) * labeled
+            weighted = weights.view(-1, 1, 1) * log_p
+            even = -weighted.mean(1) * labeled
             total = (1 - self.label_smoothing) * total + self.label_smoothing * even.sum()
-        return LossSum(total, (weights[target] * labeled).sum())
+        weight = weights[target] * labeled
+        return LossSum(total, weight.sum())
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ class Focal:
         logits, target, labeled = _resolve_groups(logits, label, ignore_index, groups)
         log_p = _log_probability(logits, target)
         weight = _weight_tensor(self.class_weights, logits)[target] * labeled
-        loss = weight * (1 - log_p.exp()) ** self.gamma * log_p
+        reduction = (1 - log_p.exp()) ** self.gamma
+        loss = weight * reduction * log_p
         return LossSum(-loss.sum(), weight.sum())
 
 
@@ -110,7 +113,8 @@ class LogitAdjusted:
         assert self.prior is not None, "priors are counted before training"
         prior = torch.tensor(self.prior, device=logits.device, dtype=logits.dtype)
         offset = self.tau * prior.log()
-        return CrossEntropy()(logits + offset.view(-1, 1, 1), label, ignore_index, groups)
+        adjusted = logits + offset.view(-1, 1, 1)
+        return CrossEntropy()(adjusted, label, ignore_index, groups)
 
 
 @dataclass(frozen=True)
@@ -215,8 +219,8 @@ def resolve_weights(loss: Loss, counts: Sequence[float]) -> Loss:
         return replace(loss, prior=tuple((count + 1) / total for count in counts))
     if getattr(loss, "class_weights", None) != "balanced":
         return loss
-    classes = sum(count > 0 for count in counts)
-    mean = sum(counts) / max(1, classes)
+    present_classes = sum(count > 0 for count in counts)
+    mean = sum(counts) / max(1, present_classes)
     weights = []
     for count in counts:
         # Six digits keep the numbers in a checkpoint readable.
@@ -247,14 +251,21 @@ def _resolve_groups(logits: Logits, label: Label, ignore_index: int, groups: Gro
     is_group = target >= classes
     if groups is None or not bool(is_group.any()):
         return logits, target, labeled
-    member = groups[(target - classes).clamp(min=0)].movedim(-1, 1) & is_group.unsqueeze(1)
+    group = (target - classes).clamp(min=0)
+    member = groups[group].movedim(-1, 1) & is_group.unsqueeze(1)
     member_logits = logits.masked_fill(~member, -torch.inf)
     target = torch.where(is_group, member_logits.argmax(1), target)
-    representative = member & (F.one_hot(target, classes).movedim(-1, 1) > 0)
+    representative = member & _one_hot(target, classes).bool()
     # Pixels without a group would have only -inf, whose logsumexp has no gradient.
-    group_logit = torch.where(member.any(1, keepdim=True), member_logits, 0.0).logsumexp(1, keepdim=True)
-    resolved = torch.where(representative, group_logit, logits.masked_fill(member, -torch.inf))
+    finite = torch.where(member.any(1, keepdim=True), member_logits, 0.0)
+    group_logit = finite.logsumexp(1, keepdim=True)
+    others = logits.masked_fill(member, -torch.inf)
+    resolved = torch.where(representative, group_logit, others)
     return resolved, target, labeled
+
+
+def _one_hot(target: Label, classes: int) -> Int[Tensor, "b k h w"]:
+    return F.one_hot(target, classes).movedim(-1, 1)
 
 
 def _tversky_index(
@@ -262,16 +273,20 @@ def _tversky_index(
 ) -> tuple[Tensor, Tensor]:
     """Return the Tversky index of each class of each sample ``(b, k)``, and whether the sample contains the class."""
     logits, target, labeled = _resolve_groups(logits, label, ignore_index, groups)
-    truth = F.one_hot(target, logits.shape[1]).permute(0, 3, 1, 2) * labeled.unsqueeze(1)
-    prediction = logits.softmax(1) * labeled.unsqueeze(1)
+    labeled = labeled.unsqueeze(1)
+    truth = _one_hot(target, logits.shape[1]) * labeled
+    prediction = logits.softmax(1) * labeled
     hits = (prediction * truth).sum((2, 3))
     predicted = prediction.sum((2, 3))
     true = truth.sum((2, 3))
     errors = alpha * (predicted - hits) + beta * (true - hits)
-    return (hits + smooth) / (hits + errors + smooth), true > 0
+    index = (hits + smooth) / (hits + errors + smooth)
+    return index, true > 0
 
 
 def _sum_over_samples(loss: Tensor, present: Tensor) -> LossSum:
     """Average over the classes present in a sample, and sum over samples."""
-    per_sample = (loss * present).sum(1) / present.sum(1).clamp(min=1)
-    return LossSum(per_sample.sum(), present.any(1).sum().to(loss.dtype))
+    class_count = present.sum(1).clamp(min=1)
+    per_sample = (loss * present).sum(1) / class_count
+    sample_count = present.any(1).sum()
+    return LossSum(per_sample.sum(), sample_count.to(loss.dtype))

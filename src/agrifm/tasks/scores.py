@@ -101,7 +101,9 @@ def _kappa(counts: np.ndarray) -> float:
     total = counts.sum()
     if not total:
         return math.nan
-    chance = float((counts.sum(0) * counts.sum(1)).sum() / total**2)
+    products = counts.sum(0) * counts.sum(1)
+    chance = float(products.sum() / total**2)
     if chance == 1:
         return math.nan
-    return float((counts.trace() / total - chance) / (1 - chance))
+    agreement = counts.trace() / total
+    return float((agreement - chance) / (1 - chance))

@@ -179,9 +179,11 @@ class Segmentation:
         has_codes = any(entry.codes is not None for entry in self.classes)
         if not (has_codes or self.groups or self.unlabeled):
             return label
-        table = sorted({**self.known, self.ignore_index: self.ignore_index}.items())
-        codes, numbers = torch.tensor(table, device=label.device).T.contiguous()
-        index = torch.searchsorted(codes, label.contiguous()).clamp(max=len(codes) - 1)
+        number_of = {**self.known, self.ignore_index: self.ignore_index}
+        table = torch.tensor(sorted(number_of.items()), device=label.device)
+        codes, numbers = table.T.contiguous()
+        index = torch.searchsorted(codes, label.contiguous())
+        index = index.clamp(max=len(codes) - 1)  # codes larger than all in the table are unknown
         unknown = codes[index] != label
         if bool(unknown.any()):
             raise unknown_labels("label", label[unknown].unique().tolist(), self.known, self.ignore_index)
@@ -194,11 +196,15 @@ class Segmentation:
 
     def counts(self, labels: Mapping[int, int]) -> list[tuple[str, int]]:
         """Return the pixels of every class, every group and of ignored labels by name, from those by number."""
-        names = [*self.names, *(group.name for group in self.groups), "ignored"]
+        group_names = [group.name for group in self.groups]
+        names = [*self.names, *group_names, "ignored"]
         pixels = [0] * len(names)
         for code, count in labels.items():
             number = self.known.get(code, self.ignore_index)
-            pixels[-1 if number == self.ignore_index else number] += count
+            if number == self.ignore_index:
+                pixels[-1] += count
+            else:
+                pixels[number] += count
         return list(zip(names, pixels, strict=True))
 
     def settled(self, labels: Mapping[int, int]) -> Segmentation:
@@ -251,12 +257,13 @@ class Segmentation:
 
     def scores(self, metric: Metric) -> Scores:
         """Return the scores of everything that was added to the metric, for the classes and the levels above them."""
-        counts = metric.compute().cpu().numpy()[:, : self.outputs]
-        of_levels = []
+        confusion = metric.compute().cpu().numpy()
+        confusion = confusion[:, : self.outputs]  # groups occur in the truth only
+        scores_by_level = []
         for level in (self.names, *levels(self.groups, self.names)):
-            matrix, names = confusion_at_level(counts, self.groups, self.names, level)
-            of_levels.append(scores(matrix, names))
-        return replace(of_levels[0], levels=tuple(of_levels[1:]))
+            matrix, names = confusion_at_level(confusion, self.groups, self.names, level)
+            scores_by_level.append(scores(matrix, names))
+        return replace(scores_by_level[0], levels=tuple(scores_by_level[1:]))
 
     def probabilities(self, output: Float[Tensor, "b k h w"]) -> Float[Tensor, "b k h w"]:
         """Return the probability of each class."""

@@ -39,9 +39,10 @@ def targets(fields: np.ndarray, width: float, *, partial: bool = False) -> tuple
     """
     reach = max(1.0, width / 2 + 0.5)
     to_other = _distance_to_other(fields, int(reach) + 1)
-    to_unknown = np.asarray(ndimage.distance_transform_edt(np.pad(fields >= 0, 1)))[1:-1, 1:-1]
     unknown = fields < 0
     unlabeled = unknown | ((fields == 0) & partial)
+    padded = np.pad(~unknown, 1)  # ground beyond the edge is unknown
+    to_unknown = np.asarray(ndimage.distance_transform_edt(padded))[1:-1, 1:-1]
     # The first condition that holds decides.
     boundary = np.select(
         [unknown, to_other <= reach, unlabeled | (to_unknown <= reach)],
@@ -54,7 +55,8 @@ def targets(fields: np.ndarray, width: float, *, partial: bool = False) -> tuple
     largest = np.zeros(len(is_cut))
     np.maximum.at(largest, number, np.where(np.isfinite(to_other), to_other, 0))
     # The line runs half a pixel from the nearest center of other ground.
-    relative = (to_other - 0.5) / np.maximum(largest[number] - 0.5, 0.5)
+    largest_to_line = np.maximum(largest - 0.5, 0.5)
+    relative = (to_other - 0.5) / largest_to_line[number]
     distance = np.select(
         [unlabeled | (is_cut[number] & (fields > 0)), fields == 0],
         [UNKNOWN, 0],
@@ -118,11 +120,13 @@ class Watershed:
 
         It depends on ``reach`` pixels around.
         """
-        is_open = self.inside(layers) & (layers[1] < self.boundary) & (layers[2] >= self.core)
+        _, boundary, distance = layers
+        is_open = self.inside(layers) & (boundary < self.boundary) & (distance >= self.core)
         if is_open.all():  # no pixel to measure a distance to
             return np.full(is_open.shape, QUARTERS * self.reach, np.uint8)
         radius = np.asarray(ndimage.distance_transform_edt(is_open))
-        return (QUARTERS * np.minimum(radius, self.reach)).astype(np.uint8)
+        radius = np.minimum(radius, self.reach)
+        return (QUARTERS * radius).astype(np.uint8)
 
     def plant(self, radius: np.ndarray) -> np.ndarray:
         """Find the seeds ``(h, w)`` int32, numbered row by row.
@@ -139,7 +143,8 @@ class Watershed:
             components, count = ndimage.label(radius >= level)
             components = components.ravel()
             component_of_seed = components[first_pixel]
-            roots = np.flatnonzero(owner == np.arange(len(owner)))
+            seed_count = len(first_pixel)
+            roots = np.flatnonzero(owner == np.arange(seed_count))
             # Written in reverse, so that the first and therefore widest seed of each component remains.
             widest_seed = np.full(count + 1, -1)
             widest_seed[component_of_seed[roots[::-1]]] = roots[::-1]
@@ -149,24 +154,26 @@ class Watershed:
 
             is_new = widest_seed < 0
             is_new[0] = False  # ground that is not open
-            number = len(first_pixel) + np.cumsum(is_new)
+            number = seed_count + np.cumsum(is_new)
             pixels = np.flatnonzero(is_new[components])
-            seeds[pixels] = number[components[pixels]]
-            _, first = np.unique(components[pixels], return_index=True)
-            owner = np.concatenate([owner, len(first_pixel) + np.arange(len(first))])
-            first_pixel = np.concatenate([first_pixel, pixels[first]])
-            threshold = np.concatenate([threshold, np.full(len(first), level)])
+            component_of_pixel = components[pixels]
+            seeds[pixels] = number[component_of_pixel]
+            _, first = np.unique(component_of_pixel, return_index=True)
+            owner = np.append(owner, seed_count + np.arange(len(first)))
+            first_pixel = np.append(first_pixel, pixels[first])
+            threshold = np.append(threshold, np.full(len(first), level))
         roots = np.unique(owner)
         row_by_row = roots[np.argsort(first_pixel[roots])]
         final_number = np.zeros(len(owner), np.int32)
         final_number[row_by_row] = 1 + np.arange(len(roots))
-        table = np.concatenate([np.zeros(1, np.int32), final_number[owner]])
+        table = np.append(0, final_number[owner]).astype(np.int32)  # 0 is ground without a seed
         return table[seeds].reshape(radius.shape)
 
     def _levels(self) -> list[float]:
         """Return the thresholds of the radius, from ``reach`` down to one pixel."""
         steps = int(np.ceil(np.log(self.reach) / np.log(1 / STEP)))
-        return [QUARTERS * max(1.0, self.reach * STEP**i) for i in range(steps + 1)]
+        radii = [self.reach * STEP**i for i in range(steps + 1)]
+        return [QUARTERS * max(1.0, radius) for radius in radii]
 
     def grow(self, seeds: np.ndarray, layers: np.ndarray) -> np.ndarray:
         """Grow numbered seeds to fields ``(h, w)`` int32. The result depends on the ``reach`` pixels around it only."""
@@ -185,4 +192,5 @@ class Watershed:
 
     def find(self, layers: np.ndarray) -> np.ndarray:
         """Find fields ``(h, w)`` int32 in the layers extent, boundary and distance ``(3, h, w)`` uint8, in percent."""
-        return self.grow(self.plant(self.radius(layers)), layers)
+        seeds = self.plant(self.radius(layers))
+        return self.grow(seeds, layers)
