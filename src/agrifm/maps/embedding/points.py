@@ -174,43 +174,41 @@ def _at_pixels(job: EmbedJob, rows: np.ndarray, columns: np.ndarray) -> np.ndarr
     total = np.zeros((job.channels, len(rows)), np.float32)
     weights = np.zeros(len(rows), np.float32)
     seen = np.zeros(len(rows), bool)
-    numbers = _windows_over(job, rows, columns)
+    positions = _windows_over(job, rows, columns)
+    numbers = sorted(positions)  # in the order in which tiles add them up
 
-    def compute(number: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+    def compute(number: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Weights and clear mask ``(m)`` of the pixels in a window, and their features ``(c, m)`` if it saw any."""
         window = job.windows.area(number)
-        in_window = _inside(window, rows, columns)
-        row = rows[in_window] - window.row
-        column = columns[in_window] - window.column
-        weight = _weights(job, number, window)[row, column]
+        row = rows[positions[number]] - window.row
+        column = columns[positions[number]] - window.column
         data = job.scene.read(window)
-        clear = clear_dates(data, window).any(0)[row, column]
-        values = None
-        if data.has_clear_pixels(window):
-            values = job.window_features(data, number)[:, row, column]
-        return in_window, weight, clear, values
+        weight = _weights(job, number, window)[row, column]
+        clear = clear_dates(data, window)[:, row, column].any(0)
+        if not data.has_clear_pixels(window):
+            return weight, np.asarray(clear), None
+        return weight, np.asarray(clear), job.window_features(data, number)[:, row, column]
 
     with one_thread(), ThreadPoolExecutor(os.cpu_count()) as threads:
-        for in_window, weight, clear, values in threads.map(compute, numbers):
-            seen[in_window] |= clear
+        for number, (weight, clear, values) in zip(numbers, threads.map(compute, numbers), strict=True):
+            pixels = positions[number]
+            seen[pixels] |= clear
             if values is not None:
-                total[:, in_window] += weight * values
-                weights[in_window] += weight
+                total[:, pixels] += weight * values
+                weights[pixels] += weight
     return normalized(total, weights, seen)
 
 
-def _windows_over(job: EmbedJob, rows: np.ndarray, columns: np.ndarray) -> list[tuple[int, int]]:
-    """Numbers of the windows over pixels, in the order in which tiles add them up."""
-    numbers: set[tuple[int, int]] = set()
-    for row, column in set(zip(rows.tolist(), columns.tolist(), strict=True)):
-        numbers.update(job.windows.over(Area(row, column, 1, 1)))
-    return sorted(numbers)
-
-
-def _inside(window: Area, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Positions of the pixels that lie in a window."""
-    in_rows = (rows >= window.row) & (rows < window.row + window.height)
-    in_columns = (columns >= window.column) & (columns < window.column + window.width)
-    return np.flatnonzero(in_rows & in_columns)
+def _windows_over(job: EmbedJob, rows: np.ndarray, columns: np.ndarray) -> dict[tuple[int, int], list[int]]:
+    """Positions of the pixels by the windows that lie over them."""
+    row_windows = {row: job.windows.rows.over(row, row + 1) for row in set(rows.tolist())}
+    column_windows = {column: job.windows.columns.over(column, column + 1) for column in set(columns.tolist())}
+    positions: dict[tuple[int, int], list[int]] = {}
+    for position, (row, column) in enumerate(zip(rows.tolist(), columns.tolist(), strict=True)):
+        for i in row_windows[row]:
+            for j in column_windows[column]:
+                positions.setdefault((i, j), []).append(position)
+    return positions
 
 
 def _weights(job: EmbedJob, number: tuple[int, int], window: Area) -> np.ndarray:
@@ -230,11 +228,10 @@ def _located(points: Any, job: EmbedJob, where: str) -> tuple[pd.DataFrame, np.n
     kinds = sorted({str(kind) for kind in frame.geom_type.dropna()} - {"Point"})
     empty = _numbers(np.asarray(frame.geometry.isna() | frame.geometry.is_empty))
     if kinds or empty or not len(frame):
+        found = f"geometries of type {', '.join(kinds)}" if kinds else f"rows without a geometry: {_listed(empty)}"
         raise InputError(
             where,
-            found=f"geometries of type {', '.join(kinds)}"
-            if kinds
-            else f"no geometry in {_listed(empty) or 'any row'}",
+            found=found if len(frame) else "no rows",
             expected="one point in each row",
             repair="give points, e.g. the representative points of polygons, and drop rows without one.",
         )
