@@ -145,7 +145,8 @@ def test_int8_features_are_those_in_memory_to_half_a_step(ending, undisturbed, m
 
 
 def test_what_lies_beyond_the_sampled_range_is_clipped_and_counted(model, scene, memory, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(jobs, "SAMPLED", 1)
+    monkeypatch.setattr(jobs, "PLACES", 1)
+    monkeypatch.setattr(jobs, "SAMPLED_SIDE", 1)
     out = tmp_path / "e.tif"
     embedded = write_embedding(model, scene, out)
     with rasterio.open(out) as file:

@@ -21,7 +21,8 @@ from agrifm.nn.model import CropModel
 from agrifm.sample import Batch
 from agrifm.scenes.scene import Area, Scene, Tile
 
-SAMPLED = 32  # windows from which the range of the features is derived
+PLACES = 16  # of the scene from which the range of the features is derived
+SAMPLED_SIDE = 2  # windows along one side of a place: reading files costs more than reading a few pixels more
 COPIES = 3  # of the features of a tile that are held in memory: sums, features and stored numbers
 
 
@@ -68,37 +69,39 @@ class EmbedJob(TileJob):
 
         The places follow from the windows alone, so that the result does not depend on tiles.
         """
-        numbers = self._spread_windows()
+        rows = range(len(self.windows.rows.starts))
+        columns = range(len(self.windows.columns.starts))
+        blocks = grouped([(row, column) for row in rows for column in columns], SAMPLED_SIDE)
+        order = np.random.default_rng(0).permutation(len(blocks)).tolist()
         lows = []
         highs = []
         with one_thread(), ThreadPoolExecutor(os.cpu_count()) as threads:
-            for first in range(0, len(numbers), SAMPLED):
-                for found in threads.map(self._range, numbers[first : first + SAMPLED]):
-                    if found is not None:
-                        lows.append(found[0])
-                        highs.append(found[1])
-                if len(lows) >= SAMPLED:  # otherwise most of the scene is hidden, and more windows are needed
+            for first in range(0, len(order), PLACES):
+                chosen = [blocks[i] for i in order[first : first + PLACES]]
+                for limits in threads.map(self._range, chosen):
+                    if limits is not None:
+                        lows.append(limits[0])
+                        highs.append(limits[1])
+                if len(lows) >= PLACES:  # otherwise most of the scene is hidden, and more places are needed
                     break
         if not lows:
             lows = highs = [np.zeros(self.channels, np.float32)]
         return replace(self, coding=Coding.spanning(np.min(lows, 0), np.max(highs, 0)))
 
-    def _spread_windows(self) -> list[tuple[int, int]]:
-        """All windows, in an order that is spread over the scene."""
-        rows = len(self.windows.rows.starts)
-        columns = len(self.windows.columns.starts)
-        order = np.random.default_rng(0).permutation(rows * columns)
-        return [divmod(number, columns) for number in order.tolist()]
-
-    def _range(self, number: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
-        """Smallest and largest value ``(c)`` of each feature in a window; None if no pixel was seen."""
-        window = self.windows.area(number)
-        data = self.scene.read(window)
-        seen = clear_dates(data, window).any(0)
-        if not seen.any():
+    def _range(self, numbers: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray] | None:
+        """Smallest and largest value ``(c)`` of each feature in some windows; None if no pixel was seen."""
+        data = self.scene.read(self.windows.around(numbers))
+        lows = []
+        highs = []
+        for number in numbers:
+            seen = np.asarray(clear_dates(data, self.windows.area(number)).any(0))
+            if seen.any():
+                features = self.window_features(data, number)[:, seen]
+                lows.append(features.min(1))
+                highs.append(features.max(1))
+        if not lows:
             return None
-        features = self.window_features(data, number)[:, seen]
-        return features.min(1), features.max(1)
+        return np.min(lows, 0), np.max(highs, 0)
 
     def window_features(self, data: Tile, number: tuple[int, int]) -> np.ndarray:
         """Features ``(c, window, window)`` of one window, whether or not a pixel was seen."""
@@ -117,6 +120,14 @@ class EmbedJob(TileJob):
 
 def _features(model: nn.Module, batch: Batch) -> Tensor:
     return model(batch).float()
+
+
+def grouped(numbers: Sequence[tuple[int, int]], side: int) -> list[list[tuple[int, int]]]:
+    """Group windows by blocks of ``side`` x ``side`` windows, so that each block is read at once."""
+    blocks: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for row, column in numbers:
+        blocks.setdefault((row // side, column // side), []).append((row, column))
+    return list(blocks.values())
 
 
 def normalized(total: np.ndarray, weights: np.ndarray, seen: np.ndarray) -> np.ndarray:

@@ -18,15 +18,16 @@ from agrifm.checkpoint import Checkpoint
 from agrifm.errors import InputError
 from agrifm.io import whole
 from agrifm.maps.embedding.files import band_names
-from agrifm.maps.embedding.job import EmbedJob, normalized, plan_embedding
+from agrifm.maps.embedding.job import EmbedJob, grouped, normalized, plan_embedding
 from agrifm.maps.files.writer import refuse_existing
 from agrifm.maps.options import EmbedOptions
 from agrifm.maps.tiles import clear_dates, one_thread
-from agrifm.scenes.scene import Area, Scene
+from agrifm.scenes.scene import Area, Scene, Tile
 from agrifm.vectors.reading import read_table
 
 ENDINGS = (".parquet", ".csv")
 DEGREES = "EPSG:4326"
+READ_SIDE = 4  # windows along one side of a block that is read at once
 NAMED = 5  # points that a message names
 # Columns by which a table without geometries is understood.
 LONGITUDES = ("lon", "longitude", "lng", "x")
@@ -171,32 +172,58 @@ def embed_file(
 
 def _at_pixels(job: EmbedJob, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Features ``(c, n)`` of pixels, added up as :meth:`TileJob.blend` adds them up, so that they are the same."""
+    positions = _windows_over(job, rows, columns)
+
+    def compute(numbers: Sequence[tuple[int, int]]) -> list[_AtWindow]:
+        data = job.scene.read(job.windows.around(numbers))
+        return [_at_window(job, data, number, rows, columns, positions[number]) for number in numbers]
+
+    parts: list[_AtWindow] = []
+    with one_thread(), ThreadPoolExecutor(os.cpu_count()) as threads:
+        for of_block in threads.map(compute, grouped(sorted(positions), READ_SIDE)):
+            parts += of_block
     total = np.zeros((job.channels, len(rows)), np.float32)
     weights = np.zeros(len(rows), np.float32)
     seen = np.zeros(len(rows), bool)
-    positions = _windows_over(job, rows, columns)
-    numbers = sorted(positions)  # in the order in which tiles add them up
-
-    def compute(number: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Weights and clear mask ``(m)`` of the pixels in a window, and their features ``(c, m)`` if it saw any."""
-        window = job.windows.area(number)
-        row = rows[positions[number]] - window.row
-        column = columns[positions[number]] - window.column
-        data = job.scene.read(window)
-        weight = _weights(job, number, window)[row, column]
-        clear = clear_dates(data, window)[:, row, column].any(0)
-        if not data.has_clear_pixels(window):
-            return weight, np.asarray(clear), None
-        return weight, np.asarray(clear), job.window_features(data, number)[:, row, column]
-
-    with one_thread(), ThreadPoolExecutor(os.cpu_count()) as threads:
-        for number, (weight, clear, values) in zip(numbers, threads.map(compute, numbers), strict=True):
-            pixels = positions[number]
-            seen[pixels] |= clear
-            if values is not None:
-                total[:, pixels] += weight * values
-                weights[pixels] += weight
+    for part in sorted(parts, key=lambda part: part.number):  # the order in which tiles add them up
+        seen[part.pixels] |= part.clear
+        if part.features is not None:
+            total[:, part.pixels] += part.weight * part.features
+            weights[part.pixels] += part.weight
     return normalized(total, weights, seen)
+
+
+@dataclass(frozen=True, eq=False)
+class _AtWindow:
+    """What one window says about some pixels.
+
+    Args:
+        number: Number of the window.
+        pixels: Positions ``(m)`` of the pixels.
+        weight: Weights ``(m)`` of the window.
+        clear: Mask ``(m)`` of pixels that a sensor saw.
+        features: Features ``(c, m)``; None if no pixel of the window was seen.
+    """
+
+    number: tuple[int, int]
+    pixels: list[int]
+    weight: np.ndarray
+    clear: np.ndarray
+    features: np.ndarray | None
+
+
+def _at_window(
+    job: EmbedJob, data: Tile, number: tuple[int, int], rows: np.ndarray, columns: np.ndarray, pixels: list[int]
+) -> _AtWindow:
+    window = job.windows.area(number)
+    row = rows[pixels] - window.row
+    column = columns[pixels] - window.column
+    weight = _weights(job, number, window)[row, column]
+    clear = np.asarray(clear_dates(data, window)[:, row, column].any(0))
+    features = None
+    if data.has_clear_pixels(window):
+        features = job.window_features(data, number)[:, row, column]
+    return _AtWindow(number, pixels, weight, clear, features)
 
 
 def _windows_over(job: EmbedJob, rows: np.ndarray, columns: np.ndarray) -> dict[tuple[int, int], list[int]]:
