@@ -43,6 +43,7 @@ from agrifm.opening import open_scene
 from agrifm.products.reproduce import reproduce
 from agrifm.rasters.cube_grid import grid_of
 from agrifm.sensors import S2
+from agrifm.synthetic.chips import CLASSES
 
 FEATURES = 32  # of the model with random weights
 SMALL = EmbedOptions(memory=0.5)  # several tiles even here
@@ -498,3 +499,68 @@ def test_images_after_the_day_are_not_used(model, folder, scene, tmp_path):  # n
     assert result.exit_code == 0, result.output
     expected = agrifm.load(model).embed(scene.until(day)).embedding.values
     np.testing.assert_array_equal(decoded(tmp_path / "e.tif"), expected.astype(np.float64))
+
+
+# The page
+
+
+def snippets(heading, language):
+    """Code of a language below a heading of the page."""
+    page = (Path(__file__).parents[1] / "docs" / "embeddings.md").read_text()
+    section = page.split(f"## {heading}\n")[1].split("\n## ")[0]
+    return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def worked(folder, scene, tmp_path_factory):  # noqa: F811
+    """Folder with the results of the first example: points with crops, their features, the raster and a crop map."""
+    place = tmp_path_factory.mktemp("page")
+    with rasterio.open(folder / "truth.tif") as file:
+        truth = file.read(1)
+    rows, columns = np.random.default_rng(0).integers(0, 144, (2, 200))
+    crops = [CLASSES[number][0] for number in truth[rows, columns]]
+    points_at(scene, rows, columns, crop=crops).to_file(place / "points.gpkg")
+    before = Path.cwd()
+    os.chdir(place)
+    try:
+        for line in snippets("Example: a classifier from points", "shell")[0].splitlines():
+            words = line.replace("SCENE", str(folder)).split()
+            result = CliRunner().invoke(app, words[1:])
+            assert result.exit_code == 0, result.output
+        exec(snippets("Example: a classifier from points", "python")[0], {})
+    finally:
+        os.chdir(before)
+    return place, truth, crops
+
+
+def test_the_example_of_a_classifier_runs(worked):
+    """Better than always the most frequent crop, on all pixels."""
+    place, truth, crops = worked
+    with rasterio.open(place / "crops.tif") as file:
+        classes = file.read(1)
+        tags = file.tags(1)
+    names = np.array([tags[f"class_{i}"] for i in range(len(set(crops)))])
+    seen = classes != 255
+    correct = names[classes[seen]] == np.array([name for name, _ in CLASSES])[truth[seen]]
+    most_frequent = np.bincount(truth[seen]).max() / seen.sum()
+    assert correct.mean() > most_frequent
+
+
+def test_the_example_of_a_search_runs(worked, monkeypatch):
+    monkeypatch.chdir(worked[0])
+    variables = {}
+    exec(snippets("Example: similar ground", "python")[0], variables)
+    with rasterio.open("similarity.tif") as file:
+        similarity = file.read(1)
+    row, column = variables["row"], variables["column"]
+    assert np.nanargmax(similarity) == row * 144 + column
+    assert similarity[row, column] == pytest.approx(1, abs=1e-5)
+    assert np.nanmin(similarity) >= -1.00001
+
+
+def test_the_example_of_zarr_runs(undisturbed, memory, monkeypatch, tmp_path):
+    shutil.copytree(undisturbed[".zarr"] / "e.zarr", tmp_path / "features.zarr")
+    monkeypatch.chdir(tmp_path)
+    variables = {}
+    exec(snippets("Example: similar ground", "python")[1], variables)
+    np.testing.assert_allclose(variables["features"], memory[:, :128, :128], atol=0.2)

@@ -140,8 +140,8 @@ class Store:
                 different.append(f"input files, changed since: {', '.join(files[:NAMED])}{more}")
         return InputError(
             self.folder,
-            found=f"finished tiles of a map that differs in: {', '.join(different)}",
-            expected="tiles of the same map, to resume from",
+            found=f"finished tiles of another product, which differs in: {', '.join(different)}",
+            expected="tiles of the same product, to resume from",
             repair="give --overwrite to drop them, or write to another file.",
         )
 
