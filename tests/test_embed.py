@@ -1,5 +1,6 @@
 """Embeddings as files and tables: the numbers of ``embed`` in memory, and the same bytes however they come about."""
 
+import errno
 import json
 import os
 import re
@@ -29,6 +30,7 @@ from agrifm.checkpoint import Checkpoint, build
 from agrifm.cli import app
 from agrifm.config import parse
 from agrifm.errors import InputError
+from agrifm.maps.embedding import files
 from agrifm.maps.embedding import job as jobs
 from agrifm.maps.embedding import scene as embedding
 from agrifm.maps.embedding.coding import Coding
@@ -499,6 +501,35 @@ def test_images_after_the_day_are_not_used(model, folder, scene, tmp_path):  # n
     assert result.exit_code == 0, result.output
     expected = agrifm.load(model).embed(scene.until(day)).embedding.values
     np.testing.assert_array_equal(decoded(tmp_path / "e.tif"), expected.astype(np.float64))
+
+
+def test_a_full_disk_is_one_refusal_and_keeps_the_tiles(model, scene, undisturbed, tmp_path, monkeypatch):  # noqa: F811
+    """The name of the file is that of a chunk, deep in the store."""
+    out = tmp_path / "e.zarr"
+
+    def full(path, *args):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path / "embedding" / "0.0.0"))
+
+    monkeypatch.setattr(files, "_write_zarr", full)
+    with pytest.raises(InputError, match="a full disk") as caught:
+        write_embedding(model, scene, out, SMALL)
+    assert "finished tiles are kept" in caught.value.repair
+    monkeypatch.undo()
+    monkeypatch.setattr(EmbedJob, "make", interrupted)
+    write_embedding(model, scene, out, SMALL)
+    assert contents(tmp_path) == contents(undisturbed[".zarr"])
+
+
+def test_an_unreadable_file_is_left_out_on_request(folder, model, tmp_path):  # noqa: F811
+    shutil.copytree(folder, tmp_path / "scene")
+    victim = sorted((tmp_path / "scene").rglob("*_B08_10m.tif"))[1]
+    victim.write_bytes(victim.read_bytes()[: victim.stat().st_size // 2])
+    land = open_scene(tmp_path / "scene")
+    write_embedding(model, land, tmp_path / "e.tif", SMALL, skip_unreadable=True)
+    write_embedding(model, land.without(str(victim)), tmp_path / "without.tif", SMALL)
+    assert (tmp_path / "e.tif").read_bytes() == (tmp_path / "without.tif").read_bytes()
+    skipped = Provenance.load(tmp_path / "e.passport.json").values["scene"]["skipped"]
+    assert skipped == [str(victim)]
 
 
 # The page
