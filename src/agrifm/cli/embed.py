@@ -39,7 +39,7 @@ def embed(
 ) -> None:
     """Write the features of every pixel, or of points, for classifiers and searches of other programs.
 
-    Stopped at any moment, the same command resumes.
+    Stopped at any moment, the same command resumes a raster, and computes a table again.
     """
     from agrifm.maps.embedding.points import check_table, embed_file
     from agrifm.maps.embedding.scene import write_embedding
@@ -53,15 +53,15 @@ def embed(
         _refuse_for_tables(dtype, workers, dask)
         check_table(out, overwrite=overwrite)
     path = weights_path(model)
-    with resumable():
+    if at is not None:
         images = opened(scene, settings, skip_unreadable, as_of)
-        if at is not None:
-            sampled = embed_file(path, images, at, out, options, overwrite=overwrite, console=console)
-            console.print(f"{sampled}\nwritten: {out}", highlight=False)
-            return
+        sampled = embed_file(path, images, at, out, options, overwrite=overwrite, console=console)
+        console.print(f"{sampled}\nwritten: {out}", highlight=False)
+        return
+    with resumable():
         embedded = write_embedding(
             path,
-            images,
+            opened(scene, settings, skip_unreadable, as_of),
             out,
             options,
             overwrite=overwrite,
