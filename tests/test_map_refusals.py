@@ -16,8 +16,7 @@ from agrifm.cli import app
 from agrifm.config import parse
 from agrifm.errors import InputError
 from agrifm.io import writing
-from agrifm.maps import map_scene as mapping
-from agrifm.maps import store, tiles
+from agrifm.maps import resumable, store, tiles
 from agrifm.maps.files import legend as style
 from agrifm.maps.map_scene import map_scene, plan
 from agrifm.maps.options import MapOptions
@@ -136,7 +135,7 @@ def test_a_place_that_cannot_be_written_is_refused_in_a_sentence(model, scene, t
 
 
 @pytest.mark.parametrize(
-    "where", [(rasterio.io.DatasetWriter, "write"), (mapping, "write_whole"), (store, "write_whole")]
+    "where", [(rasterio.io.DatasetWriter, "write"), (resumable, "write_whole"), (store, "write_whole")]
 )
 def test_a_full_disk_at_the_end_keeps_the_tiles(where, whole, model, scene, tmp_path, monkeypatch):  # noqa: F811
     """The disk becomes full while the rasters, the provenance, or the commit are written."""

@@ -20,6 +20,7 @@ import agrifm
 from agrifm.checkpoint import Checkpoint
 from agrifm.config import parse
 from agrifm.errors import InputError
+from agrifm.evaluation.baselines import majority
 from agrifm.evaluation.calibration import calibrate_checkpoint
 from agrifm.evaluation.scoring import evaluate
 from agrifm.pixels.config import PixelsConfig
@@ -256,7 +257,7 @@ def quick_run(tmp_path_factory, farm):
     """A run of pixel classifiers on the chips of the farm."""
     values = {
         "data": {"root": str(farm), "sensors": ["S2", "Landsat"]},
-        "pixels": {"members": ["lda", "extra_trees"], "time_steps": 8, "max_pixels": 800},
+        "pixels": {"members": ["lda", "extra_trees"], "time_steps": 12, "max_pixels": 3000},
         "network": False,
         "task": {"classes": CLASSES},
         "training": {"workers": 0},
@@ -266,12 +267,20 @@ def quick_run(tmp_path_factory, farm):
     return out
 
 
+def read_all(source):
+    """All samples of a split."""
+    return [source.read(number) for number in range(len(source))]
+
+
 def test_a_quick_run_beats_chance_and_leaves_its_table(quick_run, farm):
     checkpoint = Checkpoint.load(quick_run / "best.safetensors")
     assert checkpoint.weights == {}
-    assert checkpoint.scores["aAcc"] > 0.6
-    test = checkpoint.experiment.data.split("test")
-    assert evaluate(checkpoint, test).summary["aAcc"] > 0.6
+    data = checkpoint.experiment.data
+    test = data.split("test")
+    train = data.split("train")
+    of_majority = majority(read_all(train), read_all(test), 6)
+    chance = np.trace(of_majority) / of_majority.sum()
+    assert evaluate(checkpoint, test).summary["aAcc"] > chance + 0.2
     rows = list(csv.DictReader((quick_run / "members.csv").open()))
     assert [row["classifier"] for row in rows] == ["lda", "extra_trees", "mean of the chosen"]
     assert not (quick_run / "history.csv").exists()
@@ -358,7 +367,6 @@ def test_a_run_with_network_averages_both(settings, tmp_path):
 
 
 def test_what_does_not_fit_is_refused_in_a_sentence(settings, tmp_path, quick_run):
-    instances = {**settings["data"], "label_key": "instances"}
     for changes, message in (
         ({"network": False}, "needs a section pixels"),
         ({"network": False, "pixels": {}, "start_from": "agrifm-tiny"}, "start_from holds weights of a network"),
@@ -383,7 +391,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence(settings, tmp_path, quick_ru
 def test_scenes_are_mapped_and_calibrated_as_with_a_network(quick_run, tmp_path):
     path = tmp_path / "calibrated.safetensors"
     checkpoint = Checkpoint.load(quick_run / "best.safetensors")
-    calibrate_checkpoint(checkpoint, path, "val", console=QUIET)
+    calibrate_checkpoint(checkpoint, path, "val", unit="pixels", console=QUIET)
     scene = agrifm.open_scene(
         write_scene(tmp_path / "scene", LAND, rows=range(1), columns=range(2), sensors=(S2, LANDSAT))
     )

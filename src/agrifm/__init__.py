@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from agrifm.chips.plan import ChipPlan
     from agrifm.config import Experiment
     from agrifm.errors import InputError
-    from agrifm.maps.options import MapOptions
+    from agrifm.maps.options import EmbedOptions, MapOptions
     from agrifm.sample import Sample
     from agrifm.scenes.scene import Scene
     from agrifm.sensors import Sensor
 
 _HOMES = {
     "ChipPlan": "agrifm.chips.plan",
+    "EmbedOptions": "agrifm.maps.options",
     "Experiment": "agrifm.config",
     "InputError": "agrifm.errors",
     "MapOptions": "agrifm.maps.options",
@@ -40,6 +41,7 @@ _HOMES = {
 
 __all__ = [
     "ChipPlan",
+    "EmbedOptions",
     "Experiment",
     "InputError",
     "MapOptions",

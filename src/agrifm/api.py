@@ -24,9 +24,11 @@ from agrifm.config import Experiment
 from agrifm.config import load as load_experiment
 from agrifm.errors import InputError
 from agrifm.evaluation import evaluate as score
+from agrifm.maps.embedding.points import embed_points
+from agrifm.maps.embedding.scene import Embedded, write_embedding
 from agrifm.maps.in_memory import embed_scene, predict_scene
 from agrifm.maps.map_scene import Mapped, map_scene
-from agrifm.maps.options import MapOptions
+from agrifm.maps.options import EMBED_DEFAULTS, EmbedOptions, MapOptions
 from agrifm.opening import open_scene
 from agrifm.sample import Sample, collate
 from agrifm.scenes.scene import Scene
@@ -182,6 +184,54 @@ class Model:
             with tempfile.TemporaryDirectory(prefix="agrifm-") as folder:
                 return self.embed(scene_of(data, Path(folder)), device=device)
         return embed_scene(self.checkpoint, data, MapOptions(device=device))
+
+    def write_embedding(
+        self,
+        scene: Scene,
+        path: str | Path,
+        options: EmbedOptions | None = None,
+        *,
+        overwrite: bool = False,
+        workers: int = 1,
+        console: Console | None = None,
+    ) -> Embedded:
+        """Write the features of every pixel of a scene of any size, with STAC item and provenance beside them.
+
+        Args:
+            scene: Scene of any size.
+            path: GeoTIFF or Zarr store to write.
+            options: Data type, size of windows, memory, device.
+            overwrite: Replace embeddings that exist.
+            workers: Processes on this machine.
+            console: Where progress is shown.
+
+        Returns:
+            The written files, and the share of numbers that were clipped.
+
+        Raises:
+            InputError: If sensors do not fit, a file cannot be read, or the file exists.
+        """
+        options = options or EMBED_DEFAULTS
+        return write_embedding(
+            self.path, scene, Path(path), options, overwrite=overwrite, workers=workers, console=console
+        )
+
+    def embed_points(self, scene: Scene, points: Any, *, device: str = "auto") -> Any:
+        """Compute the features of the pixels in which points lie; only the windows over them are computed.
+
+        Args:
+            scene: Scene of any size.
+            points: GeoDataFrame of points, or a DataFrame with columns ``lon`` and ``lat`` in degrees.
+            device: ``auto``, ``cpu`` or ``cuda``.
+
+        Returns:
+            DataFrame with the columns of the points and ``e000``, ``e001`` and so on, NaN where a point is outside of
+            the scene or was never seen.
+
+        Raises:
+            InputError: If the data do not fit the model, or all points are outside.
+        """
+        return embed_points(self.checkpoint, scene, points, EmbedOptions("float32", device=device)).table
 
 
 def load(model: str | Path) -> Model:

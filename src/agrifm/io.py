@@ -276,3 +276,18 @@ def sha256(path: Path) -> str:
     """Return the checksum of a whole file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checksum(path: Path) -> str:
+    """Return the checksum of a file, or of the names and contents of all files below a folder such as a Zarr store."""
+    if not path.is_dir():
+        return sha256(path)
+    total = hashlib.sha256()
+    for file in files_below(path):
+        total.update(f"{file.relative_to(path).as_posix()}\n{sha256(file)}\n".encode())
+    return total.hexdigest()
+
+
+def files_below(folder: Path) -> list[Path]:
+    """List all files below a folder, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())

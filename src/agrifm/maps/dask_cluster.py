@@ -18,7 +18,7 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from agrifm.errors import InputError, reason
-from agrifm.maps.tiles import ComputedTile, MapJob, one_thread
+from agrifm.maps.tiles import ComputedTile, TileJob, one_thread
 from agrifm.scenes.scene import Area
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ CHECKING = 2.0  # seconds between checks of scheduler and workers
 STOPPED = "finished tiles are kept, and the same command resumes."
 
 
-def spread(job: MapJob, tiles: Sequence[Area], workers: int, address: str | None) -> Iterator[ComputedTile]:
+def spread(job: TileJob, tiles: Sequence[Area], workers: int, address: str | None) -> Iterator[ComputedTile]:
     """Compute tiles on dask workers, one tile for each task; a tile whose worker dies is given to another worker.
 
     Raises:
@@ -68,7 +68,7 @@ def spread(job: MapJob, tiles: Sequence[Area], workers: int, address: str | None
                 yield computed
 
 
-def _task(job: MapJob, tile: Area) -> ComputedTile:
+def _task(job: TileJob, tile: Area) -> ComputedTile:
     with one_thread(), ThreadPoolExecutor(1) as thread:
         return tile, job.make(tile, job.read(tile), thread)
 

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
+import datetime as dt
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import rasterio
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
 
 from agrifm.checkpoint import Checkpoint
 from agrifm.data.growing_season import GrowingSeason, date_of, growing_season_of
 from agrifm.data.transforms import spread_frames
-from agrifm.errors import InputError, Unreadable
-from agrifm.io import locked, sha256, write_whole
+from agrifm.errors import InputError
 from agrifm.maps.files.cog import Strip
-from agrifm.maps.files.writer import NODATA, Legend, build, map_files, refuse_existing
-from agrifm.maps.inputs import changed, hrefs_of
+from agrifm.maps.files.writer import NODATA, Legend, build, map_files
 from agrifm.maps.options import DEFAULTS, MapOptions
-from agrifm.maps.provenance import Provenance, fingerprint, provenance_of
-from agrifm.maps.runner import work
+from agrifm.maps.resumable import Run
 from agrifm.maps.seam_audit import Seams, audit
-from agrifm.maps.store import DamagedTile, Store
-from agrifm.maps.tiles import EXTRAS, MapJob, calibration_for, impossible_key
-from agrifm.maps.windows import lay_out
+from agrifm.maps.store import Store
+from agrifm.maps.tiles import EXTRAS, MapJob, calibration_for
+from agrifm.maps.windows import Windows, lay_out
 from agrifm.rasters.grid import pixel_area
 from agrifm.sample import days_since_epoch
 from agrifm.scenes.scene import Layer, Scene
@@ -102,149 +100,50 @@ def map_scene(
         )
     checkpoint = Checkpoint.load(model).averaging(flips=options.flips, others=options.ensemble)
     models = (model, *map(Path, options.ensemble))
-    run = _Run(checkpoint, models, scene, out, options, console)
-    with locked(out):
-        completed = run.store.complete(out, (*map_files(out), Provenance.beside(out)))
-        if completed:
-            console.print("completed the map of a run that was stopped at its end", highlight=False)
-        finished = run.finished(skip_unreadable=skip_unreadable)
-        if finished is not None and (completed or not overwrite):
-            return finished
-        refuse_existing(out, overwrite=overwrite)
-        return run.make(overwrite=overwrite, skip_unreadable=skip_unreadable, workers=workers, dask=dask)
+    run = _MapRun(checkpoint, models, scene, out, options, console)
+    return run.complete(overwrite=overwrite, skip_unreadable=skip_unreadable, workers=workers, dask=dask)
 
 
 @dataclass(frozen=True)
-class _Run:
-    """One run of ``map_scene``, with its arguments."""
+class _MapRun(Run[MapJob, MapOptions, Mapped]):
+    """One run of ``map_scene``."""
 
-    checkpoint: Checkpoint
-    models: tuple[Path, ...]
-    scene: Scene
-    out: Path
-    options: MapOptions
-    console: Console
+    noun: ClassVar[str] = "map"
 
-    @property
-    def store(self) -> Store:
-        return Store.beside(self.out)
-
-    def job(self, skipped: Iterable[str] = ()) -> MapJob:
-        """The job without some files."""
-        scene = self.scene
-        for href in skipped:
-            if href not in scene.skipped:
-                scene = scene.without(href)
+    def plan(self, scene: Scene) -> MapJob:
         return plan(self.checkpoint, scene, self.options)
 
-    def finished(self, *, skip_unreadable: bool) -> Mapped | None:
-        """The existing map, if it was computed from exactly the inputs of this run."""
-        path = Provenance.beside(self.out)
-        if not (self.out.is_file() and path.is_file()):
-            return None
-        try:
-            provenance = Provenance.load(path)
-            job = self.job(provenance.scene.skipped if skip_unreadable else ())
-        except InputError:  # the provenance of another map
-            return None
-        files = [self.out.with_name(name) for name in provenance.document.files]
-        for file in files:
-            if not file.is_file() or sha256(file) != provenance.document.files[file.name]:
-                return None
-        if files[0] != self.out or not provenance.describes(job, self.models, self.options):
-            return None
-        self.console.print(f"{self.out} is finished already", highlight=False)
-        seams = provenance.document.seams
-        hectares = _hectares(job, _blocks(self.out))
-        return Mapped((*files, path), hectares, seams, seams.visible(self.options.seam_limit))
+    def known_files(self) -> list[Path]:
+        return map_files(self.out)
 
-    def make(self, *, overwrite: bool, skip_unreadable: bool, workers: int, dask: str | None) -> Mapped:
-        """Compute missing tiles, and write the map."""
-        store = self.store
-        afresh = overwrite
-        job = self._first_job(store, overwrite=overwrite, skip_unreadable=skip_unreadable)
-        recomputed: set[Path] = set()
-        while True:
-            request = fingerprint(job, self.models)
-            store.open(request, afresh=afresh)
-            try:
-                work(job, store, self.console, workers=workers, dask=dask)
-                return self._finish(job, store, request)
-            except Unreadable as error:
-                if not skip_unreadable or error.where not in hrefs_of(job.scene):
-                    raise
-                self.console.print(f"left out: {error.where}", highlight=False)
-                job = self.job((*job.scene.skipped, error.where))
-                afresh = True
-            except DamagedTile as error:
-                if error.path in recomputed:
-                    raise _bad_disk(error.path) from error
-                recomputed.add(error.path)
-                store.drop(error.path)
-                self.console.print(f"computed again because it was damaged: tile {error.path.name}", highlight=False)
-
-    def _first_job(self, store: Store, *, overwrite: bool, skip_unreadable: bool) -> MapJob:
-        """The job of a stopped run if it left out files and this run may do so, too; otherwise of the whole scene."""
-        skipped = store.plan().get("skipped") if skip_unreadable else None
-        known = {*hrefs_of(self.scene), *self.scene.skipped}
-        if not isinstance(skipped, list) or not all(isinstance(href, str) and href in known for href in skipped):
-            return self.job()
-        job = self.job(skipped)
-        if overwrite and not store.holds(fingerprint(job, self.models)):
-            return self.job()
-        return job
-
-    def _finish(self, job: MapJob, store: Store, request: dict[str, Any]) -> Mapped:
-        """Write files, audit and provenance from finished tiles; all of them appear together at the very end."""
+    def write(self, job: MapJob, store: Store, folder: Path) -> tuple[list[Path], dict[str, Any]]:
         tiles = job.windows.tiles()
-        scene = job.scene
-        days = [day for layer in scene.layers for day in layer.days]
-        folder = store.empty_files()
         with self.console.status("writing the map"):
             files = build(
                 folder,
                 self.out,
-                scene.grid,
+                job.scene.grid,
                 lambda product: store.tiles(product, tiles),
                 Legend.of(job.checkpoint.experiment.task),
-                names(scene.sensors),
-                (min(days), max(days)),
+                names(job.scene.sensors),
+                interval_of(job.scene),
                 extras=job.extras,
                 calibration=job.checkpoint.calibration,
             )
         with self.console.status("auditing window borders"):
             seams = audit(folder / self.out.name, job)
-        sums = {path.name: sha256(folder / path.name) for path in files}
-        provenance = Provenance.beside(self.out)
-        values = provenance_of(sums, job, self.models, seams, self.options)
-        values["impossible"] = _impossible(job, store)
-        write_whole(folder / provenance.name, json.dumps(values, indent=1))
-        _refuse_changes(request, job, self.models)
-        hectares = _hectares(job, store.tiles("classes", tiles))
-        store.commit([path.name for path in (*files, provenance)])
-        store.complete(self.out, (*map_files(self.out), provenance))
-        if store.folder.is_dir():
-            self.console.print(f"kept because it holds files of something else: {store.folder}", highlight=False)
-        return Mapped((*files, provenance), hectares, seams, seams.visible(self.options.seam_limit))
+        return files, {"seams": seams.to_dict()}
+
+    def result(self, job: MapJob, files: Sequence[Path], values: Mapping[str, Any]) -> Mapped:
+        seams = TypeAdapter(Seams).validate_python(values["seams"])
+        hectares = _hectares(job, _blocks(self.out))
+        return Mapped(tuple(files), hectares, seams, seams.visible(self.options.seam_limit))
 
 
-def _impossible(job: MapJob, store: Store) -> dict[str, dict[str, list[int]]]:
-    """Count pixels with impossible reflectance by sensor and day, and their sum with the clear ones.
-
-    Days without such pixels are left out.
-    """
-    counts_by_sensor: dict[str, dict[str, list[int]]] = {}
-    for layer in job.scene.layers:
-        counts = np.zeros((len(layer.days), 2), np.int64)
-        for _, _, part in store.tiles(impossible_key(layer.sensor.name), job.windows.tiles()):
-            counts += part[0]
-        by_day = {}
-        for day, (impossible, total) in zip(layer.days, counts.tolist(), strict=True):
-            if impossible:
-                by_day[str(day)] = [impossible, total]
-        if by_day:
-            counts_by_sensor[layer.sensor.name] = by_day
-    return counts_by_sensor
+def interval_of(scene: Scene) -> tuple[dt.date, dt.date]:
+    """First and last day of the images of a scene."""
+    days = [day for layer in scene.layers for day in layer.days]
+    return min(days), max(days)
 
 
 def _hectares(job: MapJob, pieces: Iterable[Strip]) -> dict[str, float]:
@@ -268,34 +167,6 @@ def _blocks(path: Path) -> Iterator[Strip]:
             yield row, 0, file.read(1, window=((row, end), (0, file.width)))
 
 
-def _refuse_changes(before: dict[str, Any], job: MapJob, models: Sequence[Path]) -> None:
-    """Refuse a map whose inputs changed while it was computed.
-
-    Raises:
-        InputError: If a file changed.
-    """
-    now = fingerprint(job, models)
-    files = changed(before["inputs"], now["inputs"])
-    files += [str(path) for path, old, new in zip(models, before["model"], now["model"], strict=True) if old != new]
-    if files:
-        more = f", as did {len(files) - 1} more" if len(files) > 1 else ""
-        raise InputError(
-            files[0],
-            found=f"a file that changed while the map was computed{more}",
-            expected="images and models that do not change until the map is finished",
-            repair="run the same command again with --overwrite, which drops the finished tiles.",
-        )
-
-
-def _bad_disk(path: Path) -> InputError:
-    return InputError(
-        path,
-        found="a tile that was damaged twice in a row after it was written",
-        expected="a reliable disk",
-        repair="check the disk, or write the map to another one.",
-    )
-
-
 def plan(checkpoint: Checkpoint, scene: Scene, options: MapOptions) -> MapJob:
     """Collect everything that decides the pixels of a map.
 
@@ -304,17 +175,40 @@ def plan(checkpoint: Checkpoint, scene: Scene, options: MapOptions) -> MapJob:
     """
     Legend.of(checkpoint.experiment.task)  # refuses more classes than a map can hold before anything is computed
     calibration_for(checkpoint, options.extras)
-    data = checkpoint.experiment.data
-    scene = fit_sensors(in_season(scene, data.seasons), data.sensors, data.frames)
-    footprint = data.footprint or FOOTPRINT
-    window = options.window or max(1, round(footprint / scene.resolution))
-    factors = [scene.factor(sensor) for sensor in scene.sensors]
-    windows = lay_out(
-        (scene.grid.shape[0], scene.grid.shape[1]), window, factors, scene.pixel_bytes, options.memory * 1e6
-    )
+    scene = scene_for(checkpoint, scene)
+    windows = windows_on(scene, checkpoint, options.window, options.memory)
     extras = tuple(key for key in EXTRAS if key in options.extras)
     layers = ("fields",) if isinstance(checkpoint.experiment.task, Fields) else ()
-    return MapJob(checkpoint, scene, windows, (*extras, *layers), options.device)
+    return MapJob(checkpoint, scene, windows, options.device, (*extras, *layers))
+
+
+def scene_for(checkpoint: Checkpoint, scene: Scene) -> Scene:
+    """Select the season, the sensors and the dates of a scene that a model reads.
+
+    Raises:
+        InputError: If the scene has none of the model's sensors, or one of their bands is missing.
+    """
+    data = checkpoint.experiment.data
+    return fit_sensors(in_season(scene, data.seasons), data.sensors, data.frames)
+
+
+def windows_on(
+    scene: Scene, checkpoint: Checkpoint, window: int | None, memory: float, output_bytes: int = 0
+) -> Windows:
+    """Lay out the windows of a model on a scene.
+
+    Args:
+        scene: The scene, with the model's sensors only.
+        checkpoint: The model.
+        window: Side of a window in pixels; None takes that of the training chips.
+        memory: Memory for one tile in megabytes.
+        output_bytes: Memory that one pixel takes besides its images.
+    """
+    footprint = checkpoint.experiment.data.footprint or FOOTPRINT
+    side = window or max(1, round(footprint / scene.resolution))
+    factors = [scene.factor(sensor) for sensor in scene.sensors]
+    size = (scene.grid.shape[0], scene.grid.shape[1])
+    return lay_out(size, side, factors, scene.pixel_bytes + output_bytes, memory * 1e6)
 
 
 def in_season(scene: Scene, calendars: Sequence[GrowingSeason]) -> Scene:

@@ -1,4 +1,4 @@
-"""Options of a map: what decides its pixels besides the model and the scene."""
+"""Options of maps and embeddings: what decides their pixels besides the model and the scene."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from agrifm.errors import InputError, nearest
 from agrifm.maps.tiles import EXTRAS
 from agrifm.maps.windows import LARGEST
 
+DTYPES = ("int8", "float16", "float32")  # of embeddings
 DEVICES = re.compile(r"auto|cpu|cuda(:\d{1,3})?|mps")
 
 
@@ -44,17 +45,57 @@ class MapOptions:
             raise InputError(
                 "extras", found=unknown[0], expected=f"any of {', '.join(EXTRAS)}", repair=nearest(unknown[0], EXTRAS)
             )
-        if self.window is not None and not 1 <= self.window <= LARGEST:
+        _check_window(self.window)
+        _check_positive("--memory", self.memory)
+        _check_positive("--seam-limit", self.seam_limit)
+        _check_device(self.device)
+
+
+@dataclass(frozen=True)
+class EmbedOptions:
+    """Options of embeddings.
+
+    Args:
+        dtype: How features are stored: ``int8`` with a scale and an offset for each band, ``float16`` or ``float32``.
+        window: Side of a window in pixels; None takes that of the training chips.
+        memory: Memory for the images and features of one tile in megabytes; two tiles are held at a time.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        InputError: If a value is out of its range.
+    """
+
+    dtype: str = "int8"
+    window: int | None = None
+    memory: float = 128.0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
             raise InputError(
-                "--window", found=f"{self.window}", expected=f"1 to {LARGEST} pixels", repair="give another number."
+                "--dtype", found=self.dtype, expected=f"any of {', '.join(DTYPES)}", repair=nearest(self.dtype, DTYPES)
             )
-        for name, value in (("--memory", self.memory), ("--seam-limit", self.seam_limit)):
-            if not (math.isfinite(value) and value > 0):
-                raise InputError(
-                    name, found=f"{value:g}", expected="a finite number above 0", repair="give another number."
-                )
-        if not DEVICES.fullmatch(self.device):
-            raise InputError("device", found=self.device, expected="auto, cpu or cuda", repair="give one of these.")
+        _check_window(self.window)
+        _check_positive("--memory", self.memory)
+        _check_device(self.device)
+
+
+def _check_window(window: int | None) -> None:
+    if window is not None and not 1 <= window <= LARGEST:
+        raise InputError(
+            "--window", found=f"{window}", expected=f"1 to {LARGEST} pixels", repair="give another number."
+        )
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise InputError(name, found=f"{value:g}", expected="a finite number above 0", repair="give another number.")
+
+
+def _check_device(device: str) -> None:
+    if not DEVICES.fullmatch(device):
+        raise InputError("device", found=device, expected="auto, cpu or cuda", repair="give one of these.")
 
 
 DEFAULTS = MapOptions()
+EMBED_DEFAULTS = EmbedOptions()

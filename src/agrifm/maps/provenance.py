@@ -1,4 +1,4 @@
-"""Provenance of a map: everything that it was computed from, so that anyone can compute it again and compare."""
+"""Provenance of a map or of embeddings: all that they were computed from, so that anyone can compute them again."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from agrifm.checkpoint import library_versions
 from agrifm.errors import LONGEST, InputError, printable, refusing
 from agrifm.io import plain_name, sha256
 from agrifm.maps.inputs import checksums, stamps
-from agrifm.maps.options import MapOptions
+from agrifm.maps.options import EmbedOptions, MapOptions
 from agrifm.maps.seam_audit import Seams
-from agrifm.maps.tiles import MapJob
+from agrifm.maps.tiles import TileJob
 from agrifm.scenes.document import scene_from_dict, scene_to_dict
 from agrifm.scenes.scene import Scene
 from agrifm.tasks.watershed import Watershed
 
 FORMAT = "agrifm-passport-1"
+EMBEDDING = "embedding"  # value of the key "product" for embeddings; maps have no such key
 TILES = "agrifm-tiles-2"  # format of the tiles of an unfinished map
 LARGEST_FILE = 1 << 29  # bytes of a provenance file; one with 10,000 images has some 30 MB
 MOST_PIXELS = 10_000_000  # along one side of a grid; the equator has 4 million at 10 m
@@ -157,19 +158,31 @@ class Machine(_Part):
 
 
 class Document(_Part):
-    """The whole file."""
+    """The whole file, whatever product it describes."""
 
     format: Literal["agrifm-passport-1"]
     files: Annotated[dict[Name, Sum], Field(min_length=1)]
     model: Model
     ensemble: list[Model] = []
-    options: MapOptions
-    seams: Seams
     versions: dict[str, str]
     machine: Machine
     experiment: ExperimentDocument
     scene: SceneDocument
     inputs: dict[str, str | None]
+
+
+class MapDocument(Document):
+    """Provenance of a map."""
+
+    options: MapOptions
+    seams: Seams
+
+
+class EmbeddingDocument(Document):
+    """Provenance of embeddings."""
+
+    options: EmbedOptions
+    clipped: Annotated[FiniteFloat, Field(ge=0, le=1)] = 0.0
 
 
 @dataclass(frozen=True)
@@ -216,14 +229,16 @@ class Provenance:
         return cls(values, path)
 
     @cached_property
-    def document(self) -> Document:
+    def document(self) -> MapDocument | EmbeddingDocument:
         """The checked values.
 
         Raises:
             InputError: If a value is missing or of another type.
         """
         try:
-            return Document.model_validate(self.values)
+            if self.values.get("product") == EMBEDDING:
+                return EmbeddingDocument.model_validate(self.values)
+            return MapDocument.model_validate(self.values)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = ".".join(map(str, first["loc"]))
@@ -240,8 +255,8 @@ class Provenance:
         with refusing(f"{self.path}: scene", expected="a scene as 'agrifm map' stores it"):
             return scene_from_dict(self.values["scene"], self.path)
 
-    def describes(self, job: MapJob, models: Sequence[Path], options: MapOptions) -> bool:
-        """Whether a map computed now would have the same model, images, options and versions."""
+    def describes(self, job: TileJob, models: Sequence[Path], options: MapOptions | EmbedOptions) -> bool:
+        """Whether a product computed now would have the same model, images, options and versions."""
         for key, value in _made_of(job, models, options).items():
             if json.dumps(self.values.get(key)) != json.dumps(value):  # as text: in JSON, NaN equals itself
                 return False
@@ -254,13 +269,13 @@ def _no_provenance(path: Path, found: str) -> InputError:
     )
 
 
-def _made_of(job: MapJob, models: Sequence[Path], options: MapOptions) -> dict[str, Any]:
-    """What decides a map; of several models, the first one defines the classes."""
+def _made_of(job: TileJob, models: Sequence[Path], options: MapOptions | EmbedOptions) -> dict[str, Any]:
+    """What decides a product; of several models, the first one defines the classes."""
     model, *others = models
     return {
         "model": {"path": str(model), "sha256": sha256(model), "name": job.checkpoint.experiment.name},
         "ensemble": [{"path": str(path), "sha256": sha256(path)} for path in others],
-        "options": TypeAdapter(MapOptions).dump_python(options, mode="json"),
+        "options": TypeAdapter(type(options)).dump_python(options, mode="json"),
         "versions": versions(),
         "scene": scene_to_dict(job.scene),
         "inputs": checksums(job.scene),
@@ -268,17 +283,31 @@ def _made_of(job: MapJob, models: Sequence[Path], options: MapOptions) -> dict[s
 
 
 def provenance_of(
-    files: Mapping[str, str], job: MapJob, models: Sequence[Path], seams: Seams, options: MapOptions
+    files: Mapping[str, str],
+    job: TileJob,
+    models: Sequence[Path],
+    options: MapOptions | EmbedOptions,
+    measured: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Content of the provenance file of a finished map, whose files are given by name with their checksums."""
+    """Content of the provenance file of a finished product.
+
+    Args:
+        files: Checksums of its files by name.
+        job: What was computed.
+        models: Checkpoints.
+        options: Options of the product.
+        measured: What was measured on the product, such as its seams.
+    """
     made_of = _made_of(job, models, options)
+    product = {"product": EMBEDDING} if isinstance(options, EmbedOptions) else {}
     return {
         "format": FORMAT,
+        **product,
         "files": dict(files),
         "model": made_of["model"],
         "ensemble": made_of["ensemble"],
         "options": made_of["options"],
-        "seams": seams.to_dict(),
+        **measured,
         "versions": made_of["versions"],
         "machine": {"system": platform.platform(), "processor": processor()},
         "experiment": job.checkpoint.experiment.model_dump(mode="json"),
@@ -287,8 +316,8 @@ def provenance_of(
     }
 
 
-def fingerprint(job: MapJob, models: Sequence[Path]) -> dict[str, Any]:
-    """Identity of a map: tiles with an equal one belong to the same map and come from unchanged files."""
+def fingerprint(job: TileJob, models: Sequence[Path]) -> dict[str, Any]:
+    """Identity of a product: tiles with an equal one belong to the same product and come from unchanged files."""
     scene = json.dumps(scene_to_dict(job.scene), sort_keys=True)
     windows = job.windows
     return {
@@ -297,7 +326,7 @@ def fingerprint(job: MapJob, models: Sequence[Path]) -> dict[str, Any]:
         "flips": job.checkpoint.flips,
         "scene": hashlib.sha256(scene.encode()).hexdigest(),
         "windows": [windows.rows.window, windows.tile, windows.rows.starts[:2], windows.columns.starts[:2]],
-        "products": list(job.extras),
+        "products": job.products,
         "skipped": list(job.scene.skipped),
         "versions": versions(),
         "inputs": stamps(job.scene),

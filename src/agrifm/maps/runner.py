@@ -18,13 +18,13 @@ from rich.text import Text
 
 from agrifm.maps.dask_cluster import spread
 from agrifm.maps.store import DamagedTile, Store
-from agrifm.maps.tiles import ComputedTile, MapJob, one_thread
+from agrifm.maps.tiles import ComputedTile, TileJob, one_thread
 from agrifm.scenes.scene import Area
 
 REPORT_EVERY = 60.0  # seconds between lines of progress where there is no terminal
 
 
-def work(job: MapJob, store: Store, console: Console, *, workers: int = 1, dask: str | None = None) -> None:
+def work(job: TileJob, store: Store, console: Console, *, workers: int = 1, dask: str | None = None) -> None:
     """Compute all tiles that are not finished yet.
 
     Args:
@@ -69,7 +69,7 @@ def _unfinished(tiles: Sequence[Area], store: Store, console: Console) -> Iterat
             yield tile
 
 
-def here(job: MapJob, tiles: Sequence[Area]) -> Iterator[ComputedTile]:
+def here(job: TileJob, tiles: Sequence[Area]) -> Iterator[ComputedTile]:
     """Compute tiles in this process, and read the next one meanwhile."""
     with one_thread(), ThreadPoolExecutor(os.cpu_count()) as threads, ThreadPoolExecutor(1) as reader:
         reading = reader.submit(job.read, tiles[0]) if tiles else None

@@ -19,7 +19,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from agrifm.errors import InputError
-from agrifm.io import sha256, sync, whole, write_whole, writing
+from agrifm.io import checksum, files_below, sync, whole, write_whole, writing
 from agrifm.maps.inputs import changed
 from agrifm.scenes.scene import Area
 
@@ -140,8 +140,8 @@ class Store:
                 different.append(f"input files, changed since: {', '.join(files[:NAMED])}{more}")
         return InputError(
             self.folder,
-            found=f"finished tiles of a map that differs in: {', '.join(different)}",
-            expected="tiles of the same map, to resume from",
+            found=f"finished tiles of another product, which differs in: {', '.join(different)}",
+            expected="tiles of the same product, to resume from",
             repair="give --overwrite to drop them, or write to another file.",
         )
 
@@ -157,7 +157,10 @@ class Store:
         Raises:
             DamagedTile: If it exists, but not as it was written.
         """
-        path = self.path(tile)
+        return self._intact(self.path(tile))
+
+    def _intact(self, path: Path) -> bool:
+        """Whether a sealed file exists; DamagedTile is raised if its content is not what was written."""
         try:
             data = path.read_bytes()
         except FileNotFoundError:
@@ -178,16 +181,38 @@ class Store:
         Raises:
             InputError: If the disk is full or read-only.
         """
+        self._save(self.path(tile), arrays)
+
+    def kept(self, name: str, derive: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """Return arrays that are kept with the tiles; they are derived once, and again if they were damaged.
+
+        Args:
+            name: Name of the file.
+            derive: Function that derives them.
+
+        Raises:
+            InputError: If the disk is full or read-only.
+        """
+        path = self.folder / f"{name}.npz"
+        try:
+            if self._intact(path):
+                return self._load(path)
+        except DamagedTile:
+            self.drop(path)
+        arrays = derive()
+        self._save(path, arrays)
+        return arrays
+
+    def _save(self, path: Path, arrays: dict[str, np.ndarray]) -> None:
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)  # ty: ignore[invalid-argument-type]
         data = buffer.getvalue()
-        path = self.path(tile)
         # Looking for leftovers would list a folder that may hold millions of tiles; ``remove`` deletes them.
         with self._writing(), whole(path, tidy=False) as unfinished:
             unfinished.write_bytes(self._seal(path, data) + data)
 
     def drop(self, path: Path) -> None:
-        """Remove a damaged tile, which may be a folder of that name."""
+        """Remove a damaged tile, which may be a folder of that name, or a Zarr store that is replaced."""
         if path.is_dir():
             shutil.rmtree(path)
         else:
@@ -205,11 +230,15 @@ class Store:
 
     def _read(self, path: Path, product: str) -> np.ndarray:
         """Read one product of a tile; the archive has a checksum for each of its parts."""
+        return self._load(path, (product,))[product]
+
+    def _load(self, path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Read some or all arrays of a sealed file."""
         try:
             with path.open("rb") as file:
                 file.seek(SEAL)
                 with np.load(file, allow_pickle=False) as arrays:
-                    return arrays[product]
+                    return {name: arrays[name] for name in names or arrays.files}
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise DamagedTile(path) from error
 
@@ -224,8 +253,10 @@ class Store:
         Raises:
             InputError: If the disk is full.
         """
-        sums = {name: sha256(self.files / name) for name in names}
+        sums = {name: checksum(self.files / name) for name in names}
         for name in names:
+            for path in files_below(self.files / name):
+                sync(path)
             sync(self.files / name)
         write_whole(self._commit, Commit(files=sums).model_dump_json(indent=1))
 
@@ -248,7 +279,10 @@ class Store:
             self._drop_files()
             return False
         with self._writing():
-            if (self.files / target.name).exists():
+            waiting = self.files / target.name
+            if waiting.is_dir():
+                self.drop(target)  # a folder can only be renamed to a name that is free
+            elif waiting.exists():
                 target.unlink(missing_ok=True)
             for path in known:
                 if path.name not in names:
@@ -276,7 +310,7 @@ class Store:
         for name, wanted in commit.files.items():
             waiting = self.files / name
             path = waiting if waiting.exists() else target.with_name(name)
-            if not path.is_file() or sha256(path) != wanted:
+            if not path.exists() or checksum(path) != wanted:
                 return False
         return True
 

@@ -1,19 +1,20 @@
-"""Computation of one tile of a map."""
+"""Computation of one tile: a model applied to overlapping windows, whose outputs are blended."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from agrifm.checkpoint import Checkpoint
 from agrifm.data.transforms import resize
@@ -22,12 +23,12 @@ from agrifm.maps.files.writer import NODATA
 from agrifm.maps.windows import Windows
 from agrifm.nn.memory import keep_freed_memory
 from agrifm.nn.model import device_of
-from agrifm.sample import collate
+from agrifm.sample import Batch, collate
 from agrifm.scenes.scene import Area, Scene, Stack, Tile
 from agrifm.tasks.calibration import Calibration
 from agrifm.tasks.fields import LAYERS, Fields
 
-BATCH = 4  # windows in one forward pass; rounding depends on it, so it is part of the result
+BATCH = 4  # windows of a map in one forward pass
 EXTRAS = ("probabilities", "confidence", "entropy", "observations", "sets")
 
 ComputedTile = tuple[Area, dict[str, np.ndarray]]  # a tile and its layers
@@ -36,22 +37,22 @@ _BUILDING = Lock()  # threads of one process share the model of a job
 
 
 @dataclass(frozen=True)
-class MapJob:
-    """Everything that decides the pixels of a map; it is sent to workers.
+class TileJob(ABC):
+    """Everything that decides the pixels of a product; it is sent to workers.
 
     Args:
         checkpoint: The model.
         scene: The scene, with the model's sensors only.
         windows: Windows in which the model is applied.
-        extras: Layers beside the classes.
         device: ``auto`` takes a GPU if there is one; otherwise ``cpu``, ``cuda`` or ``cuda:1``.
     """
 
     checkpoint: Checkpoint
     scene: Scene
     windows: Windows
-    extras: tuple[str, ...] = ()
     device: str = "auto"
+
+    batch: ClassVar[int]  # windows in one forward pass; rounding depends on it, so it is part of the result
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the model, which every process builds for itself."""
@@ -65,75 +66,91 @@ class MapJob:
 
     @cached_property
     def _model(self) -> nn.Module:
-        return self.checkpoint.model().to(own_device() if self.device == "auto" else self.device)
+        return self._build().to(own_device() if self.device == "auto" else self.device)
+
+    def _build(self) -> nn.Module:
+        """Build the model on the CPU."""
+        return self.checkpoint.model()
 
     @property
-    def pitch(self) -> int:
-        """Pixels of the map from one of the model's largest patches to the next."""
-        config = self.checkpoint.experiment.model
-        largest_stride = max(config.swin.strides(config.patch)[-1][1:])
-        return largest_stride * min(self.scene.factor(sensor) for sensor in self.scene.sensors)
+    @abstractmethod
+    def products(self) -> list[str]:
+        """Names of what a tile holds, by which finished tiles are recognized."""
+
+    @property
+    @abstractmethod
+    def channels(self) -> int:
+        """Number of outputs of the model for each pixel."""
+
+    @abstractmethod
+    def make(self, tile: Area, data: Tile, threads: Executor) -> dict[str, np.ndarray]:
+        """Compute a tile.
+
+        Args:
+            tile: Pixels of the product.
+            data: Images under the windows over the tile.
+            threads: Threads on which windows are computed.
+
+        Returns:
+            The products by name, and counts of pixels with impossible reflectance by date.
+
+        Raises:
+            InputError: If outputs of the model are not finite.
+        """
+
+    @abstractmethod
+    def _predict(self, data: Tile, numbers: Sequence[tuple[int, int]]) -> np.ndarray:
+        """Outputs ``(n, channels, window, window)`` of the model for some windows."""
 
     def read(self, tile: Area) -> Tile:
         """Read the images under all windows over a tile."""
         return self.scene.read(self.windows.reach(tile))
 
-    def make(self, tile: Area, data: Tile, threads: Executor) -> dict[str, np.ndarray]:
-        """Compute a tile.
+    def blend(self, tile: Area, data: Tile, threads: Executor) -> tuple[np.ndarray, np.ndarray]:
+        """Add up the outputs of all windows over a tile that have a clear pixel, with the weights of the windows.
 
         Windows are computed in groups that follow from the tile alone, each on one thread, and added up in a fixed
         order, so that the numbers do not depend on the number of threads or processes.
 
-        Args:
-            tile: Pixels of the map.
-            data: Images under the windows over the tile.
-            threads: Threads on which windows are computed.
-
         Returns:
-            ``classes (h, w)`` and the extras, all uint8, and counts of pixels with impossible reflectance by date.
-
-        Raises:
-            InputError: If outputs of the model are not finite.
+            Sums ``(channels, h, w)``, and the sum of the weights ``(h, w)``, which is below 1 where a window has no
+            clear pixel.
         """
-        observations = clear_dates(data, tile)
         numbers = [number for number in self.windows.over(tile) if data.has_clear_pixels(self.windows.area(number))]
-        groups = [numbers[i : i + BATCH] for i in range(0, len(numbers), BATCH)]
-        task = self.checkpoint.experiment.task
-        classes = len(task.names)
-        layers = len(LAYERS) if isinstance(task, Fields) else 0
-        total = np.zeros((classes + layers, tile.height, tile.width), np.float32)
-        predictions = threads.map(lambda group: self._predict(data, group), groups)
-        for group, of_group in zip(groups, predictions, strict=True):
-            for number, probabilities in zip(group, of_group, strict=True):
+        groups = [numbers[i : i + self.batch] for i in range(0, len(numbers), self.batch)]
+        total = np.zeros((self.channels, tile.height, tile.width), np.float32)
+        weights = np.zeros((tile.height, tile.width), np.float32)
+        outputs = threads.map(lambda group: self._predict(data, group), groups)
+        for group, of_group in zip(groups, outputs, strict=True):
+            for number, values in zip(group, of_group, strict=True):
                 part = self.windows.part(number, tile)
-                total[:, *part.in_tile] += part.weight * probabilities[:, *part.in_window]
-        arrays = self._products(tile, total[:classes], observations)
-        if "fields" in self.extras:
-            seen = observations.any(0)
-            arrays["fields"] = np.where(seen, _percent(total[classes:]), NODATA).astype(np.uint8)
-        return arrays | _impossible(data, tile)
+                total[:, *part.in_tile] += part.weight * values[:, *part.in_window]
+                weights[part.in_tile] += part.weight
+        return total, weights
 
-    def _predict(self, data: Tile, numbers: Sequence[tuple[int, int]]) -> np.ndarray:
-        """Class probabilities ``(n, k, window, window)`` of some windows, followed by the layers of fields."""
-        task = self.checkpoint.experiment.task
+    def apply(
+        self, data: Tile, numbers: Sequence[tuple[int, int]], outputs_of: Callable[[nn.Module, Batch], Tensor]
+    ) -> np.ndarray:
+        """Apply a function of the model and a batch to some windows, and return its outputs at full resolution."""
         areas = [self.windows.area(number) for number in numbers]
         sizes = dict(self.checkpoint.experiment.data.resize)
         batch = collate([resize(data.cut(area, name=str(area)), sizes) for area in areas])
         batch = batch.to(device_of(self.model))
         with torch.inference_mode():
-            output = self.model(batch)
-            values = task.probabilities(output)
-            if isinstance(task, Fields):
-                values = torch.cat([values, task.layers(output)], 1)
+            values = outputs_of(self.model, batch)
             size = (areas[0].height, areas[0].width)
             if values.shape[-2:] != size:
                 values = F.interpolate(values, size, mode="bilinear")
-        probabilities = values.cpu().numpy()
-        self._refuse_infinite(probabilities, areas)
-        return probabilities
+        array = values.cpu().numpy()
+        self.refuse_infinite(array, areas)
+        return array
 
-    def _refuse_infinite(self, values: np.ndarray, areas: Sequence[Area]) -> None:
-        """Refuse outputs that are not finite, of which ``argmax`` would make class 0."""
+    def refuse_infinite(self, values: np.ndarray, areas: Sequence[Area]) -> None:
+        """Refuse outputs that are not finite, of which ``argmax`` would make class 0.
+
+        Raises:
+            InputError: If there are any.
+        """
         for area, part in zip(areas, values, strict=True):
             if not np.isfinite(part).all():
                 raise InputError(
@@ -143,13 +160,67 @@ class MapJob:
                     repair="inspect the images there with 'agrifm scene show', or use another checkpoint.",
                 )
 
+
+@dataclass(frozen=True)
+class MapJob(TileJob):
+    """A map of classes.
+
+    Args:
+        extras: Layers beside the classes.
+    """
+
+    extras: tuple[str, ...] = ()
+
+    batch: ClassVar[int] = BATCH
+
+    @property
+    def products(self) -> list[str]:
+        """The extras; the classes are part of every map."""
+        return list(self.extras)
+
+    @property
+    def channels(self) -> int:
+        """Number of classes and of layers of fields."""
+        task = self.checkpoint.experiment.task
+        return len(task.names) + (len(LAYERS) if isinstance(task, Fields) else 0)
+
+    @property
+    def pitch(self) -> int:
+        """Pixels of the map from one of the model's largest patches to the next."""
+        config = self.checkpoint.experiment.model
+        largest_stride = max(config.swin.strides(config.patch)[-1][1:])
+        return largest_stride * min(self.scene.factor(sensor) for sensor in self.scene.sensors)
+
+    def make(self, tile: Area, data: Tile, threads: Executor) -> dict[str, np.ndarray]:
+        """Compute ``classes (h, w)`` and the extras, all uint8; see :meth:`TileJob.make`."""
+        observations = clear_dates(data, tile)
+        classes = len(self.checkpoint.experiment.task.names)
+        total, _ = self.blend(tile, data, threads)
+        arrays = self._products(tile, total[:classes], observations)
+        if "fields" in self.extras:
+            seen = observations.any(0)
+            arrays["fields"] = np.where(seen, _percent(total[classes:]), NODATA).astype(np.uint8)
+        return arrays | impossible_counts(data, tile)
+
+    def _predict(self, data: Tile, numbers: Sequence[tuple[int, int]]) -> np.ndarray:
+        """Class probabilities of some windows, followed by the layers of fields."""
+        return self.apply(data, numbers, self._probabilities)
+
+    def _probabilities(self, model: nn.Module, batch: Batch) -> Tensor:
+        task = self.checkpoint.experiment.task
+        output = model(batch)
+        values = task.probabilities(output)
+        if isinstance(task, Fields):
+            values = torch.cat([values, task.layers(output)], 1)
+        return values
+
     def _products(self, tile: Area, probabilities: np.ndarray, observations: np.ndarray) -> dict[str, np.ndarray]:
         """The classes and the extras of a tile; pixels that no sensor saw are no data."""
         classes = probabilities.argmax(0).astype(np.uint8)
         calibration = self.checkpoint.calibration
         if calibration is not None:  # after the classes were chosen, so that no class changes
             probabilities = calibration.probabilities(probabilities)
-            self._refuse_infinite(probabilities[None], [tile])
+            self.refuse_infinite(probabilities[None], [tile])
         arrays = {"classes": classes}
         if "probabilities" in self.extras:
             arrays["probabilities"] = _percent(probabilities)
@@ -211,7 +282,7 @@ def impossible_key(sensor: str) -> str:
     return f"impossible {sensor}"
 
 
-def _impossible(data: Tile, tile: Area) -> dict[str, np.ndarray]:
+def impossible_counts(data: Tile, tile: Area) -> dict[str, np.ndarray]:
     """Counts ``(t, 2)`` by sensor and date: pixels with impossible reflectance, and their sum with the clear ones."""
     counts = {}
     for name, stack in data.stacks.items():

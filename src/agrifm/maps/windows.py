@@ -6,6 +6,7 @@ divided by their sum; the weight of a pixel is the product over both axes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import lcm
 
@@ -147,7 +148,11 @@ class Windows:
 
     def reach(self, tile: Area) -> Area:
         """Smallest rectangle that holds all windows over a tile."""
-        areas = [self.area(number) for number in self.over(tile)]
+        return self.around(self.over(tile))
+
+    def around(self, numbers: Sequence[tuple[int, int]]) -> Area:
+        """Smallest rectangle that holds some windows."""
+        areas = [self.area(number) for number in numbers]
         row = min(area.row for area in areas)
         column = min(area.column for area in areas)
         bottom = max(area.row + area.height for area in areas)

@@ -1,4 +1,4 @@
-"""Compute a map again from its provenance, and compare both."""
+"""Compute a map or embeddings again from their provenance, and compare both."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from rich.console import Console
 
 from agrifm.addresses import SCHEMES, is_address, local, normalized
 from agrifm.errors import InputError, refusing
-from agrifm.io import sha256
+from agrifm.io import checksum, sha256
+from agrifm.maps.embedding.files import item_path
+from agrifm.maps.embedding.scene import ENDINGS, write_embedding
 from agrifm.maps.files.writer import map_files
 from agrifm.maps.inputs import checksums, hrefs_of, is_there, markup
 from agrifm.maps.map_scene import map_scene
-from agrifm.maps.provenance import Model, Provenance, processor, versions
+from agrifm.maps.provenance import EmbeddingDocument, Model, Provenance, processor, versions
 
 IDENTICAL = "identical"
 EXTENSIONS = "CPL_VSIL_CURL_ALLOWED_EXTENSIONS"  # of addresses that GDAL may open
@@ -35,16 +37,18 @@ class Reproduction:
         identical: Whether every file is identical, byte for byte.
         files: Verdict on each file by name.
         notes: Changes since then: versions, processor, input files.
+        noun: What was compared.
     """
 
     identical: bool
     files: dict[str, str]
     notes: tuple[str, ...]
+    noun: str = "map"
 
     def __str__(self) -> str:
         verdict = "identical, byte for byte" if self.identical else "DIFFERENT"
         lines = [f"{name}: {text}" for name, text in self.files.items()]
-        return "\n".join([*lines, f"the map is {verdict}"])
+        return "\n".join([*lines, f"the {self.noun} is {verdict}"])
 
 
 def reproduce(
@@ -92,18 +96,30 @@ def reproduce(
             )
         if not allow_network:
             stack.enter_context(_offline())
-        map_scene(model, provenance.scene, folder / target, document.options, workers=workers, console=console)
+        _compute(provenance, model, folder / target, workers, console)
         files = {name: _verdict(path.parent / name, folder / name, sha) for name, sha in document.files.items()}
     identical = all(verdict == IDENTICAL for verdict in files.values())
-    return Reproduction(identical, files, tuple(_changes(provenance)))
+    noun = "embedding" if isinstance(document, EmbeddingDocument) else "map"
+    return Reproduction(identical, files, tuple(_changes(provenance)), noun)
+
+
+def _compute(provenance: Provenance, model: Path, target: Path, workers: int, console: Console) -> None:
+    document = provenance.document
+    if isinstance(document, EmbeddingDocument):
+        write_embedding(model, provenance.scene, target, document.options, workers=workers, console=console)
+    else:
+        map_scene(model, provenance.scene, target, document.options, workers=workers, console=console)
 
 
 def _target(provenance: Provenance) -> str:
-    """Name of the map of classes; all other files must belong to such a map."""
+    """Name of the main file; all other files must belong to such a product."""
     names = list(provenance.document.files)
     target = Path(names[0])
-    unrelated = sorted(set(names) - {path.name for path in map_files(target)})
-    if target.suffix.lower() not in (".tif", ".tiff") or unrelated:
+    is_embedding = isinstance(provenance.document, EmbeddingDocument)
+    endings = ENDINGS if is_embedding else (".tif", ".tiff")
+    known = [target, item_path(target)] if is_embedding else map_files(target)
+    unrelated = sorted(set(names) - {path.name for path in known})
+    if target.suffix.lower() not in endings or unrelated:
         raise InputError(
             f"{provenance.path}: files",
             found=", ".join(unrelated or names[:1]),
@@ -210,9 +226,9 @@ def _changes(provenance: Provenance) -> Iterator[str]:
 
 def _verdict(first: Path, second: Path, sha: str) -> str:
     """Compare a reproduced file with the first one, whose checksum the provenance states."""
-    if not second.is_file():
+    if not second.exists():
         return "missing in the reproduction"
-    if sha256(second) == sha:
+    if checksum(second) == sha:
         return IDENTICAL
     if not first.is_file() or first.suffix.lower() not in (".tif", ".tiff"):
         return "different"

@@ -33,7 +33,7 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 @dataclass(frozen=True)
 class MapProduct:
-    """One file of a map: its bands and how they are stored.
+    """One raster of a product: its bands and how they are stored.
 
     Args:
         key: Name in tiles and file names.
@@ -44,6 +44,11 @@ class MapProduct:
         overviews: Resampling of the overviews, in which pixels without data never count.
         legend: Legend of a map of classes.
         dtype: Data type of the pixels.
+        scales: Factor of each band, if the bands differ.
+        offsets: Value of the stored number 0 of each band, if the bands differ.
+        main: Whether this is the main file of its product, as the map of classes is.
+        block: Side of a compressed block in pixels; None takes that of maps.
+        predictor: Whether differences of neighboring numbers are compressed, which suits smooth numbers.
     """
 
     key: str
@@ -54,28 +59,34 @@ class MapProduct:
     overviews: str = "average"
     legend: Legend | None = None
     dtype: str = "uint8"
+    scales: tuple[float, ...] = ()
+    offsets: tuple[float, ...] = ()
+    main: bool = False
+    block: int | None = None
+    predictor: bool = False
 
     def path(self, target: Path) -> Path:
-        """Path of the file if the map of classes is ``target``."""
-        return target if self.legend else target.with_name(f"{target.stem}_{self.key}{target.suffix}")
+        """Path of the file if the main file of the product is ``target``."""
+        return target if self.main else target.with_name(f"{target.stem}_{self.key}{target.suffix}")
 
     def bytes(self, grid: GeoBox) -> int:
         """Upper bound of the space that writing takes: full blocks twice, their overviews twice, and headers."""
-        block = block_size(grid)
+        block = self.block_size(grid)
         height, width = grid.shape
         rows = -(-height // block) * block
         columns = -(-width // block) * block
         return int(2.8 * rows * columns * len(self.bands) * np.dtype(self.dtype).itemsize) + 2**16
 
-
-def block_size(grid: GeoBox) -> int:
-    """Side of a compressed block in pixels; smaller for small maps, because the last blocks are padded."""
-    return 512 if max(grid.shape) > 512 else 256
+    def block_size(self, grid: GeoBox) -> int:
+        """Side of a compressed block in pixels; smaller for small maps, because the last blocks are padded."""
+        if self.block is not None:
+            return self.block
+        return 512 if max(grid.shape) > 512 else 256
 
 
 def class_map(legend: Legend) -> MapProduct:
     """The map of classes."""
-    return MapProduct("classes", ("class",), "Class of each pixel.", overviews="mode", legend=legend)
+    return MapProduct("classes", ("class",), "Class of each pixel.", overviews="mode", legend=legend, main=True)
 
 
 def products(legend: Legend, sensors: Sequence[str], calibration: Calibration | None = None) -> tuple[MapProduct, ...]:
@@ -178,16 +189,18 @@ def writing_files(
 
 
 def _of_writing(error: Exception, folder: Path) -> bool:
-    """Whether an error comes from writing: it names no file, a file of the folder, or a folder above it."""
+    """Whether an error comes from writing: it names no file, a file below the folder, or a folder above it."""
     name = getattr(error, "filename", None)
-    return name is None or Path(name).parent in (folder, folder.parent) or folder.is_relative_to(name)
+    if name is None or Path(name).parent == folder.parent:
+        return True
+    return Path(name).is_relative_to(folder) or folder.is_relative_to(name)
 
 
 def _build(path: Path, grid: GeoBox, product: MapProduct, pieces: Iterable[Strip]) -> None:
     plain = path.with_name(path.name + ".tiles")
     with rasterio.Env(GDAL_CACHEMAX=CACHE, GDAL_NUM_THREADS="1"):
         _write_plain(plain, grid, product, pieces)
-        _copy(plain, path, product, block_size(grid))
+        _copy(plain, path, product, product.block_size(grid))
     plain.unlink()
 
 
@@ -205,8 +218,8 @@ def _write_plain(path: Path, grid: GeoBox, product: MapProduct, pieces: Iterable
         transform=grid.affine,
         nodata=product.nodata,
         tiled=True,
-        blockxsize=block_size(grid),
-        blockysize=block_size(grid),
+        blockxsize=product.block_size(grid),
+        blockysize=product.block_size(grid),
         photometric="minisblack",
         bigtiff="if_safer",
     ) as file:
@@ -218,6 +231,7 @@ def _write_plain(path: Path, grid: GeoBox, product: MapProduct, pieces: Iterable
 
 
 def _copy(plain: Path, path: Path, product: MapProduct, block: int) -> None:
+    options = {"predictor": "YES"} if product.predictor else {}
     try:
         copy(
             plain,
@@ -228,6 +242,7 @@ def _copy(plain: Path, path: Path, product: MapProduct, block: int) -> None:
             overview_resampling=product.overviews.upper(),
             bigtiff="IF_SAFER",
             num_threads=1,
+            **options,
         )
     except Exception as error:  # private classes of rasterio
         raise RasterioIOError(str(error)) from error
@@ -251,6 +266,9 @@ def _describe(file: rasterio.io.DatasetWriter, product: MapProduct) -> None:
         file.update_tags(TIFFTAG_IMAGEDESCRIPTION=product.meaning)
     if product.scale != 1:
         file.scales = (product.scale,) * len(product.bands)
+    if product.scales:
+        file.scales = product.scales
+        file.offsets = product.offsets
     if product.legend is None:
         file.colorinterp = (ColorInterp.gray, *[ColorInterp.undefined] * (len(product.bands) - 1))
         return

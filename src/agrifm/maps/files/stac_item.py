@@ -1,4 +1,4 @@
-"""STAC item of a map: its footprint, the time of its images, and the meaning of its numbers."""
+"""STAC item of a map or of embeddings: footprint, time of the images, and the meaning of the numbers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import datetime as dt
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from agrifm.maps.files.legend import NODATA, Legend
 from agrifm.rasters.grid import pixel_size
 
 COG = "image/tiff; application=geotiff; profile=cloud-optimized"
+ZARR = "application/vnd.zarr"
 EXTENSIONS = ("projection/v2.0.0", "raster/v2.0.0", "classification/v2.0.0")
 CORNERS = 8  # points along each side of the footprint: sides of a projected grid are curved in longitude and latitude
 
@@ -31,20 +33,42 @@ def stac_item(
     products: Sequence[MapProduct],
     interval: tuple[dt.date, dt.date],
     properties: Mapping[str, Any],
+    *,
+    extensions: Sequence[str] = EXTENSIONS,
+    assets: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Create the STAC 1.1 item of a map whose files are beside it; every href is relative.
+    """Create the STAC 1.1 item of a product whose files are beside it; every href is relative.
 
     Args:
-        target: Map of classes; its stem becomes the id of the item.
-        grid: Grid of the map.
-        products: Written products, including the map of classes.
+        target: Main file; its stem becomes the id of the item.
+        grid: Grid of the product.
+        products: Written rasters, including the main file.
         interval: First and last day of the images.
         properties: Further properties, which replace those with the same key.
+        extensions: Names and versions of the extensions that are used.
+        assets: Further assets; None stands for those of a map of classes, its style and its attribute table.
 
     Source: STAC 1.1.0; extensions projection 2.0, raster 2.0, classification 2.0.
     """
     geometry, bbox = footprint(grid)
-    assets = {product.key: _asset(target, grid, product) for product in products}
+    rasters = {product.key: _asset(target, grid, product) for product in products}
+    more = _assets_of_classes(target) if assets is None else assets
+    return {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "stac_extensions": [f"https://stac-extensions.github.io/{name}/schema.json" for name in extensions],
+        "id": target.stem,
+        "geometry": geometry,
+        "bbox": bbox,
+        "properties": _properties(grid, interval) | dict(properties),
+        "links": [],
+        "assets": {**rasters, **more},
+    }
+
+
+def _assets_of_classes(target: Path) -> dict[str, Any]:
+    """Style and attribute table of a map of classes."""
+    assets: dict[str, Any] = {}
     assets["style"] = {
         "type": "application/xml",
         "href": f"./{target.stem}.qml",
@@ -57,17 +81,7 @@ def stac_item(
         "title": "GDAL raster attribute table",
         "roles": ["metadata"],
     }
-    return {
-        "type": "Feature",
-        "stac_version": "1.1.0",
-        "stac_extensions": [f"https://stac-extensions.github.io/{name}/schema.json" for name in EXTENSIONS],
-        "id": target.stem,
-        "geometry": geometry,
-        "bbox": bbox,
-        "properties": _properties(grid, interval) | dict(properties),
-        "links": [],
-        "assets": assets,
-    }
+    return assets
 
 
 def _properties(grid: GeoBox, interval: tuple[dt.date, dt.date]) -> dict[str, Any]:
@@ -89,7 +103,7 @@ def _properties(grid: GeoBox, interval: tuple[dt.date, dt.date]) -> dict[str, An
 def _asset(target: Path, grid: GeoBox, product: MapProduct) -> dict[str, Any]:
     asset: dict[str, Any] = {
         "href": f"./{product.path(target).name}",
-        "type": COG,
+        "type": ZARR if target.suffix.lower() == ".zarr" else COG,
         "title": product.key,
         "description": product.meaning,
         "roles": ["data"],
@@ -99,10 +113,14 @@ def _asset(target: Path, grid: GeoBox, product: MapProduct) -> dict[str, Any]:
     if grid.crs is not None and grid.crs.projected:
         asset["raster:spatial_resolution"] = pixel_size(grid)[0]  # in meters, as the extension says
     if product.nodata is not None:
-        asset["nodata"] = product.nodata
+        # JSON has no NaN; STAC writes it as text.
+        asset["nodata"] = "nan" if isnan(product.nodata) else product.nodata
     if product.scale != 1:
         asset |= {"raster:scale": product.scale, "raster:offset": 0}
-    asset["bands"] = [{"name": name} for name in product.bands]
+    bands: list[dict[str, Any]] = [{"name": name} for name in product.bands]
+    for band, scale, offset in zip(bands, product.scales, product.offsets, strict=False):
+        band |= {"raster:scale": scale, "raster:offset": offset}
+    asset["bands"] = bands
     if product.legend is not None:
         asset["classification:classes"] = classes(product.legend)
     return asset

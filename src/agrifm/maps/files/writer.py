@@ -37,6 +37,7 @@ __all__ = [
     "NODATA",
     "Legend",
     "build",
+    "item_text",
     "map_files",
     "refuse_existing",
     "rgb",
@@ -102,7 +103,7 @@ def build(
     texts = {
         _table(target): legend.attribute_table(),
         target.with_suffix(".qml"): legend.qml(),
-        target.with_suffix(".json"): _json(stac_item(target, grid, chosen, interval, properties)),
+        target.with_suffix(".json"): item_text(stac_item(target, grid, chosen, interval, properties)),
     }
     rasters = {product.path(target): product for product in chosen}
     try:
@@ -165,7 +166,7 @@ def _table(path: Path) -> Path:
     return path.with_name(path.name + ".aux.xml")
 
 
-def _json(item: Mapping[str, Any]) -> str:
+def item_text(item: Mapping[str, Any]) -> str:
     """Indented JSON with lists of plain values on one line; text in JSON has no line breaks that could match."""
     text = json.dumps(item, indent=2, ensure_ascii=False)
     return re.sub(r"\[\n\s+[^\[\]{}]+\n\s+\]", lambda match: re.sub(r"\s*\n\s*", " ", match[0]), text) + "\n"

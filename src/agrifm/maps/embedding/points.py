@@ -1,0 +1,346 @@
+"""Features at points, as a table for other libraries: only the windows over the points are computed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from agrifm.checkpoint import Checkpoint
+from agrifm.errors import InputError
+from agrifm.io import whole
+from agrifm.maps.embedding.files import band_names
+from agrifm.maps.embedding.job import EmbedJob, grouped, normalized, plan_embedding
+from agrifm.maps.files.writer import refuse_existing
+from agrifm.maps.options import EmbedOptions
+from agrifm.maps.tiles import clear_dates, one_thread
+from agrifm.scenes.scene import Area, Scene, Tile
+from agrifm.vectors.reading import read_table
+
+ENDINGS = (".parquet", ".csv")
+DEGREES = "EPSG:4326"
+READ_SIDE = 4  # windows along one side of a block that is read at once
+NAMED = 5  # points that a message names
+# Columns by which a table without geometries is understood.
+LONGITUDES = ("lon", "longitude", "lng", "x")
+LATITUDES = ("lat", "latitude", "y")
+
+
+@dataclass(frozen=True)
+class SampledPoints:
+    """Features at points.
+
+    Args:
+        table: Columns of the points, then ``e000``, ``e001`` and so on; one row for each point, without features for
+            those that are outside or that no sensor saw.
+        outside: Numbers of the points outside of the scene, counted from 1.
+        unseen: Numbers of the points that no sensor saw.
+    """
+
+    table: pd.DataFrame
+    outside: tuple[int, ...]
+    unseen: tuple[int, ...]
+
+    def __str__(self) -> str:
+        bands = sum(1 for name in self.table.columns if _is_band(name))
+        given = len(self.table) - len(self.outside) - len(self.unseen)
+        lines = [f"{bands} features at {given} of {len(self.table)} points"]
+        for numbers, reason in ((self.outside, "outside of the scene"), (self.unseen, "never seen by a sensor")):
+            if numbers:
+                lines.append(f"without features because {reason}: {_listed(numbers)}")
+        return "\n".join(lines)
+
+
+def check_table(path: Path, *, overwrite: bool = False) -> None:
+    """Refuse a table that cannot be written, before anything is computed.
+
+    Raises:
+        InputError: If the suffix is unknown, the file exists, or pyarrow is missing for Parquet.
+    """
+    if path.suffix.lower() not in ENDINGS:
+        raise InputError(
+            path,
+            found=f"the ending '{path.suffix}'",
+            expected="a table in Parquet or CSV, because points are given",
+            repair="give a name that ends in .parquet or .csv, or leave out --at.",
+        )
+    if path.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:
+        raise InputError(
+            path,
+            found="no pyarrow, which writes Parquet",
+            expected="this optional library",
+            repair="run pip install 'agrifm[parquet]', or end the name in .csv.",
+        )
+    refuse_existing(path, overwrite=overwrite)
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a table as Parquet or CSV; it appears whole.
+
+    Raises:
+        InputError: If the disk is full or read-only.
+    """
+    with whole(path) as unfinished:
+        if path.suffix.lower() == ".parquet":
+            table.to_parquet(unfinished, index=False)
+        else:
+            table.to_csv(unfinished, index=False)
+
+
+def embed_points(
+    checkpoint: Checkpoint,
+    scene: Scene,
+    points: Any,
+    options: EmbedOptions,
+    *,
+    where: str = "points",
+    console: Console | None = None,
+) -> SampledPoints:
+    """Compute features at points: those of the pixel that a point lies in.
+
+    Args:
+        checkpoint: Trained or pre-trained model.
+        scene: Scene with at least one of the model's sensors.
+        points: GeoDataFrame of points with a CRS, or a table with columns ``lon`` and ``lat`` in degrees.
+        options: Windows and device.
+        where: Name of the points in messages.
+        console: Where progress is shown.
+
+    Returns:
+        The table, and which points have no features.
+
+    Raises:
+        InputError: If the table holds no points, or all of them are outside of the scene.
+    """
+    console = console or Console(quiet=True)
+    job = plan_embedding(checkpoint, scene, options)
+    columns, x, y = _located(points, job, where)
+    names = band_names(job.channels)
+    taken = sorted(set(names) & set(columns.columns))
+    if taken:
+        raise InputError(
+            f"{where}: {taken[0]}",
+            found="a column with the name of a feature",
+            expected=f"columns other than {names[0]} to {names[-1]}",
+            repair="rename the column.",
+        )
+    height, width = job.scene.grid.shape
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    if not inside.any():
+        raise _all_outside(where, points, job)
+    rows = y[inside].astype(int)
+    pixel_columns = x[inside].astype(int)
+    with console.status("computing features at points"):
+        found = _at_pixels(job, rows, pixel_columns)
+    features = np.full((len(columns), job.channels), np.nan, np.float32)
+    features[inside] = found.T
+    table = pd.concat([columns, pd.DataFrame(features, columns=list(names))], axis=1)
+    unseen = inside & np.isnan(features[:, 0])
+    return SampledPoints(table, _numbers(~inside), _numbers(unseen))
+
+
+def embed_file(
+    model: Path,
+    scene: Scene,
+    points: Path,
+    out: Path,
+    options: EmbedOptions,
+    *,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> SampledPoints:
+    """Write the features at the points of a vector file as a table; see :func:`embed_points`.
+
+    Raises:
+        InputError: If points, scene and model do not fit, or the table cannot be written.
+    """
+    check_table(out, overwrite=overwrite)
+    sampled = embed_points(
+        Checkpoint.load(model), scene, read_table(points), options, where=str(points), console=console
+    )
+    write_table(sampled.table, out)
+    return sampled
+
+
+def _at_pixels(job: EmbedJob, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Features ``(c, n)`` of pixels, added up as :meth:`TileJob.blend` adds them up, so that they are the same."""
+    positions = _windows_over(job, rows, columns)
+
+    def compute(numbers: Sequence[tuple[int, int]]) -> list[_AtWindow]:
+        data = job.scene.read(job.windows.around(numbers))
+        return [_at_window(job, data, number, rows, columns, positions[number]) for number in numbers]
+
+    parts: list[_AtWindow] = []
+    with one_thread(), ThreadPoolExecutor(os.cpu_count()) as threads:
+        for of_block in threads.map(compute, grouped(sorted(positions), READ_SIDE)):
+            parts += of_block
+    total = np.zeros((job.channels, len(rows)), np.float32)
+    weights = np.zeros(len(rows), np.float32)
+    seen = np.zeros(len(rows), bool)
+    for part in sorted(parts, key=lambda part: part.number):  # the order in which tiles add them up
+        seen[part.pixels] |= part.clear
+        if part.features is not None:
+            total[:, part.pixels] += part.weight * part.features
+            weights[part.pixels] += part.weight
+    return normalized(total, weights, seen)
+
+
+@dataclass(frozen=True, eq=False)
+class _AtWindow:
+    """What one window says about some pixels.
+
+    Args:
+        number: Number of the window.
+        pixels: Positions ``(m)`` of the pixels.
+        weight: Weights ``(m)`` of the window.
+        clear: Mask ``(m)`` of pixels that a sensor saw.
+        features: Features ``(c, m)``; None if no pixel of the window was seen.
+    """
+
+    number: tuple[int, int]
+    pixels: list[int]
+    weight: np.ndarray
+    clear: np.ndarray
+    features: np.ndarray | None
+
+
+def _at_window(
+    job: EmbedJob, data: Tile, number: tuple[int, int], rows: np.ndarray, columns: np.ndarray, pixels: list[int]
+) -> _AtWindow:
+    window = job.windows.area(number)
+    row = rows[pixels] - window.row
+    column = columns[pixels] - window.column
+    weight = _weights(job, number, window)[row, column]
+    clear = np.asarray(clear_dates(data, window)[:, row, column].any(0))
+    features = None
+    if data.has_clear_pixels(window):
+        features = job.window_features(data, number)[:, row, column]
+    return _AtWindow(number, pixels, weight, clear, features)
+
+
+def _windows_over(job: EmbedJob, rows: np.ndarray, columns: np.ndarray) -> dict[tuple[int, int], list[int]]:
+    """Positions of the pixels by the windows that lie over them."""
+    row_windows = {row: job.windows.rows.over(row, row + 1) for row in set(rows.tolist())}
+    column_windows = {column: job.windows.columns.over(column, column + 1) for column in set(columns.tolist())}
+    positions: dict[tuple[int, int], list[int]] = {}
+    for position, (row, column) in enumerate(zip(rows.tolist(), columns.tolist(), strict=True)):
+        for i in row_windows[row]:
+            for j in column_windows[column]:
+                positions.setdefault((i, j), []).append(position)
+    return positions
+
+
+def _weights(job: EmbedJob, number: tuple[int, int], window: Area) -> np.ndarray:
+    """Weights ``(h, w)`` of the pixels of a window."""
+    row_weights = job.windows.rows.weight(number[0], window.row, window.row + window.height)
+    column_weights = job.windows.columns.weight(number[1], window.column, window.column + window.width)
+    return row_weights[:, None] * column_weights
+
+
+def _located(points: Any, job: EmbedJob, where: str) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """Columns of the points, and their positions in pixels from the corner of the scene.
+
+    Raises:
+        InputError: If there are no points.
+    """
+    frame = _with_geometry(points, where)
+    kinds = sorted({str(kind) for kind in frame.geom_type.dropna()} - {"Point"})
+    empty = _numbers(np.asarray(frame.geometry.isna() | frame.geometry.is_empty))
+    if kinds or empty or not len(frame):
+        found = f"geometries of type {', '.join(kinds)}" if kinds else f"rows without a geometry: {_listed(empty)}"
+        raise InputError(
+            where,
+            found=found if len(frame) else "no rows",
+            expected="one point in each row",
+            repair="give points, e.g. the representative points of polygons, and drop rows without one.",
+        )
+    if frame.crs is None:
+        raise InputError(
+            where,
+            found="no CRS",
+            expected="points with a CRS",
+            repair="write it, e.g. 'ogr2ogr -a_srs EPSG:4326 NEW OLD'.",
+        )
+    projected = frame.geometry.to_crs(str(job.scene.grid.crs))
+    # Points that the CRS of the scene cannot hold become infinite; they are outside.
+    x, y = ~job.scene.grid.affine * (projected.x.to_numpy(), projected.y.to_numpy())
+    columns = pd.DataFrame(frame.drop(columns=frame.geometry.name)).reset_index(drop=True)
+    degrees = frame.geometry.to_crs(DEGREES)
+    for name, values in (("lon", degrees.x), ("lat", degrees.y)):
+        if name not in columns:
+            columns[name] = values.to_numpy()
+    return columns, np.floor(x), np.floor(y)
+
+
+def _with_geometry(points: Any, where: str) -> Any:
+    """The points as a GeoDataFrame; a table without geometries needs columns of longitude and latitude."""
+    import geopandas  # slow to import
+
+    if isinstance(points, geopandas.GeoDataFrame):
+        return points
+    by_name = {str(name).lower(): name for name in points.columns}
+    longitude = _first(by_name, LONGITUDES)
+    latitude = _first(by_name, LATITUDES)
+    if longitude is None or latitude is None:
+        raise InputError(
+            where,
+            found=f"no geometry, and columns {', '.join(map(str, points.columns)) or '(none)'}",
+            expected="a vector file of points, or a table with columns lon and lat in degrees",
+            repair="rename the columns to lon and lat, or write the points as GeoPackage.",
+        )
+    x = pd.to_numeric(points[longitude], errors="coerce")
+    y = pd.to_numeric(points[latitude], errors="coerce")
+    geometry = geopandas.points_from_xy(x, y)
+    return geopandas.GeoDataFrame(points, geometry=geometry, crs=DEGREES)
+
+
+def _first(by_name: dict[str, Any], wanted: Sequence[str]) -> Any:
+    for name in wanted:
+        if name in by_name:
+            return by_name[name]
+    return None
+
+
+def _all_outside(where: str, points: Any, job: EmbedJob) -> InputError:
+    """The error for points that are all outside; it names exchanged coordinates if that is the reason."""
+    frame = _with_geometry(points, where)
+    west, south, east, north = job.scene.grid.geographic_extent.boundingbox.bbox
+    degrees = frame.geometry.to_crs(DEGREES)
+    exchanged = int(((degrees.y >= west) & (degrees.y <= east) & (degrees.x >= south) & (degrees.x <= north)).sum())
+    found = f"{len(frame)} points, all of them outside of the scene"
+    repair = "give points on the scene, and check their CRS."
+    if exchanged:
+        found += f"; {exchanged} of them would lie on it with longitude and latitude exchanged"
+        repair = "exchange longitude and latitude in the file."
+    return InputError(
+        where,
+        found=found,
+        expected=f"points within {west:.4f} to {east:.4f} degrees east and {south:.4f} to {north:.4f} degrees north",
+        repair=repair,
+    )
+
+
+def _numbers(mask: np.ndarray) -> tuple[int, ...]:
+    """Numbers of the rows of a mask, counted from 1."""
+    return tuple((np.flatnonzero(mask) + 1).tolist())
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    """Text such as ``3 points (rows 2, 7, 9)``; empty without numbers."""
+    if not numbers:
+        return ""
+    shown = ", ".join(map(str, numbers[:NAMED]))
+    more = ", ..." if len(numbers) > NAMED else ""
+    return f"{len(numbers)} (rows {shown}{more})"
+
+
+def _is_band(name: object) -> bool:
+    return isinstance(name, str) and name[:1] == "e" and name[1:].isdecimal()
