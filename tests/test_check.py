@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 from farmland_series import DAYS, farmland
 
-from agrifm.checks.chips import Survey, evenly, look_at_bands, splits_overlap, survey, values
+from agrifm.checks.band_order import check_band_order
+from agrifm.checks.chips import evenly, splits_overlap, survey, values
+from agrifm.checks.survey import Survey
 from agrifm.config import parse
 from agrifm.data.folder import ChipFolder
 from agrifm.errors import InputError
 from agrifm.sample import Sample, days_since_epoch
-from agrifm.sensors import LANDSAT, MODIS, S2
+from agrifm.sensors import LANDSAT, MODIS, S2, Sensor
 from agrifm.training.data_checks import cautions, examine
 from agrifm.training.loaders import open_sources
 
@@ -160,7 +162,7 @@ def test_water_snow_and_desert_are_not_called_swapped(sensor):
         image = torch.as_tensor((reflectance[:, None, None] + noise) * 1e4)
         seen = Survey()
         seen.add(Sample({sensor.name: image}, name=name), [sensor])
-        look_at_bands(sensor, seen, name, single=True)
+        check_band_order(sensor, seen, name, single=True)
 
 
 def test_evenly():
@@ -183,7 +185,7 @@ def test_a_survey_keeps_no_chip_in_memory():
 def test_a_survey_of_many_chips_stays_small(monkeypatch):
     import torch
 
-    monkeypatch.setattr("agrifm.checks.survey.KEPT", 1000)
+    monkeypatch.setattr("agrifm.checks.survey.MAX_PIXELS", 1000)
     seen = Survey()
     for i in range(20):
         seen.add(Sample({"S2": torch.full((1, 10, 16, 16), i + 1)}, name=str(i)), [S2])
@@ -296,10 +298,10 @@ HAZY = ([0.45, 0.66, 0.86, 2.2], [0.24, 0.25, 0.22, 0.15])
 
 
 def test_weak_evidence_is_a_warning_where_no_file_names_its_bands():
-    [warning] = look_at_bands(S2, pixels(HAZY), "all chips", single=False, named=False)
+    [warning] = check_band_order(S2, pixels(HAZY), "all chips", single=False, named=False)
     assert "do not name their bands" in warning
     with pytest.raises(InputError, match="darker or steadier") as error:
-        look_at_bands(S2, pixels(HAZY), "all chips", single=False, named=True)
+        check_band_order(S2, pixels(HAZY), "all chips", single=False, named=True)
     assert "medians of 0.2" in error.value.found
 
 
@@ -308,7 +310,7 @@ def test_strong_evidence_is_refused_with_both_numbers():
     seen = pixels(crop)
     seen.pixels["S2"][0][:, [2, 3]] = seen.pixels["S2"][0][:, [3, 2]]
     with pytest.raises(InputError, match=r"medians of 0\.04\d and 0\.38") as error:
-        look_at_bands(S2, seen, "all chips", single=True, named=False)
+        check_band_order(S2, seen, "all chips", single=True, named=False)
     assert "check_bands: false" in error.value.repair
 
 
@@ -316,4 +318,13 @@ def test_strong_evidence_is_refused_with_both_numbers():
 def test_lakes_clouds_and_snow_do_not_decide(seed):
     lake = ([0.45, 0.56, 0.7, 0.9, 2.2], [0.14, 0.12, 0.08, 0.05, 0.02])
     snow = ([0.45, 0.9, 1.2, 1.6, 2.2], [0.9, 0.45, 0.3, 0.1, 0.08])
-    assert look_at_bands(S2, pixels(lake, snow, seed=seed), "all chips", single=False) == []
+    assert check_band_order(S2, pixels(lake, snow, seed=seed), "all chips", single=False) == []
+
+
+def test_a_sensor_without_infrared_bands_is_not_judged_by_dates():
+    import torch
+
+    sensor = Sensor("RGB", S2.bands[:3], gsd=10)
+    image = torch.randint(1, 4000, (4, 3, 16, 16), generator=torch.Generator().manual_seed(0))
+    [seen] = values(Listed([Sample({"RGB": image})]), [sensor], [0], [0], -1, bands=True)
+    assert (seen.chips, seen.warnings) == (1, [])

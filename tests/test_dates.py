@@ -9,7 +9,8 @@ import rasterio
 from farmland_series import CLOUD, DAYS, DESERT, FOREST, NODES, SEASON, SIZE, SNOW, SOIL, farmland
 from rasterio.transform import from_origin
 
-from agrifm.checks.series import Series, faults
+from agrifm.checks.date_faults import find_faults
+from agrifm.checks.series import Series
 from agrifm.errors import InputError
 from agrifm.opening import open_scene
 from agrifm.scenes.checks.units import check_units
@@ -91,7 +92,7 @@ def series(images, masked):
 )
 def test_unusual_ground_passes(ground, season, masked):
     for seed in range(20):
-        assert faults(series(farmland(S2, seed, ground, season), masked)) == []
+        assert find_faults(series(farmland(S2, seed, ground, season), masked)) == []
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["plain", "masked"])
@@ -114,7 +115,7 @@ def test_unusual_dates_pass(event, masked):
             "shadow": 0.4 * image,
             "drought": 1.3 * image,
         }[event]
-        assert not any(fault.sure for fault in faults(series(images, masked)))
+        assert not any(fault.sure for fault in find_faults(series(images, masked)))
 
 
 def test_products_of_a_new_baseline_of_early_dates(tmp_path):

@@ -1,4 +1,4 @@
-"""Work on chips in a process that can be killed: a damaged file can keep libhdf5 busy for ever, or crash it."""
+"""Read chips in a process that can be killed: a damaged file can keep the HDF5 library busy forever, or crash it."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ import torch
 from agrifm.data import hdf5 as h5_files
 from agrifm.errors import Unreadable
 
-# New processes begin without the state of this one on some systems; there the work must be picklable.
+# On systems without fork, a new process starts without the state of this one, and the work must be picklable.
 METHOD = "fork" if "fork" in mp.get_all_start_methods() else "spawn"
 
 
 class TimeLimitExceeded(Unreadable):
-    """A chip that cannot be read because reading it does not end, or ends the process."""
+    """A chip that cannot be read, because reading it takes too long or crashes the process."""
 
     path = Path()
 
 
 def in_child_process(work: Callable[[], Any], seconds: float) -> Any:
-    """Do work in another process and return what it gives.
+    """Run a function in another process, and return its result.
 
     Args:
-        work: Reads chips.
-        seconds: Seconds that one chip may take to read.
+        work: Function that reads chips.
+        seconds: Time limit for reading one chip.
 
     Raises:
-        Stuck: a chip took longer, or reading it ended the process.
-        Exception: Any exception of the work.
+        TimeLimitExceeded: If reading a chip takes longer, or crashes the process.
+        Exception: Any exception of the function.
     """
     context: Any = mp.get_context(METHOD)
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(work, theirs), daemon=True)
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(work, sender), daemon=True)
     process.start()
-    theirs.close()
+    sender.close()
     try:
-        return _await(ours, seconds)
+        return _wait_for_answer(receiver, seconds)
     finally:
         process.kill()
         process.join()
-        ours.close()
+        receiver.close()
 
 
 def _work(work: Callable[[], Any], answers: Connection) -> None:
-    torch.set_num_threads(1)  # threads of the first process are gone in this one
+    torch.set_num_threads(1)  # threads of the parent process do not exist in this one
     h5_files.watcher = lambda path: answers.send(("reading", path))
     try:
         answer = ("done", work())
@@ -56,21 +56,21 @@ def _work(work: Callable[[], Any], answers: Connection) -> None:
         answer = ("failed", error)
     try:
         answers.send(answer)
-    except Exception as error:  # what cannot be pickled
+    except Exception as error:  # an answer that cannot be pickled
         answers.send(("failed", RuntimeError(f"{answer[1]!r}: {error!r}")))
 
 
-def _await(answers: Connection, seconds: float) -> Any:
+def _wait_for_answer(answers: Connection, seconds: float) -> Any:
     reading: Path | None = None
     while True:
         if not answers.poll(None if reading is None else seconds):
-            raise _stuck(reading, f"a file that takes more than {seconds:g} seconds to read")
+            raise _time_limit_exceeded(reading, f"a file that takes more than {seconds:g} seconds to read")
         try:
             kind, value = answers.recv()
         except EOFError as end:
             if reading is None:
                 raise RuntimeError("the process that reads chips has ended without an answer") from end
-            raise _stuck(reading, "a file on which the HDF5 library crashes") from end
+            raise _time_limit_exceeded(reading, "a file on which the HDF5 library crashes") from end
         if kind == "done":
             return value
         if kind == "failed":
@@ -78,7 +78,7 @@ def _await(answers: Connection, seconds: float) -> Any:
         reading = value
 
 
-def _stuck(path: Path | None, found: str) -> TimeLimitExceeded:
+def _time_limit_exceeded(path: Path | None, found: str) -> TimeLimitExceeded:
     error = TimeLimitExceeded(
         path,
         found=found,

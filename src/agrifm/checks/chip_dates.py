@@ -2,104 +2,157 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from agrifm.checks.band_order import BandOrder
-from agrifm.checks.series import Fault, Series, faults
+from agrifm.checks.date_faults import Fault, find_faults
+from agrifm.checks.series import Series
 from agrifm.checks.survey import Survey
 from agrifm.sample import Sample
 from agrifm.sensors import Sensor
 
-PLACES = 256  # of a chip at which its dates are compared
-MANY = 3  # chips that must show a date before it is refused
+PIXELS_PER_FRAME = 256  # of a chip by which its dates are compared
+MIN_CHIPS = 3  # that must show a date before it is refused
+MAX_NAMES = 6  # of dates in the first line of an error
+
+FaultKind = tuple  # kind, amount and bands of a fault: what chips must agree on
 
 
-def vote(seen: Survey, sample: Sample, sensor: Sensor) -> None:
-    """Note for every date of a chip whether it could be judged, and what is wrong with it."""
+@dataclass(frozen=True)
+class DayVotes:
+    """How many chips contradict their other dates on a day.
+
+    Args:
+        day: Days since 1970, or name of the frame.
+        faulty: Number of chips with the fault.
+        judged: Number of chips that could be judged.
+    """
+
+    day: int | str
+    faulty: int
+    judged: int
+
+    @property
+    def name(self) -> str:
+        """The date, or the frame where chips have no dates."""
+        return self.day if isinstance(self.day, str) else str(np.datetime64(self.day, "D"))
+
+
+def count_votes(survey: Survey, sample: Sample, sensor: Sensor) -> None:
+    """Note for every date of a chip whether it can be judged, and its fault."""
     if sensor.name not in sample.images:
         return
     series, days = _series(sample, sensor)
-    votes = seen.votes.setdefault(sensor.name, {})
     for day in days:
-        votes.setdefault(day, Counter())["shown"] += 1
+        survey.votes_on(sensor.name, day)["shown"] += 1
     for step in series.judged:
-        votes.setdefault(days[step], Counter())["judged"] += 1
-    for fault in faults(series):
-        counts = votes.setdefault(days[fault.step], Counter())
-        counts["judged"] += int(fault.step not in series.judged)
-        counts[_kind(fault)] += 1
-        counts["sure", *_kind(fault)] += int(fault.sure)
+        survey.votes_on(sensor.name, days[step])["judged"] += 1
+    for fault in find_faults(series):
+        votes = survey.votes_on(sensor.name, days[fault.step])
+        # A date with a wrong factor has a fault though it has too little ground to be judged.
+        votes["judged"] += int(fault.step not in series.judged)
+        votes[_kind(fault)] += 1
+        votes["sure", *_kind(fault)] += int(fault.sure)
 
 
-def _kind(fault: Fault) -> tuple:
+def _kind(fault: Fault) -> FaultKind:
     return fault.kind, fault.amount, fault.bands
 
 
 def _series(sample: Sample, sensor: Sensor) -> tuple[Series, list[int | str]]:
-    """Some pixels of a chip through its dates, and the dates: days since 1970, or numbers of frames."""
-    image, mask = sample.images[sensor.name], sample.mask(sensor.name)
-    t, c = image.shape[:2]
-    stride = max(1, image.shape[-2] * image.shape[-1] // PLACES)
-    stored = image.reshape(t, c, -1)[:, :, ::stride].numpy().astype(np.float32)
-    clear = mask.reshape(t, -1)[:, ::stride].numpy()
-    gone = (stored == 0).all(1) if sensor.nodata is None else (stored == sensor.nodata).all(1)
+    """Return some pixels of a chip on its dates, and the dates: days since 1970, or names of frames."""
+    image = sample.images[sensor.name]
+    mask = sample.mask(sensor.name)
+    frames, bands, height, width = image.shape
+    stride = max(1, height * width // PIXELS_PER_FRAME)
+    is_empty = _is_empty(image, sensor)
+    stored = image.reshape(frames, bands, -1)[:, :, ::stride].numpy().astype(np.float32)
+    clear = mask.reshape(frames, -1)[:, ::stride].numpy()
     reflectance = stored * np.float32(sensor.scale) + np.float32(sensor.offset)
-    reflectance[np.broadcast_to(gone[:, None], reflectance.shape)] = np.nan
-    masked = np.full(t, bool((mask.logical_not() & torch.from_numpy(~_all_gone(image, sensor))).any()))
-    days: list[int | str] = [f"frame {i + 1}" for i in range(t)]
-    if sensor.name in sample.dates:
-        days = sample.dates[sensor.name].tolist()
-    order = np.argsort(days, kind="stable") if sensor.name in sample.dates else np.arange(t)
-    series = Series(sensor, reflectance[order], clear[order], masked, least=30)
+    bands_first = np.moveaxis(reflectance, 1, 0)
+    bands_first[:, is_empty.reshape(frames, -1)[:, ::stride].numpy()] = np.nan
+    # A mask that leaves out pixels with data is more than a mask of missing pixels: it knows clouds.
+    has_quality = bool((~mask & ~is_empty).any())
+    masked = np.full(frames, has_quality)
+    if sensor.name not in sample.dates:
+        names: list[int | str] = [f"frame {i + 1}" for i in range(frames)]
+        return Series(sensor, reflectance, clear, masked, min_ground=30), names
+    days = sample.dates[sensor.name].tolist()
+    order = np.argsort(days, kind="stable")
+    series = Series(sensor, reflectance[order], clear[order], masked, min_ground=30)
     return series, [days[i] for i in order]
 
 
-def _all_gone(image: torch.Tensor, sensor: Sensor) -> np.ndarray:
-    return (image == (0 if sensor.nodata is None else sensor.nodata)).all(1).numpy()
+def _is_empty(image: torch.Tensor, sensor: Sensor) -> torch.Tensor:
+    """Return the mask ``(t, h, w)`` of pixels without data in any band."""
+    return (image == (0 if sensor.nodata is None else sensor.nodata)).all(1)
 
 
-def odd_days(seen: Survey, sensor: Sensor) -> Iterator[BandOrder]:
-    """Dates on which most chips contradict their other dates; those that haze may explain become warnings."""
-    odd: dict[tuple, list[tuple[int | str, int, int]]] = {}
-    for day, votes in seen.votes.get(sensor.name, {}).items():
-        kinds = [kind for kind in votes if isinstance(kind, tuple) and kind[0] != "sure"]
+def contradicting_days(survey: Survey, sensor: Sensor) -> Iterator[BandOrder]:
+    """Iterate over the errors of dates on which most chips contradict their other dates, one for each kind of fault.
+
+    What haze may explain becomes a warning of the survey instead.
+    """
+    days_by_kind: dict[FaultKind, list[DayVotes]] = {}
+    for day, votes in survey.votes.get(sensor.name, {}).items():
+        kinds = [key for key in votes if isinstance(key, tuple) and key[0] != "sure"]
         if not kinds:
             continue
-        kind = max(kinds, key=lambda one: votes[one])
-        count, judged, sure = votes[kind], votes["judged"], votes["sure", *kind]
+        kind = max(kinds, key=lambda kind: votes[kind])
+        day_votes = DayVotes(day, votes[kind], votes["judged"])
         # Haze comes with clouds, which keep chips from being judged, and hides the fields.
-        if judged >= MANY and judged >= votes["shown"] / 2 and sure >= 0.6 * judged:
-            odd.setdefault(kind, []).append((day, count, judged))
-        elif count > judged / 2:
-            error = _odd_days(kind, [(day, count, judged)], sensor)
-            seen.warnings.append(f"{error.where}: {error.found}: haze, or wrong numbers")
-    for kind, days in odd.items():
-        yield _odd_days(kind, sorted(days, key=lambda entry: str(entry[0])), sensor)
+        well_judged = day_votes.judged >= MIN_CHIPS and day_votes.judged >= votes["shown"] / 2
+        if well_judged and votes["sure", *kind] >= 0.6 * day_votes.judged:
+            days_by_kind.setdefault(kind, []).append(day_votes)
+        elif day_votes.faulty > day_votes.judged / 2:
+            error = _contradiction(kind, [day_votes], sensor)
+            survey.warnings.append(f"{error.where}: {error.found}: haze, or wrong numbers")
+    for kind, days in days_by_kind.items():
+        days.sort(key=lambda day_votes: str(day_votes.day))
+        yield _contradiction(kind, days, sensor)
 
 
-def _odd_days(kind: tuple, days: Sequence[tuple[int | str, int, int]], sensor: Sensor) -> BandOrder:
-    names = [day if isinstance(day, str) else str(np.datetime64(day, "D")) for day, _, _ in days]
-    what, amount, bands = kind
-    found = {
-        "offset": f"reflectance lies {abs(amount):g} {'above' if amount > 0 else 'below'} that of the other dates in "
-        "every band",
-        "scale": f"reflectance is about {amount:g} times that of the other dates in every band",
-        "order": f"{' and '.join(bands or ())} seem exchanged, and all other bands are as on the other dates",
-    }[what]
-    option = {
-        "offset": f"--set offsets='{{{', '.join(f'{name}: {round(-amount, 6):g}' for name in names)}}}'",
-        "scale": f"--set scales='{{{', '.join(f'{name}: {1e-4 / (amount or 1):g}' for name in names)}}}'",
-    }.get(what, "")
-    again = f"--set skip_dates='[{', '.join(names)}]'" + (f", or with {option}" if option else "")
-    dated = not any(isinstance(day, str) for day, _, _ in days)
-    repair = f"cut the chips again, e.g. by 'agrifm chips' with {again}" if dated else "write these frames again"
+def _contradiction(kind: FaultKind, days: Sequence[DayVotes], sensor: Sensor) -> BandOrder:
+    """Return the error for days with one kind of fault."""
+    names = [day_votes.name for day_votes in days]
+    listed = ", ".join(names[:MAX_NAMES])
+    if len(names) > MAX_NAMES:
+        listed += " and more"
+    repair = "write these frames again"
+    if not any(isinstance(day_votes.day, str) for day_votes in days):
+        repair = f"cut the chips again, e.g. by 'agrifm chips' with {_settings(kind, names)}"
+    first = days[0]
     return BandOrder(
-        f"all chips: {sensor.name}, {', '.join(names[:6])}{' and more' * (len(names) > 6)}",
-        found=f"{found} ({days[0][1]} of {days[0][2]} chips that show {names[0]} without clouds)",
+        f"all chips: {sensor.name}, {listed}",
+        found=f"{_describe(kind)} ({first.faulty} of {first.judged} chips that show {first.name} without clouds)",
         expected="the same scale, offset and order of bands on every date",
         repair=f"{repair}; or set 'check_bands: false' in the data section if the numbers are right.",
     )
+
+
+def _describe(kind: FaultKind) -> str:
+    fault, amount, bands = kind
+    if fault == "offset":
+        side = "above" if amount > 0 else "below"
+        return f"reflectance lies {abs(amount):g} {side} that of the other dates in every band"
+    if fault == "scale":
+        return f"reflectance is about {amount:g} times that of the other dates in every band"
+    return f"{' and '.join(bands)} seem exchanged, and all other bands are as on the other dates"
+
+
+def _settings(kind: FaultKind, names: Sequence[str]) -> str:
+    """Return the settings of ``agrifm chips`` that leave dates out, or give them another offset or scale."""
+    fault, amount, _ = kind
+    skip = f"--set skip_dates='[{', '.join(names)}]'"
+    if fault == "offset":
+        value = round(-amount, 6)
+    elif fault == "scale":
+        value = 1e-4 / amount
+    else:
+        return skip
+    values = ", ".join(f"{name}: {value:g}" for name in names)
+    return f"{skip}, or with --set {fault}s='{{{values}}}'"

@@ -1,4 +1,4 @@
-"""Look at chips before a model does: structure of every file, values of as many as asked for."""
+"""Check chips before training: the structure of every file, and the values of as many samples as wanted."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from agrifm.checks.band_order import BandOrder, look_at_bands, swapped
-from agrifm.checks.chip_dates import odd_days, vote
+from agrifm.checks.band_order import check_band_order
+from agrifm.checks.chip_dates import contradicting_days, count_votes
 from agrifm.checks.survey import Survey
 from agrifm.data.chips import check_header, open_chip
 from agrifm.data.folder import ChipFolder, SampleSource
@@ -17,42 +17,31 @@ from agrifm.errors import InputError
 from agrifm.sample import Sample
 from agrifm.sensors import Sensor
 
-__all__ = [
-    "BandOrder",
-    "Survey",
-    "evenly",
-    "labeled",
-    "look_at_bands",
-    "splits_overlap",
-    "structure",
-    "survey",
-    "swapped",
-    "unknown_labels",
-    "unlabeled",
-    "values",
-]
+MAX_LISTED = 8  # values of a label, or codes, that an error lists
 
 
 def survey(source: SampleSource, sensors: Sequence[Sensor], indices: Sequence[int]) -> Survey:
-    """Read samples and count what is in them."""
-    seen = Survey()
+    """Read samples, and count what is in them."""
+    total = Survey()
     for index in indices:
-        seen.add(source.read(index), sensors)
-    return seen
+        total.add(source.read(index), sensors)
+    return total
 
 
 def evenly(count: int, limit: int) -> list[int]:
-    """At most ``limit`` numbers spread evenly over ``range(count)``; 0 is all."""
-    return list(range(count)) if not limit or limit >= count else np.linspace(0, count - 1, limit).astype(int).tolist()
+    """Return at most ``limit`` numbers spread evenly over ``range(count)``; a limit of 0 returns all."""
+    if limit == 0 or limit >= count:
+        return list(range(count))
+    return np.linspace(0, count - 1, limit).astype(int).tolist()
 
 
 def splits_overlap(splits: Mapping[str, ChipFolder]) -> Iterator[InputError]:
-    """Samples that stand in more than one split, also under two names for one file."""
-    owner: dict[object, str] = {}
+    """Iterate over the errors of samples that are in several splits, also under two names for one file."""
+    first_split: dict[object, str] = {}
     for split, chips in splits.items():
         folder = chips.folder.resolve()
         for i, name in enumerate(chips.names):
-            first = owner.setdefault(_identity(chips.path(i), folder / name), split)
+            first = first_split.setdefault(_identity(chips.path(i), folder / name), split)
             if first != split:
                 yield InputError(
                     f"{split} list: {name}",
@@ -63,25 +52,23 @@ def splits_overlap(splits: Mapping[str, ChipFolder]) -> Iterator[InputError]:
 
 
 def _identity(path: Path, name: Path) -> object:
-    """The file itself, whatever links lead to it; the name of one that is missing."""
+    """Return what identifies a file whatever links lead to it; the name of one that is missing."""
     try:
-        state = path.stat()
+        status = path.stat()
     except OSError:
         return name
-    return state.st_dev, state.st_ino
+    return status.st_dev, status.st_ino
 
 
 def structure(chips: ChipFolder) -> Iterator[InputError]:
-    """What is wrong with the headers of the chips."""
+    """Iterate over the errors in the headers of chips."""
     for index in range(len(chips)):
         try:
-            _header(chips, index)
+            check_header(
+                chips.path(index), chips.sensors, allow_missing=chips.allow_missing, allow_links=chips.allow_links
+            )
         except InputError as error:
             yield error
-
-
-def _header(chips: ChipFolder, index: int) -> None:
-    check_header(chips.path(index), chips.sensors, allow_missing=chips.allow_missing, allow_links=chips.allow_links)
 
 
 def values(
@@ -93,33 +80,54 @@ def values(
     *,
     bands: bool,
 ) -> Iterator[InputError | Survey]:
-    """Read samples; yield what is wrong with them, and at the end the survey of the rest."""
-    seen = Survey()
+    """Read samples and yield their errors, and at the end the survey of the samples without errors.
+
+    Args:
+        source: Samples.
+        sensors: Sensors to check.
+        indices: Positions of the samples to read.
+        known: Numbers in labels that have a meaning.
+        ignore_index: Number of pixels to ignore.
+        bands: Whether to check units, the order of bands and single dates.
+    """
+    total = Survey()
     for index in indices:
         try:
             sample = source.read(index)
-            _label(sample, known, ignore_index)
-            one = Survey()
-            one.add(sample, sensors)
+            _refuse_unknown_labels(sample, known, ignore_index)
+            survey_of_sample = Survey()
+            survey_of_sample.add(sample, sensors)
             if bands:
-                for sensor in sensors:
-                    named = partial(_names_bands, source, [index], sensor)
-                    one.warnings += look_at_bands(
-                        sensor, one, f"{sample.name}: {sensor.name}", single=True, named=named
-                    )
-                    vote(one, sample, sensor)
+                _check_sample(source, index, sample, sensors, survey_of_sample)
         except InputError as error:
             yield error
         else:
-            seen.merge(one)
-    for sensor in sensors if bands else ():
+            total.merge(survey_of_sample)
+    if bands:
+        yield from _check_all_samples(source, indices, sensors, total)
+    yield total
+
+
+def _check_sample(source: SampleSource, index: int, sample: Sample, sensors: Sequence[Sensor], survey: Survey) -> None:
+    """Check the bands of one sample, and add warnings and its votes on single dates to its survey."""
+    for sensor in sensors:
+        where = f"{sample.name}: {sensor.name}"
+        named = partial(_names_bands, source, [index], sensor)
+        survey.warnings += check_band_order(sensor, survey, where, single=True, named=named)
+        count_votes(survey, sample, sensor)
+
+
+def _check_all_samples(
+    source: SampleSource, indices: Sequence[int], sensors: Sequence[Sensor], survey: Survey
+) -> Iterator[InputError]:
+    """Check the bands and the dates of all samples together, and add warnings to their survey."""
+    for sensor in sensors:
+        named = partial(_names_bands, source, indices, sensor)
         try:
-            named = partial(_names_bands, source, indices, sensor)
-            seen.warnings += look_at_bands(sensor, seen, f"all chips: {sensor.name}", single=False, named=named)
+            survey.warnings += check_band_order(sensor, survey, f"all chips: {sensor.name}", single=False, named=named)
         except InputError as error:
             yield error
-        yield from odd_days(seen, sensor)
-    yield seen
+        yield from contradicting_days(survey, sensor)
 
 
 def _names_bands(source: SampleSource, indices: Sequence[int], sensor: Sensor) -> bool:
@@ -135,23 +143,23 @@ def _names_bands(source: SampleSource, indices: Sequence[int], sensor: Sensor) -
 
 
 def unlabeled(
-    split: str, source: SampleSource, seen: Survey, known: Mapping[int, int] | Collection[int], ignore_index: int
+    split: str, source: SampleSource, survey: Survey, known: Mapping[int, int] | Collection[int], ignore_index: int
 ) -> InputError | None:
-    """The error of a split in which no pixel has a class; samples are read until one has.
+    """Return the error for a split in which no pixel has a class; samples are read until one has.
 
     Args:
-        split: Its name.
-        source: Its samples.
-        seen: A survey of some of them.
-        known: Numbers in labels, or what they mean.
-        ignore_index: Number, or meaning, of pixels to ignore.
+        split: Name of the split.
+        source: Samples of the split.
+        survey: Survey of some of the samples.
+        known: Numbers in labels, or the class of each.
+        ignore_index: Number, or class, of pixels to ignore.
     """
-    if labeled(seen.labels, known, ignore_index):
+    if _has_class(survey.labels, known, ignore_index):
         return None
-    if seen.chips < len(source):
+    if survey.chips < len(source):
         for index in range(len(source)):
             label = source.read(index).label
-            if label is not None and labeled(dict.fromkeys(label.unique().tolist(), 1), known, ignore_index):
+            if label is not None and _has_class(label.unique().tolist(), known, ignore_index):
                 return None
     return InputError(
         f"{split} split",
@@ -161,28 +169,38 @@ def unlabeled(
     )
 
 
-def labeled(labels: Mapping[int, int], known: Mapping[int, int] | Collection[int], ignore_index: int) -> int:
-    """Pixels, by number in the label, that have a class."""
-    meaning = known if isinstance(known, Mapping) else {code: code for code in known}
-    return sum(count for code, count in labels.items() if meaning.get(code, ignore_index) != ignore_index)
+def _has_class(codes: Collection[int], known: Mapping[int, int] | Collection[int], ignore_index: int) -> bool:
+    """Whether one of the numbers in a label has a class."""
+    class_of = known if isinstance(known, Mapping) else {code: code for code in known}
+    return any(class_of.get(code, ignore_index) != ignore_index for code in codes)
 
 
-def _label(sample: Sample, known: Collection[int], ignore_index: int) -> None:
+def _refuse_unknown_labels(sample: Sample, known: Collection[int], ignore_index: int) -> None:
     if sample.label is None:
         return
-    odd = sorted(set(sample.label.unique().tolist()) - {*known, ignore_index})
-    if odd:
-        raise unknown_labels(f"{sample.name}: label", odd, known, ignore_index)
+    unknown = sorted(set(sample.label.unique().tolist()) - {*known, ignore_index})
+    if unknown:
+        raise unknown_labels(f"{sample.name}: label", unknown, known, ignore_index)
 
 
-def unknown_labels(where: str, odd: Sequence[int], known: Collection[int], ignore_index: int) -> InputError:
-    """The error of numbers in a label that mean nothing."""
-    plain = sorted(known) == list(range(len(known)))
-    some = f"0 to {len(known) - 1}" if plain else f"one of {len(known)} codes: {', '.join(map(str, [*known][:8]))}, ..."
-    hint = "" if plain else f"{odd[0]} is nearest to {min(known, key=lambda code: abs(code - odd[0]))}: "
+def unknown_labels(where: str, unknown: Sequence[int], known: Collection[int], ignore_index: int) -> InputError:
+    """Return the error for numbers in a label that have no meaning.
+
+    Args:
+        where: Where the label is.
+        unknown: Those numbers.
+        known: Numbers in labels that have a meaning.
+        ignore_index: Number of pixels to ignore.
+    """
+    hint = ""
+    expected = f"0 to {len(known) - 1}"
+    if sorted(known) != list(range(len(known))):
+        nearest = min(known, key=lambda code: abs(code - unknown[0]))
+        hint = f"{unknown[0]} is nearest to {nearest}: "
+        expected = f"one of {len(known)} codes: {', '.join(map(str, [*known][:MAX_LISTED]))}, ..."
     return InputError(
         where,
-        found=f"values {list(odd[:8])}",
-        expected=f"{some}, or {ignore_index} for pixels to ignore",
+        found=f"values {list(unknown[:MAX_LISTED])}",
+        expected=f"{expected}, or {ignore_index} for pixels to ignore",
         repair=f"{hint}recode the labels, add the missing classes to task.classes, or set task.ignore_index.",
     )

@@ -7,7 +7,9 @@ from statistics import median
 
 from rich.console import Console
 
-from agrifm.checks.chips import Survey, look_at_bands, survey
+from agrifm.checks.band_order import check_band_order
+from agrifm.checks.chips import survey
+from agrifm.checks.survey import Survey
 from agrifm.config import Experiment
 from agrifm.data.folder import SampleSource
 from agrifm.errors import InputError
@@ -133,4 +135,4 @@ def _check_bands(experiment: Experiment, shards: Shards) -> None:
     indices = [index for _, index in order.order(0, BAND_CHECK_SAMPLES * len(shards.groups))]
     facts = survey(Unlabeled(shards), experiment.data.sensors, indices)
     for sensor in experiment.data.sensors:
-        look_at_bands(sensor, facts, f"{shards.root}: {sensor.name}", single=False)
+        check_band_order(sensor, facts, f"{shards.root}: {sensor.name}", single=False)

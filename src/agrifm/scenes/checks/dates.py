@@ -15,8 +15,9 @@ from itertools import pairwise
 import numpy as np
 from odc.geo.geobox import GeoBox
 
-from agrifm.checks.band_order import swapped, unequal_infrared
-from agrifm.checks.series import Fault, Series, faults
+from agrifm.checks.band_order import exchanged_bands, unequal_infrared
+from agrifm.checks.date_faults import Fault, find_faults
+from agrifm.checks.series import Series
 from agrifm.errors import InputError, Unreadable
 from agrifm.scenes.checks.date_settings import dates_setting, named_frames, skip_setting
 from agrifm.scenes.checks.pixels import FrameSample, center_window, overview
@@ -200,8 +201,8 @@ def _judge_dates(grids: FrameGrids, judged: set[int], layer: Layer, scene: Scene
     positions = sorted(grids, key=lambda position: (grids[position].frame.day, position))
     _refuse_without_content(grids, positions, layer, scene)
     series = _series(grids, positions, layer.sensor)
-    found_faults = [fault for fault in faults(series) if positions[fault.step] in judged]
-    sure_faults = [fault for fault in found_faults if fault.sure]
+    faults = [fault for fault in find_faults(series) if positions[fault.step] in judged]
+    sure_faults = [fault for fault in faults if fault.sure]
     if sure_faults:
         first = sure_faults[0]
         same_kind = {positions[fault.step] for fault in sure_faults if _kind(fault) == _kind(first)}
@@ -210,7 +211,7 @@ def _judge_dates(grids: FrameGrids, judged: set[int], layer: Layer, scene: Scene
         raise _contradiction(first, [layer.frames[position] for position in affected], layer, scene)
     _refuse_impossible_order(grids, positions, layer, scene)
     notes = {}
-    for fault in found_faults:
+    for fault in faults:
         difference = f"{abs(fault.amount):g} {_side(fault)} that of the dates around"
         notes[positions[fault.step]] = f"reflectance lies {difference}: haze, or a wrong offset"
     return notes
@@ -243,7 +244,7 @@ def _series(grids: FrameGrids, positions: Sequence[int], sensor: Sensor) -> Seri
         reflectance=np.stack([grid.reflectance for grid in in_order]),
         clear=np.stack([grid.clear for grid in in_order]),
         masked=np.array([grid.frame.quality is not None for grid in in_order]),
-        least=MIN_GROUND,
+        min_ground=MIN_GROUND,
         orbits=orbits,
     )
 
@@ -285,7 +286,7 @@ def _refuse_impossible_order(grids: FrameGrids, positions: Sequence[int], layer:
             continue
         judged += 1
         medians = np.median(land, axis=1)
-        pair = swapped(sensor, medians, np.zeros(len(land)), slack=0.6) or unequal_infrared(sensor, medians)
+        pair = exchanged_bands(sensor, medians, np.zeros(len(land)), slack=0.6) or unequal_infrared(sensor, medians)
         if pair:
             wrong[position] = pair, medians
     if not wrong or len(wrong) > judged / 2:
@@ -317,7 +318,7 @@ def _contradiction(fault: Fault, frames: Sequence[Frame], layer: Layer, scene: S
 def _describe_offset(fault: Fault, frames: Sequence[Frame], layer: Layer, scene: Scene) -> tuple[str, str]:
     found = (
         f"reflectance lies {abs(fault.amount):g} {_side(fault)} that of the dates around in every band: "
-        f"the darkest ground is at {fault.seen:.2f}, around at {fault.others:.2f}"
+        f"the darkest ground is at {fault.observed:.2f}, around at {fault.usual:.2f}"
     )
     offsets = {}
     for name, frame in named_frames(frames, layer, scene):
@@ -328,8 +329,8 @@ def _describe_offset(fault: Fault, frames: Sequence[Frame], layer: Layer, scene:
 def _describe_scale(fault: Fault, frames: Sequence[Frame], layer: Layer, scene: Scene) -> tuple[str, str]:
     factor = f"{fault.amount:g} times larger" if fault.amount > 1 else f"{1 / fault.amount:g} times smaller"
     found = (
-        f"reflectance is about {factor} than on the dates around in every band: {fault.seen:.4g} in the brightest, "
-        f"around {fault.others:.2f}"
+        f"reflectance is about {factor} than on the dates around in every band: {fault.observed:.4g} in the brightest, "
+        f"around {fault.usual:.2f}"
     )
     scales = {}
     for name, frame in named_frames(frames, layer, scene):
@@ -341,8 +342,8 @@ def _describe_order(fault: Fault, frames: Sequence[Frame], layer: Layer, scene: 
     assert fault.bands is not None
     one, other = fault.bands
     found = (
-        f"{one} and {other} seem exchanged: {one} is at {fault.seen:.2f}, on the dates around at {fault.others:.2f}, "
-        "and all other bands are as on those"
+        f"{one} and {other} seem exchanged: {one} is at {fault.observed:.2f}, on the dates around at "
+        f"{fault.usual:.2f}, and all other bands are as on those"
     )
     return found, _exchange_bands(frames, layer, scene)
 

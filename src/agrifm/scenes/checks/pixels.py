@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from odc.geo.geobox import GeoBox
 
+from agrifm.checks.ground import may_be_water
 from agrifm.errors import InputError
 from agrifm.scenes.scene import Frame, Scene
 from agrifm.scenes.tile import sub_box
@@ -45,22 +46,6 @@ class FrameSample:
         outside = (self.reflectance < limits.low) | (self.reflectance > limits.high)
         return float(outside.any(0).mean())
 
-    def dark_end(self) -> float:
-        """Return the first percentile over the pixels of their darkest band."""
-        return float(np.percentile(self.reflectance.min(0), 1))
-
-    def median_visible(self) -> float:
-        """Return the median over the pixels of their darkest visible band."""
-        visible = np.stack([self._band(name) for name in ("blue", "green", "red")])
-        return float(np.median(visible.min(0)))
-
-    def has_vegetation(self) -> bool:
-        """Whether some pixels surely are vegetation, whose blue and red are dark; an offset does not hide that."""
-        infrared = self._band("nir", "nir08")
-        red = self._band("red")
-        is_vegetation = infrared - red > 0.4 * np.abs(infrared + red)
-        return float(is_vegetation.mean()) >= 0.01
-
     def is_constant(self) -> bool:
         """Whether every band has one value only."""
         return self.size >= MIN_PIXELS and bool((np.ptp(self.reflectance, axis=1) == 0).all())
@@ -79,18 +64,8 @@ class FrameSample:
         return None
 
     def land(self) -> np.ndarray:
-        """Return reflectance ``(c, n)`` without pixels that may be water: bright nowhere, dark in the infrared."""
-        infrared = [i for i, band in enumerate(self.sensor.bands) if band.wavelength > 0.75]
-        is_water = (self.reflectance[infrared].max(0) < 0.12) & (self.reflectance.max(0) < 0.3)
-        return self.reflectance[:, ~is_water]
-
-    def _band(self, *common_names: str) -> np.ndarray:
-        """Return the first of the named bands that the sensor has."""
-        for name in common_names:
-            position = self.sensor.index(name)
-            if position is not None:
-                return self.reflectance[position]
-        raise KeyError(f"{self.sensor.name} has no band {' or '.join(common_names)}")
+        """Return reflectance ``(c, n)`` without pixels that may be water."""
+        return self.reflectance[:, ~may_be_water(self.reflectance, self.sensor)]
 
 
 def refuse_impossible(scene: Scene, sensor: Sensor, shares: Mapping[dt.date, float]) -> None:
@@ -104,7 +79,10 @@ def refuse_impossible(scene: Scene, sensor: Sensor, shares: Mapping[dt.date, flo
     Raises:
         InputError: If there are such dates; the error names them.
     """
-    frames = {frame.day: frame for layer in scene.layers if layer.sensor == sensor for frame in layer.frames}
+    frames = {}
+    for layer in scene.layers:
+        if layer.sensor == sensor:
+            frames |= {frame.day: frame for frame in layer.frames}
     excessive = {day: share for day, share in shares.items() if share > frames[day].possible.most}
     if not excessive:
         return
@@ -140,7 +118,7 @@ def overview(scene: Scene, sensor: Sensor, size: int = WINDOW) -> GeoBox:
 
     It has at most ``size`` pixels along a side, none finer than those of the sensor.
     """
-    factor = max(scene.factor(sensor), math.ceil(max(scene.grid.shape) / size))
-    rows = max(1, scene.grid.shape[0] // factor)
-    columns = max(1, scene.grid.shape[1] // factor)
-    return sub_box(scene.grid, factor, (0, 0), (rows, columns))
+    rows, columns = scene.grid.shape
+    factor = max(scene.factor(sensor), math.ceil(max(rows, columns) / size))
+    end = max(1, rows // factor), max(1, columns // factor)
+    return sub_box(scene.grid, factor, (0, 0), end)

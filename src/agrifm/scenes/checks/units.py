@@ -12,8 +12,10 @@ from functools import partial
 
 import numpy as np
 
-from agrifm.checks.band_order import unequal_infrared
-from agrifm.checks.chips import Survey, evenly, look_at_bands
+from agrifm.checks.band_order import check_band_order, unequal_infrared
+from agrifm.checks.chips import evenly
+from agrifm.checks.ground import dark_end, has_vegetation, median_visible
+from agrifm.checks.survey import Survey
 from agrifm.errors import InputError
 from agrifm.scenes.checks.date_settings import units_setting
 from agrifm.scenes.checks.dates import MIN_GROUND, DateSamples, refuse_contradicting_dates
@@ -102,7 +104,7 @@ def _judge(samples: Sequence[FrameSample], scene: Scene, setting: Setting) -> st
     else:
         _refuse_landsat_as_hls(samples[0], large_samples, where, setting)
     _refuse_wrong_order(samples, where)
-    if any(sample.dark_end() < DARK for sample in large_samples):
+    if any(dark_end(sample.reflectance) < DARK for sample in large_samples):
         return "values agree"
     return "values neither confirm nor contradict it, as no dark ground was seen"
 
@@ -153,9 +155,9 @@ def _refuse_wrong_scale(samples: Sequence[FrameSample], where: str, setting: Set
 def _refuse_landsat_as_hls(first: FrameSample, samples: Sequence[FrameSample], where: str, setting: Setting) -> None:
     """Refuse Landsat Collection 2 numbers, where a reflectance of 0 is stored as 7273, read with the scale of HLS."""
     units = first.frame.units
-    if units.scale != HLS.scale or not _for_most(sample.dark_end() > 0.65 for sample in samples):
+    if units.scale != HLS.scale or not _for_most(dark_end(sample.reflectance) > 0.65 for sample in samples):
         return
-    darkest = min(sample.dark_end() for sample in samples)
+    darkest = min(dark_end(sample.reflectance) for sample in samples)
     raise InputError(
         where,
         found=f"no clear pixel darker than {darkest:.2f} in any band ({units})",
@@ -174,13 +176,13 @@ def _refuse_wrong_offset(first: FrameSample, samples: Sequence[FrameSample], whe
         setting: Returns the setting that repairs it.
     """
     units = first.frame.units
-    with_vegetation = [sample for sample in samples if sample.has_vegetation()]
-    if _for_most(sample.median_visible() < -0.03 for sample in samples):
-        median = np.median([sample.median_visible() for sample in samples])
+    with_vegetation = [sample for sample in samples if has_vegetation(sample.reflectance, sample.sensor)]
+    if _for_most(median_visible(sample.reflectance, sample.sensor) < -0.03 for sample in samples):
+        median = np.median([median_visible(sample.reflectance, sample.sensor) for sample in samples])
         found = f"a visible reflectance of {median:.2f} on most of the clear pixels ({units})"
         offset = units.offset + SHIFT
-    elif _for_most(sample.dark_end() >= DARK for sample in with_vegetation):
-        median = np.median([sample.dark_end() for sample in with_vegetation])
+    elif _for_most(dark_end(sample.reflectance) >= DARK for sample in with_vegetation):
+        median = np.median([dark_end(sample.reflectance) for sample in with_vegetation])
         found = f"no clear pixel darker than {median:.2f} although there is vegetation ({units})"
         offset = units.offset - SHIFT
     else:
@@ -202,7 +204,7 @@ def _refuse_wrong_order(samples: Sequence[FrameSample], where: str) -> None:
         return
     pixels = (land - sensor.offset) / sensor.scale
     try:
-        look_at_bands(sensor, Survey(pixels={sensor.name: [pixels.T]}), where, single=True)
+        check_band_order(sensor, Survey(pixels={sensor.name: [pixels.T]}), where, single=True)
         _refuse_unequal_infrared(sensor, np.median(land, axis=1), where)
     except InputError as error:
         raise InputError(
