@@ -107,7 +107,7 @@ def test_the_sample_depends_on_pixels_and_seed_alone(our_map, tmp_path, monkeypa
 def test_a_map_is_read_a_few_rows_at_a_time(our_map, monkeypatch):
     monkeypatch.setattr(population, "PIXELS", 3000)
     with Population.open(our_map[0], None) as opened:
-        shapes = [strip.classes.shape for strip in opened.strips()]
+        shapes = [strip.mapped.shape for strip in opened.strips()]
     assert max(h * w for h, w in shapes) <= 3000
     assert sum(h for h, _ in shapes) == 300
 

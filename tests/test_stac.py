@@ -499,6 +499,30 @@ def test_bands_that_disagree_on_their_scale_are_refused(tmp_path):
         frames(tmp_path / "list.json", entry)
 
 
+def test_a_band_that_states_no_scale_has_that_of_the_product(tmp_path):
+    entry = item("a", "2022-04-18", **{"s2:processing_baseline": "04.00"})
+    entry["assets"]["B04"]["raster:bands"] = [{"scale": 1e-4, "offset": -0.1}]
+    (layer,), _ = frames(tmp_path / "list.json", entry)
+    assert (layer.frames[0].units.scale, layer.frames[0].units.offset) == (1e-4, -0.1)
+
+
+def test_several_scales_are_refused_even_if_the_offset_was_removed(tmp_path):
+    entry = item("a", "2022-04-18", **{"earthsearch:boa_offset_applied": True})
+    entry["assets"]["B04"]["raster:bands"] = [{"scale": 2e-4}]
+    with pytest.raises(InputError, match="several scales and offsets") as error:
+        frames(tmp_path / "list.json", entry)
+    assert "raster:bands" in error.value.repair
+
+
+@pytest.mark.parametrize("stated", [{"scale": 0}, {"scale": -1e-4}, {"scale": 10**400}, {"offset": float("nan")}])
+def test_scales_that_cannot_be_used_are_refused(tmp_path, stated):
+    entry = item("a", "2018-04-18")
+    for band_id in S2.band_ids:
+        entry["assets"][band_id]["raster:bands"] = [stated]
+    with pytest.raises(InputError, match="a positive scale and a finite offset"):
+        frames(tmp_path / "list.json", entry)
+
+
 def test_collections_of_other_sensors_are_refused(tmp_path):
     with pytest.raises(InputError, match="surface reflectance of Sentinel-2"):
         frames(tmp_path / "list.json", item("a", "2018-04-18", "sentinel-1-grd"))

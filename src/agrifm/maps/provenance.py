@@ -16,6 +16,7 @@ import rasterio
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from agrifm.checkpoint import library_versions
+from agrifm.config.problems import explain
 from agrifm.errors import LONGEST, InputError, printable, refusing
 from agrifm.io import plain_name, sha256
 from agrifm.maps.inputs import checksums, stamps
@@ -240,14 +241,8 @@ class Provenance:
                 return EmbeddingDocument.model_validate(self.values)
             return MapDocument.model_validate(self.values)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"]))
-            raise InputError(
-                f"{self.path}: {place}",
-                found=f"{str(first['input'])[:80]!r}: {first['msg']}",
-                expected=f"a provenance file of 'agrifm map' ({FORMAT})",
-                repair="copy the file again from where the map was computed; it was damaged or changed.",
-            ) from error
+            repair = "copy the file again from where the map was computed; it was damaged or changed."
+            raise explain(error, self.path, Document, repair=repair) from error
 
     @cached_property
     def scene(self) -> Scene:

@@ -72,8 +72,13 @@ def _parse_baseline(text: str) -> tuple[int, str] | None:
     return None
 
 
-def common_units(units: Sequence[Units], where: object) -> Units:
+def common_units(units: Sequence[Units], where: object, repair: str | None = None) -> Units:
     """Return the units that all bands of an image share.
+
+    Args:
+        units: Units of each band.
+        where: File or item, for the error.
+        repair: What to do about bands that differ; by default, to give scale and offset.
 
     Raises:
         InputError: If the bands have several scales or offsets.
@@ -87,7 +92,8 @@ def common_units(units: Sequence[Units], where: object) -> Units:
             where,
             found=f"several scales and offsets among the bands: {values}",
             expected="one for all bands",
-            repair="correct the files, or state what holds for all bands, e.g. with "
+            repair=repair
+            or "correct the files, or state what holds for all bands, e.g. with "
             f"--set scale={units[0].scale:g} --set offset={units[0].offset:g}.",
         )
     return units[0]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import math
 import posixpath
 import re
 import shlex
@@ -24,11 +23,22 @@ from agrifm.network.http import json_object, read_file, text_of
 from agrifm.rasters.file_band import FileBand
 from agrifm.scenes.quality import Quality
 from agrifm.scenes.scene import Frame, Layer
-from agrifm.scenes.units import Units
 from agrifm.sensors import SENSORS
-from agrifm.stac.providers import MissingBand, Product, Provider, provider_of, scaling
+from agrifm.stac.providers import AssetBand, MissingBand, Product, Provider, provider_of
 
-MEMBER = "agrifm"  # of the item list, beside the items: how they were searched for
+MEMBER = "agrifm"  # member of an item list, beside the items: the record of the search
+
+# Types of what items may leave out; without it they may still be used.
+OPTIONAL_MEMBERS = {"collection": str, "geometry": dict, "bbox": list}
+OPTIONAL_PROPERTIES = {
+    "datetime": str,
+    "start_datetime": str,
+    "platform": str,
+    "constellation": str,
+    "eo:cloud_cover": (int, float),
+}
+LISTS_OF_ASSETS = {"roles": str, "eo:bands": dict, "bands": dict, "raster:bands": dict}  # types of their entries
+LARGEST = 1e300  # numbers beyond it would overflow in computations
 
 
 def save(items: Mapping, path: Path, **saved: Any) -> None:
@@ -38,25 +48,25 @@ def save(items: Mapping, path: Path, **saved: Any) -> None:
 
 
 def frames_of(path: Path, *, skip_incomplete: bool = False, folders: Sequence[Path] = ()) -> tuple[list[Layer], dict]:
-    """Layers of an item list and the record of its search; nothing is fetched.
+    """Read the layers of an item list and the record of its search; nothing is fetched.
 
-    Local files must lie in the folder of the list. What the list says of itself does not widen that; the user may.
+    Local files must lie in the folder of the list. The list itself cannot widen that; the user can.
 
     Args:
         path: Path of an ItemCollection, written by ``save`` or by another tool.
+        skip_incomplete: Leave out items without one of the bands, and list them as ``"skipped"`` in the record.
         folders: Other folders in which its files may lie.
-        skip_incomplete: Leave out items that lack a band; what was left out then stands under ``"skipped"``.
 
     Raises:
-        InputError: If it is no item list, or an item lacks a band, is of no known sensor or points where it must not.
+        InputError: If it is no item list, or an item lacks a band, is of no known sensor or leads to other places.
     """
     document = _item_list(path)
     record = {**_record(document, path), "skipped": []}
     allowed = (*roots(str(path)), *(Path(folder).resolve() for folder in folders))
-    stated = record.get("stac")
-    catalog = Path(stated).parent if isinstance(stated, str) and Path(stated).is_absolute() else None
+    catalog = _searched_folder(record)
+    items = [checked(item, path) for item in document["features"]]
     frames: dict[str, list[Frame]] = {}
-    for item in sorted((checked(item, path) for item in document["features"]), key=order):
+    for item in sorted(items, key=order):
         provider = provider_of(item)
         product = _product(item, provider)
         try:
@@ -67,98 +77,113 @@ def frames_of(path: Path, *, skip_incomplete: bool = False, folders: Sequence[Pa
             record["skipped"].append(f"{error.where}: {error.found}")
             continue
         frames.setdefault(product.sensor.name, []).append(frame)
-    return [Layer(SENSORS[name], tuple(frames[name])) for name in SENSORS if name in frames], record
+    layers = [Layer(sensor, tuple(frames[name])) for name, sensor in SENSORS.items() if name in frames]
+    return layers, record
+
+
+def _searched_folder(record: Mapping) -> Path | None:
+    """Return the folder of the local catalog that was searched."""
+    stated = record.get("stac")
+    if isinstance(stated, str) and Path(stated).is_absolute():
+        return Path(stated).parent
+    return None
 
 
 def checked(item: Any, where: object) -> dict:
-    """An item whose parts are all of the types that STAC gives them; assets and links that are null are left out.
+    """Return an item whose parts have the types of the specification, without assets and links that are null.
 
     Raises:
-        InputError: If a part is missing, or of another type.
+        InputError: If a part is missing or of another type.
     """
     if not isinstance(item, dict):
-        raise _odd(where, f"an item without id and properties and assets: {str(item)[:80]}")
-    parts = {"id": str, "properties": dict, "assets": dict}
-    missing = [name for name, kind in parts.items() if not isinstance(item.get(name), kind)]
+        raise _not_stac(where, f"an item without id and properties and assets: {str(item)[:80]}")
+    required = {"id": str, "properties": dict, "assets": dict}
+    missing = [name for name, kind in required.items() if not isinstance(item.get(name), kind)]
     if missing:
-        raise _odd(where, f"an item without {' and '.join(missing)}: {str(item)[:80]}")
+        raise _not_stac(where, f"an item without {' and '.join(missing)}: {str(item)[:80]}")
     place = f"{where}: item {item['id']}"
-    wrong = next(_wrong_types(item), None)
-    if wrong is not None:
-        raise _odd(place, wrong)
+    first_error = next(_type_errors(item), None)
+    if first_error is not None:
+        raise _not_stac(place, first_error)
     assets = {key: asset for key, asset in item["assets"].items() if asset and asset.get("href")}
     return {**item, "assets": assets, "links": links_of(item, place)}
 
 
-def _odd(where: object, found: str) -> InputError:
+def _not_stac(where: object, found: str) -> InputError:
     return InputError(where, found=found, expected="STAC items", repair="correct the item, or delete it from the list.")
 
 
-def _wrong_types(item: Mapping) -> Iterator[str]:
-    """What is of another type than STAC gives it."""
-    optional: dict[str, tuple[Mapping, type | tuple[type, ...]]] = {
-        "collection": (item, str),
-        "geometry": (item, dict),
-        "bbox": (item, list),
-        **dict.fromkeys(("datetime", "start_datetime", "platform", "constellation"), (item["properties"], str)),
-        "eo:cloud_cover": (item["properties"], (int, float)),
-    }
-    for name, (holder, kind) in optional.items():
-        value = holder.get(name)
-        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-            yield f"{name} {str(value)[:80]!r}"
-    box = item.get("bbox")
-    if isinstance(box, list) and not (len(box) in (4, 6) and all(map(_is_number, box))):
-        yield f"bbox {str(box)[:80]}"
+def _type_errors(item: Mapping) -> Iterator[str]:
+    """Yield the parts of an item that have another type than in the specification."""
+    for name, kind in OPTIONAL_MEMBERS.items():
+        yield from _type_error(name, item.get(name), kind)
+    for name, kind in OPTIONAL_PROPERTIES.items():
+        yield from _type_error(name, item["properties"].get(name), kind)
+    bbox = item.get("bbox")
+    if isinstance(bbox, list) and not (len(bbox) in (4, 6) and all(map(_is_number, bbox))):
+        yield f"bbox {str(bbox)[:80]}"
     for key, asset in item["assets"].items():
         if asset is not None and not isinstance(asset, dict):
             yield f"asset {key}: {str(asset)[:80]!r}"
         elif asset:
-            yield from (f"asset {key}: {found}" for found in _wrong_in_asset(asset))
+            for error in _asset_errors(asset):
+                yield f"asset {key}: {error}"
 
 
-def _wrong_in_asset(asset: Mapping) -> Iterator[str]:
+def _type_error(name: str, value: Any, kind: type | tuple[type, ...]) -> Iterator[str]:
+    # In Python, true and false are numbers; in JSON they are not.
+    if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+        yield f"{name} {str(value)[:80]!r}"
+
+
+def _asset_errors(asset: Mapping) -> Iterator[str]:
     if not isinstance(asset.get("href"), str | None):
         yield f"href {str(asset['href'])[:80]!r}"
-    for name in ("roles", "eo:bands", "bands", "raster:bands"):
-        kind = str if name == "roles" else dict
-        several = asset.get(name)
-        if several is not None and not (isinstance(several, list) and all(isinstance(one, kind) for one in several)):
-            yield f"{name} {str(several)[:80]!r}"
+    for name, kind in LISTS_OF_ASSETS.items():
+        entries = asset.get(name)
+        if entries is None:
+            continue
+        if not (isinstance(entries, list) and all(isinstance(entry, kind) for entry in entries)):
+            yield f"{name} {str(entries)[:80]!r}"
 
 
 def _is_number(value: object) -> bool:
-    """Whether it is a number that computations can use."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+    """Whether a value is a number that computations can use."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def links_of(document: Mapping, where: object) -> list[dict]:
-    """The links of a STAC document; those that are null, or lead nowhere, are left out.
+    """Return the links of a STAC document, without those that are null or have no address.
 
     Raises:
-        InputError: If they are no links.
+        InputError: If one of them is no link.
     """
     links = document.get("links") or []
     if not isinstance(links, list):
-        raise _odd(where, f"links {str(links)[:80]!r}")
+        raise _not_stac(where, f"links {str(links)[:80]!r}")
+    usable = []
     for link in links:
         if link is not None and not isinstance(link, dict):
-            raise _odd(where, f"the link {str(link)[:80]!r}")
-        if link and not (isinstance(link.get("href"), str | None) and isinstance(link.get("rel"), str | None)):
-            raise _odd(where, f"the link {str(link)[:80]}")
-    return [link for link in links if link and link.get("href")]
+            raise _not_stac(where, f"the link {str(link)[:80]!r}")
+        if not link:
+            continue
+        if not (isinstance(link.get("href"), str | None) and isinstance(link.get("rel"), str | None)):
+            raise _not_stac(where, f"the link {str(link)[:80]}")
+        if link.get("href"):
+            usable.append(link)
+    return usable
 
 
 def order(item: Mapping) -> tuple[str, str, str]:
-    """Sorts items by time, collection and name."""
+    """Sort key of items: time, collection and name."""
     return f"{_moment(item)}", str(item.get("collection")), str(item.get("id"))
 
 
 def day_of(item: Mapping) -> dt.date:
-    """The day of an item; of a composite, the first.
+    """Return the day of an item, or the first day of a composite.
 
     Raises:
-        InputError: If it states none.
+        InputError: If the item states none.
     """
     try:
         return dt.date.fromisoformat(str(_moment(item))[:10])
@@ -176,19 +201,19 @@ def _moment(item: Mapping) -> str | None:
 
 
 def roots(*places: str) -> tuple[Path, ...]:
-    """Folders of local catalogs and item lists, inside which their files must lie."""
+    """Return the folders of local catalogs and item lists, inside which their files must lie."""
     return tuple(Path(place).resolve().parent for place in places if not is_address(place))
 
 
 def resolve(href: str, base: str, allowed: Sequence[Path], where: str, catalog: Path | None = None) -> str:
-    """The address that ``href`` means in a document at ``base``: http, https, s3, gs or an absolute path.
+    """Resolve a reference in a document to an address (http, https, s3, gs) or an absolute path.
 
     Args:
-        href: As it stands in the document.
+        href: Reference as the document states it.
         base: Address or path of the document.
         allowed: Folders in which local files may lie.
-        where: It stands, for the error.
-        catalog: Folder to propose to the user if the file lies outside the others.
+        where: Document or item, for the error.
+        catalog: Folder to propose to the user if the file lies outside the allowed ones.
 
     Raises:
         InputError: If it has another scheme or a prefix of GDAL, or is a local file outside ``allowed``.
@@ -205,23 +230,28 @@ def resolve(href: str, base: str, allowed: Sequence[Path], where: str, catalog: 
     try:
         path = (Path(base).parent / href).resolve()
     except (OSError, RuntimeError) as error:  # a loop of symbolic links; a name that is too long
-        raise _odd(where, f"{href}: {error}") from error
+        raise _not_stac(where, f"{href}: {error}") from error
     if not any(path.is_relative_to(folder) for folder in allowed):
-        sensible = catalog is not None and len(catalog.parts) > 2 and path.is_relative_to(catalog)
+        proposed = path.parent
+        # Allowing the root or one of its folders would allow almost everything.
+        if catalog is not None and len(catalog.parts) > 2 and path.is_relative_to(catalog):
+            proposed = catalog
         raise InputError(
             where,
             found=f"{href}, which is {path}",
             expected=f"a file inside {' or '.join(map(str, allowed)) or 'the folder of the catalog'}",
             repair="move the files beside the list, or, if you trust the list, allow their folder: --set "
-            + setting(catalog if catalog is not None and sensible else path.parent),
+            + setting(proposed),
         )
     return str(path)
 
 
 def setting(folder: Path) -> str:
-    """The setting that allows a folder of files, quoted for the shell and for YAML where that is needed."""
-    plain = re.fullmatch(r"[\w./-]+", str(folder))
-    return f"folders={folder}" if plain else shlex.quote(f"folders={json.dumps(str(folder), ensure_ascii=False)}")
+    """Return the setting that allows a folder of files, quoted for the shell and for YAML where that is needed."""
+    if re.fullmatch(r"[\w./-]+", str(folder)):
+        return f"folders={folder}"
+    quoted_path = json.dumps(str(folder), ensure_ascii=False)
+    return shlex.quote(f"folders={quoted_path}")
 
 
 def _record(document: Mapping, path: Path) -> dict:
@@ -241,7 +271,8 @@ def _item_list(path: Path) -> dict:
         document = json_object(text_of(read_file(path)))
         found = "no items"
     except (OSError, ValueError) as error:
-        document, found = {}, f"a file that cannot be read: {error}"
+        document = {}
+        found = f"a file that cannot be read: {error}"
     items = document.get("features")
     if not isinstance(items, list) or not items:
         raise InputError(
@@ -268,14 +299,14 @@ def _product(item: Mapping, provider: Provider) -> Product:
 
 @dataclass(frozen=True)
 class Files:
-    """Where the files of an item lie.
+    """Location of the files of an item.
 
     Args:
-        where: List and item, for people.
-        base: Address or path that relative ones start from.
-        allowed: Folders of local files.
-        provider: Whose files they are.
-        catalog: Folder in which the list says that they were found; it allows nothing.
+        where: List and item, for errors.
+        base: Address or path from which relative references start.
+        allowed: Folders in which local files may lie.
+        provider: Provider of the files.
+        catalog: Folder of the local catalog that was searched; it is proposed in errors, and allows nothing.
     """
 
     where: str
@@ -284,44 +315,42 @@ class Files:
     provider: Provider
     catalog: Path | None
 
-    def band(self, asset: Mapping, index: int, nodata: float | None = None) -> FileBand:
-        """A band of one of the files."""
-        href = resolve(asset["href"], self.base, self.allowed, self.where, self.catalog)
-        return FileBand(self.provider.address(href), index, nodata, "file" if is_address(href) else "listed")
+    def band(self, asset_band: AssetBand, nodata: float | None = None) -> FileBand:
+        """Return a band of one of the files."""
+        href = resolve(asset_band.asset["href"], self.base, self.allowed, self.where, self.catalog)
+        kind = "file" if is_address(href) else "listed"
+        return FileBand(self.provider.address(href), asset_band.index, nodata, kind)
 
 
 def self_link(item: Mapping) -> str | None:
-    """Where an item says that it lies."""
-    return next((link["href"] for link in item["links"] if link.get("rel") == "self"), None)
+    """Return the address of an item by its own statement."""
+    for link in item["links"]:
+        if link.get("rel") == "self":
+            return link["href"]
+    return None
 
 
 def _files(item: Mapping, path: Path, allowed: tuple[Path, ...], provider: Provider, catalog: Path | None) -> Files:
-    own = self_link(item)
-    here, where = str(path.resolve()), f"{path}: item {item['id']}"
-    base = here if own is None else resolve(own, here, allowed, where, catalog)
+    where = f"{path}: item {item['id']}"
+    base = str(path.resolve())
+    own_address = self_link(item)
+    if own_address is not None:
+        base = resolve(own_address, base, allowed, where, catalog)
     return Files(where, base, allowed, provider, catalog)
 
 
 def _frame(item: Mapping, product: Product, files: Files) -> Frame:
-    places, mask = product.match(item), product.mask(item)
+    asset_bands = product.match(item)
     bands = {}
-    for band, (asset, index) in places.items():
-        nodata = scaling(asset, index)[2]
-        bands[band] = files.band(asset, index, product.nodata if nodata is None else nodata)
-    quality = None if mask is None else Quality(files.band(mask[0], 1), mask[1])
-    return Frame(str(item["id"]), day_of(item), bands, quality, _units(item, files.provider, product, places))
-
-
-def _units(item: Mapping, provider: Provider, product: Product, places: Mapping[str, tuple[Mapping, int]]) -> Units:
-    stated = {scaling(asset, index)[:2] for asset, index in places.values()}
-    if len(stated) > 1:
-        raise InputError(
-            f"item {item.get('id')}",
-            found=f"several scales and offsets among its bands: {sorted(map(str, stated))}",
-            expected="one for all bands",
-            repair="correct the item's raster:bands, or delete it from the list.",
-        )
-    scale, offset = stated.pop()
-    if not all(value is None or math.isfinite(value) for value in (scale, offset)) or (scale or 1) <= 0:
-        raise _odd(f"item {item.get('id')}", f"scale {scale} and offset {offset}")
-    return provider.units(item, product, (scale, offset))
+    for band_id, asset_band in asset_bands.items():
+        nodata = asset_band.number("nodata")
+        if nodata is None:
+            nodata = product.nodata
+        bands[band_id] = files.band(asset_band, nodata)
+    quality = None
+    mask = product.mask(item)
+    if mask is not None:
+        asset, rule = mask
+        quality = Quality(files.band(AssetBand(asset)), rule)
+    units = files.provider.units(item, product, list(asset_bands.values()))
+    return Frame(str(item["id"]), day_of(item), bands, quality, units)

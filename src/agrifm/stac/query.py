@@ -25,11 +25,11 @@ class Query:
     """The query of a search.
 
     Args:
-        collections: Ids; empty for all of a static catalog.
+        collections: Ids of collections; empty for all of a static catalog.
         boxes: West, south, east, north in degrees; two of them for an area across 180 degrees.
         start, end: First and last day.
-        max_cloud: Percent; items that do not say stay.
-        shape: The area in degrees (shapely), if there is more to it than the box.
+        max_cloud: Highest cloud cover in percent; items without a statement are kept.
+        shape: The area in degrees (shapely); None if it is the boxes.
     """
 
     collections: tuple[str, ...]
@@ -41,25 +41,21 @@ class Query:
 
     def filters(self) -> Iterator[tuple[str, str, Callable[[Mapping], bool]]]:
         """Yield for each filter the option, a description of what it removes, and a test that items must pass."""
-        area = _union(self.boxes)
-
-        def intersects(item: Mapping, wanted: Any) -> bool:
-            outline = _outline(item)
-            return outline is not None and outline.intersects(wanted)
-
+        boxes = _union(self.boxes)
         if self.collections:
             yield "--collection", "of other collections", lambda item: item.get("collection") in self.collections
-        yield "--bbox", "outside the box", lambda item: intersects(item, area)
+        yield "--bbox", "outside the box", lambda item: _intersects(item, boxes)
         if self.shape is not None:
-            yield "--aoi", "outside the area", lambda item: intersects(item, self.shape)
+            yield "--aoi", "outside the area", lambda item: _intersects(item, self.shape)
         yield "--start or --end", "outside the dates", lambda item: self.start <= day_of(item) <= self.end
         if self.max_cloud is not None:
             yield "--max-cloud", "cloudier", self._clear_enough
-        yield "--collection", "of other sensors or platforms", _ours
+        yield "--collection", "of other sensors or platforms", _is_known_product
 
     def _clear_enough(self, item: Mapping) -> bool:
-        stated = item["properties"].get("eo:cloud_cover")
-        return stated is None or self.max_cloud is None or not stated > self.max_cloud
+        cloud_cover = item["properties"].get("eo:cloud_cover")
+        # 'not greater' keeps items whose cloud cover is NaN.
+        return cloud_cover is None or self.max_cloud is None or not cloud_cover > self.max_cloud
 
     def sift(self, items: Sequence[dict], removed: Counter[tuple[str, str]]) -> list[dict]:
         """Return the items that pass every filter, in a fixed order; count those that each filter removes."""
@@ -74,22 +70,24 @@ class Query:
 
 def _newest(items: Sequence[dict]) -> list[dict]:
     """Drop repeated items, and items that were processed again with a newer baseline."""
-    newest: dict[tuple, tuple[int, ...]] = {}
+    newest_version: dict[tuple, tuple[int, ...]] = {}
     for item in items:
         acquisition = _acquisition(item)
-        newest[acquisition] = max(newest.get(acquisition, ()), _version(item))
+        newest_version[acquisition] = max(newest_version.get(acquisition, ()), _version(item))
     by_id: dict[tuple, dict] = {}
     for item in items:
-        if _version(item) == newest[_acquisition(item)]:
+        if _version(item) == newest_version[_acquisition(item)]:
             by_id[item.get("collection"), item["id"]] = item
     return list(by_id.values())
 
 
 def _acquisition(item: Mapping) -> tuple:
+    """Identify an acquisition: all versions of one Sentinel-2 product share it; other items are their own."""
     properties = item["properties"]
     tile = properties.get("s2:mgrs_tile") or properties.get("grid:code")
     if tile and _baseline(item):
-        return item.get("collection"), str(properties.get("datetime"))[:19], tile
+        second = str(properties.get("datetime"))[:19]  # without the fraction and the time zone
+        return item.get("collection"), second, tile
     return item.get("collection"), item["id"]
 
 
@@ -99,19 +97,25 @@ def _baseline(item: Mapping) -> str:
 
 
 def _version(item: Mapping) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"[0-9]{1,9}", _baseline(item)))
+    parts = re.findall(r"[0-9]{1,9}", _baseline(item))
+    return tuple(map(int, parts))
 
 
-def _ours(item: Mapping) -> bool:
+def _is_known_product(item: Mapping) -> bool:
     product = provider_of(item).product(item)
     return product is not None and product.fits(item)
 
 
+def _intersects(item: Mapping, area: Any) -> bool:
+    outline = _outline(item)
+    return outline is not None and outline.intersects(area)
+
+
 def _outline(item: Mapping) -> Any:
-    """Outline of an item in degrees (shapely); None if the item does not state it.
+    """Return the outline of an item in degrees (shapely); None if the item does not state it.
 
     Raises:
-        InputError: If its geometry is none.
+        InputError: If its geometry is invalid.
     """
     from shapely import get_coordinates
     from shapely.geometry import shape
@@ -129,7 +133,9 @@ def _outline(item: Mapping) -> Any:
             if not np.isfinite(get_coordinates(outline)).all():
                 raise ValueError("coordinates that are no numbers")
             return outline
-    return None if not bbox else _union(split_box(flat(bbox)))
+    if bbox:
+        return _union(split_box(flat(bbox)))
+    return None
 
 
 def _union(boxes: Sequence[Box]) -> Any:
@@ -140,8 +146,8 @@ def _union(boxes: Sequence[Box]) -> Any:
 
 
 def flat(bbox: Sequence[float]) -> Box:
-    """Drop the heights of a box."""
-    half = len(bbox) // 2
+    """Return a box without its heights."""
+    half = len(bbox) // 2  # of four or six numbers: the first half is one corner
     return bbox[0], bbox[1], bbox[half], bbox[half + 1]
 
 
@@ -166,7 +172,7 @@ def season(start: str | dt.date, end: str | dt.date) -> tuple[dt.date, dt.date]:
     """Check the first and the last day of a search.
 
     Raises:
-        InputError: If they are no days, or the last comes before the first.
+        InputError: If they are not dates, or the last comes before the first.
     """
     first = _day("--start", start)
     last = _day("--end", end)
@@ -190,10 +196,17 @@ def _day(option: str, value: str | dt.date) -> dt.date:
 
 
 def area(bbox: Box | None, aoi: Path | None) -> tuple[tuple[Box, ...], Any, int]:
-    """Boxes in degrees, the shape if it is more than a box, and the number of lines and points that were left out.
+    """Read the area of a search.
+
+    Args:
+        bbox: West, south, east, north in degrees.
+        aoi: Vector file, instead of the box.
+
+    Returns:
+        Boxes in degrees, the shape if it is more than a box, and the number of lines and points that were left out.
 
     Raises:
-        InputError: If there are none or both, the box is no box, or the vector file cannot be used.
+        InputError: If neither or both are given, the box is invalid, or the vector file cannot be used.
     """
     if bbox is not None and aoi is None:
         return split_box(_checked_box(bbox)), None, 0
@@ -221,14 +234,14 @@ def _area_of(aoi: Path) -> tuple[tuple[Box, ...], Any, int]:
         pieces = get_parts([area_of_interest.to_crs("EPSG:4326").geom])
         parts = list(get_parts(pieces))
     areas = [part for part in parts if part.geom_type == "Polygon"]
-    used = areas or parts  # a file of points alone searches for the images that cover them
-    unused = len(parts) - len(used)
-    whole = union_all(used)
+    searched_parts = areas or parts  # a file of points alone searches for the images that cover them
+    unused = len(parts) - len(searched_parts)
+    whole = union_all(searched_parts)
     # With longitudes from 0 to 360 degrees, an area across 180 degrees is in one piece.
-    from_zero = union_all([_eastward(part) for part in used])
+    from_zero = union_all([_eastward(part) for part in searched_parts])
     _check_degrees(whole, 360, aoi)  # some files count beyond 180 degrees
-    fits = whole.bounds[0] >= -180 and whole.bounds[2] <= 180
-    if fits and _width(from_zero) >= min(_width(whole), 180):
+    is_within_180 = whole.bounds[0] >= -180 and whole.bounds[2] <= 180
+    if is_within_180 and _width(from_zero) >= min(_width(whole), 180):
         return (whole.bounds,), whole, unused
     eastern = intersection(from_zero, box(0, -90, 180, 90))
     western = translate(intersection(from_zero, box(180, -90, 360, 90)), -360)
@@ -240,19 +253,21 @@ def _eastward(part: Any) -> Any:
     """Shift longitudes to the range from 0 to 360."""
     from shapely import transform
 
-    def moved(points: np.ndarray) -> np.ndarray:
-        return np.column_stack([points[:, 0] % 360, points[:, 1]])
+    def shifted(points: np.ndarray) -> np.ndarray:
+        longitudes = points[:, 0] % 360
+        latitudes = points[:, 1]
+        return np.column_stack([longitudes, latitudes])
 
-    return transform(part, moved)
+    return transform(part, shifted)
 
 
 def _width(shape: Any) -> float:
     return shape.bounds[2] - shape.bounds[0]
 
 
-def _check_degrees(shape: Any, most: float, aoi: Path) -> None:
+def _check_degrees(shape: Any, farthest: float, aoi: Path) -> None:
     west, south, east, north = shape.bounds
-    if not (-most <= west <= east <= most and -90 <= south <= north <= 90):
+    if not (-farthest <= west <= east <= farthest and -90 <= south <= north <= 90):
         raise InputError(
             f"{aoi} (aoi)",
             found=f"an area from {west:g},{south:g} to {east:g},{north:g} degrees",
@@ -263,9 +278,11 @@ def _check_degrees(shape: Any, most: float, aoi: Path) -> None:
 
 def _checked_box(bbox: Box) -> Box:
     west, south, east, north = bbox
-    wide = (east - west) % 360  # across 180 degrees, west is greater than east
-    sensible = west < east or (west > east and wide < 180)
-    if not (-180 <= west <= 180 and -180 <= east <= 180 and sensible and -90 <= south < north <= 90):
+    # Across 180 degrees, west is greater than east; a box of half the globe or more is a mistake.
+    valid_order = west < east or (west > east and (east - west) % 360 < 180)
+    valid_longitudes = -180 <= west <= 180 and -180 <= east <= 180 and valid_order
+    valid_latitudes = -90 <= south < north <= 90
+    if not (valid_longitudes and valid_latitudes):
         raise InputError(
             "--bbox",
             found=f"{west:g},{south:g},{east:g},{north:g}",

@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pyproj import CRS
 
+from agrifm.config.problems import explain
 from agrifm.errors import InputError, nearest, refusing
 
 FORMAT = "agrifm-area-design-1"
@@ -110,9 +111,7 @@ class Design(_Record):
         try:
             design = cls.model_validate_json(path.read_text(encoding="utf-8"))
         except ValidationError as error:
-            problem = error.errors()[0]
-            where = ".".join(map(str, problem["loc"])) or "the file"
-            raise not_a_probability_sample(path, f"{where}: {problem['msg']}") from error
+            raise explain(error, path, cls, repair=REPAIR) from error
         except (OSError, ValueError) as error:
             raise not_a_probability_sample(path, f"the file: {error}") from error
         design._check(path)
