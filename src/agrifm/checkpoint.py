@@ -22,7 +22,7 @@ from agrifm.config import Experiment, parse
 from agrifm.errors import InputError, refusing
 from agrifm.io import write_whole
 from agrifm.nn.ensemble import TestTimeEnsemble
-from agrifm.nn.model import CropModel
+from agrifm.nn.model import CropModel, ModelConfig
 from agrifm.tasks.calibration import Calibration
 from agrifm.tensor_files import (
     Match,
@@ -320,7 +320,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "epoch": checkpoint.epoch,
         "sensors": ", ".join(sensor.name for sensor in experiment.data.sensors),
         "classes": ", ".join(experiment.task.names),
-        "model": f"{model.size}, patch {model.patch}, decoder {model.decoder}",
+        "model": _architecture(model),
         "weights": sum(tensor.numel() for tensor in checkpoint.weights.values()),
         "scores": {key: round(value, 4) for key, value in checkpoint.scores.items()},
         "versions": checkpoint.versions,
@@ -331,3 +331,11 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     if checkpoint.calibration is not None:
         facts["calibration"] = str(checkpoint.calibration)
     return facts
+
+
+def _architecture(model: ModelConfig) -> str:
+    pixel = f"series of single pixels at {model.pixel_steps} dates"
+    if not model.has_pyramid:
+        return pixel
+    pyramid = f"{model.size}, patch {model.patch}, decoder {model.decoder}"
+    return f"{pyramid}, and {pixel}" if model.has_pixel_branch else pyramid

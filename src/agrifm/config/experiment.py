@@ -83,8 +83,26 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _frames_fit_decoder(self) -> Experiment:
-        if self.model.decoder == "original" and self.data.frames is None:
+        if self.model.has_pyramid and self.model.decoder == "original" and self.data.frames is None:
             raise ValueError("model.decoder 'original' folds time into channels: set data.frames (it used 32)")
+        return self
+
+    @model_validator(mode="after")
+    def _branch_fits(self) -> Experiment:
+        if self.model.has_pixel_branch and self.data.shards is not None:
+            raise ValueError(
+                f"model.branch '{self.model.branch}' has no pre-training: set model.branch 'pyramid' to learn from "
+                "data.shards"
+            )
+        if self.model.has_pyramid:
+            return self
+        if self.start_from is not None:
+            raise ValueError(
+                "model.branch 'pixel' has no encoder that start_from could fill: leave out start_from, or set "
+                "model.branch 'both'"
+            )
+        if self.model.freeze_encoder:
+            raise ValueError("model.branch 'pixel' has no encoder: leave out model.freeze_encoder")
         return self
 
     @model_validator(mode="after")
@@ -146,8 +164,8 @@ class Experiment(Section):
         return self if self.data.footprint is not None else self.with_data(footprint=meters)
 
     def with_season(self, season: Season) -> Experiment:
-        """Return the experiment with this season for the model's time steps, unless it states one itself."""
-        if self.model.time_steps is None or self.model.season is not None:
+        """Return the experiment with this season for the dates of the model, unless it states one itself."""
+        if not self.model.needs_season or self.model.season is not None:
             return self
         return self.model_copy(update={"model": replace(self.model, season=season)})
 

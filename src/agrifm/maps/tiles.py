@@ -68,8 +68,10 @@ class MapJob:
 
     @property
     def pitch(self) -> int:
-        """Pixels of the map from one of the model's largest patches to the next."""
+        """Pixels of the map from one of the model's largest patches to the next; 1 if it has no patches."""
         config = self.checkpoint.experiment.model
+        if not config.has_pyramid:
+            return 1
         largest_stride = max(config.swin.strides(config.patch)[-1][1:])
         return largest_stride * min(self.scene.factor(sensor) for sensor in self.scene.sensors)
 

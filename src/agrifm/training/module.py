@@ -21,6 +21,7 @@ from agrifm.checkpoint import build
 from agrifm.config import Experiment, TrainingConfig
 from agrifm.errors import InputError
 from agrifm.sample import Batch
+from agrifm.tasks.fractions import Fractions
 from agrifm.tensor_files import write_safetensors
 from agrifm.training.parallel import shard
 
@@ -85,7 +86,9 @@ class TrainingModule(pl.LightningModule):
         return batch, 3
 
     def _loss(self, batch: Batch) -> Tensor:
-        return self._supervised(self.model(batch), batch)
+        assert not isinstance(self.task, Fractions), "a mean teacher learns fractions"
+        labeled = self.task.labeled(_labels(batch))
+        return self._supervised(self.model(batch, labeled), batch)
 
     def _supervised(self, output: Tensor, batch: Batch) -> Tensor:
         parts = self.task.losses(output, _labels(batch))
