@@ -27,7 +27,7 @@ from agrifm.maps.runner import work
 from agrifm.maps.seam_audit import Seams, audit
 from agrifm.maps.store import DamagedTile, Store
 from agrifm.maps.tiles import EXTRAS, MapJob, calibration_for, impossible_key
-from agrifm.maps.windows import lay_out
+from agrifm.maps.windows import FINEST, lay_out
 from agrifm.rasters.grid import pixel_area
 from agrifm.sample import days_since_epoch
 from agrifm.scenes.scene import Layer, Scene
@@ -36,6 +36,7 @@ from agrifm.tasks.fields import Fields
 
 STRIP = 1024  # rows of a finished map that are counted at a time
 FOOTPRINT = 960.0  # side of a window in meters if a checkpoint does not state the size of its chips
+PIXEL_WINDOWS = (64, 256)  # smallest and largest side in pixels of the windows of a model that sees single pixels
 
 
 @dataclass(frozen=True)
@@ -306,15 +307,25 @@ def plan(checkpoint: Checkpoint, scene: Scene, options: MapOptions) -> MapJob:
     calibration_for(checkpoint, options.extras)
     data = checkpoint.experiment.data
     scene = fit_sensors(in_season(scene, data.seasons), data.sensors, data.frames)
-    footprint = data.footprint or FOOTPRINT
-    window = options.window or max(1, round(footprint / scene.resolution))
     factors = [scene.factor(sensor) for sensor in scene.sensors]
-    windows = lay_out(
-        (scene.grid.shape[0], scene.grid.shape[1]), window, factors, scene.pixel_bytes, options.memory * 1e6
-    )
+    members = (checkpoint, *checkpoint.others)
+    sees_neighbors = any(member.experiment.model.has_pyramid for member in members)
+    window = options.window
+    if window is None:
+        footprint = data.footprint or FOOTPRINT
+        window = max(1, round(footprint / scene.resolution)) if sees_neighbors else _pixel_window(factors)
+    size = (scene.grid.shape[0], scene.grid.shape[1])
+    budget = options.memory * 1e6
+    windows = lay_out(size, window, factors, scene.pixel_bytes, budget, overlap=sees_neighbors)
     extras = tuple(key for key in EXTRAS if key in options.extras)
     layers = ("fields",) if isinstance(checkpoint.experiment.task, Fields) else ()
     return MapJob(checkpoint, scene, windows, (*extras, *layers), options.device)
+
+
+def _pixel_window(factors: Sequence[int]) -> int:
+    """Side of the windows of a model that sees single pixels: small, but whole pixels of most coarse sensors."""
+    smallest, largest = PIXEL_WINDOWS
+    return min(max(smallest, FINEST * max(factors)), largest)
 
 
 def in_season(scene: Scene, calendars: Sequence[GrowingSeason]) -> Scene:

@@ -68,12 +68,13 @@ class MapJob:
 
     @property
     def pitch(self) -> int:
-        """Pixels of the map from one of the model's largest patches to the next; 1 if it has no patches."""
-        config = self.checkpoint.experiment.model
-        if not config.has_pyramid:
-            return 1
-        largest_stride = max(config.swin.strides(config.patch)[-1][1:])
-        return largest_stride * min(self.scene.factor(sensor) for sensor in self.scene.sensors)
+        """Pixels of the map from one of the model's largest patches, or of its single pixels, to the next."""
+        strides = [1]
+        for member in (self.checkpoint, *self.checkpoint.others):
+            config = member.experiment.model
+            if config.has_pyramid:
+                strides += config.swin.strides(config.patch)[-1][1:]
+        return max(strides) * min(self.scene.factor(sensor) for sensor in self.scene.sensors)
 
     def read(self, tile: Area) -> Tile:
         """Read the images under all windows over a tile."""
