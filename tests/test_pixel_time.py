@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+import torch.nn.functional as F
 import yaml
-from conftest import SENSORS, TINY, random_sample, unit
+from conftest import FARM, SENSORS, TINY, random_sample, unit
 
 from agrifm.checkpoint import Checkpoint, build, describe
 from agrifm.config import load, parse
@@ -21,10 +22,10 @@ from agrifm.nn.pixel_time import CHANNELS, HIDDEN
 from agrifm.nn.swin import SwinSize
 from agrifm.opening import open_scene
 from agrifm.sample import Sample, Season, collate
-from agrifm.sensors import LANDSAT, S2
+from agrifm.sensors import LANDSAT, S2, Statistics
 from agrifm.synthetic.chips import CLASSES, Landscape
 from agrifm.synthetic.scenes import write_scene
-from agrifm.tasks.segmentation import Segmentation
+from agrifm.tasks.segmentation import CropClass, Segmentation
 from agrifm.tensor_files import load_strict
 from agrifm.training import fit
 
@@ -145,6 +146,21 @@ def test_training_drops_sensors_and_all_weights_learn():
     assert not single.pixel_time.encoders["S2"].unseen.grad.any()  # nothing is dropped, and everything was seen
 
 
+def test_unseen_pixels_and_pixels_that_no_loss_uses_change_no_running_statistics():
+    batch = collate([random_sample(14), random_sample(15).without("S2")])
+    wanted = torch.zeros(2, 24, 28, dtype=torch.bool)
+    statistics = []
+    for part in ("nothing", "first", "both"):
+        model = make(sensors=SENSORS[:1]).train()
+        wanted[0, 3:5] = part != "nothing"
+        wanted[1] = part == "both"
+        assert model(batch, wanted).isfinite().all()
+        statistics.append(model.pixel_time.encoders["S2"].norms[0].running_mean.clone())
+    assert not statistics[0].any()
+    assert torch.equal(statistics[1], statistics[2])
+    assert statistics[1].any()
+
+
 def test_the_pyramid_is_the_same_with_and_without_the_branch():
     torch.manual_seed(0)
     default = CropModel(SENSORS, 5, ModelConfig(size=SMALL)).eval()
@@ -172,17 +188,38 @@ def test_the_branch_takes_the_time_steps_of_the_model_or_its_own():
 # Training
 
 
-def test_it_learns_farmland_at_labeled_pixels(settings, tmp_path):
-    """Accuracy on val is far above that of the most frequent class after a few steps."""
-    settings["data"]["sensors"] = ["S2"]
-    settings["training"] |= {"epochs": 4, "learning_rate": 3e-3}
+def test_it_learns_farmland_from_few_labeled_pixels():
+    """Some 500 labeled pixels, and chips that it did not see, of which the most frequent class covers a fifth."""
+    samples = [FARM.sample(row, column, (S2,)) for row in range(2) for column in range(7)]
+    train, test = collate(samples[:10]), collate(samples[11:])
+    image = train.images["S2"]
+    statistics = Statistics(tuple(image.mean((0, 1, 3, 4)).tolist()), tuple(image.std((0, 1, 3, 4)).tolist()), "test")
+    season = Season.of([sample.span() for sample in samples])
+    torch.manual_seed(0)
+    config = ModelConfig(branch="pixel", branch_steps=8, season=season)
+    model = CropModel([S2.with_statistics(statistics)], len(NAMES), config).train()
+    labeled = torch.rand(train.label.shape) < 0.02
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for _ in range(40):
+        loss = F.cross_entropy(model(train, labeled).permute(0, 2, 3, 1)[labeled], train.label[labeled])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        correct = model.eval()(test).argmax(1) == test.label
+    assert correct.float().mean() > 0.4
+    assert test.label.flatten().bincount().max() / test.label.numel() < 0.25
+
+
+def test_it_trains_at_labeled_pixels_from_an_experiment(settings, tmp_path):
+    settings["training"]["epochs"] = 1
     experiment = parse(settings | {"model": {"branch": "pixel", "branch_steps": 8}})
     checkpoint = Checkpoint.load(fit(experiment, tmp_path))
     assert checkpoint.experiment.model.season is not None
-    assert checkpoint.scores["aAcc"] > 0.6
     assert describe(checkpoint)["model"] == "series of single pixels at 8 dates"
-    confusion = np.array(evaluate(checkpoint, experiment.data.split("val")).confusion)
-    assert confusion.sum(1).max() / confusion.sum() < 0.5
+    assert evaluate(checkpoint, experiment.data.split("val")).summary["aAcc"] == pytest.approx(
+        checkpoint.scores["aAcc"]
+    )
 
 
 def test_both_branches_train_and_start_from_a_pyramid(settings, tmp_path):
@@ -199,13 +236,9 @@ def test_both_branches_train_and_start_from_a_pyramid(settings, tmp_path):
 
 
 def test_pixels_that_no_loss_uses_are_left_out():
-    task = Segmentation(classes=tuple(parse_classes()), ignore_index=9)
+    task = Segmentation((CropClass("a"), CropClass("b")), ignore_index=9)
     label = torch.tensor([[[0, 1, 9]]])
     assert task.labeled(label).tolist() == [[[True, True, False]]]
-
-
-def parse_classes():
-    return parse({"data": {"sensors": ["S2"]}, "task": {"classes": ["a", "b"]}}).task.classes
 
 
 # Configuration
@@ -222,6 +255,7 @@ def parse_classes():
         ),
         ({"model": {"branch": "pixels"}}, "model.branch"),
         ({"model": {"branch_steps": 0}}, "a number from 1 to 10000"),
+        ({"model": {"branch": "both", "time_steps": 1}}, "needs at least 2 dates of the season"),
     ],
 )
 def test_settings_that_contradict_the_branch_are_refused(changes, sentence):

@@ -94,6 +94,8 @@ class Experiment(Section):
                 f"model.branch '{self.model.branch}' has no pre-training: set model.branch 'pyramid' to learn from "
                 "data.shards"
             )
+        if self.model.has_pixel_branch and self.model.pixel_steps < 2:
+            raise ValueError(f"model.branch '{self.model.branch}' needs at least 2 dates of the season, not 1")
         if self.model.has_pyramid:
             return self
         if self.start_from is not None:

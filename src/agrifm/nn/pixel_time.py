@@ -20,7 +20,6 @@ from agrifm.sensors import Sensor
 CHANNELS = 64
 WIDTH = 5  # dates under a convolution
 HIDDEN = 128
-GROUPS = 8  # of channels that are normalized together
 DROPOUT = 0.2
 SENSOR_DROPOUT = 0.1  # of the pixels of a sensor in training, if there are several sensors
 CHUNK = 16_384  # pixels that are computed at once
@@ -29,7 +28,7 @@ CHUNK = 16_384  # pixels that are computed at once
 class SeriesEncoder(nn.Module):
     """Three convolutions over time, two of them residual.
 
-    Each series is normalized on its own, so that neither other pixels nor the size of a batch change its features.
+    Statistics of batch normalization are those of single dates of all pixels, so that few pixels suffice for them.
 
     Args:
         channels: Channels of the series.
@@ -41,8 +40,8 @@ class SeriesEncoder(nn.Module):
         self.convolutions = nn.ModuleList()
         self.norms = nn.ModuleList()
         for inputs in (channels, CHANNELS, CHANNELS):
-            self.convolutions.append(nn.Conv1d(inputs, CHANNELS, WIDTH, padding=WIDTH // 2))
-            self.norms.append(nn.GroupNorm(GROUPS, CHANNELS))
+            self.convolutions.append(nn.Conv1d(inputs, CHANNELS, WIDTH, padding=WIDTH // 2, bias=False))
+            self.norms.append(nn.BatchNorm1d(CHANNELS))
         # Features of a pixel that the sensor has never seen; zeros until training finds better ones.
         self.unseen = nn.Parameter(torch.zeros(CHANNELS * steps))
 
@@ -86,8 +85,9 @@ class PixelTime(nn.Module):
         """
         size = (mask.shape[1], mask.shape[2])
         pixels = mask.flatten().nonzero().flatten()
-        chunks = [self._features(series, chunk, size) for chunk in pixels.split(CHUNK)]
-        features = torch.cat(chunks)
+        # In training, all pixels together are one batch of the normalization.
+        chunk = max(1, len(pixels)) if self.training else CHUNK
+        features = torch.cat([self._features(series, part, size) for part in pixels.split(chunk)])
         if len(pixels) < mask.numel():
             features = features.new_zeros(mask.numel(), HIDDEN).index_copy(0, pixels, features)
         return features.view(*mask.shape, HIDDEN).permute(0, 3, 1, 2)
@@ -122,8 +122,12 @@ class PixelTime(nn.Module):
         valid = series.valid[sample, :, row, column]
         image = series.image[sample, :, :, row, column]
         channels = torch.cat([image, (~valid).unsqueeze(2).to(image.dtype)], 2).transpose(1, 2)
-        features = encoder(channels)[cell_of_pixel]
-        seen = valid.any(1)[cell_of_pixel]
+        seen = valid.any(1)
         if self.training and len(self.encoders) > 1:
             seen = seen & (torch.rand(len(seen), device=seen.device) >= SENSOR_DROPOUT)
-        return torch.where(seen.unsqueeze(1), features, encoder.unseen)
+        features = encoder.unseen.expand(len(cells), -1)
+        # Pixels without observations stay out of the encoder, so that they do not count in its normalization.
+        observed = seen.nonzero().flatten()
+        if len(observed):
+            features = features.index_copy(0, observed, encoder(channels[observed]))
+        return features[cell_of_pixel]

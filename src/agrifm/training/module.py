@@ -112,6 +112,15 @@ class TrainingModule(pl.LightningModule):
             count = count / torch.distributed.get_world_size()
         return count.clamp(min=1e-8)
 
+    def on_validation_epoch_start(self) -> None:
+        """Let all processes score, and save, the same running statistics: the mean of theirs."""
+        if not torch.distributed.is_initialized():
+            return
+        for name, buffer in self.model.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                torch.distributed.all_reduce(buffer)
+                buffer /= torch.distributed.get_world_size()
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the scores."""
         output = self.judged(batch)
