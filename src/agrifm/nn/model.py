@@ -22,13 +22,14 @@ from agrifm.nn.embedding import (
     token_validity,
 )
 from agrifm.nn.legacy_decoder import LegacyDecoder, level_channels, original_head
-from agrifm.nn.pixel_time import CHUNK, HIDDEN, PixelTime
+from agrifm.nn.pixel_time import HIDDEN, PixelTime
 from agrifm.nn.swin import SIZES, Pyramid, Swin, SwinSize
 from agrifm.nn.windows import Triple
 from agrifm.sample import Batch, Season
 from agrifm.sensors import Sensor
 
 SHARED = "shared"
+RESAMPLED_PIXELS = 16_384  # pixels of a few samples whose series are interpolated at once for the pixel branch
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ class CropModel(nn.Module):
         if pixels is None:
             pixels = torch.ones(len(batch), *size, dtype=torch.bool, device=batch.images[sensors[0]].device)
         # Evaluation takes a few samples at a time to save memory, all of which the backward pass of training needs.
-        count = len(batch) if self.training else max(1, CHUNK // (size[0] * size[1]))
+        count = len(batch) if self.training else max(1, RESAMPLED_PIXELS // (size[0] * size[1]))
         parts = []
         for samples in torch.arange(len(batch)).split(count):
             series = {}

@@ -22,7 +22,7 @@ WIDTH = 5  # dates under a convolution
 HIDDEN = 128
 DROPOUT = 0.2
 SENSOR_DROPOUT = 0.1  # of the pixels of a sensor in training, if there are several sensors
-CHUNK = 16_384  # pixels that are computed at once
+CHUNK = 1024  # pixels that are computed at once in evaluation, few enough for the cache of a processor
 
 
 class SeriesEncoder(nn.Module):
