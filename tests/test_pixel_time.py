@@ -28,6 +28,7 @@ from agrifm.synthetic.scenes import write_scene
 from agrifm.tasks.segmentation import CropClass, Segmentation
 from agrifm.tensor_files import load_strict
 from agrifm.training import fit
+from agrifm.training.module import TrainingModule
 
 SMALL = SwinSize(width=16, depths=(1, 1), heads=(1, 2), window=(4, 3, 3))
 YEAR = Season(0.0, 365.25)
@@ -161,6 +162,14 @@ def test_unseen_pixels_and_pixels_that_no_loss_uses_change_no_running_statistics
     assert statistics[1].any()
 
 
+def test_it_trains_in_mixed_precision():
+    model, batch = make("both").train(), collate([random_sample(16), random_sample(17, without=("S2",))])
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(batch, batch.label < 3)
+    output.float().square().mean().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
 def test_the_pyramid_is_the_same_with_and_without_the_branch():
     torch.manual_seed(0)
     default = CropModel(SENSORS, 5, ModelConfig(size=SMALL)).eval()
@@ -233,6 +242,20 @@ def test_both_branches_train_and_start_from_a_pyramid(settings, tmp_path):
     settings["model"]["branch"] = "both"
     with pytest.raises(InputError, match="'branch: pixel', which has no encoder"):
         fit(parse(settings | {"start_from": str(pixel)}), tmp_path / "refused")
+
+
+def test_processes_average_their_running_statistics(settings, monkeypatch):
+    experiment = parse(settings | {"model": {"branch": "pixel"}}).with_season(YEAR)
+    module = TrainingModule(experiment.with_sensors([unit(sensor) for sensor in (S2, LANDSAT)]))
+    before = {name: buffer.clone() for name, buffer in module.model.named_buffers()}
+    module.on_validation_epoch_start()  # a single process has nothing to average
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(4))
+    module.on_validation_epoch_start()
+    for name, buffer in module.model.named_buffers():
+        is_running = name.endswith(("running_mean", "running_var"))
+        assert torch.equal(buffer, (before[name] + 4) / 2 if is_running else before[name])
 
 
 def test_pixels_that_no_loss_uses_are_left_out():

@@ -129,5 +129,6 @@ class PixelTime(nn.Module):
         # Pixels without observations stay out of the encoder, so that they do not count in its normalization.
         observed = seen.nonzero().flatten()
         if len(observed):
-            features = features.index_copy(0, observed, encoder(channels[observed]))
+            # In mixed precision, the encoder returns another type than that of the weights.
+            features = features.index_copy(0, observed, encoder(channels[observed]).to(features.dtype))
         return features[cell_of_pixel]
