@@ -53,6 +53,7 @@ class Case:
         sensors: to train with.
         without: a further row, tested as if this sensor had not been there.
         repeats: how often an epoch goes through the training chips; each time they are turned and cut anew.
+        model: options of the model.
         steps, trees: of the random forest: dates to interpolate to, and its size.
     """
 
@@ -61,6 +62,7 @@ class Case:
     sensors: tuple[str, ...]
     without: str | None = None
     repeats: int = 1
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(size="tiny", time_steps=CALENDAR))
     steps: int = CALENDAR
     trees: int = 200
     augment: Augment = field(default_factory=Augment)
@@ -145,7 +147,7 @@ class Job:
             seed=self.fold,
             data=DataConfig.model_validate({"sensors": sensors, "check_chips": 1, **self.prepared.folds[self.fold]}),
             augment=self.case.augment,
-            model=ModelConfig(size="tiny", time_steps=CALENDAR),
+            model=self.case.model,
             task=Segmentation(classes, loss=(CrossEntropy(label_smoothing=0.05),)),
             training=self.case.training,
         )

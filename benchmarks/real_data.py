@@ -170,18 +170,44 @@ def points(data: Path, out: Path, folds: int, seed: int = 0) -> Prepared:
         chosen = np.isin(arrays["label_id"], kept)
         image, days, block = arrays["x"][chosen, ..., None, None], _days(arrays["dates"][chosen]), block[chosen]
         label, classes = np.searchsorted(kept, arrays["label_id"][chosen]), arrays["classes"][kept]
-    counts = np.zeros((block.max() + 1, len(classes)))
+    samples = [_modis(image[i], days[i], label[i, None, None], f"point_{i:04}") for i in range(len(image))]
+    return _write_points(
+        out, samples, Prepared(tuple(str(name) for name in classes), (MOD13Q1,), ()), block, folds, seed
+    )
+
+
+def maipo(data: Path, out: Path, folds: int, seed: int = 0) -> Prepared:
+    """Landsat-8 series of single pixels in fruit orchards of Chile, chips of 1 x 1; a block is a field.
+
+    The eight dates are not published, so the frames count as evenly spread.
+    """
+    with np.load(data / "landsat8_maipo" / "npz" / "maipo.npz") as arrays:
+        block = np.unique(arrays["field"], return_inverse=True)[1].ravel()
+        image, label = arrays["x"][..., None, None].astype(np.int32), arrays["label_id"].astype(np.int64)
+        classes = tuple(str(arrays["label"][label == k][0]) for k in range(label.max() + 1))
+    samples = []
+    for i in range(len(image)):
+        pixel = torch.from_numpy(image[i])
+        samples.append(Sample({LANDSAT.name: pixel}, label=torch.tensor([[label[i]]]), name=f"pixel_{i:04}"))
+    return _write_points(out, samples, Prepared(classes, (LANDSAT,), ()), block, folds, seed)
+
+
+def _write_points(
+    out: Path, samples: list[Sample], prepared: Prepared, block: np.ndarray, folds: int, seed: int
+) -> Prepared:
+    """Write single pixels, whose blocks ``(n)`` are dealt out to the folds."""
+    counts = np.zeros((block.max() + 1, len(prepared.classes)))
+    label = np.array([int(sample.label) for sample in samples if sample.label is not None])
     np.add.at(counts, (block, label), 1)
     group = most_even(counts, folds, seed)[block]
-    for i in range(len(image)):
-        sample = _modis(image[i], days[i], label[i, None, None], f"point_{i:04}")
-        write_chip(out / "h5_samples" / f"{sample.name}.h5", sample, [MOD13Q1])
+    for sample in samples:
+        write_chip(out / "h5_samples" / f"{sample.name}.h5", sample, prepared.sensors)
     found: list[Mapping[str, Path]] = []
     for fold in range(folds):
         role = roles(group, fold, folds)
-        names = {split: [f"point_{i:04}" for i in np.flatnonzero(role == k)] for k, split in enumerate(SPLITS)}
+        names = {split: [samples[i].name for i in np.flatnonzero(role == k)] for k, split in enumerate(SPLITS)}
         found.append({"chips": out / "h5_samples", **_lists(out / f"fold_{fold}" / "data_lists", names)})
-    return Prepared(tuple(str(name) for name in classes), (MOD13Q1,), tuple(found))
+    return replace(prepared, folds=tuple(found))
 
 
 def in_blocks(labels: np.ndarray, blocks: Blocks) -> np.ndarray:

@@ -23,7 +23,7 @@ from agrifm.config import Experiment, parse
 from agrifm.errors import InputError, refusing
 from agrifm.io import write_whole
 from agrifm.nn.ensemble import Blend, TestTimeEnsemble
-from agrifm.nn.model import CropModel
+from agrifm.nn.model import CropModel, ModelConfig
 from agrifm.pixels.ensemble import PixelEnsemble
 from agrifm.tasks.calibration import Calibration
 from agrifm.tensor_files import (
@@ -210,13 +210,24 @@ class Checkpoint:
 
     def _single_model(self) -> nn.Module:
         """The network, the classifiers of pixels, or both."""
-        if self.pixels is not None and self.pixel_share == 1:
+        if self.pixels is not None and not self.uses_network:
             return deepcopy(self.pixels)
         network = build(self.experiment)
         load_strict(network, self.weights)
         if self.pixels is None or self.pixel_share == 0:
             return network
         return Blend(network, deepcopy(self.pixels), self.pixel_share)
+
+    @property
+    def uses_network(self) -> bool:
+        """Whether the network has a part in the probabilities."""
+        return self.experiment.network and self.pixel_share < 1
+
+    @property
+    def sees_neighbors(self) -> bool:
+        """Whether the class of a pixel depends on pixels around it, in this model or another of the ensemble."""
+        members = (self, *self.others)
+        return any(member.uses_network and member.experiment.model.has_pyramid for member in members)
 
     def with_root(self, root: Path | None, *, allow_links: bool = False) -> Checkpoint:
         """Return the checkpoint with its data in another folder of the same layout.
@@ -383,7 +394,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "epoch": checkpoint.epoch,
         "sensors": ", ".join(sensor.name for sensor in experiment.data.sensors),
         "classes": ", ".join(experiment.task.names),
-        "model": f"{model.size}, patch {model.patch}, decoder {model.decoder}",
+        "model": _architecture(model),
         "weights": sum(tensor.numel() for tensor in checkpoint.weights.values()),
         "scores": {key: round(value, 4) for key, value in checkpoint.scores.items()},
         "versions": checkpoint.versions,
@@ -399,3 +410,11 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     if checkpoint.calibration is not None:
         facts["calibration"] = str(checkpoint.calibration)
     return facts
+
+
+def _architecture(model: ModelConfig) -> str:
+    pixel = f"series of single pixels at {model.pixel_steps} dates"
+    if not model.has_pyramid:
+        return pixel
+    pyramid = f"{model.size}, patch {model.patch}, decoder {model.decoder}"
+    return f"{pyramid}, and {pixel}" if model.has_pixel_branch else pyramid

@@ -90,7 +90,7 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _frames_fit_decoder(self) -> Experiment:
-        if self.model.decoder == "original" and self.data.frames is None:
+        if self.model.has_pyramid and self.model.decoder == "original" and self.data.frames is None:
             raise ValueError("model.decoder 'original' folds time into channels: set data.frames (it used 32)")
         return self
 
@@ -102,6 +102,26 @@ class Experiment(Section):
             raise ValueError("network: false needs a section pixels, e.g. 'pixels: {}'")
         if not self.network and self.start_from is not None:
             raise ValueError("start_from holds weights of a network: leave it out with network: false")
+        return self
+
+    @model_validator(mode="after")
+    def _branch_fits(self) -> Experiment:
+        if self.model.has_pixel_branch and self.data.shards is not None:
+            raise ValueError(
+                f"model.branch '{self.model.branch}' has no pre-training: set model.branch 'pyramid' to learn from "
+                "data.shards"
+            )
+        if self.model.has_pixel_branch and self.model.pixel_steps < 2:
+            raise ValueError(f"model.branch '{self.model.branch}' needs at least 2 dates of the season, not 1")
+        if self.model.has_pyramid:
+            return self
+        if self.start_from is not None:
+            raise ValueError(
+                "model.branch 'pixel' has no encoder that start_from could fill: leave out start_from, or set "
+                "model.branch 'both'"
+            )
+        if self.model.freeze_encoder:
+            raise ValueError("model.branch 'pixel' has no encoder: leave out model.freeze_encoder")
         return self
 
     @model_validator(mode="after")
@@ -165,7 +185,7 @@ class Experiment(Section):
     def with_season(self, season: Season) -> Experiment:
         """Return the experiment with this season for regular dates of network and pixels, unless it states one."""
         changes: dict[str, Any] = {}
-        if self.model.time_steps is not None and self.model.season is None:
+        if self.model.needs_season and self.model.season is None:
             changes["model"] = replace(self.model, season=season)
         if self.pixels is not None and self.pixels.season is None:
             changes["pixels"] = replace(self.pixels, season=season)

@@ -35,6 +35,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "augment.mask_frames": SHARE,
     "model.patch": (1, 64),
     "model.time_steps": (1, 10_000),
+    "model.branch_steps": (1, 10_000),
     "model.size.width": (1, 8_192),
     "model.size.depths": (1, 200),
     "model.size.heads": (1, 8_192),

@@ -25,7 +25,7 @@ from agrifm.maps.resumable import Run
 from agrifm.maps.seam_audit import Seams, audit
 from agrifm.maps.store import Store
 from agrifm.maps.tiles import EXTRAS, MapJob, calibration_for
-from agrifm.maps.windows import Windows, lay_out
+from agrifm.maps.windows import FINEST, Windows, lay_out
 from agrifm.rasters.grid import pixel_area
 from agrifm.sample import days_since_epoch
 from agrifm.scenes.scene import Layer, Scene
@@ -34,6 +34,7 @@ from agrifm.tasks.fields import Fields
 
 STRIP = 1024  # rows of a finished map that are counted at a time
 FOOTPRINT = 960.0  # side of a window in meters if a checkpoint does not state the size of its chips
+PIXEL_WINDOWS = (64, 256)  # smallest and largest side in pixels of the windows of a model that sees single pixels
 
 
 @dataclass(frozen=True)
@@ -200,15 +201,25 @@ def windows_on(
     Args:
         scene: The scene, with the model's sensors only.
         checkpoint: The model.
-        window: Side of a window in pixels; None takes that of the training chips.
+        window: Side of a window in pixels; None takes that of the training chips, or a small one
+            for models of single pixels, which need no overlap.
         memory: Memory for one tile in megabytes.
         output_bytes: Memory that one pixel takes besides its images.
     """
-    footprint = checkpoint.experiment.data.footprint or FOOTPRINT
-    side = window or max(1, round(footprint / scene.resolution))
     factors = [scene.factor(sensor) for sensor in scene.sensors]
+    sees_neighbors = checkpoint.sees_neighbors
+    if window is None:
+        footprint = checkpoint.experiment.data.footprint or FOOTPRINT
+        window = max(1, round(footprint / scene.resolution)) if sees_neighbors else _pixel_window(factors)
     size = (scene.grid.shape[0], scene.grid.shape[1])
-    return lay_out(size, side, factors, scene.pixel_bytes + output_bytes, memory * 1e6)
+    pixel_bytes = scene.pixel_bytes + output_bytes
+    return lay_out(size, window, factors, pixel_bytes, memory * 1e6, overlap=sees_neighbors)
+
+
+def _pixel_window(factors: Sequence[int]) -> int:
+    """Side of the windows of a model that sees single pixels: small, but whole pixels of most coarse sensors."""
+    smallest, largest = PIXEL_WINDOWS
+    return min(max(smallest, FINEST * max(factors)), largest)
 
 
 def in_season(scene: Scene, calendars: Sequence[GrowingSeason]) -> Scene:

@@ -20,7 +20,8 @@ class MapOptions:
 
     Args:
         extras: Additional layers: ``probabilities``, ``confidence``, ``entropy``, ``observations``, ``sets``.
-        window: Side of a window in pixels; None takes that of the training chips.
+        window: Side of a window in pixels; None takes that of the training chips, except for a model of single pixels,
+            which needs none of that size.
         memory: Memory for the images of one tile in megabytes; two tiles are held at a time.
         seam_limit: Highest rate of transitions on window borders, relative to the rate elsewhere.
         device: ``auto``, ``cpu`` or ``cuda``.

@@ -186,10 +186,13 @@ class MapJob(TileJob):
 
     @property
     def pitch(self) -> int:
-        """Pixels of the map from one of the model's largest patches to the next."""
-        config = self.checkpoint.experiment.model
-        largest_stride = max(config.swin.strides(config.patch)[-1][1:])
-        return largest_stride * min(self.scene.factor(sensor) for sensor in self.scene.sensors)
+        """Pixels of the map from one of the model's largest patches, or of its single pixels, to the next."""
+        strides = [1]
+        for member in (self.checkpoint, *self.checkpoint.others):
+            config = member.experiment.model
+            if member.uses_network and config.has_pyramid:
+                strides += config.swin.strides(config.patch)[-1][1:]
+        return max(strides) * min(self.scene.factor(sensor) for sensor in self.scene.sensors)
 
     def make(self, tile: Area, data: Tile, threads: Executor) -> dict[str, np.ndarray]:
         """Compute ``classes (h, w)`` and the extras, all uint8; see :meth:`TileJob.make`."""

@@ -170,7 +170,15 @@ def _shifted(axis: Axis, unit: int) -> Axis:
     return Axis.regular(axis.size, axis.window, stride, unit, shift)
 
 
-def lay_out(size: tuple[int, int], window: int, factors: list[int], pixel_bytes: float, budget: float) -> Windows:
+def lay_out(
+    size: tuple[int, int],
+    window: int,
+    factors: list[int],
+    pixel_bytes: float,
+    budget: float,
+    *,
+    overlap: bool = True,
+) -> Windows:
     """Lay out windows with a quarter of overlap, in tiles that fit into memory.
 
     Args:
@@ -179,6 +187,7 @@ def lay_out(size: tuple[int, int], window: int, factors: list[int], pixel_bytes:
         factors: Pixels of the scene along one pixel of each sensor.
         pixel_bytes: Memory that one pixel of the scene takes, with all dates and sensors.
         budget: Memory that a tile may take, in bytes.
+        overlap: Whether windows overlap; those of a model that sees single pixels need not.
 
     Raises:
         InputError: If windows are too large to compute, or the scene has too many pixels.
@@ -192,7 +201,7 @@ def lay_out(size: tuple[int, int], window: int, factors: list[int], pixel_bytes:
         )
     unit = common_unit(window, factors)
     window = max(unit, round(window / unit) * unit)
-    stride = _stride(window, unit)
+    stride = _stride(window, unit) if overlap else window
     # The bound keeps budgets far beyond any need from overflowing an integer.
     side = int(min((budget / pixel_bytes) ** 0.5, 1e9))
     steps = (side - window) // stride

@@ -7,7 +7,7 @@ from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from agrifm.nn.windows import Triple
@@ -65,17 +65,30 @@ def fill_gaps(
         The filled images, and the days from each value to the nearest valid one (infinity if there is none).
     """
     earlier, later = _valid_neighbors(valid)
+    return _interpolate(image, valid, days, earlier, later, days)
+
+
+def _interpolate(
+    image: Float[Tensor, "b t c h w"],
+    valid: Bool[Tensor, "b t h w"],
+    days: Float[Tensor, "b t"],
+    earlier: Int[Tensor, "b s h w"],
+    later: Int[Tensor, "b s h w"],
+    targets: Float[Tensor, "b s"],
+) -> tuple[Float[Tensor, "b s c h w"], Float[Tensor, "b s h w"]]:
+    """Interpolate to target days between an earlier and a later frame, which are valid wherever any frame is."""
     never_valid = ~valid.any(1, keepdim=True)
-    time = days[:, :, None, None].expand_as(valid)
-    start = time.gather(1, earlier)
-    end = time.gather(1, later)
+    frame_days = days[:, :, None, None].expand_as(valid)
+    time = targets[:, :, None, None]
+    start = frame_days.gather(1, earlier)
+    end = frame_days.gather(1, later)
     distance = torch.minimum((time - start).abs(), (end - time).abs())
     distance = distance.masked_fill(never_valid, float("inf"))
     share = ((time - start) / (end - start).clamp(min=1e-6)).clamp(0, 1).unsqueeze(2)
-    # Zero the invalid pixels first: NaN or infinity under them would survive the interpolation.
-    image = image.masked_fill(~valid.unsqueeze(2), 0.0)
-    left = image.gather(1, earlier.unsqueeze(2).expand_as(image))
-    right = image.gather(1, later.unsqueeze(2).expand_as(image))
+    bands = image.shape[2]
+    left = image.gather(1, earlier.unsqueeze(2).expand(-1, -1, bands, -1, -1))
+    right = image.gather(1, later.unsqueeze(2).expand(-1, -1, bands, -1, -1))
+    # Pixels that are never valid may hold anything, also NaN.
     interpolated = torch.lerp(left, right, share).masked_fill(never_valid.unsqueeze(2), 0.0)
     return interpolated, distance
 
@@ -116,24 +129,19 @@ def resample_in_time(series: Series, begin: Float[Tensor, " b"], length: float, 
     frames = image.shape[1]
     step = length / count
     targets = (torch.arange(count, device=days.device) + 0.5).expand(len(days), -1) * step
-    # Insert an invalid frame at each target date, in the order of time, and let the gap filling compute it.
-    merged_days = torch.cat([days - begin[:, None], targets], 1)
-    order = merged_days.argsort(dim=1, stable=True)
+    days = days - begin[:, None]
+    # Insert an invalid frame at each target date, in the order of time, to find the valid frames before and after it.
+    order = torch.cat([days, targets], 1).argsort(dim=1, stable=True)
     samples = torch.arange(len(order), device=days.device)[:, None]
-    image = _append_frames(image, count)[samples, order]
-    valid = _append_frames(valid, count)[samples, order]
-    image, distance = fill_gaps(image, valid, merged_days.gather(1, order))
+    with_targets = torch.cat([valid, valid.new_zeros(len(valid), count, *valid.shape[2:])], 1)
+    earlier, later = _valid_neighbors(with_targets[samples, order])
     target_frames = order.argsort(dim=1)[:, frames:]
-    return Series(
-        image[samples, target_frames],
-        distance[samples, target_frames] <= step,
-        begin[:, None] + targets,
-    )
-
-
-def _append_frames(x: Tensor, count: int) -> Tensor:
-    """Append frames of zeros, or False."""
-    return torch.cat([x, x.new_zeros(len(x), count, *x.shape[2:])], 1)
+    frame_numbers = order[:, :, None, None].expand(-1, -1, *valid.shape[2:])
+    # Pixels that are never valid have no neighbor; any frame will do for them.
+    earlier = frame_numbers.gather(1, earlier[samples, target_frames]).clamp(max=frames - 1)
+    later = frame_numbers.gather(1, later[samples, target_frames]).clamp(max=frames - 1)
+    image, distance = _interpolate(image, valid, days, earlier, later, targets)
+    return Series(image, distance <= step, begin[:, None] + targets)
 
 
 def date_encoding(days: Float[Tensor, "b t"]) -> Float[Tensor, "b t 8"]:

@@ -23,12 +23,14 @@ from agrifm.nn.embedding import (
     token_validity,
 )
 from agrifm.nn.legacy_decoder import LegacyDecoder, level_channels, original_head
+from agrifm.nn.pixel_time import HIDDEN, PixelTime
 from agrifm.nn.swin import SIZES, Pyramid, Swin, SwinSize
 from agrifm.nn.windows import Triple
 from agrifm.sample import Batch, Season
 from agrifm.sensors import Sensor
 
 SHARED = "shared"
+RESAMPLED_PIXELS = 16_384  # pixels of a few samples whose series are interpolated at once for the pixel branch
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,9 @@ class ModelConfig:
         season: The season that the time steps cover; by default that of the training data.
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
         freeze_encoder: Train the decoder and the head only.
+        branch: ``pyramid`` encodes space-time patches; ``pixel`` convolves the series of each pixel over time and has
+            no backbone; ``both`` adds the logits of the two.
+        branch_steps: Number of dates of every series in the pixel branch if ``time_steps`` is not set.
     """
 
     size: Literal["tiny", "small", "base"] | SwinSize = "tiny"
@@ -57,11 +62,33 @@ class ModelConfig:
     season: Season | None = None
     gradient_checkpointing: bool = False
     freeze_encoder: bool = False
+    branch: Literal["pyramid", "pixel", "both"] = "pyramid"
+    branch_steps: int = 24
 
     @property
     def swin(self) -> SwinSize:
         """The numbers of the backbone."""
         return SIZES[self.size] if isinstance(self.size, str) else self.size
+
+    @property
+    def has_pyramid(self) -> bool:
+        """Whether the model has a backbone and a decoder."""
+        return self.branch != "pixel"
+
+    @property
+    def has_pixel_branch(self) -> bool:
+        """Whether the model classifies the series of single pixels, alone or beside the pyramid."""
+        return self.branch != "pyramid"
+
+    @property
+    def pixel_steps(self) -> int:
+        """Number of dates of every series in the pixel branch."""
+        return self.time_steps or self.branch_steps
+
+    @property
+    def needs_season(self) -> bool:
+        """Whether series are interpolated to dates of the season."""
+        return self.time_steps is not None or self.has_pixel_branch
 
 
 class CropModel(nn.Module):
@@ -80,8 +107,24 @@ class CropModel(nn.Module):
         super().__init__()
         self.config = config
         self.sensors = {sensor.name: sensor for sensor in sensors}
-        swin = config.swin
         self.normalize = nn.ModuleDict({s.name: Normalize(s) for s in sensors})
+        if config.has_pyramid:
+            self._build_pyramid(sensors, outputs, frames)
+        # The pixel branch comes last, so that the pyramid begins with the same random numbers with it and without.
+        if config.has_pixel_branch:
+            self.pixel_time = PixelTime(sensors, config.pixel_steps)
+            head = nn.Conv2d(HIDDEN, outputs, 1)
+            if config.has_pyramid:
+                self.pixel_head = head
+            else:
+                self.head = head
+        if config.freeze_encoder:
+            for parameter in self.encoder_parameters():
+                parameter.requires_grad_(False)
+
+    def _build_pyramid(self, sensors: Sequence[Sensor], outputs: int, frames: int | None) -> None:
+        config = self.config
+        swin = config.swin
         # The order of these modules decides which random numbers initialize them.
         self.embeddings = nn.ModuleDict()
         for sensor in sensors:
@@ -101,23 +144,48 @@ class CropModel(nn.Module):
             lateral = [dict.fromkeys(self.sensors, count) for count in reversed(channels[:-1])]
             self.decoder = LegacyDecoder(channels[-1], list(self.sensors), lateral)
             self.head = original_head(channels[-1], outputs)
-        if config.freeze_encoder:
-            for parameter in self.encoder_parameters():
-                parameter.requires_grad_(False)
 
-    def forward(self, batch: Batch) -> Float[Tensor, "b k y x"]:
+    def forward(self, batch: Batch, pixels: Bool[Tensor, "b y x"] | None = None) -> Float[Tensor, "b k y x"]:
         """Return the map of every sample on the grid of the labels, or of the finest sensor.
+
+        Args:
+            batch: The samples.
+            pixels: Pixels whose output is used, such as the labeled ones; the pixel branch leaves out the others.
 
         Raises:
             InputError: If the batch holds none of the model's sensors.
         """
+        present = self._present_sensors(batch)
+        size = batch.size(tuple(present))
+        if not self.config.has_pyramid:
+            return self.head(self._pixel_features(present, batch, size, pixels))
         reduced = {}
         extents = {}
-        for sensor in self._present_sensors(batch):
+        for sensor in present:
             reduced[sensor] = self._reduce(sensor, batch)
             extents[sensor] = self._extents(batch.images[sensor])
-        features = self.decoder(reduced, extents, batch.size(tuple(reduced)))
-        return self.head(features)
+        logits = self.head(self.decoder(reduced, extents, size))
+        if self.config.has_pixel_branch:
+            logits = logits + self.pixel_head(self._pixel_features(present, batch, size, pixels))
+        return logits
+
+    def _pixel_features(
+        self, sensors: Sequence[str], batch: Batch, size: tuple[int, int], pixels: Bool[Tensor, "b y x"] | None
+    ) -> Float[Tensor, "b f y x"]:
+        """Return the features of single pixels."""
+        if pixels is None:
+            pixels = torch.ones(len(batch), *size, dtype=torch.bool, device=batch.images[sensors[0]].device)
+        # Evaluation takes a few samples at a time to save memory, all of which the backward pass of training needs.
+        count = len(batch) if self.training else max(1, RESAMPLED_PIXELS // (size[0] * size[1]))
+        parts = []
+        for samples in torch.arange(len(batch)).split(count):
+            series = {}
+            for sensor in sensors:
+                if bool((batch.frames[sensor][samples] > 0).any()):
+                    observed, _ = self._normalized(sensor, batch, samples)
+                    series[sensor] = self._resampled(observed, batch, samples, self.config.pixel_steps)
+            parts.append(self.pixel_time(series, pixels[samples.to(pixels.device)]))
+        return torch.cat(parts)
 
     def _present_sensors(self, batch: Batch) -> list[str]:
         """Return the sensors of which at least one sample has a frame."""
@@ -167,6 +235,14 @@ class CropModel(nn.Module):
 
     def _series(self, sensor: str, batch: Batch, rows: Int[Tensor, " r"]) -> tuple[Series, Bool[Tensor, "r t"]]:
         """Normalize the series of some samples and fill their gaps. Also return which frames are not padding."""
+        series, real = self._normalized(sensor, batch, rows)
+        if self.config.time_steps is None:
+            return fill_series(series, real), real
+        series = self._resampled(series, batch, rows, self.config.time_steps)
+        return series, torch.ones_like(series.days, dtype=torch.bool)
+
+    def _normalized(self, sensor: str, batch: Batch, rows: Int[Tensor, " r"]) -> tuple[Series, Bool[Tensor, "r t"]]:
+        """Normalize the series of some samples. Also return which frames are not padding."""
         device = batch.images[sensor].device
         frames = batch.frames[sensor][rows]
         longest = int(frames.max())
@@ -175,14 +251,14 @@ class CropModel(nn.Module):
         image = self.normalize[sensor](batch.images[sensor][rows, :longest])
         valid = batch.valid[sensor][rows, :longest]
         days = batch.days[sensor][rows, :longest]
-        series = Series(image, valid, days)
-        if self.config.time_steps is None:
-            return fill_series(series, real), real
+        return Series(image, valid, days), real
+
+    def _resampled(self, series: Series, batch: Batch, rows: Int[Tensor, " r"], steps: int) -> Series:
+        """Interpolate the series of some samples to regular dates of the season."""
         season = self.config.season
         assert season is not None, "an experiment sets the season before it builds a model"
-        begin = season.begin(batch.first_day()[rows])
-        series = resample_in_time(series, begin, season.length, self.config.time_steps)
-        return series, torch.ones_like(series.days, dtype=torch.bool)
+        begin = season.begin(batch.first_day()[rows.to(series.days.device)])
+        return resample_in_time(series, begin, season.length, steps)
 
     def encode(self, sensor: str, series: Series, real: Bool[Tensor, "b t"]) -> Pyramid:
         """Encode a series of one sensor without gaps. Frames that are not ``real`` are padding."""
@@ -202,6 +278,8 @@ class CropModel(nn.Module):
 
     def encoder_parameters(self) -> Iterator[nn.Parameter]:
         """Iterate over the parameters of patch embeddings and backbones, which pre-trained weights fill."""
+        if not self.config.has_pyramid:
+            return
         yield from self.embeddings.parameters()
         yield from self.backbones.parameters()
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -166,6 +166,10 @@ class Fields:
             for loss in self.crop_loss:
                 losses.append((loss.weight, loss(logits, crop, UNKNOWN)))
         return losses
+
+    def labeled(self, label: Float[Tensor, "b n h w"]) -> Bool[Tensor, "b h w"]:
+        """Return the mask of the pixels that count in some loss: all of them."""
+        return torch.ones_like(label[:, 0], dtype=torch.bool)
 
     def _extent(self, label: Tensor) -> Tensor:
         """Return 1 in fields, 0 where there is no field, and -1 for unknown."""

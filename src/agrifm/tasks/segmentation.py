@@ -194,6 +194,10 @@ class Segmentation:
         label = self.encode(label)
         return label.masked_fill(label >= self.outputs, self.ignore_index)
 
+    def labeled(self, label: Int[Tensor, "*s"]) -> Bool[Tensor, "*s"]:
+        """Return the mask of the pixels that count in the loss."""
+        return self.encode(label) != self.ignore_index
+
     def counts(self, labels: Mapping[int, int]) -> list[tuple[str, int]]:
         """Return the pixels of every class, every group and of ignored labels by name, from those by number."""
         group_names = [group.name for group in self.groups]

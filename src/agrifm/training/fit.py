@@ -39,7 +39,8 @@ from agrifm.training.trainer import make_trainer, run
 from agrifm.weight_files.start_weights import start_weights
 
 PIXELS = "pixels.safetensors"
-NEW_WEIGHTS = ("context.", "decoder.", "head.", "normalize.")  # parts of a model that start weights may lack
+# Parts of a model that start weights may lack.
+NEW_WEIGHTS = ("context.", "decoder.", "head.", "normalize.", "pixel_time.", "pixel_head.")
 
 
 def fit(

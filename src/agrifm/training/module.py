@@ -21,6 +21,7 @@ from agrifm.checkpoint import build
 from agrifm.config import Experiment, TrainingConfig
 from agrifm.errors import InputError
 from agrifm.sample import Batch
+from agrifm.tasks.fractions import Fractions
 from agrifm.tensor_files import write_safetensors
 from agrifm.training.parallel import shard
 
@@ -85,7 +86,9 @@ class TrainingModule(pl.LightningModule):
         return batch, 3
 
     def _loss(self, batch: Batch) -> Tensor:
-        return self._supervised(self.model(batch), batch)
+        assert not isinstance(self.task, Fractions), "a mean teacher learns fractions"
+        labeled = self.task.labeled(_labels(batch))
+        return self._supervised(self.model(batch, labeled), batch)
 
     def _supervised(self, output: Tensor, batch: Batch) -> Tensor:
         parts = self.task.losses(output, _labels(batch))
@@ -108,6 +111,15 @@ class TrainingModule(pl.LightningModule):
             torch.distributed.all_reduce(count)
             count = count / torch.distributed.get_world_size()
         return count.clamp(min=1e-8)
+
+    def on_validation_epoch_start(self) -> None:
+        """Let all processes score, and save, the same running statistics: the mean of theirs."""
+        if not torch.distributed.is_initialized():
+            return
+        for name, buffer in self.model.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                torch.distributed.all_reduce(buffer)
+                buffer /= torch.distributed.get_world_size()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the scores."""

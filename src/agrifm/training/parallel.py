@@ -61,8 +61,8 @@ def strategy(config: TrainingConfig) -> Strategy | str:
     if config.devices * config.nodes == 1 and not launched:
         return "auto"
     start_method = "popen" if launched or on_gpu(config.accelerator) else "spawn"
-    # All samples of a process may lack a sensor, which leaves parameters unused. There are no running statistics to
-    # broadcast, and the broadcast would make processes wait for each other in evaluation.
+    # All samples of a process may lack a sensor, which leaves parameters unused. Running statistics are averaged before
+    # each evaluation; their broadcast would make processes wait for each other within it.
     return DDPStrategy(start_method=start_method, find_unused_parameters=True, broadcast_buffers=False)
 
 

@@ -59,7 +59,7 @@ def _training_survey(experiment: Experiment, train: SampleSource, checked: Surve
     """A survey of the whole training split where something depends on all of it, else that of the checked samples."""
     task = experiment.task
     needs_class_counts = isinstance(task, Segmentation) and not task.is_settled
-    needs_season = experiment.model.time_steps is not None or experiment.pixels is not None
+    needs_season = experiment.model.needs_season or experiment.pixels is not None
     needs_all = experiment.data.statistics == "data" or needs_season or needs_class_counts
     if not needs_all or checked.chips >= len(train):
         return checked

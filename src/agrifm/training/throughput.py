@@ -41,11 +41,14 @@ def uncounted() -> dict[Any, Callable[..., int]]:
 
 def tokens(model: CropModel, batch: Batch) -> int:
     """Count the tokens of a batch at the finest level, over all sensors and samples."""
-    patch_frames, patch_rows, patch_columns = model.config.patch
+    config = model.config
+    # Without a pyramid, each date of a pixel counts as a token.
+    patch_frames, patch_rows, patch_columns = config.patch if config.has_pyramid else (1, 1, 1)
+    steps = config.time_steps if config.has_pyramid else config.pixel_steps
     total = 0
     for name, frames in batch.frames.items():
-        if model.config.time_steps is not None:
-            frames = (frames > 0) * model.config.time_steps
+        if steps is not None:
+            frames = (frames > 0) * steps
         height, width = batch.images[name].shape[-2:]
         time_tokens = int(_ceil_divide(frames, patch_frames).sum())
         total += time_tokens * _ceil_divide(height, patch_rows) * _ceil_divide(width, patch_columns)

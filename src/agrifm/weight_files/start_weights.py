@@ -87,6 +87,13 @@ def _read_weights(path: Path, experiment: Experiment) -> State:
 def _from_checkpoint(checkpoint: Checkpoint, experiment: Experiment, path: Path) -> State:
     """Take all weights of a checkpoint but its head; a shared backbone becomes the backbone of each sensor."""
     source, model = checkpoint.experiment.model, experiment.model
+    if not source.has_pyramid:
+        raise InputError(
+            path,
+            found="a checkpoint with 'branch: pixel', which has no encoder",
+            expected="a checkpoint with 'branch: pyramid' or 'branch: both'",
+            repair="give another checkpoint, or leave 'start_from' out to train from random weights.",
+        )
     _refuse_other_model(model, source.patch, source.swin, path)
     prefixes = ENCODER
     if model.day_of_year == source.day_of_year:

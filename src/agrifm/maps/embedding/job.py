@@ -115,6 +115,8 @@ class EmbedJob(TileJob):
         """Build the model without its head, whose inputs are the features."""
         model = cast(CropModel, super()._build())
         model.head = nn.Identity()  # ty: ignore[invalid-assignment]
+        if model.config.has_pyramid:
+            model.config = replace(model.config, branch="pyramid")  # a pixel branch adds to what leaves the head
         return model
 
 

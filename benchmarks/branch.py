@@ -1,0 +1,146 @@
+"""The branches of the model on real series: ``pyramid``, ``pixel`` and ``both`` beside a random forest.
+
+``python benchmarks/branch.py --data ../shared/data --out runs/branch`` trains every branch on every fold of real.py and
+on the orchards of Maipo, split by field, with the same labels, and pools the test pixels of all folds. All choices were
+made on val blocks; test blocks are read once, at the end of each fold. Seconds are CPU time of training and testing on
+one thread, the mean of a fold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import real_data
+import torch
+from real import CALENDAR, PATCH, PLACES, SEASONS, SINGLE, Job, Memory
+from real import Case as TrainingCase
+from real_data import SPLITS
+from rich.console import Console
+
+from agrifm.checkpoint import Checkpoint
+from agrifm.config import TrainingConfig
+from agrifm.data.transforms import Augment
+from agrifm.evaluation import evaluate
+from agrifm.evaluation.baselines import random_forest
+from agrifm.nn.model import ModelConfig
+from agrifm.tasks.scores import scores
+from agrifm.training import fit
+
+FOREST = "random forest"
+BRANCHES = ("pyramid", "pixel", "both")
+PYRAMID = ModelConfig(size="tiny", time_steps=CALENDAR)
+
+
+@dataclass(frozen=True)
+class Place:
+    """One data set, and how every branch is trained on it.
+
+    Args:
+        title: of the rows.
+        place: key of PLACES, or ``maipo``.
+        training: of the pyramid and of both.
+        pixel_training: of the pixel branch alone.
+    """
+
+    title: str
+    place: str
+    sensors: tuple[str, ...]
+    training: TrainingConfig
+    pixel_training: TrainingConfig
+    repeats: int = 1
+    augment: Augment = field(default_factory=Augment)
+
+    def case(self, branch: str) -> TrainingCase:
+        """How to train a branch."""
+        training = self.pixel_training if branch == "pixel" else self.training
+        model = replace(PYRAMID, branch=branch)
+        return TrainingCase(
+            f"{self.title}, {branch}", self.place, self.sensors, None, self.repeats, model,
+            augment=self.augment, training=training,
+        )  # fmt: skip
+
+
+FEWER = Augment(drop_frames=0.3)
+PLACES_HERE = (
+    Place("MODIS image", "raster", ("MOD13Q1",), SEASONS, SEASONS),
+    Place("MODIS points", "points", ("MOD13Q1",), SINGLE, SINGLE),
+    Place("Landsat-8 orchards", "maipo", ("Landsat",), SINGLE, SINGLE),
+    Place("Belgium, Sentinel-2", "be_a", ("S2",), PATCH, PATCH, repeats=8, augment=FEWER),
+    Place(
+        "Belgium, Sentinel-2 + Landsat-8", "be_a", ("S2", "Landsat"), PATCH, PATCH,
+        repeats=8, augment=replace(FEWER, drop_sensors=0.25),
+    ),
+)  # fmt: skip
+ALL_PLACES = {**PLACES, "maipo": real_data.maipo}
+
+
+def run_job(job: Job, branch: str) -> tuple[np.ndarray, float]:
+    """Train and test one branch, or the forest, on one fold; return the confusion matrix and the CPU seconds."""
+    torch.set_num_threads(1)
+    begun, experiment, case = time.process_time(), job.experiment, job.case
+    train, val, test = (Memory.of(experiment.data.split(split)) for split in SPLITS)
+    if branch == FOREST:
+        count = len(experiment.task.classes)
+        options: dict[str, Any] = {"sensors": case.sensors, "steps": case.steps, "trees": case.trees, "jobs": 1}
+        confusion = random_forest(train.samples, test.samples, count, **options)
+        return confusion, time.process_time() - begun
+    sources = {"train": Memory(train.samples, case.repeats), "val": val}
+    path = fit(experiment, job.out, resume=False, sources=sources, console=Console(file=io.StringIO()))
+    confusion = np.array(evaluate(Checkpoint.load(path), test).confusion)
+    return confusion, time.process_time() - begun
+
+
+def cells(results: list[tuple[np.ndarray, float]], classes: tuple[str, ...]) -> str:
+    """Scores over the pixels of all folds with their deviation over folds, and the mean of the seconds."""
+    confusions = [confusion for confusion, _ in results]
+    pooled = scores(np.sum(confusions, axis=0), classes).summary
+    folds = [scores(confusion, classes).summary for confusion in confusions]
+    parts = [f"{pooled[key]:.3f} ± {np.std([fold[key] for fold in folds]):.3f}" for key in ("aAcc", "mFscore")]
+    seconds = np.mean([seconds for _, seconds in results])
+    return f"{' | '.join(parts)} | {seconds:.0f}"
+
+
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the real series")
+    parser.add_argument("--out", type=Path, default=Path("runs/branch"), help="chips and checkpoints")
+    parser.add_argument("--table", type=Path, help="Markdown file to write the table to")
+    parser.add_argument("--titles", nargs="+", default=[place.title for place in PLACES_HERE], help="data sets")
+    parser.add_argument("--branches", nargs="+", choices=(*BRANCHES, FOREST), default=[*BRANCHES, FOREST])
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
+    return parser.parse_args(words)
+
+
+def main(words: list[str] | None = None) -> None:
+    """Prepare, train, test, print, write."""
+    options, console = arguments(words), Console(width=120)
+    lines = ["| data | model | aAcc | mFscore | seconds |", "|---|---|---:|---:|---:|"]
+    prepared = {}
+    with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
+        for place in (place for place in PLACES_HERE if place.title in options.titles):
+            if place.place not in prepared:
+                write = ALL_PLACES[place.place]
+                prepared[place.place] = write(options.data, options.out / "chips" / place.place, 4)
+            data = prepared[place.place]
+            for branch in options.branches:
+                case = place.case(BRANCHES[0] if branch == FOREST else branch)
+                folder = options.out / place.title.lower().replace(" ", "_") / branch.replace(" ", "_")
+                jobs = [Job(case, data, fold, folder / f"fold_{fold}") for fold in range(len(data.folds))]
+                results = list(pool.map(run_job, jobs, [branch] * len(jobs)))
+                lines.append(f"| {place.title} | {branch} | {cells(results, data.classes)} |")
+                console.print(lines[-1], highlight=False)
+    if options.table:
+        options.table.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
