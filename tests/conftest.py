@@ -37,6 +37,7 @@ def settings(farm):
         "data": {"root": str(farm), "sensors": ["S2", "Landsat"]},
         "augment": {"crop": 24},
         "model": {"size": TINY},
+        "pixels": None,  # the network alone; test_pixels.py has both
         "task": {"classes": names},
         "training": {"epochs": 2, "batch_size": 2, "workers": 0, "accelerator": "cpu"},
     }

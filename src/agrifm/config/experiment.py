@@ -48,6 +48,12 @@ Task = Annotated[
 ]
 
 
+def _is_segmentation(task: Any) -> bool:
+    if isinstance(task, Mapping):
+        return task.get("kind", "segmentation") == "segmentation"
+    return isinstance(task, Segmentation)
+
+
 class Experiment(Section):
     """One experiment.
 
@@ -58,9 +64,10 @@ class Experiment(Section):
             weights that come with the package, such as ``agrifm-tiny``. Random weights by default.
         data: Where the samples are and how they are read.
         augment: Random augmentations of training samples.
-        model: Architecture of the network.
+        model: Architecture of the network. A segmentation that states neither this section nor ``start_from`` trains
+            the branch of single pixels (``branch: pixel``), which needs the fewest labels.
         pixels: Classifiers of single pixels beside the network; their probabilities are averaged with those of the
-            network. Without this section, there is only the network.
+            network. A segmentation has them by default; ``pixels: null`` leaves them out.
         network: Train the network. Without it, the classifiers in ``pixels`` make the map alone, in seconds.
         task: What the network learns: ``segmentation``, ``fields`` or ``fractions``.
         teacher: Mean teacher of pre-training. Without it, only fractions are learned.
@@ -81,6 +88,17 @@ class Experiment(Section):
     teacher: Teacher | None = None
     probe: Path | None = None
     training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_segmentation(cls, values: Any) -> Any:
+        """Fill in what a segmentation does by default: classifiers of pixels, and the pixel branch of the network."""
+        if not isinstance(values, Mapping) or not _is_segmentation(values.get("task")):
+            return values
+        defaults: dict[str, Any] = {"pixels": {}}
+        if values.get("start_from") is None:
+            defaults["model"] = {"branch": "pixel"}
+        return {**defaults, **values}
 
     @model_validator(mode="after")
     def _numbers_make_sense(self) -> Experiment:
@@ -208,4 +226,7 @@ class Experiment(Section):
 
     def to_yaml(self) -> str:
         """The resolved experiment as YAML."""
-        return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False, width=110)
+        values = self.model_dump(mode="json", exclude_none=True)
+        if self.pixels is None and isinstance(self.task, Segmentation):
+            values["pixels"] = None  # because leaving the key out means the default
+        return yaml.safe_dump(values, sort_keys=False, width=110)

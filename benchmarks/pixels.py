@@ -1,0 +1,108 @@
+"""Classifiers of single pixels on real series, beside a random forest and the network's branch of single pixels.
+
+``python benchmarks/pixels.py --data ../shared/data --out runs/pixels`` trains on every fold of branch.py and pools the
+test pixels of all folds. All models learn from the training chips alone; the network also chooses its epoch on val. What
+the classifiers are is the default of a section ``pixels: {}``; their members are chosen by cross-validation on training
+ground. Seconds are CPU time of training and testing on one thread, the mean of a fold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from branch import ALL_PLACES, PLACES_HERE, cells
+from real import Job, Memory
+from real_data import SPLITS
+from rich.console import Console
+
+from agrifm.checkpoint import Checkpoint
+from agrifm.config import Experiment
+from agrifm.evaluation import evaluate
+from agrifm.evaluation.baselines import majority, random_forest
+from agrifm.pixels.config import PixelsConfig
+from agrifm.training import fit
+
+MAJORITY, FOREST, QUICK = "most frequent class", "random forest", "pixel classifiers (--quick)"
+NETWORK, BOTH = "network, pixel branch", "both, as chosen on val"
+Result = tuple[np.ndarray, float]
+
+
+def run_fold(job: Job, network: bool) -> dict[str, Result]:
+    """Train and test all models on one fold; return confusion matrices and CPU seconds by model."""
+    torch.set_num_threads(1)
+    experiment = job.experiment.model_copy(update={"pixels": PixelsConfig()})
+    train, val, test = (Memory.of(experiment.data.split(split)) for split in SPLITS)
+    classes = len(experiment.task.names)
+    results = {}
+
+    begun = time.process_time()
+    results[MAJORITY] = (majority(train.samples, test.samples, classes), time.process_time() - begun)
+    begun = time.process_time()
+    forest = random_forest(train.samples, test.samples, classes, sensors=job.case.sensors, steps=24, jobs=1)
+    results[FOREST] = (forest, time.process_time() - begun)
+
+    sources = {"train": train, "val": val}
+    begun = time.process_time()
+    path = _fit(experiment.quick(), job.out / "quick", sources)
+    confusion = np.array(evaluate(Checkpoint.load(path), test).confusion)
+    results[QUICK] = (confusion, time.process_time() - begun)
+    if not network:
+        return results
+
+    sources["train"] = Memory(train.samples, job.case.repeats)
+    begun = time.process_time()
+    best = Checkpoint.load(_fit(experiment, job.out / "both", sources))
+    seconds = time.process_time() - begun
+    results[NETWORK] = (np.array(evaluate(replace(best, pixels=None, pixel_share=0.0), test).confusion), seconds)
+    results[BOTH] = (np.array(evaluate(best, test).confusion), seconds)
+    return results
+
+
+def _fit(experiment: Experiment, out: Path, sources: dict[str, Memory]) -> Path:
+    return fit(experiment, out, resume=False, sources=sources, console=Console(file=io.StringIO()))
+
+
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the real series")
+    parser.add_argument("--out", type=Path, default=Path("runs/pixels"), help="chips and checkpoints")
+    parser.add_argument("--table", type=Path, help="Markdown file to write the table to")
+    parser.add_argument("--titles", nargs="+", default=[place.title for place in PLACES_HERE], help="data sets")
+    parser.add_argument("--network", action="store_true", help="also train the network's branch of single pixels")
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
+    return parser.parse_args(words)
+
+
+def main(words: list[str] | None = None) -> None:
+    """Prepare, train, test, print, write."""
+    options, console = arguments(words), Console(width=120)
+    lines = ["| data | model | aAcc | mFscore | seconds |", "|---|---|---:|---:|---:|"]
+    prepared = {}
+    with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
+        for place in PLACES_HERE:
+            if place.title not in options.titles:
+                continue
+            if place.place not in prepared:
+                prepared[place.place] = ALL_PLACES[place.place](options.data, options.out / "chips" / place.place, 4)
+            data = prepared[place.place]
+            folder = options.out / place.title.lower().replace(" ", "_")
+            jobs = [Job(place.case("pixel"), data, fold, folder / f"fold_{fold}") for fold in range(len(data.folds))]
+            folds = list(pool.map(run_fold, jobs, [options.network] * len(jobs)))
+            for model in folds[0]:
+                lines.append(f"| {place.title} | {model} | {cells([fold[model] for fold in folds], data.classes)} |")
+                console.print(lines[-1], highlight=False)
+    if options.table:
+        options.table.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
