@@ -37,7 +37,7 @@ Grids = Mapping[str, Sequence[GeoBox]]  # of all frames, by name of the sensor
 
 @dataclass(frozen=True)
 class Lattice:
-    """Pixels without an end: a size ``dx, dy``, and a corner ``x, y`` that lies between pixels."""
+    """An endless raster of pixels of size ``dx, dy``, one corner of which lies at ``x, y``."""
 
     crs: CRS
     dx: float
@@ -65,14 +65,17 @@ class Lattice:
 
     def over(self, bounds: BoundingBox) -> GeoBox:
         """Return the grid of all pixels that an area touches."""
-        left, right = _touched(bounds.left - self.x, bounds.right - self.x, self.dx)
-        low, high = _touched(bounds.bottom - self.y, bounds.top - self.y, self.dy)
-        affine = Affine(self.dx, 0, self.x + left * self.dx, 0, -self.dy, self.y + high * self.dy)
-        return GeoBox((high - low, right - left), affine, self.crs)
+        # Steps count columns from the west, and rows from the south.
+        first_column, end_column = _touched_steps(bounds.left - self.x, bounds.right - self.x, self.dx)
+        first_row, end_row = _touched_steps(bounds.bottom - self.y, bounds.top - self.y, self.dy)
+        left = self.x + first_column * self.dx
+        top = self.y + end_row * self.dy
+        shape = (end_row - first_row, end_column - first_column)
+        return GeoBox(shape, Affine(self.dx, 0, left, 0, -self.dy, top), self.crs)
 
 
-def _touched(low: float, high: float, step: float) -> tuple[int, int]:
-    """Return the first step of a range, and the one behind the last; at least one step."""
+def _touched_steps(low: float, high: float, step: float) -> tuple[int, int]:
+    """Return the first step that a range touches, and the end behind the last; at least one step."""
     first = math.floor(low / step + EDGE)
     end = math.ceil(high / step - EDGE)
     return first, max(end, first + 1)
@@ -144,8 +147,10 @@ def _merge(layers: Sequence[Layer], start: dt.date | None, end: dt.date | None) 
         frames.setdefault(layer.sensor.name, []).extend(layer.frames)
     merged = []
     for name, sensor in sensors.items():
-        selected = [frame for frame in frames[name] if (start or frame.day) <= frame.day <= (end or frame.day)]
-        selected.sort(key=lambda frame: frame.day)
+        selected = []
+        for frame in sorted(frames[name], key=lambda frame: frame.day):
+            if (start is None or frame.day >= start) and (end is None or frame.day <= end):
+                selected.append(frame)
         if selected:
             merged.append(Layer(sensor, tuple(selected)))
     return merged
@@ -167,8 +172,9 @@ def _read_grids(layers: Sequence[Layer]) -> dict[str, list[GeoBox]]:
     with ThreadPoolExecutor(READERS) as pool:
         for layer in layers:
             bands = layer.frames[0].bands
-            sizes = list(pool.map(lambda raster: min(pixel_size(raster.grid())), bands.values()))
-            finest = list(bands)[sizes.index(min(sizes))]
+            band_grids = pool.map(lambda raster: raster.grid(), bands.values())
+            side_of = {band: min(pixel_size(grid)) for band, grid in zip(bands, band_grids, strict=True)}
+            finest = min(side_of, key=lambda band: side_of[band])
             rasters = [frame.bands[finest] for frame in layer.frames]
             grids[layer.sensor.name] = list(pool.map(lambda raster: raster.grid(), rasters))
     return grids

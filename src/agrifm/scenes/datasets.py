@@ -51,8 +51,9 @@ def to_xarray(scene: Scene, sensor: str, chunk: int = CHUNK) -> xr.Dataset:
         images_of_row = []
         clear_of_row = []
         for left, right in pairwise(columns):
-            area = Area(top * factor, left * factor, (bottom - top) * factor, (right - left) * factor)
-            images, clear = _read_chunk(scene_of_sensor, layer.sensor, area, (bottom - top, right - left))
+            shape = (bottom - top, right - left)
+            area = Area(top * factor, left * factor, shape[0] * factor, shape[1] * factor)
+            images, clear = _read_chunk(scene_of_sensor, layer.sensor, area, shape)
             images_of_row.append(images)
             clear_of_row.append(clear)
         image_chunks.append(images_of_row)
@@ -80,10 +81,11 @@ def _chunk_borders(pixels: int, factor: int, chunk: int) -> list[int]:
     return [*range(0, end, max(1, chunk // factor)), end]
 
 
-def _read_chunk(scene: Scene, sensor: Sensor, area: Area, size: tuple[int, int]) -> tuple[da.Array, da.Array]:
+def _read_chunk(scene: Scene, sensor: Sensor, area: Area, shape: tuple[int, int]) -> tuple[da.Array, da.Array]:
     """Return images and clear masks of an area, to be read when they are computed."""
     stack = delayed(scene.read)(area).stacks[sensor.name]
     days = len(scene.layers[0].days)
-    images = da.from_delayed(stack.images, (days, len(sensor.bands), *size), stored_dtype(sensor))
-    clear = da.from_delayed(stack.clear, (days, *size), bool)
+    image_shape = (days, len(sensor.bands), *shape)
+    images = da.from_delayed(stack.images, image_shape, stored_dtype(sensor))
+    clear = da.from_delayed(stack.clear, (days, *shape), bool)
     return images, clear

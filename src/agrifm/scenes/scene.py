@@ -200,7 +200,8 @@ class Scene:
         grid = self.grid
         if factor > 1:
             rows, columns = grid.shape
-            grid = sub_box(grid, factor, (0, 0), (math.ceil(rows / factor), math.ceil(columns / factor)))
+            end = (math.ceil(rows / factor), math.ceil(columns / factor))
+            grid = sub_box(grid, factor, (0, 0), end)
         return replace(self, layers=layers, grid=grid)
 
     def without(self, href: str) -> Scene:
@@ -228,8 +229,9 @@ class Scene:
         factor = self.factor(layer.sensor)
         # All pixels of the sensor that the area touches, counted from the corner of the scene.
         first = (area.row // factor, area.column // factor)
-        end = (math.ceil((area.row + area.height) / factor), math.ceil((area.column + area.width) / factor))
-        box = sub_box(self.grid, factor, first, end)
+        end_row = math.ceil((area.row + area.height) / factor)
+        end_column = math.ceil((area.column + area.width) / factor)
+        box = sub_box(self.grid, factor, first, (end_row, end_column))
         stack = Stack.empty(layer.sensor, layer.days, box, first, factor)
         frame_pixels = pool.map(lambda frame: frame.read(layer.sensor, box), layer.frames)
         for frame, pixels in zip(layer.frames, frame_pixels, strict=True):

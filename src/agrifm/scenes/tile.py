@@ -151,5 +151,7 @@ def sub_box(grid: GeoBox, factor: int, first: tuple[int, int], end: tuple[int, i
         first: First row and column of the part, in pixels of the result.
         end: Row and column behind the last ones.
     """
-    affine = grid.affine @ Affine.scale(factor) @ Affine.translation(first[1], first[0])
-    return GeoBox((end[0] - first[0], end[1] - first[1]), affine, grid.crs)
+    first_row, first_column = first
+    end_row, end_column = end
+    affine = grid.affine @ Affine.scale(factor) @ Affine.translation(first_column, first_row)
+    return GeoBox((end_row - first_row, end_column - first_column), affine, grid.crs)

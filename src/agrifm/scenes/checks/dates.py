@@ -120,7 +120,7 @@ class DateSamples:
             day = grid.frame.day
             impossible[day] = impossible.get(day, 0.0) + sample.impossible_share * sample.size
             total[day] = total.get(day, 0.0) + sample.size
-        return {day: impossible[day] / total[day] for day in total}
+        return {day: impossible[day] / count for day, count in total.items()}
 
 
 def _neighbors(position: int, known: Sequence[int]) -> list[int]:

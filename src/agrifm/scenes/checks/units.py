@@ -48,6 +48,7 @@ def check_units(scene: Scene, *, skip_unreadable: bool = False) -> Scene:
 
 
 def _check_layer(layer: Layer, scene: Scene, skip_unreadable: bool) -> Layer:
+    """Check the dates of a layer, then its groups of frames with the same units, and add notes to the units."""
     sensor = layer.sensor
     checked = [position for position, frame in enumerate(layer.frames) if UNCHECKED not in frame.units.source]
     samples = DateSamples.read(layer, scene, checked, skip_unreadable=skip_unreadable)
@@ -58,10 +59,10 @@ def _check_layer(layer: Layer, scene: Scene, skip_unreadable: bool) -> Layer:
         groups.setdefault(_group_key(layer.frames[position], sensor), []).append(position)
     notes: dict[int, str] = {}
     for positions in groups.values():
-        group_samples = samples.clear_pixels(positions, sensor)
-        selected = evenly(len(group_samples), max(1, MAX_FRAMES // len(groups)))
-        setting = partial(units_setting, [layer.frames[position] for position in positions], layer, scene)
-        note = _judge([group_samples[i] for i in selected], scene, setting)
+        available = samples.clear_pixels(positions, sensor)
+        selected = [available[i] for i in evenly(len(available), max(1, MAX_FRAMES // len(groups)))]
+        group_frames = [layer.frames[position] for position in positions]
+        note = _judge(selected, scene, partial(units_setting, group_frames, layer, scene))
         notes |= dict.fromkeys(positions, note)
 
     refuse_impossible(scene, sensor, samples.impossible_shares(sensor))

@@ -80,11 +80,16 @@ class FrameBuilder:
         by_group: dict[str, list[BandSource]] = defaultdict(list)
         for band in self.files.bands:
             by_group[band.group].append(band)
-        groups = [(self._possible_sensors(bands), bands) for bands in by_group.values()]
-        recognized = [(sensors[0], bands) for sensors, bands in groups if len(sensors) == 1]
-        for sensors, bands in groups:
-            unrecognized = not sensors and self._must_have_sensor(bands, others=bool(recognized))
-            if len(sensors) > 1 or unrecognized:
+        recognized = []
+        unclear = []
+        for bands in by_group.values():
+            sensors = self._possible_sensors(bands)
+            if len(sensors) == 1:
+                recognized.append((sensors[0], bands))
+            else:
+                unclear.append((sensors, bands))
+        for sensors, bands in unclear:
+            if sensors or self._must_have_sensor(bands, others=bool(recognized)):
                 raise self._unclear_sensor(sensors, bands)
         return recognized
 
@@ -143,11 +148,17 @@ class FrameBuilder:
         """Return the bands that are needed, each with its band id or other role."""
         roles = self._roles_by_name(sensor, bands)
         roles |= {name.lower(): QUALITY for name in self._quality_names(bands)}
-        assigned = [(roles[band.name.lower()], band) for band in bands if band.name.lower() in roles]
-        # A file that does not open may hold all bands, if the others hold several.
-        several = any(isinstance(band.raster, FileBand) and band.raster.index > 1 for _, band in assigned)
+        assigned = []
+        files_hold_several = False
         for band in bands:
-            if band.raster.href in self.files.broken and (several or not band.name):
+            role = roles.get(band.name.lower())
+            if role is not None:
+                assigned.append((role, band))
+                if isinstance(band.raster, FileBand) and band.raster.index > 1:
+                    files_hold_several = True
+        # A file that does not open may hold all bands, if the others hold several.
+        for band in bands:
+            if band.raster.href in self.files.broken and (files_hold_several or not band.name):
                 assigned.append((ALL_BANDS, band))
         return assigned
 

@@ -317,11 +317,14 @@ def _sensors_of_quality(names: Collection[str]) -> list[Sensor]:
 
 def _match_score(sensor: Sensor, names: Collection[str]) -> tuple[int, bool]:
     """Return how many names are bands of the sensor (0 if none is a band that is read), and whether all are there."""
-    lower = {name.lower() for name in names}
-    if lower and all(name.isdigit() for name in lower):
-        return (1, True) if len(lower) == len(sensor.bands) else (0, False)
-    bands = {band for name, band in known_names(sensor).items() if name in lower}
+    lower_names = {name.lower() for name in names}
+    if lower_names and all(name.isdigit() for name in lower_names):
+        # Positions say nothing but how many bands there are.
+        fits = len(lower_names) == len(sensor.bands)
+        return int(fits), fits
+    bands = {band for name, band in known_names(sensor).items() if name in lower_names}
     if not bands:
         return 0, False
-    unused = [name for name in UNUSED_BANDS.get(sensor.name, ()) if name.lower() in lower]
-    return len(bands) + len(unused), len(bands) == len(sensor.bands)
+    unused = {name.lower() for name in UNUSED_BANDS.get(sensor.name, ())} & lower_names
+    is_complete = len(bands) == len(sensor.bands)
+    return len(bands) + len(unused), is_complete
