@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from jaxtyping import Bool
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.optim import AdamW
@@ -25,9 +27,21 @@ from agrifm.tasks.fractions import Fractions
 from agrifm.tensor_files import write_safetensors
 from agrifm.training.parallel import shard
 
+MAX_STEP_PIXELS = 2048  # pixels from which a network of single pixels learns in one step
 BAD = "bad_batch.safetensors"
 LAYER = re.compile(r"backbones\.\w+\.layers\.(\d+)\.(?:blocks\.(\d+))?")
 BEHIND_ALL = 1_000  # place behind all layers of a backbone, or behind all blocks of a layer
+
+
+def draw_pixels(labeled: Bool[Tensor, "b h w"]) -> Bool[Tensor, "b h w"]:
+    """Draw at most ``MAX_STEP_PIXELS`` labeled pixels; neighbors are alike, so that more teach little in a step."""
+    places = labeled.flatten().nonzero().flatten()
+    if len(places) <= MAX_STEP_PIXELS:
+        return labeled
+    chosen = places[torch.randperm(len(places), device=places.device)[:MAX_STEP_PIXELS]]
+    drawn = torch.zeros_like(labeled).flatten()
+    drawn[chosen] = True
+    return drawn.view_as(labeled)
 
 
 class TrainingModule(pl.LightningModule):
@@ -88,6 +102,10 @@ class TrainingModule(pl.LightningModule):
     def _loss(self, batch: Batch) -> Tensor:
         assert not isinstance(self.task, Fractions), "a mean teacher learns fractions"
         labeled = self.task.labeled(_labels(batch))
+        if not self.model.config.has_pyramid:
+            labeled = draw_pixels(labeled)
+            label = torch.where(labeled, _labels(batch), self.task.ignore_index)
+            batch = replace(batch, label=label)
         return self._supervised(self.model(batch, labeled), batch)
 
     def _supervised(self, output: Tensor, batch: Batch) -> Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import ceil
 from statistics import median
+from typing import Any
 
 from rich.console import Console
 
@@ -21,6 +23,11 @@ from agrifm.tasks.segmentation import Segmentation
 from agrifm.training.data_checks import cautions, examine
 from agrifm.training.mean_teacher import Unlabeled, training_shards, with_order
 
+STEPS = 300  # optimizer steps of a network of single pixels, as far as the limits of its epochs allow
+EPOCHS = (15, 100)  # least and largest number of its epochs
+FEW_LABELS = 16  # labeled pixels in a chip below which it is a point rather than an image
+POINTS_IN_BATCH = 32
+CHIPS_IN_BATCH = 8
 STATISTICS_SAMPLES = 300  # samples of pre-training that statistics are computed on
 BAND_CHECK_SAMPLES = 24  # samples of each sensor in shards whose bands are checked
 
@@ -44,7 +51,8 @@ def resolve(experiment: Experiment, sources: Mapping[str, SampleSource], console
         raise _summary(problems)
     for warning in cautions(experiment, surveys):
         console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
-    return _with_facts(experiment, _training_survey(experiment, sources["train"], surveys["train"], console))
+    facts = _training_survey(experiment, sources["train"], surveys["train"], console)
+    return _with_facts(experiment, len(sources["train"]), facts)
 
 
 def _summary(problems: list[InputError]) -> InputError:
@@ -67,7 +75,32 @@ def _training_survey(experiment: Experiment, train: SampleSource, checked: Surve
         return survey(train, experiment.data.sensors, range(len(train)))
 
 
-def _with_facts(experiment: Experiment, facts: Survey) -> Experiment:
+def _with_training_defaults(experiment: Experiment, samples: int, facts: Survey) -> Experiment:
+    """Fill in how a network of single pixels is trained, where the experiment does not say it.
+
+    A pyramid keeps the defaults of the section. A network of pixels takes larger batches, since chips of points hold
+    one label each, and a number of epochs that follows from the number of samples.
+    """
+    if experiment.model.has_pyramid or not experiment.network:
+        return experiment
+    training = experiment.training
+    labels_per_chip = sum(facts.labels.values()) / max(1, facts.chips)
+    wanted: dict[str, Any] = {
+        "batch_size": min(samples, POINTS_IN_BATCH if labels_per_chip < FEW_LABELS else CHIPS_IN_BATCH),
+        "learning_rate": 1e-3,
+        "warmup": 0.1,
+    }
+    if training.strategy == "ddp":
+        wanted["ema_decay"] = 0.98
+    batch_size = training.batch_size if "batch_size" in training.model_fields_set else wanted["batch_size"]
+    least, most = EPOCHS
+    wanted["epochs"] = min(max(least, ceil(STEPS * batch_size / samples)), most)
+    changes = {key: value for key, value in wanted.items() if key not in training.model_fields_set}
+    return experiment.model_copy(update={"training": training.model_copy(update=changes)})
+
+
+def _with_facts(experiment: Experiment, samples: int, facts: Survey) -> Experiment:
+    experiment = _with_training_defaults(experiment, samples, facts)
     data, task = experiment.data, experiment.task
     if isinstance(task, Segmentation):
         experiment = experiment.model_copy(update={"task": task.settled(facts.labels)})
