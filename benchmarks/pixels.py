@@ -1,8 +1,8 @@
 """Classifiers of single pixels on real series, beside a random forest and the network's branch of single pixels.
 
 ``python benchmarks/pixels.py --data ../shared/data --out runs/pixels`` trains on every fold of branch.py and pools the
-test pixels of all folds. All models learn from the training chips alone; the network also chooses its epoch on val. What
-the classifiers are is the default of a section ``pixels: {}``; their members are chosen by cross-validation on training
+test pixels of all folds. All models learn from the training chips alone; the network also chooses its epoch on val. The
+classifiers are the default of a section ``pixels: {}``; their members are chosen by cross-validation on training
 ground. Seconds are CPU time of training and testing on one thread, the mean of a fold.
 """
 

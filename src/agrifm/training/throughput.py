@@ -42,13 +42,11 @@ def uncounted() -> dict[Any, Callable[..., int]]:
 def tokens(model: CropModel, batch: Batch) -> int:
     """Count the tokens of a batch at the finest level, over all sensors and samples."""
     config = model.config
-    # Without a pyramid, each date of a pixel counts as a token.
-    patch_frames, patch_rows, patch_columns = config.patch if config.has_pyramid else (1, 1, 1)
-    steps = config.time_steps if config.has_pyramid else config.pixel_steps
+    patch_frames, patch_rows, patch_columns = config.patch
     total = 0
     for name, frames in batch.frames.items():
-        if steps is not None:
-            frames = (frames > 0) * steps
+        if config.time_steps is not None:
+            frames = (frames > 0) * config.time_steps
         height, width = batch.images[name].shape[-2:]
         time_tokens = int(_ceil_divide(frames, patch_frames).sum())
         total += time_tokens * _ceil_divide(height, patch_rows) * _ceil_divide(width, patch_columns)
@@ -109,6 +107,8 @@ class Throughput(pl.Callback):
     ) -> None:
         """Count a step."""
         assert isinstance(pl_module, TrainingModule)
+        if not pl_module.model.config.has_pyramid:
+            return  # a network of single pixels has no tokens, and sees some of the pixels of a batch only
         model_batch, passes = pl_module.work(batch)
         batch_tokens = tokens(pl_module.model, model_batch)
         if not self.flops_per_token:
