@@ -1,9 +1,9 @@
-"""Classifiers of single pixels on real series, beside a random forest and the network's branch of single pixels.
+"""The default experiment on real series: classifiers of single pixels and the pixel branch, beside a random forest.
 
 ``python benchmarks/pixels.py --data ../shared/data --out runs/pixels`` trains on every fold of branch.py and pools the
-test pixels of all folds. All models learn from the training chips alone; the network also chooses its epoch on val. The
-classifiers are the default of a section ``pixels: {}``; their members are chosen by cross-validation on training
-ground. Seconds are CPU time of training and testing on one thread, the mean of a fold.
+test pixels of all folds. The experiment names its data and its classes only. All models learn from the training chips
+alone; the network also chooses its epoch on val, and the members of the classifiers are chosen by cross-validation on
+training ground. Seconds are CPU time of training and testing on one thread, the mean of a fold.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from real_data import SPLITS
 from rich.console import Console
 
 from agrifm.checkpoint import Checkpoint
-from agrifm.config import Experiment
+from agrifm.config import Experiment, TrainingConfig
 from agrifm.evaluation import evaluate
 from agrifm.evaluation.baselines import majority, random_forest
-from agrifm.pixels.config import PixelsConfig
+from agrifm.tasks.segmentation import Segmentation
 from agrifm.training import fit
 
 MAJORITY, FOREST, QUICK = "most frequent class", "random forest", "pixel classifiers (--quick)"
@@ -38,7 +38,13 @@ Result = tuple[np.ndarray, float]
 def run_fold(job: Job, network: bool) -> dict[str, Result]:
     """Train and test all models on one fold; return confusion matrices and CPU seconds by model."""
     torch.set_num_threads(1)
-    experiment = job.experiment.model_copy(update={"pixels": PixelsConfig()})
+    experiment = Experiment(
+        name=job.experiment.name,
+        seed=job.fold,
+        data=job.experiment.data,
+        task=Segmentation(job.experiment.task.classes),
+        training=TrainingConfig(workers=0, accelerator="cpu"),
+    )
     train, val, test = (Memory.of(experiment.data.split(split)) for split in SPLITS)
     classes = len(experiment.task.names)
     results = {}
@@ -57,7 +63,6 @@ def run_fold(job: Job, network: bool) -> dict[str, Result]:
     if not network:
         return results
 
-    sources["train"] = Memory(train.samples, job.case.repeats)
     begun = time.process_time()
     best = Checkpoint.load(_fit(experiment, job.out / "both", sources))
     seconds = time.process_time() - begun

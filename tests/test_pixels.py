@@ -19,6 +19,7 @@ from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifie
 import agrifm
 from agrifm.checkpoint import Checkpoint
 from agrifm.config import parse
+from agrifm.data.transforms import Augment
 from agrifm.errors import InputError
 from agrifm.evaluation.baselines import majority
 from agrifm.evaluation.calibration import calibrate_checkpoint
@@ -284,6 +285,23 @@ def test_a_quick_run_beats_chance_and_leaves_its_table(quick_run, farm):
     rows = list(csv.DictReader((quick_run / "members.csv").open()))
     assert [row["classifier"] for row in rows] == ["lda", "extra_trees", "mean of the chosen"]
     assert not (quick_run / "history.csv").exists()
+
+
+def test_series_that_end_early_in_training_help_early_maps(quick_run, farm, tmp_path):
+    experiment = Checkpoint.load(quick_run / "best.safetensors").experiment
+    truncated = experiment.model_copy(update={"augment": Augment(truncate=1.0)})
+    fit(truncated, tmp_path, console=QUIET)
+    test = read_all(experiment.data.split("test"))
+    day = np.median([sample.span() for sample in test])
+    accuracies = []
+    for run in (quick_run, tmp_path):
+        model = Checkpoint.load(run / "best.safetensors").model()
+        correct = 0
+        for sample in test:
+            early = sample.hide(day, np.inf)
+            correct += int((model(collate([early])).argmax(1)[0] == sample.label).sum())
+        accuracies.append(correct)
+    assert accuracies[1] > accuracies[0]
 
 
 def test_a_checkpoint_survives_the_disk_bit_by_bit(quick_run, tmp_path):

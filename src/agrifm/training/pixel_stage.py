@@ -19,6 +19,7 @@ from agrifm.config import Experiment
 from agrifm.data.folder import ChipFolder, SampleSource
 from agrifm.data.georeference import read_grid
 from agrifm.data.loader import EpochBatches, Split, collate_by_shape, load
+from agrifm.data.transforms import Augment
 from agrifm.errors import InputError
 from agrifm.io import whole
 from agrifm.pixels.draw import PixelDraw
@@ -60,7 +61,10 @@ def fit_pixels(experiment: Experiment, train: SampleSource, console: Console) ->
     )
     draw = PixelDraw(features, config.max_pixels, experiment.seed)
     with console.status("reading labeled pixels") as status, torch.inference_mode():
-        for batch, labels in labeled_batches(experiment, train):
+        # Series that end early teach the classifiers to map early, as they teach the network.
+        truncate = experiment.augment.truncate
+        augment = Augment(flips=False, rot90=False, truncate=truncate) if truncate else None
+        for batch, labels in labeled_batches(experiment, train, augment):
             draw.add(batch, labels, task.ignore_index)
             status.update(f"reading labeled pixels: sample {draw.samples} of {len(train)}")
         if not draw.parts:
@@ -77,11 +81,14 @@ def fit_pixels(experiment: Experiment, train: SampleSource, console: Console) ->
     return fitted
 
 
-def labeled_batches(experiment: Experiment, source: SampleSource) -> Iterator[tuple[Batch, Int[Tensor, "b h w"]]]:
-    """Samples in order, without augmentation, with their classes."""
+def labeled_batches(
+    experiment: Experiment, source: SampleSource, augment: Augment | None = None
+) -> Iterator[tuple[Batch, Int[Tensor, "b h w"]]]:
+    """Samples in order, with their classes."""
     task = experiment.task
     assert isinstance(task, Segmentation)
-    split = Split(source, experiment.data.frames, experiment.data.resize, prepare=experiment.prepare)
+    data = experiment.data
+    split = Split(source, data.frames, data.resize, augment, experiment.seed, experiment.prepare)
     order = EpochBatches(len(source), experiment.training.batch_size, shuffle=False)
     workers = experiment.training.workers if len(source) > FEW_SAMPLES else 0
     for batches in load(split, order, workers, collate_by_shape):
