@@ -22,7 +22,7 @@ from agrifm.evaluation import evaluate
 from agrifm.evaluation.scoring import outputs
 from agrifm.io import locked
 from agrifm.synthetic.chips import Landscape, write_example
-from agrifm.training import fit, shared
+from agrifm.training import fit, parallel
 from agrifm.training.callbacks import BEST, HISTORY, LAST, ScoreAndSave, read_history, write_history
 from agrifm.training.module import TrainingModule
 from agrifm.training.state import INPUTS, RESUME
@@ -297,31 +297,31 @@ def unexpected():
 def test_only_the_first_process_looks_at_the_data(monkeypatch, started_by):
     store = torch.distributed.HashStore() if started_by == "torchrun" else None
     monkeypatch.setattr(shared, "_store", lambda: store)
-    monkeypatch.setenv(shared.KEY, "")
-    assert shared.from_first(lambda: {"a": 1}) == {"a": 1}
+    monkeypatch.setenv(parallel.KEY, "")
+    assert parallel.from_first(lambda: {"a": 1}) == {"a": 1}
     with monkeypatch.context() as second:
         as_second(second)
-        assert shared.from_first(unexpected) == {"a": 1}
+        assert parallel.from_first(unexpected) == {"a": 1}
 
 
 @pytest.mark.parametrize("started_by", ["torchrun", "lightning"])
 def test_what_the_first_process_refuses_the_others_refuse(monkeypatch, started_by):
     store = torch.distributed.HashStore() if started_by == "torchrun" else None
     monkeypatch.setattr(shared, "_store", lambda: store)
-    monkeypatch.setenv(shared.KEY, "")
+    monkeypatch.setenv(parallel.KEY, "")
 
     def refuse():
         raise InputError("a.h5", found="x", expected="y", repair="z.")
 
     with pytest.raises(InputError) as first:
-        shared.from_first(refuse)
+        parallel.from_first(refuse)
     as_second(monkeypatch)
     with pytest.raises(InputError) as second:
-        shared.from_first(unexpected)
+        parallel.from_first(unexpected)
     assert str(second.value) == str(first.value)
 
 
 def test_processes_of_which_nothing_is_known_look_for_themselves(monkeypatch):
-    monkeypatch.delenv(shared.KEY, raising=False)
+    monkeypatch.delenv(parallel.KEY, raising=False)
     as_second(monkeypatch)
-    assert shared.from_first(lambda: {"a": 1}) == {"a": 1}
+    assert parallel.from_first(lambda: {"a": 1}) == {"a": 1}

@@ -23,10 +23,9 @@ from agrifm.training.linear_probe import open_probe
 from agrifm.training.loaders import Loaders, open_sources
 from agrifm.training.mean_teacher import MeanTeacher
 from agrifm.training.module import TrainingModule
-from agrifm.training.parallel import is_first
+from agrifm.training.parallel import from_first, is_first
 from agrifm.training.pixel_stage import MEMBERS, blend, fit_pixels, score, write_members
 from agrifm.training.resolve import resolve
-from agrifm.training.shared import from_first
 from agrifm.training.state import (
     RESUME,
     checksums_of,
