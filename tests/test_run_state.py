@@ -296,7 +296,7 @@ def unexpected():
 @pytest.mark.parametrize("started_by", ["torchrun", "lightning"])
 def test_only_the_first_process_looks_at_the_data(monkeypatch, started_by):
     store = torch.distributed.HashStore() if started_by == "torchrun" else None
-    monkeypatch.setattr(shared, "_store", lambda: store)
+    monkeypatch.setattr(parallel, "_store", lambda: store)
     monkeypatch.setenv(parallel.KEY, "")
     assert parallel.from_first(lambda: {"a": 1}) == {"a": 1}
     with monkeypatch.context() as second:
@@ -307,7 +307,7 @@ def test_only_the_first_process_looks_at_the_data(monkeypatch, started_by):
 @pytest.mark.parametrize("started_by", ["torchrun", "lightning"])
 def test_what_the_first_process_refuses_the_others_refuse(monkeypatch, started_by):
     store = torch.distributed.HashStore() if started_by == "torchrun" else None
-    monkeypatch.setattr(shared, "_store", lambda: store)
+    monkeypatch.setattr(parallel, "_store", lambda: store)
     monkeypatch.setenv(parallel.KEY, "")
 
     def refuse():
