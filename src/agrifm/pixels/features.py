@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from agrifm.pixels.series import interpolate, step_days
@@ -126,8 +126,3 @@ def _normalized_differences(reflectance: Float[Tensor, "n s c"], sensor: Sensor)
         difference = (a - b) / (a + b).clamp(min=LEAST_SUM)
         indices.append(difference.clamp(-1, 1).unsqueeze(-1))
     return indices
-
-
-def seen(batch: Batch, index: int, sensor: str) -> Bool[Tensor, ""]:
-    """Whether a sensor has a frame in a sample."""
-    return batch.frames[sensor][index] > 0
