@@ -76,6 +76,7 @@ def translate(values: Mapping[str, Any], source: object) -> Translation:
             "data": loading.data,
             "augment": loading.augment,
             "model": network.config,
+            "pixels": None,  # the original has no classifiers beside its network
             "task": _task(config, network),
             "training": training,
         }
