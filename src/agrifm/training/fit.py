@@ -97,7 +97,9 @@ def fit(
         trainer = make_trainer(experiment, out, console, open_probe(experiment))
         run(trainer, module, Loaders(experiment, sources), resumed_state)
         if pixels is not None:
-            blend(Checkpoint.load(out / BEST), pixels, sources["val"], console).save(out / BEST)
+            network = Checkpoint.load(out / BEST)
+            if network.pixels is None:  # a run that had ended has averaged them already
+                blend(network, pixels, sources["val"], console).save(out / BEST)
     return out / BEST
 
 
