@@ -445,6 +445,7 @@ def test_the_audit_finds_a_planted_seam(whole, model, scene, tmp_path):
 
 
 def test_seams_end_in_an_exit_code_of_their_own(model, folder, tmp_path, monkeypatch):
+    assert not Seams(2.0, 9.0, 1.0, 100).visible(1.05)  # moved windows change no pixel
     monkeypatch.setattr(mapping, "audit", lambda path, job: Seams(2.0, 9.0, 0.5, 100))
     result = CliRunner().invoke(app, ["map", str(model), str(folder), str(tmp_path / "map.tif")])
     assert result.exit_code == 3, result.output

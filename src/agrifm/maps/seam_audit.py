@@ -46,8 +46,13 @@ class Seams:
     pixels: int
 
     def visible(self, limit: float) -> bool:
-        """Whether borders are visible: more transitions than ``limit`` allows, and not by chance."""
-        return self.ratio is not None and self.ratio > limit and self.errors > SIGNIFICANT
+        """Whether borders are visible: more transitions than ``limit`` allows, and not by chance.
+
+        If moved windows change no pixel, as with models of single pixels, windows cannot be the cause.
+        """
+        if self.ratio is None or self.agreement == 1:
+            return False
+        return self.ratio > limit and self.errors > SIGNIFICANT
 
     def __str__(self) -> str:
         text = "no window borders"

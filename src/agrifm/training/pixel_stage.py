@@ -31,9 +31,7 @@ from agrifm.tasks.segmentation import Segmentation
 
 MEMBERS = "members.csv"
 BLOCKS_PER_FOLD = 4  # blocks of ground that the cross-validation deals out to its folds
-SHARES = (0.0, 0.5, 1.0)  # weights of the pixel classifiers that are compared with each other
-CHOICES = {0.0: "the network", 0.5: "both", 1.0: "pixel classifiers"}
-CLEARLY_BETTER = 0.02  # mean F-score that another weight than the half must gain
+CLEARLY_BETTER = 0.02  # mean F-score that the pixel classifiers must gain to stand alone
 FEW_SAMPLES = 200  # up to which starting worker processes takes longer than reading
 
 
@@ -174,7 +172,8 @@ def score(model: nn.Module, experiment: Experiment, source: SampleSource) -> dic
 def blend(network: Checkpoint, pixels: PixelEnsemble, val: SampleSource, console: Console) -> Checkpoint:
     """Average the network with the pixel classifiers.
 
-    Both get the same weight, unless one of them alone is clearly better on the validation split.
+    The network counts as one more member of the ensemble, unless the pixel classifiers alone are clearly better on the
+    validation split. The network never stands alone: the split chose its epoch, which flatters it.
 
     Args:
         network: The best checkpoint of the training.
@@ -184,7 +183,8 @@ def blend(network: Checkpoint, pixels: PixelEnsemble, val: SampleSource, console
     """
     experiment, task = network.experiment, network.experiment.task
     model = network.model()
-    metrics = {share: task.metric() for share in SHARES}
+    equal = equal_share(pixels)
+    metrics = {share: task.metric() for share in (0.0, equal, 1.0)}
     with torch.inference_mode():
         for batch, _ in labeled_batches(experiment, val):
             assert batch.label is not None
@@ -195,12 +195,18 @@ def blend(network: Checkpoint, pixels: PixelEnsemble, val: SampleSource, console
                 task.update(metric, mean.clamp(min=TINY).log(), batch.label)
     scores = {share: dict(task.scores(metric).summary) for share, metric in metrics.items()}
     f_scores = {share: summary["mFscore"] for share, summary in scores.items()}
-    best = max(SHARES, key=lambda share: f_scores[share])
-    share = best if f_scores[best] > f_scores[0.5] + CLEARLY_BETTER else 0.5
+    share = 1.0 if f_scores[1.0] > f_scores[equal] + CLEARLY_BETTER else equal
+    chosen = "pixel classifiers" if share == 1 else "both"
     console.print(
         f"validation mFscore: network {f_scores[0.0]:.4f}, pixel classifiers {f_scores[1.0]:.4f}, "
-        f"both {f_scores[0.5]:.4f}; chosen: {CHOICES[share]}",
+        f"both {f_scores[equal]:.4f}; chosen: {chosen}",
         highlight=False,
         soft_wrap=True,
     )
     return replace(network, pixels=pixels, pixel_share=share, scores=scores[share])
+
+
+def equal_share(pixels: PixelEnsemble) -> float:
+    """Weight of the pixel classifiers if the network counts as one more member."""
+    members = len({member.name for member in pixels.members})
+    return members / (members + 1)
