@@ -401,6 +401,10 @@ def test_what_does_not_fit_is_refused_in_a_sentence(settings, tmp_path, quick_ru
     ):
         with pytest.raises(InputError, match=message):
             parse({**settings, **changes}, "experiment")
+    start = parse({**settings, "pixels": {}, "start_from": str(quick_run / "best.safetensors")}, "experiment")
+    with pytest.raises(InputError, match="pixel classifiers alone, which has no encoder"):
+        fit(start, tmp_path, console=QUIET)
+    assert not (tmp_path / "pixels.safetensors").exists()
     quick = parse(settings, "experiment").quick()
     (tmp_path / "history.csv").write_text("epoch\n")
     with pytest.raises(InputError, match="trained a network"):

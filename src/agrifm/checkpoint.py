@@ -27,6 +27,7 @@ from agrifm.nn.model import CropModel, ModelConfig
 from agrifm.pixels.ensemble import PixelEnsemble
 from agrifm.tasks.calibration import Calibration
 from agrifm.tensor_files import (
+    DAMAGED,
     Match,
     load_strict,
     match_weights,
@@ -38,7 +39,6 @@ from agrifm.tensor_files import (
 __all__ = ["Checkpoint", "Match", "build", "describe", "is_checkpoint", "load_strict", "write_provenance"]
 
 FORMAT = "agrifm-checkpoint-1"
-DAMAGED = "copy the file again from where it was trained; it was damaged or changed."
 MEMBER_SEPARATOR = "/"  # between the number of another model in the same file and the name of its weight
 PIXELS = "pixels."  # before the names of arrays of pixel classifiers
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import glob
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -123,6 +124,12 @@ def write_whole(path: Path, text: str) -> None:
     """
     with whole(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    """Write rows as CSV; the file appears whole."""
+    with whole(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
 
 
 def sync(path: Path) -> None:

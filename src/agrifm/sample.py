@@ -244,15 +244,16 @@ class Batch:
 
     def first_day(self) -> Tensor:
         """First day ``(b)`` of any sensor of each sample."""
-        first_days = []
-        for i in range(len(self)):
-            days_of_sample = []
-            for name, days in self.days.items():
-                count = int(self.frames[name][i])
-                if count:
-                    days_of_sample.append(days[i, :count])
-            first_days.append(torch.cat(days_of_sample).min())
-        return torch.stack(first_days)
+        return torch.stack([self.first_day_of(i) for i in range(len(self))])
+
+    def first_day_of(self, index: int) -> Tensor:
+        """First day of any sensor of one sample."""
+        days_of_sample = []
+        for name, days in self.days.items():
+            count = int(self.frames[name][index])
+            if count:
+                days_of_sample.append(days[index, :count])
+        return torch.cat(days_of_sample).min()
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on a device."""

@@ -28,6 +28,7 @@ from agrifm.io import LFS_POINTER, whole
 LARGEST_HEADER = 50_000_000  # bytes of a safetensors header; a tensor takes some 100
 LENGTH = 8  # bytes at the start of a safetensors file that give the length of its header
 COPY = "copy it again; it was probably cut off or damaged, or it is of another kind."
+DAMAGED = "copy the file again from where it was trained; it was damaged or changed."
 MOST_TIED = 4  # names of one tensor in a PyTorch file: tied weights share their numbers
 MOST_LISTED = 4  # keys that an error lists
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,17 +14,15 @@ from torch import Tensor
 
 from agrifm.checkpoint import Checkpoint, write_provenance
 from agrifm.data.folder import SampleSource
-from agrifm.data.loader import EpochBatches, Split, collate_by_shape, load
 from agrifm.figures import save_png
-from agrifm.io import whole, write_whole
+from agrifm.io import write_csv, write_whole
 from agrifm.nn.memory import keep_freed_memory
 from agrifm.sample import Batch
 from agrifm.tasks.field_scores import FieldScores
 from agrifm.tasks.fractions import FractionScores
 from agrifm.tasks.scores import Scores
+from agrifm.training.loaders import batches_in_order
 from agrifm.training.module import refuse_not_finite_output
-
-FEW_SAMPLES = 8  # up to which starting worker processes takes longer than reading
 
 
 def outputs(
@@ -43,15 +40,9 @@ def outputs(
         Batches, and the raw output of the model for each.
     """
     keep_freed_memory()
-    experiment = checkpoint.experiment
-    data = experiment.data
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = checkpoint.model().to(device)
-    split = Split(source, data.frames, data.resize, prepare=experiment.prepare)
-    order = EpochBatches(len(source), experiment.training.batch_size, shuffle=False)
-    workers = experiment.training.workers if len(source) > FEW_SAMPLES else 0
-    # A batch holds samples of equal shape only, so the loader may return several instead of one.
-    loader = load(split, order, workers, collate_by_shape)
+    loader = batches_in_order(checkpoint.experiment, source)
     progress_console = console or Console(quiet=True)
     for batches in track(loader, "predicting", console=progress_console, disable=console is None, transient=True):
         for batch in batches:
@@ -103,17 +94,12 @@ def _write_classes(result: Scores, out: Path) -> None:
     for entry in result.classes:
         values = [getattr(entry, key) for key in keys]
         classes.append([entry.name, *values])
-    _write_csv(out / "classes.csv", classes)
+    write_csv(out / "classes.csv", classes)
     confusion: list[list[object]] = [["truth \\ prediction", *names]]
     for name, counts in zip(names, result.confusion, strict=True):
         confusion.append([name, *counts])
-    _write_csv(out / "confusion.csv", confusion)
+    write_csv(out / "confusion.csv", confusion)
     draw_confusion(result, out / "confusion.png")
-
-
-def _write_csv(path: Path, rows: list[list[object]]) -> None:
-    with whole(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
 
 
 def draw_confusion(result: Scores, path: Path) -> None:

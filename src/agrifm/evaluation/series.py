@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from agrifm.errors import InputError
+from agrifm.pixels.series import interpolate
 from agrifm.sample import Sample, Season
 
 
@@ -81,48 +82,9 @@ class SeriesFeatures:
 
 
 def _interpolate(sample: Sample, sensor: str, steps: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """Series of a sensor's pixels ``cells (n)`` at ``steps (s)``, linear in time: ``(n, s * c)``.
-
-    Before the first and after the last valid date the series is constant.
-    """
-    days = sample.days(sensor).numpy()
-    order = np.argsort(days, kind="stable")
-    days = days[order]
-    image = sample.images[sensor].float().numpy()[order]
-    mask = sample.mask(sensor).numpy()[order]
-    frames, bands = image.shape[:2]
-    series = image.reshape(frames, bands, -1)[:, :, cells]
-    valid = mask.reshape(frames, -1)[:, cells]
-    before, after = _valid_neighbors(valid, days, steps)
-
-    # Where both neighbors are the same frame, the weight has no effect.
-    interval = np.maximum(days[after] - days[before], 1e-6)
-    elapsed = steps[:, None] - days[before]
-    weight = np.clip(elapsed / interval, 0, 1)
-    # Arrays (s, c, n): the frames of each step and pixel are the same for all bands.
-    start = np.take_along_axis(series, before[:, None], axis=0)
-    end = np.take_along_axis(series, after[:, None], axis=0)
-    values = start + weight[:, None] * (end - start)
-    values[:, :, ~valid.any(0)] = np.nan
-    return values.reshape(len(steps) * bands, len(cells)).T.astype(np.float32)
-
-
-def _valid_neighbors(valid: np.ndarray, days: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Valid frames before and after each step ``(s, n)``; the two are equal only at the ends of the series."""
-    frames, pixels = valid.shape
-    frame = np.arange(frames)[:, None]
-    # Row k of ``latest`` is the last valid one of the first k frames, or -1.
-    latest = np.full((frames + 1, pixels), -1)
-    latest[1:] = np.where(valid, frame, -1)
-    latest = np.maximum.accumulate(latest)
-    # Row k of ``following`` is the first valid one from frame k on, or ``frames``.
-    following = np.full((frames + 1, pixels), frames)
-    following[:-1] = np.where(valid, frame, frames)
-    following = np.minimum.accumulate(following[::-1])[::-1]
-
-    last_before = latest[np.searchsorted(days, steps, side="right")]
-    first_after = following[np.searchsorted(days, steps, side="left")]
-    before = np.where(last_before < 0, first_after, last_before)
-    after = np.where(first_after >= frames, last_before, first_after)
-    # A pixel that was never observed has neither; its values become NaN.
-    return np.clip(before, 0, frames - 1), np.clip(after, 0, frames - 1)
+    """Series of a sensor's pixels ``cells (n)`` at ``steps (s)``: ``(n, s * c)``."""
+    chosen = torch.from_numpy(cells)
+    image = sample.images[sensor].double().flatten(2)[..., chosen]
+    valid = sample.mask(sensor).flatten(1)[:, chosen]
+    series = interpolate(image, valid, sample.days(sensor), torch.from_numpy(steps))
+    return series.flatten(1).float().numpy()

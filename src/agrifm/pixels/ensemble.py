@@ -18,11 +18,11 @@ from agrifm.pixels.features import PixelFeatures
 from agrifm.pixels.members import KINDS, Member, TreesMember
 from agrifm.sample import Batch, Season
 from agrifm.sensors import Sensor
+from agrifm.tensor_files import DAMAGED
 
 CHUNK = 16_384  # pixels whose features are in memory at a time
 TINY = 1e-6  # least probability; its logarithm is finite
 DEEPEST = 1000  # levels of a tree
-DAMAGED = "copy the file again from where it was trained; it was damaged or changed."
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def _check_arrays(module: Any, features: int, classes: int) -> None:
     if isinstance(module, TreesMember):
         _check_trees(module, features, classes)
         return
-    module(torch.zeros(1, features))  # shapes that do not fit raise an error
+    # Shapes that do not fit each other raise an error.
     if module(torch.zeros(1, features)).shape != (1, classes):
         raise ValueError("other numbers of classes")
     if not bool((module.standardize.std > 0).all()):

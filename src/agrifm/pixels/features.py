@@ -71,7 +71,7 @@ class PixelFeatures:
         Returns:
             Features; NaN where a sensor never saw the ground.
         """
-        begin = float(self.season.begin(batch.first_day()[index]))
+        begin = float(self.season.begin(batch.first_day_of(index)))
         steps = step_days(self.season.length, self.steps) + begin
         rows = pixels // size[1]
         columns = pixels % size[1]

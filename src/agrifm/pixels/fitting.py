@@ -113,9 +113,10 @@ def fit_ensemble(
         # Members for a missing sensor are a fallback, and there are up to six of them.
         if sensors != subsets[0]:
             rows = _fewer(rows, seed)
+        of_rows = pixels.features(sensors)[rows]
         for name in names:
             progress(f"fitting {name} to {' and '.join(sensors)}")
-            module = _fit(name, pixels.features(sensors)[rows], pixels.classes[rows], known, seed)
+            module = _fit(name, of_rows, pixels.classes[rows], known, seed)
             members.append(Fitted(name, sensors, 1 / len(names), module))
     return PixelEnsemble(features, classes, known.tolist(), members), comparison
 

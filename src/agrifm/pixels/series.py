@@ -35,7 +35,7 @@ def interpolate(
     before, after = _valid_neighbors(valid, days, steps.to(days.device))
     start, end = days[before], days[after]
     interval = (end - start).clamp(min=LEAST_INTERVAL)
-    weight = ((steps.to(days.device)[:, None] - start) / interval).clamp(0, 1).float()
+    weight = ((steps.to(days.device)[:, None] - start) / interval).clamp(0, 1).to(image.dtype)
 
     count, bands = len(steps), image.shape[1]
     before = order[before][:, None].expand(count, bands, -1)

@@ -78,16 +78,18 @@ def fit(
         data = from_first(partial(_check_data, experiment, out, weights, sources, resumed_state, console))
         experiment = parse(json.loads(data["experiment"]), "experiment")
 
-        pixels = None
-        if experiment.pixels is not None and is_first():
-            pixels = _fit_pixels(experiment, out, sources, console, resuming=resumed_state is not None)
         if not experiment.network:
+            if is_first():
+                _fit_pixels(experiment, out, sources, console, resuming=False)
             return out / BEST
 
         module = MeanTeacher(experiment) if experiment.data.shards else TrainingModule(experiment)
         module.inputs = data["inputs"]
         if weights is not None:
             console.print(f"start weights: {load_start_weights(module, weights)}", highlight=False)
+        pixels = None
+        if experiment.pixels is not None and is_first():
+            pixels = _fit_pixels(experiment, out, sources, console, resuming=resumed_state is not None)
         if not resume and is_first():
             for name in (RESUME, HISTORY, BEST, LAST):
                 (out / name).unlink(missing_ok=True)

@@ -11,11 +11,14 @@ from torch.utils.data import DataLoader
 
 from agrifm.config import Experiment
 from agrifm.data.folder import CachedDataset, CustomDataset, SampleSource, import_dataset
-from agrifm.data.loader import EpochBatches, Split, load
+from agrifm.data.loader import EpochBatches, Split, collate_by_shape, load
+from agrifm.data.transforms import Augment
 from agrifm.errors import InputError
 from agrifm.pretraining.blend import Blend
 from agrifm.sample import Batch
 from agrifm.training.mean_teacher import open_pretraining_sources, train_loader
+
+FEW_SAMPLES = 8  # up to which starting worker processes takes longer than reading
 
 
 def open_sources(experiment: Experiment, splits: tuple[str, ...] = ("train", "val")) -> dict[str, SampleSource]:
@@ -49,6 +52,25 @@ def _open_shards(experiment: Experiment, splits: tuple[str, ...]) -> dict[str, S
                 repair="add '--split val'.",
             )
     return {split: sources[split] for split in splits}
+
+
+def batches_in_order(
+    experiment: Experiment, source: SampleSource, augment: Augment | None = None
+) -> DataLoader[list[Batch]]:
+    """Return a loader of all samples in order.
+
+    A batch holds samples of equal shape only, so that the loader gives several batches at a time.
+
+    Args:
+        experiment: Says how samples are read and batched.
+        source: The samples.
+        augment: Random changes of the samples; none by default.
+    """
+    data = experiment.data
+    split = Split(source, data.frames, data.resize, augment, experiment.seed, experiment.prepare)
+    order = EpochBatches(len(source), experiment.training.batch_size, shuffle=False)
+    workers = experiment.training.workers if len(source) > FEW_SAMPLES else 0
+    return load(split, order, workers, collate_by_shape)
 
 
 class Loaders(pl.LightningDataModule):

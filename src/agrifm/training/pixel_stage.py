@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,21 +17,20 @@ from agrifm.checkpoint import Checkpoint
 from agrifm.config import Experiment
 from agrifm.data.folder import ChipFolder, SampleSource
 from agrifm.data.georeference import read_grid
-from agrifm.data.loader import EpochBatches, Split, collate_by_shape, load
 from agrifm.data.transforms import Augment
 from agrifm.errors import InputError
-from agrifm.io import whole
+from agrifm.io import write_csv
 from agrifm.pixels.draw import PixelDraw
 from agrifm.pixels.ensemble import TINY, PixelEnsemble
 from agrifm.pixels.features import PixelFeatures
 from agrifm.pixels.fitting import Comparison, fit_ensemble
 from agrifm.sample import Batch
 from agrifm.tasks.segmentation import Segmentation
+from agrifm.training.loaders import batches_in_order
 
 MEMBERS = "members.csv"
 BLOCKS_PER_FOLD = 4  # blocks of ground that the cross-validation deals out to its folds
 CLEARLY_BETTER = 0.02  # mean F-score that the pixel classifiers must gain to stand alone
-FEW_SAMPLES = 200  # up to which starting worker processes takes longer than reading
 
 
 def fit_pixels(experiment: Experiment, train: SampleSource, console: Console) -> tuple[PixelEnsemble, Comparison]:
@@ -85,11 +83,7 @@ def labeled_batches(
     """Samples in order, with their classes."""
     task = experiment.task
     assert isinstance(task, Segmentation)
-    data = experiment.data
-    split = Split(source, data.frames, data.resize, augment, experiment.seed, experiment.prepare)
-    order = EpochBatches(len(source), experiment.training.batch_size, shuffle=False)
-    workers = experiment.training.workers if len(source) > FEW_SAMPLES else 0
-    for batches in load(split, order, workers, collate_by_shape):
+    for batches in batches_in_order(experiment, source, augment):
         for batch in batches:
             if batch.label is not None:
                 yield batch, task.classes_of(batch.label)
@@ -154,8 +148,7 @@ def write_members(comparison: Comparison, path: Path) -> None:
         rows.append((member.name, member.accuracy, member.f_score, seconds, int(member.chosen)))
     if comparison.mean is not None:
         rows.append(("mean of the chosen", *comparison.mean, "", ""))
-    with whole(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
+    write_csv(path, rows)
 
 
 def score(model: nn.Module, experiment: Experiment, source: SampleSource) -> dict[str, float]:

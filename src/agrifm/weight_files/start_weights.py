@@ -87,10 +87,11 @@ def _read_weights(path: Path, experiment: Experiment) -> State:
 def _from_checkpoint(checkpoint: Checkpoint, experiment: Experiment, path: Path) -> State:
     """Take all weights of a checkpoint but its head; a shared backbone becomes the backbone of each sensor."""
     source, model = checkpoint.experiment.model, experiment.model
-    if not source.has_pyramid:
+    if not checkpoint.experiment.network or not source.has_pyramid:
+        kind = "'branch: pixel'" if checkpoint.experiment.network else "pixel classifiers alone"
         raise InputError(
             path,
-            found="a checkpoint with 'branch: pixel', which has no encoder",
+            found=f"a checkpoint with {kind}, which has no encoder",
             expected="a checkpoint with 'branch: pyramid' or 'branch: both'",
             repair="give another checkpoint, or leave 'start_from' out to train from random weights.",
         )
