@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import io
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
@@ -22,7 +23,7 @@ import real_data
 import torch
 from real import CALENDAR, PATCH, PLACES, SEASONS, SINGLE, Job, Memory
 from real import Case as TrainingCase
-from real_data import SPLITS
+from real_data import SPLITS, Prepared
 from rich.console import Console
 
 from agrifm.checkpoint import Checkpoint
@@ -108,38 +109,62 @@ def cells(results: list[tuple[np.ndarray, float]], classes: tuple[str, ...]) -> 
     return f"{' | '.join(parts)} | {seconds:.0f}"
 
 
-def arguments(words: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser(description: str | None, out: str) -> argparse.ArgumentParser:
+    """Read the options that the comparisons on these data sets share."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the real series")
-    parser.add_argument("--out", type=Path, default=Path("runs/branch"), help="chips and checkpoints")
+    parser.add_argument("--out", type=Path, default=Path(out), help="chips and checkpoints")
     parser.add_argument("--table", type=Path, help="Markdown file to write the table to")
     parser.add_argument("--titles", nargs="+", default=[place.title for place in PLACES_HERE], help="data sets")
-    parser.add_argument("--branches", nargs="+", choices=(*BRANCHES, FOREST), default=[*BRANCHES, FOREST])
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
-    return parser.parse_args(words)
+    return parser
+
+
+@dataclass
+class Table:
+    """Rows of scores, printed as they come."""
+
+    console: Console = field(default_factory=lambda: Console(width=120))
+    lines: list[str] = field(default_factory=lambda: ["| data | model | aAcc | mFscore | seconds |"])
+
+    def __post_init__(self) -> None:
+        self.lines.append("|---|---|---:|---:|---:|")
+
+    def add(self, title: str, model: str, results: list[tuple[np.ndarray, float]], classes: tuple[str, ...]) -> None:
+        """Add a row."""
+        self.lines.append(f"| {title} | {model} | {cells(results, classes)} |")
+        self.console.print(self.lines[-1], highlight=False)
+
+    def write(self, path: Path | None) -> None:
+        """Write the table, if a path is given."""
+        if path:
+            path.write_text("\n".join(self.lines) + "\n")
+
+
+def prepared_places(options: argparse.Namespace) -> Iterator[tuple[Place, Prepared]]:
+    """Write the chips of each wanted data set once; yield each way to train on them."""
+    prepared = {}
+    for place in PLACES_HERE:
+        if place.title not in options.titles:
+            continue
+        if place.place not in prepared:
+            prepared[place.place] = ALL_PLACES[place.place](options.data, options.out / "chips" / place.place, 4)
+        yield place, prepared[place.place]
 
 
 def main(words: list[str] | None = None) -> None:
     """Prepare, train, test, print, write."""
-    options, console = arguments(words), Console(width=120)
-    lines = ["| data | model | aAcc | mFscore | seconds |", "|---|---|---:|---:|---:|"]
-    prepared = {}
+    options_parser = parser(__doc__, "runs/branch")
+    options_parser.add_argument("--branches", nargs="+", choices=(*BRANCHES, FOREST), default=[*BRANCHES, FOREST])
+    options, table = options_parser.parse_args(words), Table()
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
-        for place in (place for place in PLACES_HERE if place.title in options.titles):
-            if place.place not in prepared:
-                write = ALL_PLACES[place.place]
-                prepared[place.place] = write(options.data, options.out / "chips" / place.place, 4)
-            data = prepared[place.place]
+        for place, data in prepared_places(options):
             for branch in options.branches:
                 case = place.case(BRANCHES[0] if branch == FOREST else branch)
                 folder = options.out / place.title.lower().replace(" ", "_") / branch.replace(" ", "_")
                 jobs = [Job(case, data, fold, folder / f"fold_{fold}") for fold in range(len(data.folds))]
-                results = list(pool.map(run_job, jobs, [branch] * len(jobs)))
-                lines.append(f"| {place.title} | {branch} | {cells(results, data.classes)} |")
-                console.print(lines[-1], highlight=False)
-    if options.table:
-        options.table.write_text("\n".join(lines) + "\n")
+                table.add(place.title, branch, list(pool.map(run_job, jobs, [branch] * len(jobs))), data.classes)
+    table.write(options.table)
 
 
 if __name__ == "__main__":

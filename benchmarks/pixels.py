@@ -8,7 +8,6 @@ training ground. Seconds are CPU time of training and testing on one thread, the
 
 from __future__ import annotations
 
-import argparse
 import io
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from branch import ALL_PLACES, PLACES_HERE, cells
+from branch import Table, parser, prepared_places
 from real import Job, Memory
 from real_data import SPLITS
 from rich.console import Console
@@ -75,38 +74,19 @@ def _fit(experiment: Experiment, out: Path, sources: dict[str, Memory]) -> Path:
     return fit(experiment, out, resume=False, sources=sources, console=Console(file=io.StringIO()))
 
 
-def arguments(words: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the real series")
-    parser.add_argument("--out", type=Path, default=Path("runs/pixels"), help="chips and checkpoints")
-    parser.add_argument("--table", type=Path, help="Markdown file to write the table to")
-    parser.add_argument("--titles", nargs="+", default=[place.title for place in PLACES_HERE], help="data sets")
-    parser.add_argument("--network", action="store_true", help="also train the network's branch of single pixels")
-    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
-    return parser.parse_args(words)
-
-
 def main(words: list[str] | None = None) -> None:
     """Prepare, train, test, print, write."""
-    options, console = arguments(words), Console(width=120)
-    lines = ["| data | model | aAcc | mFscore | seconds |", "|---|---|---:|---:|---:|"]
-    prepared = {}
+    options_parser = parser(__doc__, "runs/pixels")
+    options_parser.add_argument("--network", action="store_true", help="also train the network's pixel branch")
+    options, table = options_parser.parse_args(words), Table()
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
-        for place in PLACES_HERE:
-            if place.title not in options.titles:
-                continue
-            if place.place not in prepared:
-                prepared[place.place] = ALL_PLACES[place.place](options.data, options.out / "chips" / place.place, 4)
-            data = prepared[place.place]
+        for place, data in prepared_places(options):
             folder = options.out / place.title.lower().replace(" ", "_")
             jobs = [Job(place.case("pixel"), data, fold, folder / f"fold_{fold}") for fold in range(len(data.folds))]
             folds = list(pool.map(run_fold, jobs, [options.network] * len(jobs)))
             for model in folds[0]:
-                lines.append(f"| {place.title} | {model} | {cells([fold[model] for fold in folds], data.classes)} |")
-                console.print(lines[-1], highlight=False)
-    if options.table:
-        options.table.write_text("\n".join(lines) + "\n")
+                table.add(place.title, model, [fold[model] for fold in folds], data.classes)
+    table.write(options.table)
 
 
 if __name__ == "__main__":

@@ -72,3 +72,14 @@ def random_sample(seed=0, frames=6, size=(24, 28), without=(), clear=0.7):
     for name in without:
         sample = sample.without(name)
     return sample
+
+
+def unequal_samples():
+    """Samples that differ in frames and sensors."""
+    return [
+        random_sample(0),
+        random_sample(1, frames=13),
+        random_sample(2, without=("S2",)),
+        random_sample(3, frames=1, without=("Landsat", "Modis")),
+        random_sample(4, frames=7),
+    ]

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import SENSORS, random_sample
+from conftest import SENSORS, random_sample, unequal_samples
 
 from agrifm.errors import InputError
 from agrifm.nn.decoder import masked_softmax, resample, resample_matrix
@@ -39,13 +39,7 @@ def run(model, *samples):
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_sample_gets_the_same_map_alone_and_in_any_batch(shared):
     model = activate_encodings(make(shared_backbone=shared))
-    samples = [
-        random_sample(0),
-        random_sample(1, frames=13),
-        random_sample(2, without=("S2",)),
-        random_sample(3, frames=1, without=("Landsat", "Modis")),
-        random_sample(4, frames=7),
-    ]
+    samples = unequal_samples()
     together = run(model, *samples)
     for sample, expected in zip(samples, together, strict=True):
         torch.testing.assert_close(run(model, sample)[0], expected, rtol=1e-4, atol=1e-4)

@@ -8,7 +8,7 @@ import rasterio
 import torch
 import torch.nn.functional as F
 import yaml
-from conftest import FARM, SENSORS, TINY, random_sample, unit
+from conftest import FARM, SENSORS, TINY, random_sample, unequal_samples, unit
 
 from agrifm.checkpoint import Checkpoint, build, describe
 from agrifm.config import load, parse
@@ -64,13 +64,7 @@ def test_any_size_comes_back_at_its_own_size(branch, size):
 def test_a_sample_gets_the_same_map_alone_and_in_any_batch(branch, options):
     """Frames, sensors and pixels of other samples, and the padding that they cause, have no effect."""
     model = make(branch, **options)
-    samples = [
-        random_sample(0),
-        random_sample(1, frames=13),
-        random_sample(2, without=("S2",)),
-        random_sample(3, frames=1, without=("Landsat", "Modis")),
-        random_sample(4, frames=7),
-    ]
+    samples = unequal_samples()
     together = run(model, *samples)
     for sample, expected in zip(samples, together, strict=True):
         torch.testing.assert_close(run(model, sample)[0], expected, rtol=1e-4, atol=1e-4)

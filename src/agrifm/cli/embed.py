@@ -41,7 +41,7 @@ def embed(
 
     Stopped at any moment, the same command resumes a raster, and computes a table again.
     """
-    from agrifm.maps.embedding.points import check_table, embed_file
+    from agrifm.maps.embedding.points import check_points_table, embed_file
     from agrifm.maps.embedding.scene import write_embedding
     from agrifm.maps.options import EmbedOptions
     from agrifm.weight_files.start_weights import weights_path
@@ -51,7 +51,7 @@ def embed(
     else:
         options = EmbedOptions("float32", window, memory)
         _refuse_for_tables(dtype, workers, dask)
-        check_table(out, overwrite=overwrite)
+        check_points_table(out, overwrite=overwrite)
     path = weights_path(model)
     if at is not None:
         images = opened(scene, settings, skip_unreadable, as_of)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Generator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ import shapely
 from agrifm.checkpoint import Checkpoint
 from agrifm.errors import InputError, reason
 from agrifm.io import whole
-from agrifm.maps.files.writer import refuse_existing
+from agrifm.maps.files.writer import check_table
 from agrifm.products.parcels import Parcels
 from agrifm.tasks.fields import Fields
 
@@ -31,7 +30,6 @@ SCHEMAS = (
     "https://fiboa.org/specification/v0.3.0/schema.yaml",
 )
 REQUIRED = ("id", "geometry")
-ENDINGS = (".gpkg", ".parquet")
 
 
 def check_target(path: Path, *, overwrite: bool = False) -> None:
@@ -40,21 +38,14 @@ def check_target(path: Path, *, overwrite: bool = False) -> None:
     Raises:
         InputError: If the suffix is unknown, the file exists, or pyarrow is missing for GeoParquet.
     """
-    if path.suffix.lower() not in ENDINGS:
-        raise InputError(
-            path,
-            found=f"the ending '{path.suffix}'",
-            expected="a GeoPackage or GeoParquet",
-            repair="give a name that ends in .gpkg or .parquet.",
-        )
-    if path.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:
-        raise InputError(
-            path,
-            found="no pyarrow, which writes GeoParquet",
-            expected="this optional library",
-            repair="run pip install 'agrifm[parquet]', or end the name in .gpkg.",
-        )
-    refuse_existing(path, overwrite=overwrite)
+    check_table(
+        path,
+        parquet="GeoParquet",
+        other=".gpkg",
+        expected="a GeoPackage or GeoParquet",
+        repair="give a name that ends in .gpkg or .parquet.",
+        overwrite=overwrite,
+    )
 
 
 def check_map(checkpoint: Path, path: Path, *, overwrite: bool = False) -> None:

@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,12 @@ from agrifm.errors import InputError
 from agrifm.io import whole
 from agrifm.maps.embedding.files import band_names
 from agrifm.maps.embedding.job import EmbedJob, grouped, normalized, plan_embedding
-from agrifm.maps.files.writer import refuse_existing
+from agrifm.maps.files.writer import check_table
 from agrifm.maps.options import EmbedOptions
 from agrifm.maps.tiles import clear_dates, one_thread
 from agrifm.scenes.scene import Area, Scene, Tile
 from agrifm.vectors.reading import read_table
 
-ENDINGS = (".parquet", ".csv")
 DEGREES = "EPSG:4326"
 READ_SIDE = 4  # windows along one side of a block that is read at once
 NAMED = 5  # points that a message names
@@ -59,27 +57,20 @@ class SampledPoints:
         return "\n".join(lines)
 
 
-def check_table(path: Path, *, overwrite: bool = False) -> None:
+def check_points_table(path: Path, *, overwrite: bool = False) -> None:
     """Refuse a table that cannot be written, before anything is computed.
 
     Raises:
         InputError: If the suffix is unknown, the file exists, or pyarrow is missing for Parquet.
     """
-    if path.suffix.lower() not in ENDINGS:
-        raise InputError(
-            path,
-            found=f"the ending '{path.suffix}'",
-            expected="a table in Parquet or CSV, because points are given",
-            repair="give a name that ends in .parquet or .csv, or leave out --at.",
-        )
-    if path.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:
-        raise InputError(
-            path,
-            found="no pyarrow, which writes Parquet",
-            expected="this optional library",
-            repair="run pip install 'agrifm[parquet]', or end the name in .csv.",
-        )
-    refuse_existing(path, overwrite=overwrite)
+    check_table(
+        path,
+        parquet="Parquet",
+        other=".csv",
+        expected="a table in Parquet or CSV, because points are given",
+        repair="give a name that ends in .parquet or .csv, or leave out --at.",
+        overwrite=overwrite,
+    )
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
@@ -162,7 +153,7 @@ def embed_file(
     Raises:
         InputError: If points, scene and model do not fit, or the table cannot be written.
     """
-    check_table(out, overwrite=overwrite)
+    check_points_table(out, overwrite=overwrite)
     sampled = embed_points(
         Checkpoint.load(model), scene, read_table(points), options, where=str(points), console=console
     )

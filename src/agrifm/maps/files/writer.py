@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ __all__ = [
     "NODATA",
     "Legend",
     "build",
+    "check_table",
     "item_text",
     "map_files",
     "refuse_existing",
@@ -45,6 +47,33 @@ __all__ = [
     "write_classes",
     "write_png",
 ]
+
+
+def check_table(path: Path, *, parquet: str, other: str, expected: str, repair: str, overwrite: bool) -> None:
+    """Refuse a table that cannot be written, before anything is computed.
+
+    Args:
+        path: Path of the table, in Parquet or another format.
+        parquet: Name of the kind of Parquet, for errors.
+        other: Suffix of the other format, which needs no optional library.
+        expected: Both formats in words, for errors.
+        repair: Advice if the suffix is unknown.
+        overwrite: Whether an existing file is replaced.
+
+    Raises:
+        InputError: If the suffix is unknown, the file exists, or pyarrow is missing for Parquet.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in (".parquet", other):
+        raise InputError(path, found=f"the ending '{path.suffix}'", expected=expected, repair=repair)
+    if suffix == ".parquet" and find_spec("pyarrow") is None:
+        raise InputError(
+            path,
+            found=f"no pyarrow, which writes {parquet}",
+            expected="this optional library",
+            repair=f"run pip install 'agrifm[parquet]', or end the name in {other}.",
+        )
+    refuse_existing(path, overwrite=overwrite)
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
