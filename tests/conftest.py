@@ -24,6 +24,8 @@ def farm(tmp_path_factory):
     return root
 
 
+# Pixel classifiers that are fitted within a second.
+FEW_PIXELS = {"members": ["lda"], "time_steps": 8, "max_pixels": 400}
 TINY = {"width": 16, "depths": [1, 1, 1, 1], "heads": [1, 2, 4, 8], "drop_path": 0.1}
 
 

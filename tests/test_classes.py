@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import FEW_PIXELS
 from test_labels import GRID, frame_of, save, square
 
 from agrifm.checkpoint import Checkpoint
@@ -318,6 +319,7 @@ def test_shipped_experiments_train_a_step(name, farm, paddies, settings, tmp_pat
     values["data"]["root"] = str(paddies if name == "paddy_rice" else farm)
     values["augment"]["crop"] = 48 if "Modis" in values["data"]["sensors"] else 24  # whole pixels of every sensor
     values["model"]["size"] = settings["model"]["size"]
+    values["pixels"] = FEW_PIXELS
     values["training"] |= {"epochs": 1, "limit_train_batches": 1, "batch_size": 2, "accelerator": "cpu"}
     best = Checkpoint.load(fit(parse(values), tmp_path))
     assert best.experiment.task.is_settled

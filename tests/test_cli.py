@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from conftest import FARM
+from conftest import FARM, FEW_PIXELS
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -45,6 +45,7 @@ def trained(farm, tmp_path_factory):
         "data": {"root": str(farm), "sensors": ["S2", "Landsat"]},
         "task": {"classes": names},
         "model": {"size": size},
+        "pixels": FEW_PIXELS,
         "training": {"epochs": 1, "workers": 1},
     }
     config = out / "experiment.yaml"

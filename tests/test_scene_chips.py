@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import rasterio
-from conftest import TINY
+from conftest import FEW_PIXELS, TINY
 from drawn_parcels import GRID, LEFT, SIDE, TOP, UTM, frame_of, holds, parcels, save, square, write_tif
 from odc.geo.geobox import GeoBox
 from rasterio.transform import Affine
@@ -216,7 +216,7 @@ def test_the_written_experiment_trains(written, tmp_path):
     out, report = written
     tiny = [f"model.size.{key}={json.dumps(value)}" for key, value in TINY.items()]
     settings = ["training.epochs=1", "training.accelerator=cpu", "training.batch_size=8", "data.check_bands=false"]
-    settings.append("start_from=null")
+    settings.append(f"pixels={json.dumps(FEW_PIXELS)}")
     experiment = load(out / "crops.yaml", ["model.size={}", *tiny, *settings])
     assert experiment.task.names == tuple(entry.name for entry in report.classes)
     best = fit(experiment, tmp_path / "run", console=QUIET)

@@ -11,7 +11,7 @@ import pytest
 import rasterio
 import torch
 import yaml
-from conftest import SENSORS, TINY, random_sample, unit
+from conftest import FEW_PIXELS, SENSORS, TINY, random_sample, unit
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -139,6 +139,7 @@ def test_the_shipped_experiment_trains_a_step(farm, tmp_path):
         "augment.crop=24",
         "training.epochs=1",
         "training.limit_train_batches=1",
+        f"pixels={json.dumps(FEW_PIXELS)}",
     ]
     values = yaml.safe_load(CONFIG.read_text())
     assert values["augment"]["truncate"] > 0
