@@ -101,7 +101,7 @@ def test_class_table_maps_codes_to_names_and_colors(tmp_path, name):
         ("a.csv", "number,name\n1,wheat\n", "'code' is missing"),
         ("a.csv", "code,name\n1,wheat\n1,maize\n", "line 3.*code 1 as maize, before as wheat"),
         ("a.csv", "code,name\n1,wheat\n,maize\n", "line 3.*name 'maize'"),
-        ("a.csv", "code,name\n1,wheat\n", r"1 class\(es\)"),
+        ("a.csv", "code,name\n1,wheat\n", "one class only, 'wheat'"),
         ("a.csv", "code,name,color\n1,wheat,red\n2,maize,\n", "#rrggbb"),
         ("a.yaml", "- {name: wheat, colour: '#ffffff'}\n", "did you mean 'color'"),
         ("a.yaml", "- [1, wheat]\n", "entry 1"),
@@ -188,9 +188,9 @@ def test_labels_that_cannot_be_used_say_why(tmp_path):
     refused("no overlap", save(antipodes, tmp_path / "b.gpkg", "EPSG:4326"))
     good.set_crs(None, allow_override=True).to_file(tmp_path / "bare.shp")
     refused("no CRS.*ogr2ogr", tmp_path / "bare.shp")
-    refused(r"1 class\(es\)", save(frame_of(wheat=[square(0, 0)]), tmp_path / "one.gpkg"))
-    points = good.set_geometry(good.centroid)
-    refused("points or lines", save(points, tmp_path / "points.gpkg"))
+    refused("one class only, 'wheat'", save(frame_of(wheat=[square(0, 0)]), tmp_path / "one.gpkg"))
+    lines = good.set_geometry(good.boundary)
+    refused(r"2 line\(s\) in the scene.*polygons or points", save(lines, tmp_path / "lines.gpkg"))
     (tmp_path / "text.gpkg").write_text("nothing")
     refused("neither", tmp_path / "text.gpkg")
 

@@ -268,9 +268,9 @@ def make_chips(
 
     Args:
         scene: Scene on a grid in meters.
-        labels: Vector file of polygons, or raster of class codes.
+        labels: Vector file of polygons or points, table of points (CSV, Parquet), or raster of class codes.
         out: Folder to write; ``crops.yaml`` in it is an experiment.
-        plan: Class column, size of chips, spatial split; see :class:`agrifm.ChipPlan`.
+        plan: Class column, size of chips, radius of points, groups, spatial split; see :class:`agrifm.ChipPlan`.
         overwrite: Replace chips that exist.
         console: Where progress is shown.
 

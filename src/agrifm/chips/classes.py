@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ class ClassTable:
             raise self._unlisted(present, unknown, where)
         numbers = sorted({self.codes[code] for code in listed})
         classes = tuple(self.classes[number] for number in numbers)
-        _check_count(classes, where)
+        _check_count([entry.name for entry in classes], where)
         return replace(self, classes=classes, codes={code: numbers.index(self.codes[code]) for code in listed})
 
     def _unlisted(self, present: Sequence[str], unknown: Sequence[str], where: str) -> InputError:
@@ -129,17 +129,23 @@ def _crop_class(source: str, row: Row, number: int) -> CropClass:
         raise InputError(source, found=str(error), expected="#rrggbb", repair="correct it, or leave it out.") from error
 
 
-def _check_count(classes: Sized, source: str) -> None:
+def _check_count(classes: Collection[str], source: str) -> None:
     count = len(classes)
-    if 2 <= count <= MOST_CLASSES:
-        return
-    hint = ", and check the class column." if count > MOST_CLASSES else "; one class leaves no choice."
-    raise InputError(
-        source,
-        found=f"{count} class(es)",
-        expected=f"2 to {MOST_CLASSES}",
-        repair=f"give a class table (--classes FILE) that sorts the codes into classes{hint}",
-    )
+    if count == 1:
+        raise InputError(
+            source,
+            found=f"one class only, '{next(iter(classes))}'",
+            expected=f"2 to {MOST_CLASSES} classes",
+            repair="add labels of other ground, e.g. of other crops, or give a class table (--classes FILE) that sorts "
+            "the codes into classes; one class leaves no choice.",
+        )
+    if not 2 <= count <= MOST_CLASSES:
+        raise InputError(
+            source,
+            found=f"{count} classes",
+            expected=f"2 to {MOST_CLASSES}",
+            repair="give a class table (--classes FILE) that sorts the codes into classes, and check the class column.",
+        )
 
 
 def by_size(code: str) -> tuple[float, str]:

@@ -1,23 +1,37 @@
-"""Labels on the grid of a scene, from polygons of fields or a raster of class codes."""
+"""Labels on the grid of a scene, from polygons, points or a raster of class codes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import shapely
 from odc.geo.geobox import GeoBox
 from pyproj import CRS
 
+from agrifm.chips.account import Account, Tally
 from agrifm.chips.classes import IGNORE, ClassTable
-from agrifm.chips.parcels import Account, Tally, no_overlap, read_parcels
-from agrifm.chips.rasterize import hectares, rasterize_polygons, strips
+from agrifm.chips.features import Features, read_features
+from agrifm.chips.rasterize import (
+    PointPixels,
+    RasterizedPoints,
+    add_points,
+    hectares,
+    join_by_value,
+    pixels_of_points,
+    rasterize_polygons,
+    strips,
+)
 from agrifm.errors import InputError, nearest
 from agrifm.rasters.codes import check_codes, grid_of, read_codes
 from agrifm.tasks.segmentation import CropClass
+from agrifm.vectors.outside import no_overlap
+from agrifm.vectors.points import PointTable, is_table
 from agrifm.vectors.polygons import boxes_in
-from agrifm.vectors.reading import vector_layers
+from agrifm.vectors.reading import Layer, vector_layers
 
 NOTHING = int(np.iinfo(np.int64).min)  # marks pixels that a label raster does not have
 LARGEST = 2**53  # from here on, floating-point numbers cannot represent every integer
@@ -29,54 +43,80 @@ class Labels:
 
     Args:
         label: Number of the class ``(h, w)`` int16, -1 without a class.
-        parcel: Number of the parcel ``(h, w)`` int32 from 1; 0 without a parcel or for label rasters, -1 where polygons
-            of different classes overlap.
+        parcel: Number of the parcel or point ``(h, w)`` int32 from 1; 0 without one or for label rasters, -1 where
+            labels of different classes overlap.
         classes: Classes in the order of their numbers.
         account: Counts of used and ignored labels.
+        group: Number of the group ``(h, w)`` int32 that stays in one split; the parcel where no groups are given.
+        outlined: Highest number of a parcel with a known outline; higher numbers are points.
+        points: Row and column ``(n, 2)`` of the points with a class.
     """
 
     label: np.ndarray
     parcel: np.ndarray
     classes: tuple[CropClass, ...]
     account: Account
+    group: np.ndarray
+    outlined: int = 0
+    points: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
+
+    @property
+    def are_points(self) -> bool:
+        """Whether all labels are points."""
+        return self.account.points > 0 and self.account.parcels == 0
+
+    def counts(self) -> list[int]:
+        """Return the number of parcels and points of each class; those that lost their pixels do not count."""
+        is_labeled = self.label != IGNORE
+        pairs = np.stack([self.label[is_labeled], self.parcel[is_labeled]])
+        return np.bincount(np.unique(pairs, axis=1)[0], minlength=len(self.classes)).tolist()
 
 
-def read_labels(
-    path: Path,
-    grid: GeoBox,
-    *,
-    table: ClassTable | None = None,
-    class_column: str | None = None,
-    layer: str | None = None,
-    buffer: float = 0.0,
-) -> Labels:
-    """Read labels from a vector file or a raster onto a grid in meters.
+@dataclass(frozen=True)
+class LabelOptions:
+    """How the features of a file become labels.
+
+    Args:
+        class_column: Column with the class; optional if there is only one column.
+        layer: Layer of a vector file; optional if there is only one layer.
+        buffer: Meters by which polygons are shrunk on all sides, which excludes mixed pixels at their edges.
+        radius: Meters around a point within which it labels pixels, by their centers, besides the one it lies in.
+        group_column: Column whose equal values stay in one split.
+        crs: CRS of the coordinates, for tables and files that state none.
+    """
+
+    class_column: str | None = None
+    layer: str | None = None
+    buffer: float = 0.0
+    radius: float = 0.0
+    group_column: str | None = None
+    crs: str | None = None
+
+
+def read_labels(path: Path, grid: GeoBox, *, table: ClassTable | None = None, **options: Any) -> Labels:
+    """Read labels from a vector file, a table of points or a raster onto a grid in meters.
 
     Args:
         path: Path of the labels.
-        grid: Grid of the labels; a pixel gets the class of the polygon that contains its center.
+        grid: Grid of the labels; a pixel gets the class of the polygon that contains its center, or of a point in it.
         table: Class of each code; without a table, every code is a class.
-        class_column: Column of a vector file with the class; optional if there is only one column.
-        layer: Layer of a vector file; optional if there is only one layer.
-        buffer: Meters by which polygons are shrunk on all sides, which excludes mixed pixels at their edges.
+        options: Values of :class:`LabelOptions`.
 
     Raises:
         InputError: If the file cannot be read, does not overlap the grid, or has no usable labels.
     """
+    chosen = LabelOptions(**options)
     if not path.exists():
         raise InputError(path, found="no such file", expected="a vector file or a raster", repair="check the path.")
     layers = vector_layers(path)
     if layers:
-        labels = _of_polygons(path, _layer(path, layers, layer), grid, class_column, table, buffer)
+        source = Layer.open(path, _layer(path, layers, chosen.layer), chosen.crs)
+        labels = _of_features(source, grid, table, chosen)
+    elif is_table(path):
+        labels = _of_features(PointTable.open(path, chosen.crs), grid, table, chosen)
     else:
         check_codes(path)
-        if class_column is not None or buffer > 0:
-            raise InputError(
-                path,
-                found="a raster of labels",
-                expected="polygons: only these have columns and can be shrunk",
-                repair="leave out --class-column and --buffer, or name a vector file.",
-            )
+        _refuse_for_rasters(path, chosen)
         labels = _of_raster(path, grid, table)
     if not (labels.label != IGNORE).any():
         raise InputError(
@@ -86,6 +126,20 @@ def read_labels(
             repair="check the class table, the buffer and that the parcels are larger than a pixel.",
         )
     return labels
+
+
+def _refuse_for_rasters(path: Path, options: LabelOptions) -> None:
+    given = []
+    for name, value in vars(options).items():
+        if value and name != "layer":
+            given.append(f"--{name.replace('_', '-')}")
+    if given:
+        raise InputError(
+            path,
+            found=f"a raster of labels with {', '.join(given)}",
+            expected="polygons or points: only these have columns and sizes of their own",
+            repair="leave the option out, or name a vector file.",
+        )
 
 
 def _layer(path: Path, layers: Sequence[str], wanted: str | None) -> str:
@@ -101,18 +155,97 @@ def _layer(path: Path, layers: Sequence[str], wanted: str | None) -> str:
     )
 
 
-def _of_polygons(
-    path: Path, layer: str, grid: GeoBox, column: str | None, table: ClassTable | None, buffer: float
-) -> Labels:
-    parcels = read_parcels(path, layer, grid, column, table, buffer)
-    rasters = rasterize_polygons(parcels.polygons, parcels.number, grid, len(parcels.table.classes))
+def _of_features(source: Layer | PointTable, grid: GeoBox, table: ClassTable | None, options: LabelOptions) -> Labels:
+    features = read_features(
+        source,
+        grid,
+        class_column=options.class_column,
+        group_column=options.group_column,
+        table=table,
+        buffer=options.buffer,
+    )
+    _check_kinds(source.path, features.account, options)
+    polygons, points, classes = features.polygons, features.points, features.table.classes
+    rasters = rasterize_polygons(polygons.shapes, polygons.number, grid, len(classes))
+    x, y = shapely.get_x(points.shapes), shapely.get_y(points.shapes)
+    reach = pixels_of_points(x, y, grid, options.radius)
+    both = add_points(rasters, reach, points.number, len(classes))
     account = replace(
-        parcels.account,
+        features.account,
         too_small=rasters.too_small,
         merged=rasters.merged,
-        overlap=hectares(rasters.overlap, grid),
+        overlap=hectares(rasters.overlap + both.overlap, grid),
+        same_pixel=both.same_pixel,
+        disputed=_disputed(features, both, reach, rasters.label),
     )
-    return Labels(rasters.label, rasters.parcel, parcels.table.classes, account)
+    group = both.parcel
+    if options.group_column is not None:
+        parcel_of = np.concatenate([both.parcel_of_polygon, both.parcel_of_point])
+        values = np.concatenate([polygons.group, points.group])
+        groups = join_by_value(parcel_of, values, int(parcel_of.max(initial=0)))
+        group = np.concatenate([[0], groups, [-1]]).astype(np.int32)[both.parcel]
+    has_class = points.number < len(classes)
+    own = np.stack(np.unravel_index(reach.own[has_class], grid.shape), axis=1)
+    labels = Labels(both.label, both.parcel, classes, account, group, both.outlined, own)
+    if account.points:
+        check_choice(labels, source.path)
+    return labels
+
+
+def _check_kinds(path: Path, account: Account, options: LabelOptions) -> None:
+    """Refuse options for polygons where there are only points, and for points where there are none.
+
+    Raises:
+        InputError: If there is such an option.
+    """
+    for name, value, count, others in (
+        ("buffer", options.buffer, account.parcels, "points"),
+        ("radius", options.radius, account.points, "polygons"),
+    ):
+        if value and not count:
+            raise InputError(
+                f"{path}: --{name} {value:g}",
+                found=f"{others} only",
+                expected="polygons, which are shrunk" if name == "buffer" else "points, which label a circle",
+                repair=f"leave out --{name}.",
+            )
+
+
+def check_choice(labels: Labels, path: object) -> None:
+    """Refuse labels that leave no choice.
+
+    Raises:
+        InputError: If fewer than two classes have labels.
+    """
+    present = [entry.name for entry, count in zip(labels.classes, labels.counts(), strict=True) if count]
+    if len(present) == 1:
+        raise InputError(
+            path,
+            found=f"labels of one class only on the scene, '{present[0]}'",
+            expected="labels of two classes or more",
+            repair="add labels of other ground, e.g. of other crops; one class leaves no choice.",
+        )
+
+
+def _disputed(
+    features: Features, points: RasterizedPoints, reach: PointPixels, label_of_polygons: np.ndarray
+) -> dict[str, list[int]]:
+    """Return the numbers of points with a disputed pixel, by the names of the classes in reach of it."""
+    names = [*(entry.name for entry in features.table.classes), "a class that the table does not list"]
+    pixels = set(reach.own[points.disputed].tolist())
+    names_of_pixel: dict[int, set[str]] = {pixel: set() for pixel in pixels}
+    in_reach = np.isin(reach.pixel, list(pixels))
+    for point, pixel in zip(reach.point[in_reach].tolist(), reach.pixel[in_reach].tolist(), strict=True):
+        names_of_pixel[pixel].add(names[features.points.number[point]])
+    for pixel in pixels:
+        number = label_of_polygons.ravel()[pixel]
+        if number != IGNORE:
+            names_of_pixel[pixel].add(names[number])
+    disputed: dict[str, list[int]] = {}
+    for point in np.flatnonzero(points.disputed).tolist():
+        together = " and ".join(sorted(names_of_pixel[int(reach.own[point])]))
+        disputed.setdefault(together, []).append(int(features.points.feature[point]))
+    return disputed
 
 
 def _of_raster(path: Path, grid: GeoBox, table: ClassTable | None) -> Labels:
@@ -136,7 +269,8 @@ def _of_raster(path: Path, grid: GeoBox, table: ClassTable | None) -> Labels:
     class_of_code = table.numbers(codes)
     class_of_code = np.where(class_of_code < len(table.classes), class_of_code, IGNORE).astype(np.int16)
     label = class_of_code[inverse].reshape(grid.shape)
-    return Labels(label, np.zeros(grid.shape, np.int32), table.classes, Account(unlisted=unlisted))
+    nothing = np.zeros(grid.shape, np.int32)
+    return Labels(label, nothing, table.classes, Account(unlisted=unlisted), nothing)
 
 
 def _class_numbers(path: Path, grid: GeoBox) -> np.ndarray:

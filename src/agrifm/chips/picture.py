@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
@@ -24,11 +25,18 @@ LEFT_OUT = "#9d9d9d"
 LONGEST = 40  # characters of a name
 LONGEST_TITLE = 120
 HEIGHT, WIDTH = 9.0, 11.0  # inches in which the map fits
+DOTS = 20_000  # square points (1/72 inch) that all dots together fill
+DOT_SIZES = (3, 24)
 INSET = 0.6  # pixels between outlines and the border of the ground, so that outlines of neighbors do not overlap
 
 
 def save_split_picture(
-    path: Path, label: np.ndarray, assignment: SplitAssignment, classes: Sequence[CropClass], title: str
+    path: Path,
+    label: np.ndarray,
+    assignment: SplitAssignment,
+    classes: Sequence[CropClass],
+    title: str,
+    points: np.ndarray | None = None,
 ) -> None:
     """Draw labels in the colors of their classes over chips tinted by split, and write a PNG.
 
@@ -38,6 +46,7 @@ def save_split_picture(
         assignment: Splits and remaining labels.
         classes: Classes with their colors.
         title: Title above the picture.
+        points: Row and column ``(n, 2)`` of points, which are drawn as dots; single pixels could hardly be seen.
     """
     height, width = label.shape
     scale = min(HEIGHT / height, WIDTH / width)
@@ -51,6 +60,8 @@ def save_split_picture(
     axis.imshow(image, interpolation="nearest", extent=(0, width, height, 0))
     for cells, color in zip(chips_of_splits, EDGES, strict=True):
         axis.plot(*_outline(cells), color=color, linewidth=1.6, solid_capstyle="butt")
+    if points is not None and len(points):
+        _draw_points(axis, points, assignment.label, classes)
     axis.add_patch(Rectangle((0, 0), width, height, fill=False, edgecolor="#444444", linewidth=0.8))
     axis.set_axis_off()
     axis.set_title(shortened(title, LONGEST_TITLE), fontsize=11, loc="left", parse_math=False)
@@ -70,6 +81,24 @@ def save_split_picture(
         text.set_parse_math(False)
         text.set_text(shortened(name))
     save_png(figure, path, dpi=130, margin=0.15)
+
+
+def _draw_points(axis: Axes, points: np.ndarray, label: np.ndarray, classes: Sequence[CropClass]) -> None:
+    """Draw points in the colors of their classes; those that lost their label are gray."""
+    colors = np.array([*(rgb(entry.color) for entry in classes), rgb(LEFT_OUT)]) / 255
+    numbers = label[points[:, 0], points[:, 1]]
+    # Dots of lost labels lie below the others.
+    order = np.argsort(numbers != IGNORE, kind="stable")
+    size = np.clip(DOTS / len(points), *DOT_SIZES)
+    axis.scatter(
+        points[order, 1] + 0.5,
+        points[order, 0] + 0.5,
+        s=size,
+        c=colors[numbers[order]],
+        edgecolors="#222222",
+        linewidths=0.02 * size,
+        zorder=3,
+    )
 
 
 def _image(

@@ -27,6 +27,9 @@ from agrifm.errors import InputError
 from agrifm.scenes.scene import Area
 
 LARGEST = 4096  # rows and columns of a chip
+LARGEST_RADIUS = 1000  # meters; ground farther away is not what a point was taken for
+SIZE = 96
+SIZE_OF_POINTS = 24  # most of a larger chip around scattered points is written and read for nothing
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,10 @@ class ChipPlan:
     """How labels become chips.
 
     Args:
-        class_column: Column of a vector file with the class; optional if there is only one column.
+        class_column: Column of a vector file or table with the class; optional if there is only one column.
         classes: Table of codes, names and colors; without it every code is a class.
         layer: Layer of a vector file; optional if there is only one layer.
-        size: Rows and columns of a chip, in pixels of the scene.
+        size: Rows and columns of a chip, in pixels of the scene; by default 96, or 24 if all labels are points.
         buffer: Meters by which polygons are shrunk on all sides.
         distance: Meters between labels of different splits, which never share parcels.
         val: Share of the labeled area for validation.
@@ -45,6 +48,9 @@ class ChipPlan:
         block: Chips along the side of a block of ground; by default the largest that gives two dozen blocks with
             labels.
         seed: Seed of the random choice of splits.
+        radius: Meters around a point within which it labels pixels, by their centers, besides the one it lies in.
+        group_column: Column whose equal values, e.g. a village, never fall into different splits.
+        crs: CRS of the coordinates, for tables and files that state none, e.g. EPSG:32631.
 
     Raises:
         InputError: If a number is out of range.
@@ -53,16 +59,19 @@ class ChipPlan:
     class_column: str | None = None
     classes: Path | None = None
     layer: str | None = None
-    size: int = 96
+    size: int | None = None
     buffer: float = 0.0
     distance: float = 0.0
     val: float = 0.2
     test: float = 0.2
     block: int | None = None
     seed: int = 0
+    radius: float = 0.0
+    group_column: str | None = None
+    crs: str | None = None
 
     def __post_init__(self) -> None:
-        self._check("size", 8 <= self.size <= LARGEST, f"8 to {LARGEST} pixels")
+        self._check("size", self.size is None or 8 <= self.size <= LARGEST, f"8 to {LARGEST} pixels")
         self._check("buffer", 0 <= self.buffer < math.inf, "meters, 0 or more")
         self._check("distance", 0 <= self.distance < math.inf, "meters, 0 or more")
         self._check("val", 0 < self.val < 1, "a share between 0 and 1")
@@ -71,6 +80,8 @@ class ChipPlan:
         self._check("block", self.block is None or self.block >= 1, "at least 1 chip")
         self._check("seed", self.seed >= 0, "0 or more")
         self._check("class_column", self.class_column != "", "the name of a column")
+        self._check("radius", 0 <= self.radius <= LARGEST_RADIUS, f"meters, 0 to {LARGEST_RADIUS}")
+        self._check("group_column", self.group_column != "", "the name of a column")
         self._check("layer", self.layer != "", "the name of a layer")
 
     def _check(self, name: str, is_valid: bool, expected: str) -> None:
@@ -81,6 +92,12 @@ class ChipPlan:
                 expected=expected,
                 repair="give another value, or leave it out.",
             )
+
+    def side(self, labels: Labels) -> int:
+        """Return the rows and columns of a chip for these labels."""
+        if self.size is not None:
+            return self.size
+        return SIZE_OF_POINTS if labels.are_points else SIZE
 
     @property
     def shares(self) -> tuple[float, float, float]:
@@ -116,17 +133,19 @@ class SplitAssignment:
             InputError: If a split gets no labels.
         """
         shape = labels.label.shape
+        size = plan.side(labels)
         # Blocks do not change the cells, so that the pieces of this lattice are also those of the next one.
-        pieces = Pieces.count(labels.label, labels.parcel, lattice(shape, plan.size, 1), len(labels.classes))
-        block = plan.block or default_block(shape, plan.size, pieces)
-        cells = lattice(shape, plan.size, block)
+        pieces = Pieces.count(labels.label, labels.group, lattice(shape, size, 1), len(labels.classes))
+        block = plan.block or default_block(shape, size, pieces)
+        cells = lattice(shape, size, block)
         splits = choose_splits(pieces, cells, plan.shares, plan.seed)
-        in_whole_parcels, crossing = keep_parcels_whole(labels.label, labels.parcel, pieces, cells, splits)
+        in_whole_parcels, crossing = keep_parcels_whole(labels.label, labels.group, pieces, cells, splits)
         remaining = keep_distance(in_whole_parcels, cells, splits, plan.distance / resolution)
         before = _labeled_pixels(labels.label)
         between = _labeled_pixels(in_whole_parcels)
+        noun = "groups" if plan.group_column else labels.account.noun
         lost = {
-            "belonged to parcels that lie mostly in another split": before - between,
+            f"belonged to {noun} that lie mostly in another split": before - between,
             f"lay within {plan.distance:g} m of labels of another split": between - _labeled_pixels(remaining),
         }
         assignment = cls(tuple(cells), splits, remaining, block, crossing, lost)

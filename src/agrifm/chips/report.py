@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from agrifm.chips.account import Account
 from agrifm.chips.leakage import LeakageReport
-from agrifm.chips.parcels import Account
 from agrifm.errors import printable
 from agrifm.io import write_whole
 from agrifm.tasks.segmentation import CropClass
@@ -59,42 +60,42 @@ class Report:
     impossible: ImpossiblePixels = field(default_factory=dict)
 
     def heading(self) -> tuple[str, ...]:
-        """Return the heading of the table of areas."""
-        return ("class", *(f"{split} (ha)" for split in self.areas), "sum")
+        """Return the heading of the table of areas, or of pixels if all labels are points."""
+        unit = "pixels" if self.are_points else "ha"
+        return ("class", *(f"{split} ({unit})" for split in self.areas), "sum")
+
+    @property
+    def are_points(self) -> bool:
+        """Whether all labels are points, which have no area."""
+        return self.account.noun == "points"
+
+    @property
+    def noun(self) -> str:
+        """What stays whole: groups, parcels, points or both."""
+        return "groups" if self.plan.get("group_column") else self.account.noun
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return the table of areas: a class in each row, then all classes, then the number of chips."""
         rows = []
+        sizes: dict[str, list[int]] | dict[str, list[float]] = self.areas
+        decimals = 2
+        if self.are_points:
+            sizes = self.leaks.pixels
+            decimals = 0
         for number, entry in enumerate(self.classes):
-            rows.append(_row(entry.name, [areas[number] for areas in self.areas.values()]))
-        rows.append(_row("all classes", [sum(areas) for areas in self.areas.values()]))
+            rows.append(_row(entry.name, [of_split[number] for of_split in sizes.values()], decimals))
+        rows.append(_row("all classes", [sum(of_split) for of_split in sizes.values()], decimals))
         counts = list(self.chips.values())
         rows.append(("chips", *map(str, counts), str(sum(counts))))
         return rows
 
     def left_out(self) -> list[str]:
         """Return a sentence for every reason for which labels were ignored or changed."""
-        account = self.account
-        counts_and_texts = (
-            (account.outside, "features lie outside the scene"),
-            (account.no_polygon, "features are not polygons"),
-            (account.repaired, "invalid polygons were repaired"),
-            (account.damaged, "features have invalid coordinates, or outlines that cross themselves ambiguously"),
-            (account.mixed, "collections held lines or points, which were left out"),
-            (account.vanished, "parcels vanished under the inner buffer"),
-            (account.too_small, "parcels contain no pixel center of their own"),
-            (account.merged, "parcels overlap others of the same class and count as one with them"),
-        )
-        lines = [f"{count:,} {text}" for count, text in counts_and_texts if count]
-        if account.empty.parcels:
-            lines.append(f"{account.empty.parcels:,} parcels without a class: {account.empty.hectares:.2f} ha")
-        for code, tally in account.unlisted.items():
-            parcels = f"{tally.parcels:,} parcels, " if tally.parcels else ""
-            lines.append(f"code '{code}' is not in the class table: {parcels}{tally.hectares:.2f} ha")
-        if account.overlap:
-            lines.append(f"{account.overlap:.2f} ha lie in polygons of different classes")
+        lines = self.account.sentences()
         if self.crossing:
-            lines.append(f"{self.crossing:,} parcels lay in several splits and kept their labels in one of them only")
+            lines.append(
+                f"{self.crossing:,} {self.noun} lay in several splits and kept their labels in one of them only"
+            )
         lines += [f"{area:.2f} ha {reason}" for reason, area in self.lost.items() if area]
         return lines + self._impossible_dates()
 
@@ -118,7 +119,7 @@ class Report:
             distance = f"nearest labels {leaks.distance:.0f} m apart"
         verdict = "no leak" if leaks.none else "LEAK"
         return (
-            f"{verdict}: {len(leaks.parcels)} parcels and {leaks.shared} pixels in two splits, {distance} "
+            f"{verdict}: {len(leaks.parcels)} {self.noun} and {leaks.shared} pixels in two splits, {distance} "
             f"(pixel centers; {leaks.asked:g} m asked for)"
         )
 
@@ -151,8 +152,8 @@ class Report:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _row(name: str, areas: list[float]) -> tuple[str, ...]:
-    return (name, *(f"{area:.2f}" for area in areas), f"{sum(areas):.2f}")
+def _row(name: str, sizes: Sequence[float], decimals: int) -> tuple[str, ...]:
+    return (name, *(f"{size:.{decimals}f}" for size in sizes), f"{sum(sizes):.{decimals}f}")
 
 
 def _markdown(text: str) -> str:

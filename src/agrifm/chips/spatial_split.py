@@ -161,10 +161,13 @@ class Pieces:
 def default_block(shape: tuple[int, int], size: int, pieces: Pieces) -> int:
     """Return the largest side of a block, in chips, that gives enough blocks with labels."""
     largest = math.ceil(max(shape) / size)
+    rows, columns = np.divmod(pieces.cells, math.ceil(shape[1] / size))
     for block in range(largest, 1, -1):
-        cells = lattice(shape, size, block)
-        blocks_with_labels = {cells[number].block for number in pieces.cells}
-        if len(blocks_with_labels) >= FEWEST_BLOCKS:
+        # Small chips are many; the numbers of blocks along the two axes are enough.
+        block_of_row = np.array([interval.block for interval in _intervals(shape[0], size, block)])
+        block_of_column = np.array([interval.block for interval in _intervals(shape[1], size, block)])
+        pairs = np.stack([block_of_row[rows], block_of_column[columns]])
+        if np.unique(pairs, axis=1).shape[1] >= FEWEST_BLOCKS:
             return block
     return 1
 
@@ -308,7 +311,7 @@ def keep_distance(label: np.ndarray, cells: Sequence[Cell], splits: np.ndarray, 
     # Labels of val go first, so that labels of train near removed ones can stay.
     for split in (1, 0):
         for cell, split_of_cell in zip(cells, splits, strict=True):
-            if split_of_cell == split:
+            if split_of_cell == split and cell.has_labels(remaining):
                 is_near = _near_later_split(split_raster, split, cell.core, distance)
                 cell.labels_of(remaining)[is_near] = IGNORE
                 cell.labels_of(split_raster)[is_near] = NO_SPLIT

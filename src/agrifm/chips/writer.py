@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from math import isqrt
 from pathlib import Path
 
@@ -15,13 +15,14 @@ from rich.console import Console
 
 from agrifm.chips.classes import IGNORE, ClassTable, alike
 from agrifm.chips.experiment import class_list, experiment
-from agrifm.chips.labels import Labels, read_labels
+from agrifm.chips.labels import LabelOptions, Labels, read_labels
 from agrifm.chips.leakage import LeakageReport, find_leakage
 from agrifm.chips.picture import save_split_picture
 from agrifm.chips.plan import Chip, ChipPlan, SplitAssignment
 from agrifm.chips.rasterize import hectares
 from agrifm.chips.report import ImpossiblePixels, Report
 from agrifm.chips.spatial_split import SPLITS
+from agrifm.chips.unseen import without_unseen
 from agrifm.data.chips import write_chip
 from agrifm.errors import InputError, reason
 from agrifm.io import locked, write_whole, writing
@@ -32,6 +33,7 @@ TILE_BYTES = 1 << 28  # of images that are read at once; reading takes some thre
 CHIP_FILE = re.compile(r".+_r\d{3,}_c\d{3,}(\.\d+\.part)?\.h5(\.part)?")  # also unfinished ones of an interrupted run
 LONGEST = 100  # characters of a scene's name in the names of its chips
 UNFINISHED = "chips.unfinished"
+FEWEST_LABELS = 5  # of a class, for three splits
 
 
 def write_chips(
@@ -50,7 +52,7 @@ def write_chips(
 
     Args:
         scene: Scene on a grid in meters.
-        labels: Path of a vector file or raster.
+        labels: Path of a vector file, a table of points or a raster.
         out: Folder of the result.
         plan: Settings.
         overwrite: Whether to replace existing chips.
@@ -66,9 +68,11 @@ def write_chips(
         _refuse_existing(out, overwrite)
         with console.status("rasterizing labels and choosing splits"):
             table = None if plan.classes is None else ClassTable.read(plan.classes)
-            labels_on_grid = read_labels(
-                labels, scene.grid, table=table, class_column=plan.class_column, layer=plan.layer, buffer=plan.buffer
-            )
+            options = {entry.name: getattr(plan, entry.name) for entry in fields(LabelOptions)}
+            labels_on_grid = read_labels(labels, scene.grid, table=table, **options)
+            if len(labels_on_grid.points):
+                labels_on_grid = without_unseen(labels_on_grid, scene, labels)
+            plan = replace(plan, size=plan.side(labels_on_grid))
             assignment = SplitAssignment.of(labels_on_grid, plan, scene.resolution)
         return _write(scene, str(labels), plan, labels_on_grid, assignment, out, console)
 
@@ -83,10 +87,10 @@ def _write(
         if share:
             names[split] = [chip.name for chip in chips if chip.split == split]
     _prepare_folder(out)
-    fields = _field_numbers(labels, assignment.label)
-    impossible = _write_images(scene, chips, assignment.label, fields, out, console)
+    numbers = _field_numbers(labels, assignment.label)
+    impossible = _write_images(scene, chips, assignment.label, numbers, out, console)
     with console.status("checking for leakage"):
-        leaks = find_leakage(out / "h5_samples", names, labels.parcel, scene.grid, len(labels.classes), plan.distance)
+        leaks = find_leakage(out / "h5_samples", names, labels.group, scene.grid, len(labels.classes), plan.distance)
     leaks.refuse(out)
     report = Report(
         scene=scene.name,
@@ -118,9 +122,8 @@ def _finish(
 ) -> None:
     """Write everything except the chips; the lists come last, because they make the folder a data set."""
     counts = ", ".join(f"{count} {split}" for split, count in report.chips.items())
-    save_split_picture(
-        out / "split.png", labels.label, assignment, labels.classes, title=f"{scene.name}: {counts} chips"
-    )
+    title = f"{scene.name}: {counts} chips"
+    save_split_picture(out / "split.png", labels.label, assignment, labels.classes, title, labels.points)
     report.write(out)
     write_whole(out / "classes.yaml", class_list(labels.classes))
     write_whole(out / "crops.yaml", experiment(scene, labels.classes, out, assignment.cells[0].area, report.chips))
@@ -175,11 +178,11 @@ def _prepare_folder(out: Path) -> None:
 def _field_numbers(labels: Labels, remaining: np.ndarray) -> np.ndarray | None:
     """Return the numbers of fields ``(h, w)``: 0 without a field, -1 in fields without a label among ``remaining``.
 
-    Returns None for label rasters, which have no fields.
+    Points lie in fields of unknown outline. Returns None for label rasters and for points alone, which have no fields.
     """
-    if not labels.parcel.any():
+    if not labels.outlined:
         return None
-    lost = (labels.parcel > 0) & (remaining == IGNORE)
+    lost = ((labels.parcel > 0) & (remaining == IGNORE)) | (labels.parcel > labels.outlined)
     return np.where(lost, IGNORE, labels.parcel)
 
 
@@ -259,14 +262,28 @@ def _notes(scene: Scene, plan: ChipPlan, leaks: LeakageReport, labels: Labels) -
             notes.append(f"class {entry.name} does not occur in the scene")
         elif splits_without:
             notes.append(f"class {entry.name} does not occur in {' and '.join(splits_without)}")
+    if labels.parcel.any():
+        notes += _few(labels)
     notes += alike((entry.name for entry in labels.classes), plan.classes)
     if not labels.parcel.any():
         notes.append("a raster has no parcels: only blocks and the distance keep splits apart")
+    size = plan.side(labels)
     for sensor in scene.sensors:
         factor = scene.factor(sensor)
-        if plan.size % factor:
+        if size % factor:
             notes.append(
-                f"{plan.size} pixels are no multiple of {factor}, the width of a pixel of {sensor.name}: its pixels "
+                f"{size} pixels are no multiple of {factor}, the width of a pixel of {sensor.name}: its pixels "
                 f"lie up to half a pixel off in some chips; a multiple of {factor} avoids that"
             )
     return tuple(notes)
+
+
+def _few(labels: Labels) -> list[str]:
+    """Return a sentence for every class with so few labels that no split of them says much."""
+    sentences = []
+    for entry, count in zip(labels.classes, labels.counts(), strict=True):
+        if 0 < count < FEWEST_LABELS:
+            sentences.append(
+                f"class {entry.name} has {count} label(s) only; with fewer than {FEWEST_LABELS}, its scores mean little"
+            )
+    return sentences

@@ -20,6 +20,9 @@ def embed(
     at: Annotated[
         Path | None, typer.Option(metavar="POINTS", help="Vector file of points: write a table of their features.")
     ] = None,
+    crs: Annotated[
+        str | None, typer.Option(metavar="EPSG:CODE", help="CRS of the points, for tables with columns x and y.")
+    ] = None,
     as_of: Annotated[str | None, typer.Option(metavar="DATE", help="Use only images up to this day.")] = None,
     dtype: Annotated[
         str | None,
@@ -46,6 +49,10 @@ def embed(
     from agrifm.maps.options import EmbedOptions
     from agrifm.weight_files.start_weights import weights_path
 
+    if at is None and crs is not None:
+        raise InputError(
+            f"--crs {crs}", found="no points", expected="points, whose CRS it is", repair="leave it out, or give --at."
+        )
     if at is None:
         options = EmbedOptions(dtype or "int8", window, memory)
     else:
@@ -55,7 +62,7 @@ def embed(
     path = weights_path(model)
     if at is not None:
         images = opened(scene, settings, skip_unreadable, as_of)
-        sampled = embed_file(path, images, at, out, options, overwrite=overwrite, console=console)
+        sampled = embed_file(path, images, at, out, options, crs=crs, overwrite=overwrite, console=console)
         console.print(f"{sampled}\nwritten: {out}", highlight=False)
         return
     with resumable():

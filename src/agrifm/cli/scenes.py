@@ -120,15 +120,36 @@ def _bounds(text: str | None) -> tuple[float, float, float, float] | None:
 @app.command()
 def chips(
     scene: ScenePath,
-    labels: Annotated[Path, typer.Argument(help="Vector file of fields, or raster of class codes.")],
+    labels: Annotated[
+        Path,
+        typer.Argument(help="Vector file of fields or points, table of points (CSV, Parquet), or raster of codes."),
+    ],
     out: Annotated[Path, typer.Argument(help="Folder of the chips.")],
-    class_column: Annotated[str | None, typer.Option(help="Column of the vector file that holds the class.")] = None,
+    class_column: Annotated[str | None, typer.Option(help="Column that holds the class.")] = None,
     classes: Annotated[
         Path | None,
         typer.Option(help="Table of codes, names and colors (CSV or YAML), or hcat, worldcereal, cdl, rpg."),
     ] = None,
     layer: Annotated[str | None, typer.Option(help="Layer of the vector file.")] = None,
-    size: Annotated[int, typer.Option(help="Rows and columns of a chip.")] = 96,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            help="Rows and columns of a chip. Default: 96; 24 if all labels are points, around which most of a larger "
+            "chip would be written and read for nothing.",
+            show_default=False,
+        ),
+    ] = None,
+    radius: Annotated[
+        float, typer.Option(help="Meters around a point: it labels the pixels with their center there, and its own.")
+    ] = 0.0,
+    group_column: Annotated[
+        str | None,
+        typer.Option(help="Column, e.g. of a village or farm: labels with the same value stay in one split."),
+    ] = None,
+    crs: Annotated[
+        str | None,
+        typer.Option(metavar="EPSG:CODE", help="CRS of tables with columns x and y, and of files that state none."),
+    ] = None,
     buffer: Annotated[float, typer.Option(help="Meters by which fields are shrunk on all sides.")] = 0.0,
     distance: Annotated[float, typer.Option(help="Smallest distance between labels of different splits, m.")] = 0.0,
     val: Annotated[float, typer.Option(help="Share of the labeled area for validation.")] = 0.2,
@@ -142,7 +163,9 @@ def chips(
     """Cut a scene into labeled chips for training, split by blocks of ground, with a report."""
     from agrifm.chips.writer import ChipPlan, write_chips
 
-    plan = ChipPlan(class_column, classes, layer, size, buffer, distance, val, test, block, seed)
+    plan = ChipPlan(
+        class_column, classes, layer, size, buffer, distance, val, test, block, seed, radius, group_column, crs
+    )
     with resumable():
         images = opened(scene, settings, skip_unreadable)
         report = write_chips(images, labels, out, plan, overwrite=overwrite, console=console)

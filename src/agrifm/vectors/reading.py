@@ -18,6 +18,7 @@ from pyogrio.errors import DataSourceError
 from pyproj import CRS
 
 from agrifm.errors import InputError, nearest, refusing
+from agrifm.vectors.crs import known_crs, same_crs
 from agrifm.vectors.dbf import UTF8, text_encoding
 
 # Formats that hold their data themselves. Others are virtual: they name files, databases or services elsewhere.
@@ -72,16 +73,23 @@ class Layer:
         name: Name of the layer.
         info: Information of pyogrio on the layer.
         recoded: Whether the text is UTF-8 although the file states another encoding or none.
+        given_crs: CRS to use if the file states none.
     """
 
     path: Path
     name: str
     info: dict[str, Any]
     recoded: bool = False
+    given_crs: str | None = None
 
     @classmethod
-    def open(cls, path: Path, name: str) -> Layer:
+    def open(cls, path: Path, name: str, crs: str | None = None) -> Layer:
         """Open a layer without reading its features.
+
+        Args:
+            path: Path of the file.
+            name: Name of the layer.
+            crs: CRS to use if the file states none.
 
         Raises:
             InputError: If it cannot be read, or its text is in another encoding than the file states.
@@ -97,7 +105,7 @@ class Layer:
             )
         if info["driver"] not in DRIVERS:
             raise _virtual(path, f"a file of the format {info['driver']}")
-        return cls(path, name, info, recoded)
+        return cls(path, name, info, recoded, crs)
 
     @property
     def columns(self) -> list[str]:
@@ -123,71 +131,105 @@ class Layer:
             InputError: If it has none, or one that PROJ does not understand.
         """
         stated = self.info["crs"]
+        given = None if self.given_crs is None else known_crs(self.given_crs, f"--crs {self.given_crs}")
+        if stated is None and given is not None:
+            return given
         if stated is None:
             raise InputError(
                 self.path,
                 found="no CRS",
                 expected="a georeferenced vector file",
-                repair="write it, e.g. 'ogr2ogr -a_srs EPSG:2154 NEW OLD', or restore the .prj file of a Shapefile.",
+                repair="state it with --crs; or write it, e.g. 'ogr2ogr -a_srs EPSG:2154 NEW OLD', or restore the .prj "
+                "file of a Shapefile.",
             )
-        with refusing(f"{self.path}: CRS", expected="a CRS that PROJ understands", repair=REPAIR):
-            crs = CRS.from_user_input(stated)
-        if not (crs.is_geographic or crs.is_projected):
-            raise InputError(
-                f"{self.path}: CRS",
-                found=f"'{crs.name}', which is not tied to the Earth's surface",
-                expected="a geographic or projected CRS, e.g. EPSG:2154",
-                repair="write the right one, e.g. 'ogr2ogr -a_srs EPSG:2154 NEW OLD'.",
-            )
+        crs = known_crs(stated, f"{self.path}: CRS")
+        if given is not None:
+            same_crs(crs, given, self.path)
         return crs
 
-    def column(self, wanted: str | None) -> str:
+    @property
+    def has_points(self) -> bool:
+        """Whether its geometries are points and nothing else."""
+        return "Point" in str(self.info["geometry_type"])
+
+    @property
+    def may_have_points(self) -> bool:
+        """Whether its geometries may be points among others."""
+        return self.has_points or str(self.info["geometry_type"]) == "Unknown"
+
+    def column(self, wanted: str | None, option: str = "--class-column", purpose: str = "class") -> str:
         """Find a column by name, or the only one.
+
+        Args:
+            wanted: Name of the column.
+            option: Option that names it, for messages.
+            purpose: What it holds, for messages.
 
         Raises:
             InputError: If there is none of that name, or there are several to choose from.
         """
-        columns = self.columns
-        if wanted is None and len(columns) == 1:
-            return columns[0]
-        if wanted is not None and wanted in columns:
-            return wanted
-        raise InputError(
-            f"{self.path}: {wanted or '--class-column'}",
-            found=f"columns {', '.join(columns) or '(none)'}",
-            expected="the column that holds the class",
-            repair=nearest(wanted, columns) if wanted and columns else "name it with --class-column.",
-        )
+        return chosen_column(self.path, self.columns, wanted, option, purpose)
 
-    def read(self, column: str, boxes: Sequence[tuple[float, ...]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Read numbers, values of a column and geometries (WKB) of the features that intersect boxes, each once.
+    def read(
+        self, columns: Sequence[str], boxes: Sequence[tuple[float, ...]] | None = None
+    ) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+        """Read numbers, values of columns and geometries (WKB) of features, each feature once.
+
+        Args:
+            columns: Names of columns.
+            boxes: Features that intersect one of these boxes are read; all if there are none.
 
         Raises:
             InputError: If the file cannot be read.
         """
-        stored = str(self.info["fields"][self.columns.index(column)])
-        parts = []
-        for box in boxes:
-            with _reading(self.path):
-                _, numbers, shapes, values = pyogrio.raw.read(
-                    self.path.absolute(),
-                    layer=self.name,
-                    encoding="ISO-8859-1" if self.recoded else None,
-                    columns=[stored],
-                    force_2d=True,
-                    bbox=tuple(box),
-                    return_fids=True,
-                )
-            parts.append((numbers, values[0], shapes))
+        parts = [self._read_box(columns, box) for box in boxes or (None,)]
         numbers = np.concatenate([part[0] for part in parts])
-        values = np.concatenate([part[1] for part in parts])
         shapes = np.concatenate([part[2] for part in parts])
         # A feature that intersects several boxes was read several times.
         first = np.sort(np.unique(numbers, return_index=True)[1])
-        values = values[first]
-        if self.recoded and values.dtype == object:
-            values = np.array([_recoded(value) if isinstance(value, str) else value for value in values], object)
+        values = []
+        for i in range(len(columns)):
+            column = np.concatenate([part[1][i] for part in parts])[first]
+            if self.recoded and column.dtype == object:
+                column = np.array([_recoded(value) if isinstance(value, str) else value for value in column], object)
+            values.append(column)
         return numbers[first], values, shapes[first]
+
+    def _read_box(
+        self, columns: Sequence[str], box: tuple[float, ...] | None
+    ) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+        stored = [str(self.info["fields"][self.columns.index(name)]) for name in columns]
+        with _reading(self.path):
+            info, numbers, shapes, values = pyogrio.raw.read(
+                self.path.absolute(),
+                layer=self.name,
+                encoding="ISO-8859-1" if self.recoded else None,
+                columns=list(dict.fromkeys(stored)),
+                force_2d=True,
+                bbox=None if box is None else tuple(box),
+                return_fids=True,
+            )
+        # The file decides on the order of columns.
+        by_name = dict(zip(map(str, info["fields"]), values, strict=True))
+        return numbers, [by_name[name] for name in stored], shapes
+
+
+def chosen_column(path: Path, columns: Sequence[str], wanted: str | None, option: str, purpose: str) -> str:
+    """Return the column of that name, or the only one.
+
+    Raises:
+        InputError: If there is none of that name, or there are several to choose from.
+    """
+    if wanted is None and len(columns) == 1:
+        return columns[0]
+    if wanted is not None and wanted in columns:
+        return wanted
+    raise InputError(
+        f"{path}: {wanted or option}",
+        found=f"columns {', '.join(columns) or '(none)'}",
+        expected=f"the column that holds the {purpose}",
+        repair=nearest(wanted, columns) if wanted and columns else f"name it with {option}.",
+    )
 
 
 def read_table(path: Path) -> Any:

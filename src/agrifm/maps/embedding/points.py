@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pyproj import CRS
 from rich.console import Console
 
 from agrifm.checkpoint import Checkpoint
@@ -22,14 +23,11 @@ from agrifm.maps.files.writer import check_table
 from agrifm.maps.options import EmbedOptions
 from agrifm.maps.tiles import clear_dates, one_thread
 from agrifm.scenes.scene import Area, Scene, Tile
-from agrifm.vectors.reading import read_table
+from agrifm.vectors.outside import points_outside
+from agrifm.vectors.points import DEGREES, located, read_points
 
-DEGREES = "EPSG:4326"
 READ_SIDE = 4  # windows along one side of a block that is read at once
 NAMED = 5  # points that a message names
-# Columns by which a table without geometries is understood.
-LONGITUDES = ("lon", "longitude", "lng", "x")
-LATITUDES = ("lat", "latitude", "y")
 
 
 @dataclass(frozen=True)
@@ -93,6 +91,7 @@ def embed_points(
     options: EmbedOptions,
     *,
     where: str = "points",
+    crs: str | None = None,
     console: Console | None = None,
 ) -> SampledPoints:
     """Compute features at points: those of the pixel that a point lies in.
@@ -100,9 +99,11 @@ def embed_points(
     Args:
         checkpoint: Trained or pre-trained model.
         scene: Scene with at least one of the model's sensors.
-        points: GeoDataFrame of points with a CRS, or a table with columns ``lon`` and ``lat`` in degrees.
+        points: GeoDataFrame of points with a CRS, or a table with columns ``lon`` and ``lat`` in degrees, or ``x`` and
+            ``y`` in another CRS.
         options: Windows and device.
         where: Name of the points in messages.
+        crs: CRS of the points, if they do not state one.
         console: Where progress is shown.
 
     Returns:
@@ -113,7 +114,8 @@ def embed_points(
     """
     console = console or Console(quiet=True)
     job = plan_embedding(checkpoint, scene, options)
-    columns, x, y = _located(points, job, where)
+    frame = _checked(located(points, where, crs), where)
+    columns, x, y = _on_grid(frame, job)
     names = band_names(job.channels)
     taken = sorted(set(names) & set(columns.columns))
     if taken:
@@ -126,7 +128,8 @@ def embed_points(
     height, width = job.scene.grid.shape
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     if not inside.any():
-        raise _all_outside(where, points, job)
+        places = np.stack([frame.geometry.x, frame.geometry.y], 1)
+        raise points_outside(where, places, CRS.from_user_input(frame.crs), job.scene.grid)
     rows = y[inside].astype(int)
     pixel_columns = x[inside].astype(int)
     with console.status("computing features at points"):
@@ -145,6 +148,7 @@ def embed_file(
     out: Path,
     options: EmbedOptions,
     *,
+    crs: str | None = None,
     overwrite: bool = False,
     console: Console | None = None,
 ) -> SampledPoints:
@@ -155,7 +159,7 @@ def embed_file(
     """
     check_points_table(out, overwrite=overwrite)
     sampled = embed_points(
-        Checkpoint.load(model), scene, read_table(points), options, where=str(points), console=console
+        Checkpoint.load(model), scene, read_points(points), options, where=str(points), crs=crs, console=console
     )
     write_table(sampled.table, out)
     return sampled
@@ -236,13 +240,12 @@ def _weights(job: EmbedJob, number: tuple[int, int], window: Area) -> np.ndarray
     return row_weights[:, None] * column_weights
 
 
-def _located(points: Any, job: EmbedJob, where: str) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    """Columns of the points, and their positions in pixels from the corner of the scene.
+def _checked(frame: Any, where: str) -> Any:
+    """Refuse rows without a point.
 
     Raises:
-        InputError: If there are no points.
+        InputError: If there are some, or no rows.
     """
-    frame = _with_geometry(points, where)
     kinds = sorted({str(kind) for kind in frame.geom_type.dropna()} - {"Point"})
     empty = _numbers(np.asarray(frame.geometry.isna() | frame.geometry.is_empty))
     if kinds or empty or not len(frame):
@@ -253,13 +256,11 @@ def _located(points: Any, job: EmbedJob, where: str) -> tuple[pd.DataFrame, np.n
             expected="one point in each row",
             repair="give points, e.g. the representative points of polygons, and drop rows without one.",
         )
-    if frame.crs is None:
-        raise InputError(
-            where,
-            found="no CRS",
-            expected="points with a CRS",
-            repair="write it, e.g. 'ogr2ogr -a_srs EPSG:4326 NEW OLD'.",
-        )
+    return frame
+
+
+def _on_grid(frame: Any, job: EmbedJob) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """Columns of the points, and their positions in pixels from the corner of the scene."""
     projected = frame.geometry.to_crs(str(job.scene.grid.crs))
     # Points that the CRS of the scene cannot hold become infinite; they are outside.
     x, y = ~job.scene.grid.affine * (projected.x.to_numpy(), projected.y.to_numpy())
@@ -269,54 +270,6 @@ def _located(points: Any, job: EmbedJob, where: str) -> tuple[pd.DataFrame, np.n
         if name not in columns:
             columns[name] = values.to_numpy()
     return columns, np.floor(x), np.floor(y)
-
-
-def _with_geometry(points: Any, where: str) -> Any:
-    """The points as a GeoDataFrame; a table without geometries needs columns of longitude and latitude."""
-    import geopandas  # slow to import
-
-    if isinstance(points, geopandas.GeoDataFrame):
-        return points
-    by_name = {str(name).lower(): name for name in points.columns}
-    longitude = _first(by_name, LONGITUDES)
-    latitude = _first(by_name, LATITUDES)
-    if longitude is None or latitude is None:
-        raise InputError(
-            where,
-            found=f"no geometry, and columns {', '.join(map(str, points.columns)) or '(none)'}",
-            expected="a vector file of points, or a table with columns lon and lat in degrees",
-            repair="rename the columns to lon and lat, or write the points as GeoPackage.",
-        )
-    x = pd.to_numeric(points[longitude], errors="coerce")
-    y = pd.to_numeric(points[latitude], errors="coerce")
-    geometry = geopandas.points_from_xy(x, y)
-    return geopandas.GeoDataFrame(points, geometry=geometry, crs=DEGREES)
-
-
-def _first(by_name: dict[str, Any], wanted: Sequence[str]) -> Any:
-    for name in wanted:
-        if name in by_name:
-            return by_name[name]
-    return None
-
-
-def _all_outside(where: str, points: Any, job: EmbedJob) -> InputError:
-    """The error for points that are all outside; it names exchanged coordinates if that is the reason."""
-    frame = _with_geometry(points, where)
-    west, south, east, north = job.scene.grid.geographic_extent.boundingbox.bbox
-    degrees = frame.geometry.to_crs(DEGREES)
-    exchanged = int(((degrees.y >= west) & (degrees.y <= east) & (degrees.x >= south) & (degrees.x <= north)).sum())
-    found = f"{len(frame)} points, all of them outside of the scene"
-    repair = "give points on the scene, and check their CRS."
-    if exchanged:
-        found += f"; {exchanged} of them would lie on it with longitude and latitude exchanged"
-        repair = "exchange longitude and latitude in the file."
-    return InputError(
-        where,
-        found=found,
-        expected=f"points within {west:.4f} to {east:.4f} degrees east and {south:.4f} to {north:.4f} degrees north",
-        repair=repair,
-    )
 
 
 def _numbers(mask: np.ndarray) -> tuple[int, ...]:
