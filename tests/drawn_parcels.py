@@ -1,4 +1,6 @@
-"""Parcels and rasters drawn by hand on a grid of 100 x 100 pixels of 10 m."""
+"""Parcels, rasters and a scene drawn by hand on a grid of 100 x 100 pixels of 10 m."""
+
+import datetime as dt
 
 import geopandas
 import numpy as np
@@ -6,6 +8,11 @@ import rasterio
 import shapely
 from odc.geo.geobox import GeoBox
 from rasterio.transform import Affine
+
+from agrifm.rasters.file_band import FileBand
+from agrifm.scenes.quality import Quality
+from agrifm.scenes.scene import Frame, Layer, Scene
+from agrifm.sensors import S2
 
 UTM = "EPSG:32631"
 LEFT, TOP, SIDE = 500_000.0, 4_800_000.0, 100
@@ -50,3 +57,18 @@ def holds(shape, grid=GRID):
     rows, columns = np.indices(grid.shape)
     a, _, c, _, e, f = tuple(grid.affine)[:6]
     return shapely.contains_xy(shape, a * (columns + 0.5) + c, e * (rows + 0.5) + f)
+
+
+def scene_by_hand(folder):
+    """Two days of Sentinel-2; the upper left corner of 20 x 30 pixels is clouded on both."""
+    rng = np.random.default_rng(0)
+    frames = []
+    for day in (dt.date(2020, 4, 1), dt.date(2020, 7, 1)):
+        images = rng.integers(200, 4000, (len(S2.bands), SIDE, SIDE)).astype(np.uint16)
+        stack = str(write_tif(folder / f"{day}.tif", images))
+        mask = np.ones((SIDE, SIDE), np.uint8)
+        mask[:20, :30] = 0
+        seen = FileBand(str(write_tif(folder / f"{day}_mask.tif", mask)))
+        bands = {band: FileBand(stack, i + 1) for i, band in enumerate(S2.band_ids)}
+        frames.append(Frame(str(day), day, bands, Quality(seen, "mask")))
+    return Scene((Layer(S2, tuple(frames)),), GRID, "by hand")

@@ -1,6 +1,5 @@
 """Chips from a scene and labels: splits, what is written, running again, refusals."""
 
-import datetime as dt
 import io
 import json
 from itertools import combinations
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import rasterio
 from conftest import FEW_PIXELS, TINY
-from drawn_parcels import GRID, LEFT, SIDE, TOP, UTM, frame_of, holds, parcels, save, square, write_tif
+from drawn_parcels import GRID, LEFT, SIDE, TOP, UTM, frame_of, holds, parcels, save, scene_by_hand, square
 from odc.geo.geobox import GeoBox
 from rasterio.transform import Affine
 from rich.console import Console
@@ -25,9 +24,7 @@ from agrifm.data.chips import read_georeference
 from agrifm.data.folder import ChipFolder
 from agrifm.errors import InputError
 from agrifm.opening import open_scene
-from agrifm.rasters.file_band import FileBand
-from agrifm.scenes.quality import Quality
-from agrifm.scenes.scene import Frame, Layer, Scene
+from agrifm.scenes.scene import Scene
 from agrifm.sensors import S2
 from agrifm.synthetic.chips import CLASSES, Landscape
 from agrifm.synthetic.scenes import write_scene
@@ -40,17 +37,7 @@ QUIET = Console(quiet=True)
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
     """Two days of Sentinel-2 on 100 x 100 pixels, a corner of them clouded, as a Scene made by hand."""
-    folder, rng = tmp_path_factory.mktemp("scene"), np.random.default_rng(0)
-    frames = []
-    for day in (dt.date(2020, 4, 1), dt.date(2020, 7, 1)):
-        images = rng.integers(200, 4000, (len(S2.bands), SIDE, SIDE)).astype(np.uint16)
-        stack = str(write_tif(folder / f"{day}.tif", images))
-        mask = np.ones((SIDE, SIDE), np.uint8)
-        mask[:20, :30] = 0
-        seen = FileBand(str(write_tif(folder / f"{day}_mask.tif", mask)))
-        bands = {band: FileBand(stack, i + 1) for i, band in enumerate(S2.band_ids)}
-        frames.append(Frame(str(day), day, bands, Quality(seen, "mask")))
-    return Scene((Layer(S2, tuple(frames)),), GRID, "by hand")
+    return scene_by_hand(tmp_path_factory.mktemp("scene"))
 
 
 @pytest.fixture(scope="module")

@@ -42,6 +42,7 @@ class Report:
         leaks: Result of the leakage check.
         notes: Further notes for the reader.
         impossible: Clear pixels with a reflectance that no land has, and all clear pixels, by sensor and day.
+        pixel: Hectares of a pixel.
     """
 
     scene: str
@@ -58,6 +59,7 @@ class Report:
     leaks: LeakageReport
     notes: tuple[str, ...] = ()
     impossible: ImpossiblePixels = field(default_factory=dict)
+    pixel: float = 0.01
 
     def heading(self) -> tuple[str, ...]:
         """Return the heading of the table of areas, or of pixels if all labels are points."""
@@ -96,7 +98,10 @@ class Report:
             lines.append(
                 f"{self.crossing:,} {self.noun} lay in several splits and kept their labels in one of them only"
             )
-        lines += [f"{area:.2f} ha {reason}" for reason, area in self.lost.items() if area]
+        for reason, area in self.lost.items():
+            if area:
+                amount = f"{round(area / self.pixel):,} pixels" if self.are_points else f"{area:.2f} ha"
+                lines.append(f"{amount} {reason}")
         return lines + self._impossible_dates()
 
     def _impossible_dates(self) -> list[str]:

@@ -107,6 +107,7 @@ def _write(
         leaks=leaks,
         notes=_notes(scene, plan, leaks, labels),
         impossible=impossible,
+        pixel=hectares(1, scene.grid),
     )
     _finish(scene, report, labels, assignment, names, out)
     return report
