@@ -28,8 +28,8 @@ DRIVERS = (
 )  # fmt: skip
 SUFFIXES = (
     ".gpkg", ".sqlite", ".db", ".shp", ".shz", ".geojson", ".json", ".geojsonl", ".geojsons", ".jsonl", ".topojson",
-    ".fgb", ".gml", ".kml", ".kmz", ".gpx", ".gdb", ".tab", ".mif", ".csv", ".tsv", ".parquet", ".geoparquet", ".osm", ".pbf",
-    ".zip", ".xml", ".vrt", ".ovf",
+    ".fgb", ".gml", ".kml", ".kmz", ".gpx", ".gdb", ".tab", ".mif", ".csv", ".tsv", ".parquet", ".geoparquet", ".osm",
+    ".pbf", ".zip", ".xml", ".vrt", ".ovf",
 )  # fmt: skip
 MAGIC = (b"SQLite format 3\0", b"fgb\x03", b"\x00\x00\x27\x0a", b"PAR1", b"{", b"<")
 HEAD = 1 << 20  # bytes that are searched for signs of a virtual format
