@@ -1,7 +1,9 @@
 """Points as labels: tables and vector files, what a point labels, what is counted, and what is refused."""
 
 import json
+import re
 from itertools import combinations
+from pathlib import Path
 
 import geopandas
 import h5py
@@ -15,6 +17,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import agrifm
+from agrifm.chips.classes import ClassTable
 from agrifm.chips.labels import read_labels
 from agrifm.chips.plan import ChipPlan
 from agrifm.chips.unseen import without_unseen
@@ -22,7 +25,10 @@ from agrifm.chips.writer import write_chips
 from agrifm.cli import app
 from agrifm.config import load
 from agrifm.errors import InputError
+from agrifm.synthetic.chips import Landscape
+from agrifm.synthetic.scenes import write_scene
 from agrifm.training import fit
+from agrifm.vectors.points import located
 
 CROPS = ("grass", "maize", "wheat")
 
@@ -147,8 +153,6 @@ def test_a_crs_may_be_given_where_none_is_stated(tmp_path):
 
 
 def test_western_longitudes_of_lucas_are_negative():
-    from agrifm.vectors.points import located
-
     table = pd.DataFrame({"GPS_LONG": [5.5, -6.5, 7.5], "GPS_LAT": [40.0, 41.0, 42.0], "GPS_EW": [2, 2, 1]})
     assert located(table, "table").geometry.x.tolist() == [-5.5, -6.5, 7.5]
 
@@ -351,23 +355,28 @@ def test_rare_classes_are_named_and_kept(scene, tmp_path):
     assert not any("class wheat has" in note for note in report.notes)
 
 
-def test_the_command_writes_chips_of_a_table(tmp_path):
-    from agrifm.synthetic.chips import Landscape
-    from agrifm.synthetic.scenes import write_scene
-
-    ground = Landscape(rows=2, columns=3, size=48, frames=(("S2", 3),))
+def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch):
+    """On points of a synthetic farmland; of the classifiers only the fastest is trained."""
+    page = (Path(__file__).parents[1] / "docs" / "scenes.md").read_text().split("### Points\n")[1].split("\n## ")[0]
+    table, chips, train = re.search(r"```\n(.*?)```\s+```shell\n(.*?)\n(.*?)\n```", page, re.DOTALL).groups()
+    ground = Landscape(rows=2, columns=3, size=48, frames=(("S2", 6),))
     folder = write_scene(tmp_path / "farm", ground, rows=range(2), columns=range(3))
-    fields = geopandas.read_file(folder / "parcels.gpkg").to_crs(2154)
+    fields = geopandas.read_file(folder / "parcels.gpkg").to_crs("EPSG:4326")
     spots = fields.representative_point()
-    write_csv(
-        tmp_path / "a.csv",
-        pd.DataFrame({"x": spots.x, "y": spots.y, "crop": fields["crop"], "farm": fields.index // 2}),
-    )
-    words = ["chips", str(folder), str(tmp_path / "a.csv"), str(tmp_path / "out"), "--class-column", "crop"]
-    result = CliRunner().invoke(app, [*words, "--crs", "EPSG:2154", "--radius", "10", "--group-column", "farm"])
+    farms = np.arange(len(fields)) // 2
+    points = pd.DataFrame({"lon": spots.x, "lat": spots.y, "crop": fields["crop"], "farm": farms})
+    assert list(points.columns) == table.splitlines()[0].split(",")
+    write_csv(tmp_path / "points.csv", points)
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, chips.replace("SCENE", str(folder)).split()[1:])
     assert result.exit_code == 0, result.output
     assert "train (pixels)" in result.output
-    assert "size 24" in (tmp_path / "out/report.md").read_text()
+    assert "size 24" in Path("chips/report.md").read_text()
+    result = CliRunner().invoke(app, [*train.split()[1:], "--set", f"pixels={json.dumps(FEW_PIXELS)}"])
+    assert result.exit_code == 0, result.output
+    assert Path("runs/points/best.safetensors").is_file()
+    result = CliRunner().invoke(app, ["data", "check", "chips/crops.yaml"])
+    assert "no problems found" in result.output
 
 
 # Refusals
@@ -468,8 +477,6 @@ def test_points_that_cannot_be_used_say_why(name, tmp_path):
 def test_one_class_that_is_left_on_the_scene_is_refused(tmp_path):
     table = tmp_path / "classes.csv"
     table.write_text("code,name\nwheat,cereal\nbarley,cereal\nmaize,maize\n")
-    from agrifm.chips.classes import ClassTable
-
     frame = points_at([(10, 10), (40, 40)], ["wheat", "barley"])
     with pytest.raises(InputError, match=r"(?s)labels of one class only on the scene, 'cereal'"):
         read_labels(save(frame, tmp_path / "a.gpkg"), GRID, table=ClassTable.read(table))

@@ -12,7 +12,6 @@ from odc.geo.geobox import GeoBox
 from scipy.spatial import KDTree
 
 from agrifm.chips.classes import IGNORE
-from agrifm.chips.spatial_split import rectangle_distances
 from agrifm.data.chips import open_chip, read_georeference
 from agrifm.errors import InputError
 from agrifm.rasters.grid import pixel_area
@@ -85,7 +84,7 @@ def find_leakage(
     Args:
         folder: Folder of the HDF5 files.
         names: Names of the chips, by split.
-        parcel: Number of the parcel of each pixel ``(h, w)``, 0 where there is none.
+        parcel: Number of the parcel or group of each pixel ``(h, w)``, 0 where there is none.
         grid: Grid of the scene.
         classes: Number of classes.
         asked: Meters that must lie between labels of different splits.
@@ -149,12 +148,32 @@ def _shared_pixels(chips: Sequence[_WrittenChip], others: Sequence[_WrittenChip]
     count = 0
     rectangles = _rectangles(others)
     for one in _rectangles(chips):
-        touching = rectangles[rectangle_distances(one, rectangles) == 0]
+        touching = rectangles[_rectangle_distances(one, rectangles) == 0]
         for other in touching:
             first = np.maximum(one[:2], other[:2])
             end = np.minimum(one[:2] + one[2:], other[:2] + other[2:])
             count += int((end - first).prod())
     return count
+
+
+def _rectangle_distances(rectangle: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the distance of a rectangle to each of the others, 0 for those that share pixels with it.
+
+    Args:
+        rectangle: Row, column, height and width.
+        others: Rows, columns, heights and widths ``(n, 4)``.
+
+    Returns:
+        Smallest distances ``(n)`` between pixel centers.
+    """
+    first = rectangle[:2]
+    last = first + rectangle[2:] - 1
+    first_of_others = others[:, :2]
+    last_of_others = first_of_others + others[:, 2:] - 1
+    # Along an axis, at most one of the two differences is positive.
+    gaps = np.maximum(first_of_others - last, first - last_of_others)
+    gaps = np.maximum(0, gaps)
+    return np.hypot(gaps[:, 0], gaps[:, 1])
 
 
 def _distance(chips: Sequence[_WrittenChip], others: Sequence[_WrittenChip]) -> float:
@@ -163,7 +182,7 @@ def _distance(chips: Sequence[_WrittenChip], others: Sequence[_WrittenChip]) -> 
     rectangles = _rectangles(others)
     for chip in chips:
         points = chip.points()
-        distances = rectangle_distances(chip.rectangle, rectangles)
+        distances = _rectangle_distances(chip.rectangle, rectangles)
         # The nearest chips come first, so that most pairs need no comparison of their pixels.
         for i in np.argsort(distances, kind="stable"):
             if distances[i] >= smallest:

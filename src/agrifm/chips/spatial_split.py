@@ -331,23 +331,3 @@ def _near_later_split(split_raster: np.ndarray, split: int, area: Area, distance
     distances = np.asarray(distance_transform_edt(~is_later_split))
     inside = window(Area(area.row - top, area.column - left, area.height, area.width))
     return distances[inside] < distance
-
-
-def rectangle_distances(rectangle: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the distance of a rectangle to each of the others, 0 for those that share pixels with it.
-
-    Args:
-        rectangle: Row, column, height and width.
-        others: Rows, columns, heights and widths ``(n, 4)``.
-
-    Returns:
-        Smallest distances ``(n)`` between pixel centers.
-    """
-    first = rectangle[:2]
-    last = first + rectangle[2:] - 1
-    first_of_others = others[:, :2]
-    last_of_others = first_of_others + others[:, 2:] - 1
-    # Along an axis, at most one of the two differences is positive.
-    gaps = np.maximum(first_of_others - last, first - last_of_others)
-    gaps = np.maximum(0, gaps)
-    return np.hypot(gaps[:, 0], gaps[:, 1])
