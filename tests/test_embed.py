@@ -408,6 +408,11 @@ def test_a_table_with_longitude_and_latitude_is_enough(model, folder, scene, mem
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     assert pd.read_csv(tmp_path / "out.csv").e003[0] == pytest.approx(memory[3, 10, 20], rel=1e-5)
+    moved = frame.to_crs("EPSG:3857")
+    pd.DataFrame({"x": moved.geometry.x, "y": moved.geometry.y}).to_csv(tmp_path / "points.csv", index=False)
+    result = CliRunner().invoke(app, [*words, "--crs", "EPSG:3857", "--overwrite"])
+    assert result.exit_code == 0, result.output
+    assert pd.read_csv(tmp_path / "out.csv").e003[0] == pytest.approx(memory[3, 10, 20], rel=1e-5)
 
 
 # What is refused
@@ -438,6 +443,7 @@ def test_points_that_do_not_fit_are_refused(model, scene):  # noqa: F811
     [
         (["OUT.png"], "a GeoTIFF or a Zarr store"),
         (["OUT.csv"], "needs --at"),
+        (["OUT.tif", "--crs", "EPSG:4326"], "no points"),
         (["OUT.tif", "--dtype", "int4"], "any of int8, float16, float32"),
         (["OUT.tif", "--at", "POINTS"], "leave out --at"),
         (["OUT.csv", "--at", "POINTS", "--dtype", "int8"], "leave the option out"),

@@ -283,6 +283,26 @@ def test_the_report_counts_pixels_and_the_picture_is_written(written):
     assert report.plan["size"] == 16
 
 
+def test_points_are_no_fields(scene, tmp_path):
+    """Chips of points and polygons have numbers of fields; around points no outline is known."""
+    frame = scattered(14)
+    frame.loc[::2, "geometry"] = frame.geometry[::2].buffer(25)
+    path = save(frame, tmp_path / "a.gpkg")
+    label = read_labels(path, GRID)
+    write_chips(scene, path, tmp_path / "out", ChipPlan(size=16))
+    seen = 0
+    for chip in sorted((tmp_path / "out/h5_samples").glob("*.h5")):
+        with h5py.File(chip) as file:
+            instances, transform = file["instances"][()], file.attrs["transform"]
+            rows, columns = np.nonzero(file["label"][()] >= 0)
+        corner = round((TOP - transform[5]) / 10), round((transform[2] - LEFT) / 10)
+        is_point = label.parcel[rows + corner[0], columns + corner[1]] > label.outlined
+        assert (instances[rows, columns][is_point] == -1).all()
+        assert (instances[rows, columns][~is_point] > 0).all()
+        seen += is_point.sum()
+    assert seen > 10
+
+
 @pytest.mark.parametrize(("kind", "side"), [("points", 24), ("polygons", 96)])
 def test_chips_of_points_are_smaller_by_default(kind, side, points, tmp_path):
     if kind == "polygons":
@@ -460,6 +480,16 @@ REFUSED = {
         lambda path: save(few().set_geometry(few().buffer(30)), path),
         {"radius": 5},
         "polygons only.*leave out --radius",
+    ),
+    "latin.csv": (
+        lambda path: write_csv(path, degrees(few()).assign(crop=["blé", "maïs", "blé"]), encoding="latin-1"),
+        {},
+        "another encoding than UTF-8.*CSV UTF-8",
+    ),
+    "clash.csv": (
+        lambda path: write_csv(path, pd.concat([degrees(few()), degrees(few()).assign(crop="rye")])),
+        {},
+        r"no pixel of the scene gets a class \(6 points lie in a pixel.*rye and wheat \(features 1, 3, 4, 6\).*radius",
     ),
     "empty.csv": (csv_of("lon,lat,crop\n"), {}, "0 features, none of them with coordinates"),
 }

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from agrifm.errors import printable
 
-NAMED = 5  # features that a sentence names
+NAMED = 5  # features, and pairs of classes, that a sentence names
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,12 @@ class Account:
 
     def _disputed(self) -> str:
         parts = []
-        for names, features in self.disputed.items():
+        for names, features in list(self.disputed.items())[:NAMED]:
             shown = ", ".join(map(str, features[:NAMED]))
             more = ", ..." if len(features) > NAMED else ""
             parts.append(f"{printable(names)} (features {shown}{more})")
+        if len(self.disputed) > NAMED:
+            parts.append(f"and {len(self.disputed) - NAMED} other pairs")
         total = sum(map(len, self.disputed.values()))
         reason = "lie in a pixel with labels of other classes, which stays unlabeled"
         return f"{total:,} points {reason}: {'; '.join(parts)}"

@@ -119,11 +119,14 @@ def read_labels(path: Path, grid: GeoBox, *, table: ClassTable | None = None, **
         _refuse_for_rasters(path, chosen)
         labels = _of_raster(path, grid, table)
     if not (labels.label != IGNORE).any():
+        hint = "check the class table, the buffer and that the parcels are larger than a pixel."
+        if labels.are_points:
+            hint = "check the class table, the radius and that points of different classes do not share their pixels."
         raise InputError(
             path,
             found=f"no pixel of the scene gets a class ({labels.account})",
             expected="labels on the scene",
-            repair="check the class table, the buffer and that the parcels are larger than a pixel.",
+            repair=hint,
         )
     return labels
 

@@ -79,7 +79,7 @@ def check_codes(path: Path) -> None:
     except Unreadable as error:
         raise InputError(
             path,
-            found=f"neither a layer of polygons nor a raster ({error.found})",
+            found=f"neither a layer of polygons or points nor a raster ({error.found})",
             expected="e.g. GeoPackage, Shapefile, GeoJSON, FlatGeobuf or GeoTIFF",
             repair="copy it again with the files that belong to it, or convert it with ogr2ogr.",
         ) from error

@@ -38,6 +38,7 @@ CRS_COLUMNS = ("crs", "epsg", "srid")
 BLANK = ("", "nan", "na", "n/a", "null", "none")
 DECIMAL_COMMA = r"^([-+]?\d*),(\d+)$"
 FULL_TURN = 360.0
+BLOCK = 1 << 20  # characters that are decoded at once
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,8 @@ def read_points(path: Path) -> Any:
         InputError: If it cannot be read, or is Parquet and pyarrow is missing.
     """
     if path.suffix.lower() not in PARQUET:
+        if is_table(path):
+            _check_text(path)
         return read_table(path)
     if not path.is_file():
         raise InputError(path, found="no such file", expected="a table of points", repair="check the path.")
@@ -152,6 +155,27 @@ def read_points(path: Path) -> Any:
         if b"geo" in metadata:
             return geopandas.read_parquet(path)
         return pd.read_parquet(path)
+
+
+def _check_text(path: Path) -> None:
+    """Refuse a table that GDAL could not decode.
+
+    Raises:
+        InputError: If it is not UTF-8.
+    """
+    if not path.is_file():
+        return
+    try:
+        with path.open(encoding="utf-8") as file:
+            while file.read(BLOCK):
+                pass
+    except UnicodeDecodeError as error:
+        raise InputError(
+            path,
+            found="text in another encoding than UTF-8",
+            expected="a table in UTF-8",
+            repair="save it as UTF-8; Excel calls that 'CSV UTF-8'.",
+        ) from error
 
 
 def located(table: Any, where: object, crs: str | None = None) -> geopandas.GeoDataFrame:

@@ -41,7 +41,7 @@ XML_ROOTS = re.compile(rb"kml|gpx|osm|.*(Collection|DataSet|Features?)", re.IGNO
 VIEW = re.compile(r"ogr_geocode|load_extension|gdal_|ogr_inflate|fts3_tokenizer", re.IGNORECASE)
 
 REPAIR = "copy it again with the files that belong to it, or convert it, e.g. 'ogr2ogr NEW.gpkg OLD'."
-EXPECTED = "a vector file of polygons, e.g. GeoPackage, Shapefile, GeoJSON or FlatGeobuf"
+EXPECTED = "a vector file of polygons or points, e.g. GeoPackage, Shapefile, GeoJSON or FlatGeobuf"
 
 # A GML file may name the address of its schema, from where GDAL would download it.
 pyogrio.set_gdal_config_options({"GML_DOWNLOAD_SCHEMA": False})
