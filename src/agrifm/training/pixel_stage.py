@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from agrifm.checkpoint import Checkpoint
 from agrifm.config import Experiment
+from agrifm.data.chips import read_block
 from agrifm.data.folder import ChipFolder, SampleSource
 from agrifm.data.georeference import read_grid
 from agrifm.data.transforms import Augment
@@ -90,14 +91,33 @@ def labeled_batches(
 
 
 def blocks_of(source: SampleSource, seed: int, folds: int) -> np.ndarray:
-    """Block of ground ``(samples)`` of each sample: neighboring chips, or each sample for itself without a place."""
+    """Block of ground ``(samples)`` of each sample: the one that its chip names, else neighboring chips.
+
+    Without names and places, each sample is a block of its own.
+    """
     from sklearn.cluster import KMeans
 
+    named = _named_blocks(source)
+    if named is not None:
+        return named
     places = _places(source)
     if places is None:
         return np.arange(len(source))
     count = min(BLOCKS_PER_FOLD * folds, len(np.unique(places, axis=0)))
     return KMeans(count, n_init=1, random_state=seed).fit_predict(places)
+
+
+def _named_blocks(source: SampleSource) -> np.ndarray | None:
+    """Block ``(samples)`` that each chip names; None if one of them names none."""
+    if not isinstance(source, ChipFolder):
+        return None
+    blocks = []
+    for index in range(len(source)):
+        block = read_block(source.path(index), allow_links=source.allow_links)
+        if block is None:
+            return None
+        blocks.append(block)
+    return np.unique(blocks, return_inverse=True)[1]
 
 
 def _places(source: SampleSource) -> np.ndarray | None:
