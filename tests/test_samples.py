@@ -10,21 +10,28 @@ import numpy as np
 import pandas
 import pytest
 import rasterio
+import torch
 from conftest import FEW_PIXELS
+from made_maps import a_map
 from rich.console import Console
 from typer.testing import CliRunner
 
 import agrifm
 from agrifm.checkpoint import Checkpoint
 from agrifm.cli import app
-from agrifm.config import load
-from agrifm.data.chips import read_block
+from agrifm.config import load, parse
+from agrifm.data.chips import Georeference, read_block, write_chip
 from agrifm.errors import InputError
 from agrifm.evaluation.scoring import evaluate
+from agrifm.sample import Sample
 from agrifm.sample_tables.columns import TableOptions
+from agrifm.sample_tables.confident import contradictions, thresholds
+from agrifm.sample_tables.suggest import suggest
+from agrifm.sample_tables.suspects import check_labels, write_suspects
 from agrifm.sample_tables.table import read_table
 from agrifm.sample_tables.writer import SamplePlan, write_samples
 from agrifm.sensors import LANDSAT, S2
+from agrifm.statistics.interpretation import estimates, read_answers
 from agrifm.synthetic.chips import Landscape
 from agrifm.synthetic.scenes import write_scene
 from agrifm.training import fit
@@ -34,6 +41,7 @@ QUIET = Console(quiet=True)
 DATES = ["2018-03-01", "2018-05-10", "2018-07-20"]
 BANDS = ["B04", "B08"]
 CROPS = ["wheat", "maize"]
+RED_AND_INFRARED = replace(S2, bands=(S2.bands[2], S2.bands[3]), statistics=None)
 
 
 def long_table(samples=20, dates=DATES, bands=BANDS, seed=0):
@@ -454,3 +462,161 @@ def test_the_command_says_what_it_found(tmp_path):
     assert result.exit_code == 0, result.output
     assert "long: one row for each sample ('id') and date ('date')" in result.output
     assert "agrifm train" in result.output
+
+
+# Suspect labels
+
+
+def test_contradictions_by_hand():
+    # Thresholds: mean probability of the own class, 0.6 for both.
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.3, 0.7], [0.45, 0.55]])
+    given = np.array([0, 0, 0, 1, 1, 1])
+    np.testing.assert_allclose(thresholds(probabilities, given), [0.6, 2.05 / 3])
+    found = contradictions(probabilities, given, fold=np.array([0, 1, 0, 0, 1, 1]))
+    assert found.unit.tolist() == [2]  # the last one is below its threshold, but no other class reaches its own
+    assert found.suggested.tolist() == [1]
+    assert (found.given_confidence[0], found.suggested_confidence[0]) == (0.1, 0.9)
+
+
+def test_classes_of_one_place_are_not_judged_there():
+    probabilities = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.9, 0.1, 0.0], [0.1, 0.9, 0.0], [0.9, 0.1, 0.0]])
+    found = contradictions(probabilities, np.array([0, 1, 0, 1, 2]), fold=np.array([0, 0, 1, 1, 1]))
+    assert found.unit.tolist() == []
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory):
+    """A data set of 200 samples, of which eight have the label of the other class, and the names of these."""
+    folder = tmp_path_factory.mktemp("noisy")
+    frame = long_table(samples=200)
+    wrong = [f"s{number:02d}" for number in (3, 10, 47, 60, 91, 130, 151, 188)]
+    is_wrong = frame["id"].isin(wrong)
+    frame.loc[is_wrong, "crop"] = frame.loc[is_wrong, "crop"].map({"wheat": "maize", "maize": "wheat"})
+    frame["village"] = "v" + (frame["id"].str[1:].astype(int) // 4).astype(str)
+    write_samples(saved(frame, folder), folder / "data", TableOptions(group="village"))
+    return folder / "data", wrong
+
+
+def test_wrong_labels_are_listed_and_drawn(noisy, tmp_path):
+    folder, wrong = noisy
+    words = ["samples", "check", str(folder), str(tmp_path / "suspects.csv"), "--set", "pixels.members=[lda,logistic]"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert "suspect labels" in result.output
+    rows = list(csv.DictReader((tmp_path / "suspects.csv").open()))
+    assert {row["name"] for row in rows} <= set(wrong)
+    assert len(rows) >= len(wrong) - 1
+    assert all(row["label"] != row["suggested"] for row in rows)
+    margins = [float(row["suggested_confidence"]) - float(row["label_confidence"]) for row in rows]
+    assert margins == sorted(margins, reverse=True)
+    assert (tmp_path / "suspects.png").stat().st_size > 10_000
+    result = CliRunner().invoke(app, [*words[:3], str(tmp_path / "suspects.gpkg")])
+    assert isinstance(result.exception, InputError)
+    assert "samples without longitude and latitude" in str(result.exception)
+
+
+def test_parcels_are_listed_by_number_with_their_place(tmp_path):
+    """A parcel that reaches into two chips is one label."""
+    rng = np.random.default_rng(0)
+    instances = np.kron(np.arange(1, 17).reshape(2, 8), np.ones((4, 4), int))
+    crop = np.arange(1, 17) % 2
+    crop[5] = 1 - crop[5]
+    names = []
+    for column in range(0, 32, 6):
+        fields = instances[:, column : column + 6]
+        grows_late = np.arange(17)[fields] % 2 == 0
+        image = np.full((2, 2, *fields.shape), 1000.0)
+        image[0, 1] += 2000 * grows_late
+        image[1, 1] += 2000 * ~grows_late
+        image += rng.normal(0, 50, image.shape)
+        sample = Sample(
+            images={"S2": torch.from_numpy(image.astype(np.float32))},
+            dates={"S2": torch.tensor([17600, 17700])},
+            label=torch.from_numpy(crop[fields - 1]),
+        )
+        names.append(f"scene_r000_c{column // 6:03d}")
+        place = Georeference("EPSG:32631", (10.0, 0.0, 500_000.0 + 10 * column, 0.0, -10.0, 5_000_000.0))
+        write_chip(tmp_path / "h5_samples" / f"{names[-1]}.h5", sample, (RED_AND_INFRARED,), place, fields)
+    (tmp_path / "data_lists").mkdir()
+    for split, listed in (("train", names[:3]), ("val", names[3:])):
+        (tmp_path / "data_lists" / f"{split}.txt").write_text("\n".join(listed))
+    experiment = parse(
+        {
+            "data": {"root": str(tmp_path), "sensors": [RED_AND_INFRARED]},
+            "task": {"classes": ["maize", "wheat"]},
+            "pixels": {"members": ["lda"], "time_steps": 4, "folds": 3},
+        },
+        "test",
+    )
+    check = check_labels(experiment.quick())
+    assert len(check.units) == 16
+    write_suspects(check, tmp_path / "suspects.gpkg")
+    suspects = geopandas.read_file(tmp_path / "suspects.gpkg")
+    assert suspects["name"].tolist() == ["scene parcel 6"]
+    assert suspects["pixels"].tolist() == [16]
+    place = suspects.to_crs("EPSG:32631").geometry[0]
+    assert (round(place.x), round(place.y)) == (500_205, 4_999_995)
+
+
+# Suggestions
+
+
+def a_mapped_field(folder):
+    """A map of four classes with confidence, and an entropy that is large in one corner only."""
+    files, _ = a_map(folder / "map.tif", size=(60, 80), extras=("confidence", "entropy"))
+    entropy = np.zeros((60, 80), np.uint8)
+    entropy[40:, 50:] = 80
+    entropy[:5, 60:] = 40
+    with rasterio.open(folder / "map_entropy.tif", "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
+        file.write(entropy, 1)
+    return files[0]
+
+
+def test_suggested_points_are_a_probability_sample(tmp_path):
+    path = a_mapped_field(tmp_path)
+    found = suggest(path, tmp_path / "next.gpkg", 80)
+    points = geopandas.read_file(tmp_path / "next.gpkg")
+    assert len(points) == len(found.design.units) == 80
+    with rasterio.open(path) as file, rasterio.open(tmp_path / "map_confidence.tif") as confidence:
+        places = list(zip(points["x"], points["y"], strict=False))
+        assert [int(value[0]) for value in file.sample(places)] == points["map_class"].tolist()
+        shares = np.array([value[0] for value in confidence.sample(places)]) / 100
+        np.testing.assert_allclose(points["confidence"], shares)
+        pixels = np.bincount(file.read(1).ravel(), minlength=256)
+    drawn = points["map_class"].value_counts()
+    expected = [drawn[code] / pixels[code] for code in points["map_class"]]
+    np.testing.assert_allclose(points["inclusion_probability"], expected)
+    # Filled in, it is what 'agrifm area estimate' takes.
+    points["reference"] = points["map_class_name"]
+    points.to_file(tmp_path / "next.gpkg", layer="sample", driver="GPKG")
+    estimate = estimates(read_answers(tmp_path / "next.gpkg"), 0.95)[0]
+    assert estimate.overall.value == 1
+
+
+def test_uncertain_points_lie_where_the_entropy_is_large(tmp_path):
+    path = a_mapped_field(tmp_path)
+    found = suggest(path, tmp_path / "next.csv", 100, uncertain=0.3)
+    assert len(found.design.units) == 70
+    rows = pandas.read_csv(tmp_path / "next_uncertain.csv")
+    assert len(rows) == found.uncertain == 30
+    with rasterio.open(tmp_path / "map_entropy.tif") as file, rasterio.open(path) as classes:
+        entropy = file.read(1) * (classes.read(1) != 255) / 100
+        at_points = np.array([value[0] for value in file.sample(zip(rows["x"], rows["y"], strict=False))]) / 100
+    np.testing.assert_allclose(rows["entropy"], at_points)
+    assert (at_points > 0).all()
+    np.testing.assert_allclose(rows["inclusion_probability"], 30 * at_points / entropy.sum(), rtol=1e-4)
+    # The estimate of a total from these probabilities is near the truth: the number of pixels with entropy.
+    assert (1 / rows["inclusion_probability"]).sum() == pytest.approx((entropy > 0).sum(), rel=0.1)
+
+
+def test_suggestions_without_their_layers_or_with_few_points_are_refused(tmp_path):
+    path = a_mapped_field(tmp_path)
+    with pytest.raises(InputError, match=r"10 points at random for 6 classes\n  expected: at least 24"):
+        suggest(path, tmp_path / "next.gpkg", 10)
+    (tmp_path / "map_entropy.tif").unlink()
+    with pytest.raises(InputError, match="--entropy"):
+        suggest(path, tmp_path / "next.gpkg", 100, uncertain=0.5)
+    (tmp_path / "map_confidence.tif").unlink()
+    with pytest.raises(InputError, match="--confidence"):
+        suggest(path, tmp_path / "next.gpkg", 100)
+    assert not list(tmp_path.glob("next*"))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from agrifm.cli.shell import Overwrite, app, console
+from agrifm.cli.shell import Overrides, Overwrite, app, console
 
 samples = typer.Typer(
     no_args_is_help=True, help="Train from tables of labeled pixels, check labels, and suggest where to label next."
@@ -76,3 +76,63 @@ def make(
     report.show(console)
     console.print(f"written to {out}", highlight=False)
     console.print(f"next: agrifm train {out / 'crops.yaml'} --quick", highlight=False)
+
+
+@samples.command("check")
+def check(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Experiment in YAML, or the folder of a data set.")],
+    out: Annotated[Path, typer.Argument(help="Table of suspect labels to write: .csv or .gpkg.")],
+    max_pixels: Annotated[int, typer.Option(help="Labeled pixels that are used at most.", min=20)] = 20_000,
+    overrides: Overrides = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """List labels that their series contradict, worst first, with a picture of the worst twelve beside the table."""
+    from agrifm.sample_tables.suspects import check_labels, open_experiment, write_suspects
+    from agrifm.sample_tables.suspects_picture import save_suspects
+    from agrifm.sample_tables.units import refuse_without_places
+    from agrifm.statistics.area_sample import check_target
+
+    check_target(out, overwrite)
+    experiment = open_experiment(data, tuple(overrides or ()))
+    with console.status("reading labeled pixels") as status:
+        result = check_labels(
+            experiment,
+            most=max_pixels,
+            progress=status.update,
+            accepts=lambda units: refuse_without_places(units, out),
+        )
+    result.show(console)
+    write_suspects(result, out)
+    console.print(f"written to {out}", highlight=False)
+    if len(result.suspects.unit):
+        picture = out.with_suffix(".png")
+        save_suspects(result, picture)
+        console.print(f"picture of the worst: {picture}", highlight=False)
+    console.print("next: correct the labels at their source, and write the data set again", highlight=False)
+
+
+@samples.command("suggest")
+def suggest(
+    map_: Annotated[
+        Path, typer.Argument(metavar="MAP", help="Map of 'agrifm map --confidence', for --uncertain also --entropy.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Sample to write: .gpkg or .csv.")],
+    count: Annotated[int, typer.Option(help="Number of points.", min=2)] = 100,
+    uncertain: Annotated[
+        float, typer.Option(help="Share of the points that are drawn where the model is uncertain.", min=0, max=0.9)
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.", min=0)] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Suggest where to label next: a stratified random sample of the map, from which areas can be estimated too."""
+    from agrifm.sample_tables.suggest import suggest as suggest_points
+    from agrifm.statistics.tables import design_table
+
+    with console.status("drawing points"):
+        found = suggest_points(map_, out, count, uncertain, seed, overwrite=overwrite)
+    console.print(design_table(found.design))
+    if found.uncertain:
+        console.print(f"{found.uncertain:,} more points where the model is uncertain", highlight=False)
+    for path in found.files:
+        console.print(f"written: {path}", highlight=False, soft_wrap=True)
+    console.print(f"next: fill in 'reference', then agrifm area estimate {out}", highlight=False, soft_wrap=True)
