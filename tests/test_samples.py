@@ -27,7 +27,7 @@ from agrifm.sample import Sample
 from agrifm.sample_tables.columns import TableOptions
 from agrifm.sample_tables.confident import contradictions, thresholds
 from agrifm.sample_tables.suggest import suggest
-from agrifm.sample_tables.suspects import check_labels, write_suspects
+from agrifm.sample_tables.suspects import check_labels, open_experiment, write_suspects
 from agrifm.sample_tables.table import read_table
 from agrifm.sample_tables.writer import SamplePlan, write_samples
 from agrifm.sensors import LANDSAT, S2
@@ -153,6 +153,13 @@ def test_numbered_steps_take_a_first_day_and_an_interval(tmp_path):
         read_table(path)
     with pytest.raises(InputError, match="3, one for each step of the table"):
         read_table(path, TableOptions(dates="2018-01-01,2018-02-01"))
+    with pytest.raises(InputError, match="3, one for each step of the table"):
+        read_table(path, TableOptions(dates=",".join(["2018-01-01"] * 40)))  # longer than a file name
+    (tmp_path / "dates.txt").write_text("2018-01-01\n2018-01-17\n\n2018-02\n")
+    table = read_table(path, TableOptions(dates=str(tmp_path / "dates.txt")))
+    assert np.unique(table.days).tolist() == [17532, 17548, 17577]
+    with pytest.raises(InputError, match="no such file"):
+        read_table(path, TableOptions(dates="steps.txt"))
 
 
 # Sensors and units
@@ -513,6 +520,30 @@ def test_wrong_labels_are_listed_and_drawn(noisy, tmp_path):
     result = CliRunner().invoke(app, [*words[:3], str(tmp_path / "suspects.gpkg")])
     assert isinstance(result.exception, InputError)
     assert "samples without longitude and latitude" in str(result.exception)
+
+
+def test_labels_without_contradictions_give_an_empty_list(tmp_path):
+    frame = long_table(samples=120)
+    frame["lon"] = np.repeat(np.arange(120) % 40 / 10, 3)
+    frame["lat"] = 45.0
+    write_samples(saved(frame, tmp_path), tmp_path / "data")
+    words = ["samples", "check", str(tmp_path / "data"), str(tmp_path / "suspects.gpkg"), "--set"]
+    result = CliRunner().invoke(app, [*words, "pixels.members=[lda]"])
+    assert result.exit_code == 0, result.output
+    assert "0 suspect labels (0.0%)" in result.output
+    assert len(geopandas.read_file(tmp_path / "suspects.gpkg")) == 0
+    assert not (tmp_path / "suspects.png").exists()
+
+
+def test_labels_of_one_place_or_class_cannot_be_checked(noisy, tmp_path):
+    folder, _ = noisy
+    lists = folder / "data_lists"
+    (tmp_path / "train.txt").write_text((lists / "train.txt").read_text().split()[0])
+    overrides = [f"data.{split}={tmp_path / 'train.txt'}" for split in ("train", "val", "test")]
+    with pytest.raises(InputError, match=r"1 block\(s\) of ground"):
+        check_labels(open_experiment(folder, tuple(overrides)))
+    with pytest.raises(InputError, match="a data set of your own"):
+        open_experiment(folder, ("data.dataset=mine:data",))
 
 
 def test_parcels_are_listed_by_number_with_their_place(tmp_path):

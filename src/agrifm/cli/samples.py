@@ -101,8 +101,8 @@ def check(
             progress=status.update,
             accepts=lambda units: refuse_without_places(units, out),
         )
-    result.show(console)
     write_suspects(result, out)
+    result.show(console)
     console.print(f"written to {out}", highlight=False)
     if len(result.suspects.unit):
         picture = out.with_suffix(".png")

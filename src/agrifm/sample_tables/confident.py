@@ -62,7 +62,7 @@ def unlearned(given: np.ndarray, fold: np.ndarray, classes: int) -> tuple[np.nda
 
 
 def contradictions(probabilities: np.ndarray, given: np.ndarray, fold: np.ndarray) -> Contradictions:
-    """Find labels whose own class lies below its threshold while another class reaches its own.
+    """Find labels whose own class lies below its threshold while another, likelier class reaches its own.
 
     Labels that models could not learn elsewhere are not judged, and classes that they could not learn not suggested.
 
@@ -80,7 +80,8 @@ def contradictions(probabilities: np.ndarray, given: np.ndarray, fold: np.ndarra
     suggested = reached.argmax(1)
     rows = np.arange(len(given))
     own = probabilities[rows, given]
-    is_suspect = ~is_label & (own < limit_of_own[given]) & (reached[rows, suggested] >= 0)
+    # Rare classes that are hardly recognized have low thresholds, so the suggested class must be the likelier one, too.
+    is_suspect = ~is_label & (own < limit_of_own[given]) & (reached[rows, suggested] > own)
     unit = np.flatnonzero(is_suspect)
     best = probabilities[unit, suggested[unit]]
     order = np.argsort(own[unit] - best, kind="stable")

@@ -13,7 +13,8 @@ import numpy as np
 import pandas
 
 from agrifm.data.chip_values import parse_days
-from agrifm.errors import InputError
+from agrifm.errors import InputError, refusing
+from agrifm.io import size_of
 from agrifm.sample_tables.bands import BandColumns, find_bands, is_band, unknown_bands
 from agrifm.sample_tables.columns import Roles, TableOptions
 from agrifm.sample_tables.reading import listed, numbers, row_name, texts
@@ -43,7 +44,7 @@ class Observations:
         values: Values ``(m, c)`` as the table has them; NaN in empty cells.
         sample_of_row: Number of the sample of each row of the table.
         first_row: Row in which each sample begins ``(n)``.
-        unused: Columns that are not used.
+        unused: Columns, or bands of a wide table, that are not used.
     """
 
     layout: str
@@ -217,8 +218,8 @@ def _read_wide(
         )
     if roles.id is not None:
         _refuse_repeated_ids(texts(frame[roles.id]), roles.id, path)
-    used = {column for column, (band, _) in wide.items() if band in bands.columns}
-    unused = [column for column in roles.others(list(frame.columns)) if column not in used]
+    unused = [name for name in names if name not in bands.columns]
+    unused += [column for column in roles.others(list(frame.columns)) if column not in wide]
     return Observations(
         f"wide: one row for each sample, {len(steps)} {dated} in the names of the columns",
         bands,
@@ -275,7 +276,16 @@ def _listed_dates(dates: str, steps: int) -> np.ndarray:
         start = read_days(np.array([interval[1]]), f"--dates {dates}")[0]
         return start + int(interval[2]) * np.arange(steps)
     text = dates.replace(",", "\n")
-    if Path(dates).is_file():
-        text = Path(dates).read_text(encoding="utf-8-sig")
+    if "," not in dates and not re.fullmatch(DATE, dates):
+        text = _text_of(Path(dates))
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return read_days(np.array(lines), f"--dates {dates}")
+
+
+def _text_of(path: Path) -> str:
+    """Text of a small file."""
+    expected = "a text file with one date a line, dates with commas, or START/DAYS"
+    repair = "give the dates in one of these forms, e.g. --dates 2018-01-01/16."
+    size_of(path, expected=expected, repair=repair)
+    with refusing(path, expected=expected, repair=repair):
+        return path.read_text(encoding="utf-8-sig")

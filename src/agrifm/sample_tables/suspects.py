@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agrifm.checks.chips import survey
+from agrifm.chips.spatial_split import SPLITS
 from agrifm.config import Experiment, load
 from agrifm.data.folder import ChipFolder
 from agrifm.errors import InputError, printable
@@ -26,12 +27,12 @@ from agrifm.sample import Season
 from agrifm.sample_tables.confident import Contradictions, contradictions, unlearned
 from agrifm.sample_tables.reading import listed
 from agrifm.sample_tables.units import Unit, find_units, refuse_without_places
+from agrifm.statistics.tables import cell
 from agrifm.tasks.segmentation import Segmentation
 from agrifm.training.pixel_stage import blocks_of, draw_pixels
 
 MOST_PIXELS = 20_000
 MOST_PAIRS = 8  # of classes, in the table on the screen
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,9 @@ def check_labels(
     assert config is not None
     sensors = tuple(sensor.name for sensor in experiment.data.sensors)
     blocks = blocks_of(source, experiment.seed, config.folds)[pixels.sample]
+    for unit in units:
+        # A parcel that reaches into several blocks must not teach what its own label should be.
+        blocks[unit.pixels] = blocks[unit.pixels[0]]
     known, classes = np.unique(pixels.classes, return_inverse=True)
     _refuse_few(known, blocks)
     validation = cross_validate(pixels.features(sensors), classes, blocks, config, experiment.seed, progress)
@@ -239,7 +243,7 @@ def write_suspects(check: LabelCheck, out: Path) -> None:
     frame = check.frame()
     with whole(out) as unfinished:
         if out.suffix == ".csv":
-            frame.to_csv(unfinished, index=False)
+            frame.map(cell).to_csv(unfinished, index=False)
             return
         points = geopandas.points_from_xy(frame["lon"], frame["lat"], crs="EPSG:4326")
         geopandas.GeoDataFrame(frame, geometry=points).to_file(unfinished, layer="suspects", driver="GPKG")

@@ -12,13 +12,12 @@ from agrifm.checks.ground import near_infrared_band
 from agrifm.data.growing_season import date_of
 from agrifm.errors import printable
 from agrifm.figures import save_png
-from agrifm.pixels.features import index_bands
+from agrifm.pixels.features import LEAST_SUM, index_bands
 from agrifm.pixels.series import step_days
 from agrifm.sample_tables.suspects import LabelCheck
 from agrifm.sensors import Sensor
 
 ROWS, COLUMNS = 3, 4
-LEAST_SUM = 0.01  # reflectance; a smaller sum of two bands carries noise only
 LONGEST = 34  # characters of a title
 OWN, GIVEN, SUGGESTED = "#222222", "#cc6677", "#117733"
 

@@ -213,7 +213,7 @@ def _left_out(table: SampleTable, observed: Observations, is_labeled: np.ndarray
     """Sentences about columns, samples and dates that are not used."""
     notes = []
     if observed.unused:
-        notes.append(f"columns that are not used: {listed(observed.unused)}")
+        notes.append(f"not used: {listed(observed.unused)}")
     if not is_labeled.all():
         notes.append(f"{(~is_labeled).sum():,} samples without a label are left out")
     unseen = ~is_seen & is_labeled
