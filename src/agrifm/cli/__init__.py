@@ -1,7 +1,9 @@
 """The command ``agrifm``: one short function for each command. Heavy imports stay inside the functions."""
 
 # Each of these modules adds its commands.
-from agrifm.cli import area, data, embed, evaluate, fractions, maps, models, scenes, trust
+from agrifm.cli import area, data, embed, evaluate, fractions, maps, models, samples, scenes, trust
 from agrifm.cli.shell import app, main
 
-__all__ = ["app", "area", "data", "embed", "evaluate", "fractions", "main", "maps", "models", "scenes", "trust"]
+__all__ = [
+    "app", "area", "data", "embed", "evaluate", "fractions", "main", "maps", "models", "samples", "scenes", "trust",
+]  # fmt: skip

@@ -3,7 +3,8 @@
 One file is one sample: a dataset ``<sensor> (T, C, H, W)`` for each sensor and an integer ``label (H, W)``. Extensions:
 ``<sensor>_dates (T)``, ISO dates; ``<sensor>_mask (T, H, W)``, 1 where the ground is visible; ``instances (H, W)``, the
 number of the field, 0 outside of fields and -1 where it is unknown; the attribute ``bands`` of a sensor's dataset; and
-the attributes ``crs`` and ``transform`` (a, b, c, d, e, f of the label's grid) of the file.
+the attributes ``crs`` and ``transform`` (a, b, c, d, e, f of the label's grid) and ``block`` of the file: chips of one
+block stay in one fold of a cross-validation.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ __all__ = [
     "band_positions",
     "check_header",
     "open_chip",
+    "read_block",
     "read_chip",
     "read_georeference",
     "write_chip",
@@ -101,12 +103,23 @@ def check_header(
             band_positions(file, _stored_image(file, sensor), sensor)
 
 
+def read_block(path: Path, *, allow_links: bool = False) -> str | None:
+    """Read the name of the block that a chip belongs to; None if it names none.
+
+    Raises:
+        InputError: If the name is no text.
+    """
+    with open_chip(path, allow_links=allow_links) as file:
+        return file.text("block")
+
+
 def write_chip(
     path: Path,
     sample: Sample,
     sensors: Sequence[Sensor],
     place: Georeference | None = None,
     fields: np.ndarray | None = None,
+    block: str | None = None,
 ) -> None:
     """Write one chip; the file appears whole, by rename.
 
@@ -116,14 +129,19 @@ def write_chip(
         sensors: Sensors to write, of those that the sample holds.
         place: Georeference of the label's grid.
         fields: Numbers of the fields ``(h, w)``; they become the dataset ``instances``.
+        block: Name of the block that the chip belongs to.
     """
     # Writers of chips clear their folder before they begin: listing it for every chip would dominate the time.
     with whole(path, tidy=False) as unfinished:
-        unfinished.write_bytes(_to_bytes(sample, sensors, place, fields))
+        unfinished.write_bytes(_to_bytes(sample, sensors, place, fields, block))
 
 
 def _to_bytes(
-    sample: Sample, sensors: Sequence[Sensor], place: Georeference | None, fields: np.ndarray | None
+    sample: Sample,
+    sensors: Sequence[Sensor],
+    place: Georeference | None,
+    fields: np.ndarray | None,
+    block: str | None,
 ) -> memoryview | bytes:
     """Return the HDF5 file as bytes. It is built in memory because libhdf5 crashes on a full disk."""
     with h5py.File("chip", "w", driver="core", backing_store=False) as file:
@@ -140,6 +158,8 @@ def _to_bytes(
         if place is not None:
             file.attrs["crs"] = place.crs
             file.attrs["transform"] = place.transform
+        if block is not None:
+            file.attrs["block"] = block
         file.flush()
         return file.id.get_file_image()
 

@@ -22,6 +22,7 @@ class LabeledPixels:
         present: Whether the sample of each pixel has a sensor ``(n)``, by sensor.
         classes: Class of each pixel ``(n)``.
         sample: Number of the sample of each pixel ``(n)``, in the order in which the samples came.
+        place: Flat index of each pixel in the label of its sample ``(n)``.
         key: Random number of each pixel ``(n)``, which decides whether it is kept.
     """
 
@@ -29,6 +30,7 @@ class LabeledPixels:
     present: dict[str, np.ndarray]
     classes: np.ndarray
     sample: np.ndarray
+    place: np.ndarray
     key: np.ndarray
 
     def __len__(self) -> int:
@@ -41,6 +43,7 @@ class LabeledPixels:
             {name: present[chosen] for name, present in self.present.items()},
             self.classes[chosen],
             self.sample[chosen],
+            self.place[chosen],
             self.key[chosen],
         )
 
@@ -64,6 +67,7 @@ def join(parts: list[LabeledPixels]) -> LabeledPixels:
         {name: np.concatenate([part.present[name] for part in parts]) for name in first.present},
         np.concatenate([part.classes for part in parts]),
         np.concatenate([part.sample for part in parts]),
+        np.concatenate([part.place for part in parts]),
         np.concatenate([part.key for part in parts]),
     )
 
@@ -123,7 +127,7 @@ class PixelDraw:
             blocks[sensor.name] = block
             present[sensor.name] = np.full(len(places), is_present)
         classes = label.numpy().ravel()[places]
-        return LabeledPixels(blocks, present, classes, np.full(len(places), self.samples), key)
+        return LabeledPixels(blocks, present, classes, np.full(len(places), self.samples), places, key)
 
     def pixels(self) -> LabeledPixels:
         """The drawn pixels, in the order of the samples; at least one was added."""

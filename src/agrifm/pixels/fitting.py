@@ -165,14 +165,82 @@ def _compare(
     rows = _fewer(rows, seed)
     features, classes, blocks = pixels.features(sensors)[rows], pixels.classes[rows], blocks[rows]
     count = len(np.unique(blocks))
-    folds = list(_folds(features, classes, blocks, config.folds, seed))
-    if len(folds) < 2 or len(config.members) < 2:
+    if len(config.members) < 2:
         return Comparison((), None, 0, count, len(rows))
+    validation = cross_validate(features, classes, blocks, config, seed, progress)
+    if not validation.folds:
+        return Comparison((), None, 0, count, len(rows))
+    scores = validation.scores()
+    chosen = validation.chosen()
+    members = []
+    for name, (accuracy, f_score) in scores.items():
+        members.append(MemberScore(name, accuracy, f_score, validation.seconds[name], name in chosen))
+    tested = validation.tested
+    mean = _scores(validation.mean()[tested], classes[tested])
+    return Comparison(tuple(members), mean, validation.folds, count, len(rows))
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """Probabilities of pixels by members that were fitted without the blocks of these pixels.
+
+    Args:
+        classes: Class of each pixel ``(n)``.
+        probabilities: Probabilities ``(n, k)`` by member.
+        fold: Number of the fold in which each pixel was tested ``(n)``; -1 where that fold could not be used.
+        seconds: Time of all fits and predictions by member.
+        folds: Number of folds; 0 if there are too few blocks.
+    """
+
+    classes: np.ndarray
+    probabilities: dict[MemberName, np.ndarray]
+    fold: np.ndarray
+    seconds: dict[MemberName, float]
+    folds: int
+
+    @property
+    def tested(self) -> np.ndarray:
+        """Numbers of the pixels that were tested."""
+        return np.flatnonzero(self.fold >= 0)
+
+    def scores(self) -> dict[MemberName, tuple[float, float]]:
+        """Accuracy and mean F-score by member."""
+        tested = self.tested
+        return {name: _scores(of[tested], self.classes[tested]) for name, of in self.probabilities.items()}
+
+    def chosen(self) -> tuple[MemberName, ...]:
+        """Members that are not clearly worse than the best one."""
+        return choose({name: f_score for name, (_, f_score) in self.scores().items()})
+
+    def mean(self) -> np.ndarray:
+        """Mean probabilities ``(n, k)`` of the chosen members."""
+        return np.mean([self.probabilities[name] for name in self.chosen()], 0)
+
+
+def cross_validate(
+    features: np.ndarray, classes: np.ndarray, blocks: np.ndarray, config: PixelsConfig, seed: int, progress: Progress
+) -> CrossValidation:
+    """Fit every member without some blocks of ground, and predict the pixels of these blocks.
+
+    Args:
+        features: Features ``(n, f)``; NaN where a value is missing.
+        classes: Class of each pixel ``(n)``.
+        blocks: Block of ground of each pixel ``(n)``; a block is never divided between folds.
+        config: Members and folds.
+        seed: Seed of all random choices.
+        progress: Receives a line about the current step.
+    """
+    folds = list(_folds(features, classes, blocks, config.folds, seed))
+    fold = np.full(len(classes), -1)
+    if len(folds) < 2:
+        return CrossValidation(classes, {}, fold, {}, 0)
+    for number, (_, test) in enumerate(folds):
+        fold[test] = number
     predictions = {}
     seconds = {}
     for name in config.members:
         started = time.monotonic()
-        predictions[name] = np.zeros((len(rows), classes.max() + 1), np.float32)
+        predictions[name] = np.zeros((len(classes), classes.max() + 1), np.float32)
         for number, (train, test) in enumerate(folds, 1):
             progress(f"cross-validation: {name}, fold {number} of {len(folds)}")
             present = np.unique(classes[train])
@@ -181,14 +249,7 @@ def _compare(
                 predicted = module(torch.from_numpy(features[test])).numpy()
             predictions[name][np.ix_(test, present)] = predicted
         seconds[name] = time.monotonic() - started
-    tested = np.concatenate([test for _, test in folds])
-    scores = {name: _scores(predicted[tested], classes[tested]) for name, predicted in predictions.items()}
-    chosen = choose({name: f_score for name, (_, f_score) in scores.items()})
-    members = []
-    for name, (accuracy, f_score) in scores.items():
-        members.append(MemberScore(name, accuracy, f_score, seconds[name], name in chosen))
-    mean = np.mean([predictions[name] for name in chosen], 0)
-    return Comparison(tuple(members), _scores(mean[tested], classes[tested]), len(folds), count, len(rows))
+    return CrossValidation(classes, predictions, fold, seconds, len(folds))
 
 
 def choose(f_scores: Mapping[MemberName, float]) -> tuple[MemberName, ...]:

@@ -172,7 +172,14 @@ def check_target(out: Path, overwrite: bool) -> None:
         )
 
 
-def write_sample(out: Path, design: Design, *, open_book: bool = False, overwrite: bool = False) -> list[Path]:
+def write_sample(
+    out: Path,
+    design: Design,
+    *,
+    open_book: bool = False,
+    overwrite: bool = False,
+    columns: Mapping[str, np.ndarray] | None = None,
+) -> list[Path]:
     """Write a sample as CSV or GeoPackage with an empty column ``reference``, and its design beside it.
 
     Args:
@@ -180,12 +187,13 @@ def write_sample(out: Path, design: Design, *, open_book: bool = False, overwrit
         design: Design of the sample.
         open_book: Also write stratum, class on the map, probability and weight. They influence interpreters.
         overwrite: Replace an existing sample with its references.
+        columns: More columns ``(n)``, in the order of the units.
 
     Raises:
         InputError: If the suffix is another, or the file exists.
     """
     check_target(out, overwrite)
-    frame = _frame(design, open_book)
+    frame = _frame(design, open_book, columns or {})
     with whole(out) as unfinished:
         if out.suffix == ".csv":
             frame.drop(columns="geometry").map(cell).to_csv(unfinished, index=False)
@@ -195,7 +203,7 @@ def write_sample(out: Path, design: Design, *, open_book: bool = False, overwrit
     return [out, Design.beside(out)]
 
 
-def _frame(design: Design, open_book: bool) -> geopandas.GeoDataFrame:
+def _frame(design: Design, open_book: bool, more: Mapping[str, np.ndarray]) -> geopandas.GeoDataFrame:
     """Return one row for each unit, with an empty reference."""
     x = np.array([unit.x for unit in design.units])
     y = np.array([unit.y for unit in design.units])
@@ -219,5 +227,6 @@ def _frame(design: Design, open_book: bool) -> geopandas.GeoDataFrame:
             "inclusion_probability": [stratum.inclusion_probability for stratum in strata],
             "weight": [1 / stratum.inclusion_probability for stratum in strata],
         }
+    columns |= more
     columns |= {"design": [design.key] * len(x), "reference": [""] * len(x)}
     return geopandas.GeoDataFrame(columns, geometry=geopandas.points_from_xy(x, y), crs=design.crs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from agrifm.checkpoint import Checkpoint
 from agrifm.config import Experiment
+from agrifm.data.chips import read_block
 from agrifm.data.folder import ChipFolder, SampleSource
 from agrifm.data.georeference import read_grid
 from agrifm.data.transforms import Augment
@@ -46,6 +47,40 @@ def fit_pixels(experiment: Experiment, train: SampleSource, console: Console) ->
     """
     config, task = experiment.pixels, experiment.task
     assert config is not None
+    assert isinstance(task, Segmentation)
+    with console.status("reading labeled pixels") as status, torch.inference_mode():
+        # Series that end early teach the classifiers to map early, as they teach the network.
+        truncate = experiment.augment.truncate
+        augment = Augment(flips=False, rot90=False, truncate=truncate) if truncate else None
+        draw = draw_pixels(experiment, train, augment, config.max_pixels, status.update)
+        pixels = draw.pixels()
+        blocks = blocks_of(train, experiment.seed, config.folds)[pixels.sample]
+        fitted = fit_ensemble(pixels, blocks, draw.features, task.outputs, config, experiment.seed, status.update)
+    _print(fitted[1], draw.labeled, console)
+    return fitted
+
+
+def draw_pixels(
+    experiment: Experiment,
+    source: SampleSource,
+    augment: Augment | None,
+    most: int,
+    progress: Callable[[str], object],
+) -> PixelDraw:
+    """Draw labeled pixels of a split with their features.
+
+    Args:
+        experiment: A resolved experiment with a section ``pixels``.
+        source: The split.
+        augment: Random changes of the samples.
+        most: Largest number of pixels.
+        progress: Receives a line about the current step.
+
+    Raises:
+        InputError: If nothing is labeled.
+    """
+    config, task = experiment.pixels, experiment.task
+    assert config is not None
     assert config.season is not None
     assert isinstance(task, Segmentation)
     features = PixelFeatures(
@@ -55,26 +90,18 @@ def fit_pixels(experiment: Experiment, train: SampleSource, console: Console) ->
         indices="indices" in config.features,
         statistics="statistics" in config.features,
     )
-    draw = PixelDraw(features, config.max_pixels, experiment.seed)
-    with console.status("reading labeled pixels") as status, torch.inference_mode():
-        # Series that end early teach the classifiers to map early, as they teach the network.
-        truncate = experiment.augment.truncate
-        augment = Augment(flips=False, rot90=False, truncate=truncate) if truncate else None
-        for batch, labels in labeled_batches(experiment, train, augment):
-            draw.add(batch, labels, task.ignore_index)
-            status.update(f"reading labeled pixels: sample {draw.samples} of {len(train)}")
-        if not draw.parts:
-            raise InputError(
-                "train split",
-                found="no labeled pixel",
-                expected="labels to learn from",
-                repair="check task.ignore_index and the lists.",
-            )
-        pixels = draw.pixels()
-        blocks = blocks_of(train, experiment.seed, config.folds)[pixels.sample]
-        fitted = fit_ensemble(pixels, blocks, features, task.outputs, config, experiment.seed, status.update)
-    _print(fitted[1], draw.labeled, console)
-    return fitted
+    draw = PixelDraw(features, most, experiment.seed)
+    for batch, labels in labeled_batches(experiment, source, augment):
+        draw.add(batch, labels, task.ignore_index)
+        progress(f"reading labeled pixels: sample {draw.samples} of {len(source)}")
+    if not draw.parts:
+        raise InputError(
+            "train split",
+            found="no labeled pixel",
+            expected="labels to learn from",
+            repair="check task.ignore_index and the lists.",
+        )
+    return draw
 
 
 def labeled_batches(
@@ -90,14 +117,33 @@ def labeled_batches(
 
 
 def blocks_of(source: SampleSource, seed: int, folds: int) -> np.ndarray:
-    """Block of ground ``(samples)`` of each sample: neighboring chips, or each sample for itself without a place."""
+    """Block of ground ``(samples)`` of each sample: the one that its chip names, else neighboring chips.
+
+    Without names and places, each sample is a block of its own.
+    """
     from sklearn.cluster import KMeans
 
+    named = _named_blocks(source)
+    if named is not None:
+        return named
     places = _places(source)
     if places is None:
         return np.arange(len(source))
     count = min(BLOCKS_PER_FOLD * folds, len(np.unique(places, axis=0)))
     return KMeans(count, n_init=1, random_state=seed).fit_predict(places)
+
+
+def _named_blocks(source: SampleSource) -> np.ndarray | None:
+    """Block ``(samples)`` that each chip names; None if one of them names none."""
+    if not isinstance(source, ChipFolder):
+        return None
+    blocks = []
+    for index in range(len(source)):
+        block = read_block(source.path(index), allow_links=source.allow_links)
+        if block is None:
+            return None
+        blocks.append(block)
+    return np.unique(blocks, return_inverse=True)[1]
 
 
 def _places(source: SampleSource) -> np.ndarray | None:

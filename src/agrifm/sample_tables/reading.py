@@ -1,0 +1,155 @@
+"""Tables of samples of any format, as text and numbers in a data frame."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+
+from agrifm.errors import InputError, refusing
+from agrifm.io import size_of
+from agrifm.vectors.reading import read_table
+
+EXPECTED = "a table of samples: CSV, Parquet, GeoPackage or another vector file of points"
+REPAIR = "save it again as CSV in UTF-8, with the names of the columns in the first line."
+TEXT = (".csv", ".txt", ".tsv")
+PARQUET = (".parquet", ".geoparquet")
+HEAD = 1 << 16  # characters in which the separator is looked for
+SEPARATORS = ",;\t|"
+MOST_LISTED = 12  # names in a sentence
+
+
+def read_frame(path: Path) -> pandas.DataFrame:
+    """Read a table; points of a vector file become the columns ``lon`` and ``lat``.
+
+    Raises:
+        InputError: If there is no such file, it cannot be read, or it has no rows.
+    """
+    size_of(path, expected=EXPECTED, repair="check the path.")
+    suffix = path.suffix.lower()
+    if suffix in TEXT:
+        frame = _read_text(path)
+    elif suffix in PARQUET:
+        frame = _read_parquet(path)
+    else:
+        frame = _with_places(read_table(path), path)
+    frame.columns = [str(name).strip() for name in frame.columns]
+    _refuse_repeated_names(frame, path)
+    if frame.empty:
+        raise InputError(
+            path, found="no rows", expected="one row for each sample, or for each sample and date", repair=REPAIR
+        )
+    return frame.reset_index(drop=True)
+
+
+def _read_text(path: Path) -> pandas.DataFrame:
+    """Read CSV as text; numbers are converted where a column is known to hold numbers."""
+    with refusing(path, expected=EXPECTED, repair=REPAIR):
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first_line = file.readline(HEAD)
+        separator = max(SEPARATORS, key=first_line.count)
+        if not first_line.strip():
+            return pandas.DataFrame()
+        return pandas.read_csv(
+            path, sep=separator, dtype=str, encoding="utf-8-sig", skipinitialspace=True, quoting=csv.QUOTE_MINIMAL
+        )
+
+
+def _read_parquet(path: Path) -> pandas.DataFrame:
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise InputError(
+            path,
+            found="Parquet, which this installation cannot read",
+            expected="the library pyarrow",
+            repair="install it with pip install 'agrifm[parquet]', or save the table as CSV.",
+        ) from error
+    with refusing(path, expected=EXPECTED, repair=REPAIR):
+        has_places = b"geo" in (parquet.read_schema(path).metadata or {})
+    if not has_places:
+        with refusing(path, expected=EXPECTED, repair=REPAIR):
+            return parquet.read_table(path).to_pandas()
+    import geopandas
+
+    with refusing(path, expected=EXPECTED, repair=REPAIR):
+        table = geopandas.read_parquet(path)
+    return _with_places(table, path)
+
+
+def _with_places(table: Any, path: Path) -> pandas.DataFrame:
+    """Replace geometries by the columns ``lon`` and ``lat`` of a point inside each of them."""
+    if not hasattr(table, "geometry"):
+        return pandas.DataFrame(table)
+    frame = pandas.DataFrame(table.drop(columns=table.geometry.name))
+    if table.crs is None:
+        raise InputError(
+            path, found="geometries without a CRS", expected="a CRS such as EPSG:4326", repair="write it into the file."
+        )
+    with refusing(path, expected="geometries that can be projected to degrees"):
+        points = table.geometry.representative_point().to_crs("EPSG:4326")
+    is_empty = points.is_empty | points.isna()
+    frame["lon"] = np.where(is_empty, np.nan, points.x)
+    frame["lat"] = np.where(is_empty, np.nan, points.y)
+    return frame
+
+
+def _refuse_repeated_names(frame: pandas.DataFrame, path: Path) -> None:
+    names = list(frame.columns)
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(
+                path, found=f"two columns '{name}'", expected="columns of different names", repair="rename one of them."
+            )
+
+
+def texts(column: pandas.Series) -> np.ndarray:
+    """Values as text without surrounding spaces; empty where a value is missing. Whole numbers have no point."""
+    if pandas.api.types.is_float_dtype(column):
+        is_whole = (column.dropna() % 1 == 0).all()
+        column = column.astype("Int64") if is_whole else column
+    return column.astype("string").fillna("").str.strip().to_numpy(dtype=object).astype(str)
+
+
+def numbers(column: pandas.Series, path: Path) -> np.ndarray:
+    """Values as float64; NaN where a value is missing.
+
+    Raises:
+        InputError: If a value is text; names the first one and its row.
+    """
+    if pandas.api.types.is_numeric_dtype(column):
+        return column.to_numpy(dtype=np.float64, na_value=np.nan)
+    text = texts(column)
+    values = pandas.to_numeric(pandas.Series(text), errors="coerce")
+    if values.isna().any():
+        # Decimal commas, as spreadsheets of many countries write them.
+        with_points = pandas.Series(text).str.replace(",", ".", regex=False)
+        values = values.fillna(pandas.to_numeric(with_points, errors="coerce"))
+    is_missing = np.isin(np.char.lower(text), ("", "nan", "na", "null", "none"))
+    wrong = np.flatnonzero(values.isna().to_numpy() & ~is_missing)
+    if len(wrong):
+        row = int(wrong[0])
+        raise InputError(
+            f"{path}: column '{column.name}', {row_name(row)}",
+            found=f"the text '{text[row]}'",
+            expected="a number, or an empty cell where there is no data",
+            repair="correct the cell, or name the columns of the bands with --bands.",
+        )
+    return values.to_numpy(dtype=np.float64)
+
+
+def listed(names: Sequence[str] | np.ndarray, most: int = MOST_LISTED) -> str:
+    """Names in a sentence, of which the first few are shown."""
+    if not len(names):
+        return "(none)"
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return f"{', '.join(map(str, names[:most]))}{more}"
+
+
+def row_name(row: int) -> str:
+    """How errors name a row, counted from 1 without the line of the column names."""
+    return f"row {row + 1}"
