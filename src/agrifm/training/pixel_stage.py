@@ -25,6 +25,7 @@ from agrifm.pixels.ensemble import TINY, PixelEnsemble
 from agrifm.pixels.features import PixelFeatures
 from agrifm.pixels.fitting import Comparison, fit_ensemble
 from agrifm.sample import Batch
+from agrifm.tasks.fields import Fields
 from agrifm.tasks.segmentation import Segmentation
 from agrifm.training.loaders import batches_in_order
 
@@ -47,7 +48,8 @@ def fit_pixels(experiment: Experiment, train: SampleSource, console: Console) ->
     config, task = experiment.pixels, experiment.task
     assert config is not None
     assert config.season is not None
-    assert isinstance(task, Segmentation)
+    assert isinstance(task, Segmentation | Fields)
+    classes = task.pixel_classes if isinstance(task, Fields) else task.outputs
     features = PixelFeatures(
         tuple(experiment.data.sensors),
         config.season,
@@ -72,7 +74,7 @@ def fit_pixels(experiment: Experiment, train: SampleSource, console: Console) ->
             )
         pixels = draw.pixels()
         blocks = blocks_of(train, experiment.seed, config.folds)[pixels.sample]
-        fitted = fit_ensemble(pixels, blocks, features, task.outputs, config, experiment.seed, status.update)
+        fitted = fit_ensemble(pixels, blocks, features, classes, config, experiment.seed, status.update)
     _print(fitted[1], draw.labeled, console)
     return fitted
 
@@ -82,7 +84,7 @@ def labeled_batches(
 ) -> Iterator[tuple[Batch, Int[Tensor, "b h w"]]]:
     """Samples in order, with their classes."""
     task = experiment.task
-    assert isinstance(task, Segmentation)
+    assert isinstance(task, Segmentation | Fields)
     for batches in batches_in_order(experiment, source, augment):
         for batch in batches:
             if batch.label is not None:
