@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from agrifm.checkpoint import Checkpoint
 from agrifm.checks.chips import evenly
@@ -15,15 +16,52 @@ from agrifm.config import Experiment
 from agrifm.data.folder import SampleSource, SampleSubset
 from agrifm.pixels.fitting import Comparison
 from agrifm.tasks.edges import EdgeChoice
-from agrifm.tasks.fields import Fields, FieldSums
+from agrifm.tasks.fields import Fields
 from agrifm.training.pixel_stage import fit_pixels, labeled_batches
 
 MOST_CHIPS = 40  # chips of each split on which edges are chosen
 CLEARLY_BETTER = 0.02  # score that a candidate must gain over a simpler one
-# Candidates with the weight of the edges, the simplest first. The validation split has chosen the epoch of the network,
-# which flatters it and every mean with it.
-EDGES, BOTH, NETWORK = "edges", "mean of both", "network"
-SHARES = {EDGES: 1.0, BOTH: 0.5, NETWORK: 0.0}
+LOWER = (0, 10, 20)  # percent by which ground of the mean may be open below the boundary of the watershed
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to find fields, and what it finds on each chip of the validation split.
+
+    Args:
+        name: Its name in tables.
+        share: Weight of the edges; the rest is that of the network.
+        task: The task, with the watershed of this candidate.
+        chips: Sums and confusion matrix of each chip, as the metric of the task computes them.
+    """
+
+    name: str
+    share: float
+    task: Fields
+    chips: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def add(self, network: Tensor, edges: Tensor, label: Tensor) -> None:
+        """Add the chips of a batch, from the outputs of network and edges."""
+        output = self.task.mean(network, edges, self.share)
+        for index in range(len(output)):
+            metric = self.task.metric()
+            self.task.update(metric, output[index : index + 1], label[index : index + 1])
+            self.chips.append(metric.compute())
+
+    def scores(self, left_out: int | None = None) -> dict[str, float]:
+        """Scores of all chips together, or of all but one."""
+        sums = torch.stack([sums for sums, _ in self.chips]).sum(0)
+        confusion = torch.stack([confusion for _, confusion in self.chips]).sum(0)
+        if left_out is not None:
+            sums = sums - self.chips[left_out][0]
+            confusion = confusion - self.chips[left_out][1]
+        metric = self.task.metric()
+        metric.update(sums, confusion)
+        return self.task.scores(metric).summary
+
+    def score(self, left_out: int | None = None) -> float:
+        """The score by which candidates are chosen."""
+        return self.scores(left_out)[self.task.best_score]
 
 
 def fit_edges(
@@ -81,82 +119,77 @@ def choose(network: Checkpoint, edges: Checkpoint, val: SampleSource, console: C
         val: The validation split.
         console: Shows the scores.
     """
-    experiment = network.experiment
-    task = experiment.task
-    assert isinstance(task, Fields)
-    parts = _score_chips(network, edges, val)
-    scores = {name: _summary(task, metrics) for name, metrics in parts.items()}
-    compared = {name: summary[task.best_score] for name, summary in scores.items()}
-    chosen = clearly_best(task, parts)
-    _print(scores, task.shown, chosen, console)
+    edge_fields, *means, network_fields = candidates = _candidates(network.experiment)
+    _add_chips(candidates, network, edges, val)
+    mean = max(means, key=Candidate.score)
+    # The simplest comes first: the validation split chose the epoch of the network, which flatters it and the mean.
+    compared = (edge_fields, mean, network_fields)
+    chosen = clearly_best(compared)
+    _print(compared, chosen, console)
     return replace(
         network,
+        experiment=network.experiment.model_copy(update={"task": chosen.task}),
         pixels=edges.pixels,
         edges=edges.edges,
-        pixel_share=SHARES[chosen],
-        scores=scores[chosen],
-        compared=compared,
+        pixel_share=chosen.share,
+        scores=chosen.scores(),
+        compared={candidate.name: candidate.score() for candidate in compared},
     )
 
 
-def _score_chips(network: Checkpoint, edges: Checkpoint, val: SampleSource) -> dict[str, list[FieldSums]]:
-    """Sums of every candidate on every chip of the validation split."""
-    experiment, task = network.experiment, network.experiment.task
+def _candidates(experiment: Experiment) -> list[Candidate]:
+    """Edges, means of edges and network, and the network.
+
+    Where only one of the two is sure of a boundary, their mean stays low, so that a lower one may already be enough.
+    """
+    task = experiment.task
     assert isinstance(task, Fields)
+    candidates = [Candidate("edges", 1.0, task)]
+    for lower in LOWER:
+        watershed = replace(task.watershed, boundary=max(1, task.watershed.boundary - lower))
+        candidates.append(Candidate("mean of both", 0.5, replace(task, watershed=watershed)))
+    candidates.append(Candidate("network", 0.0, task))
+    return candidates
+
+
+def _add_chips(candidates: Sequence[Candidate], network: Checkpoint, edges: Checkpoint, val: SampleSource) -> None:
+    """Let every candidate find the fields of the validation split."""
     first, second = network.model(), edges.model()
-    parts: dict[str, list[FieldSums]] = {name: [] for name in SHARES}
     with torch.inference_mode():
-        for batch, _ in labeled_batches(experiment, val):
+        for batch, _ in labeled_batches(network.experiment, val):
             assert batch.label is not None
             of_network, of_edges = first(batch), second(batch)
-            for name, share in SHARES.items():
-                output = task.mean(of_network, of_edges, share)
-                for index in range(len(batch)):
-                    metric = task.metric()
-                    task.update(metric, output[index : index + 1], batch.label[index : index + 1])
-                    parts[name].append(metric)
-    return parts
+            for candidate in candidates:
+                candidate.add(of_network, of_edges, batch.label)
 
 
-def clearly_best(task: Fields, parts: Mapping[str, Sequence[FieldSums]]) -> str:
-    """Return the name of the simplest candidate, or of one that is clearly better than the simpler ones.
+def clearly_best(candidates: Sequence[Candidate]) -> Candidate:
+    """Return the simplest candidate, which comes first, or one that is clearly better than the simpler ones.
 
     It is clearly better if it gains more than ``CLEARLY_BETTER`` on all chips, and still does without any one of them.
-
-    Args:
-        task: The task.
-        parts: Sums of every candidate on every chip, the simplest candidate first.
     """
-    best, *others = parts
-    for name in others:
-        if all(_gains(task, parts[name], parts[best], left_out) for left_out in range(-1, len(parts[name]))):
-            best = name
+    best, *others = candidates
+    for candidate in others:
+        if len(candidate.chips) > 1 and all(_gains(candidate, best, i) for i in (None, *range(len(candidate.chips)))):
+            best = candidate
     return best
 
 
-def _gains(task: Fields, candidate: Sequence[FieldSums], simpler: Sequence[FieldSums], left_out: int) -> bool:
-    """Whether a candidate is better by more than the margin without one chip; -1 leaves none out."""
-    kept = [index for index in range(len(candidate)) if index != left_out]
-    score = _summary(task, [candidate[index] for index in kept])[task.best_score]
-    of_simpler = _summary(task, [simpler[index] for index in kept])[task.best_score]
-    return score > of_simpler + CLEARLY_BETTER
+def _gains(candidate: Candidate, simpler: Candidate, left_out: int | None) -> bool:
+    return candidate.score(left_out) > simpler.score(left_out) + CLEARLY_BETTER
 
 
-def _summary(task: Fields, metrics: Sequence[FieldSums]) -> dict[str, float]:
-    """Scores of several chips together."""
-    total = task.metric()
-    for metric in metrics:
-        total.update(*metric.compute())
-    return task.scores(total).summary
-
-
-def _print(scores: Mapping[str, Mapping[str, float]], shown: tuple[str, ...], chosen: str, console: Console) -> None:
+def _print(compared: Sequence[Candidate], chosen: Candidate, console: Console) -> None:
+    """Print the table of the candidates."""
+    shown = chosen.task.shown
     table = Table(title="validation split", title_justify="left", box=None, header_style="bold")
     table.add_column("fields from")
-    for name in shown:
+    for name in ("open below", *shown):
         table.add_column(name, justify="right")
     table.add_column("")
-    for name, summary in scores.items():
-        values = [f"{summary[key]:.4f}" for key in shown]
-        table.add_row(name, *values, "chosen" if name == chosen else "")
+    for candidate in compared:
+        scores = candidate.scores()
+        values = [f"{scores[key]:.4f}" for key in shown]
+        note = "chosen" if candidate is chosen else ""
+        table.add_row(candidate.name, f"{candidate.task.watershed.boundary} %", *values, note)
     console.print(table)
