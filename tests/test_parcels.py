@@ -10,7 +10,7 @@ import pytest
 import rasterio
 import shapely
 import yaml
-from conftest import FARM, TINY
+from conftest import FARM, FEW_PIXELS, TINY
 from drawn_parcels import GRID, LEFT, TOP, frame_of, holds, save, square, write_tif
 from test_cli import agrifm, runner
 from test_fields import layers_of, random_fields
@@ -111,6 +111,7 @@ def model(farm, tmp_path_factory):
     values = yaml.safe_load(FIELDS.read_text())
     values["data"]["root"], values["model"], values["augment"]["crop"] = str(farm), {"size": TINY}, 24
     values["training"] |= {"epochs": 1, "batch_size": 4, "accelerator": "cpu"}
+    values["pixels"] = FEW_PIXELS
     (folder / "fields.yaml").write_text(yaml.safe_dump(values))
     agrifm("train", folder / "fields.yaml", "--out", folder / "run")
     return folder / "run" / "best.safetensors"

@@ -394,10 +394,6 @@ def test_what_does_not_fit_is_refused_in_a_sentence(settings, tmp_path, quick_ru
         ({"pixels": {"members": ["svm"]}}, "extra_trees"),
         ({"pixels": {"features": ["indices"]}}, "add 'series'"),
         ({"pixels": {"time_steps": 1}}, "from 2 to"),
-        (
-            {"pixels": {}, "task": {"kind": "fields"}, "data": {**settings["data"], "label_key": "instances"}},
-            "single pixels",
-        ),
     ):
         with pytest.raises(InputError, match=message):
             parse({**settings, **changes}, "experiment")

@@ -22,10 +22,13 @@ from torch import Tensor, nn
 from agrifm.config import Experiment, parse
 from agrifm.errors import InputError, refusing
 from agrifm.io import write_whole
-from agrifm.nn.ensemble import Blend, TestTimeEnsemble
+from agrifm.nn.edges import EdgeRule, Edges
+from agrifm.nn.ensemble import Blend, TestTimeEnsemble, mean_of_classes
 from agrifm.nn.model import CropModel, ModelConfig
 from agrifm.pixels.ensemble import PixelEnsemble
 from agrifm.tasks.calibration import Calibration
+from agrifm.tasks.edges import FieldEdges
+from agrifm.tasks.fields import Fields
 from agrifm.tensor_files import (
     DAMAGED,
     Match,
@@ -58,6 +61,8 @@ class Checkpoint:
         others: Other members of an ensemble, whose probabilities are averaged with those of this one.
         pixels: Classifiers of single pixels, beside the network or in its place.
         pixel_share: Weight of their probabilities, from 0 to 1; the rest is that of the network.
+        edges: Rule of the boundaries that belong to the classifiers of pixels, if the task is to find fields.
+        compared: Scores on the validation split of the network, of what stands beside it, and of both, by name.
     """
 
     experiment: Experiment
@@ -70,6 +75,8 @@ class Checkpoint:
     others: tuple[Checkpoint, ...] = ()
     pixels: PixelEnsemble | None = None
     pixel_share: float = 0.0
+    edges: EdgeRule | None = None
+    compared: dict[str, float] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write the file; it appears whole.
@@ -89,8 +96,10 @@ class Checkpoint:
         if self.flips or self.others:
             header["flips"] = json.dumps(self.flips)
             header["others"] = json.dumps([other.experiment.model_dump_json() for other in self.others])
+        if self.compared:
+            header["compared"] = json.dumps(self.compared)
         members = (self, *self.others)
-        if any(member.pixels is not None for member in members):
+        if any(member.stands_beside for member in members):
             header["pixels"] = json.dumps([member._pixels_document() for member in members])
         write_safetensors(path, self._weights_of_all(), header)
 
@@ -134,6 +143,7 @@ class Checkpoint:
             calibration=calibration,
             flips=_read_entry(header, "flips", bool, False, path),
             others=tuple(others),
+            compared=_read_entry(header, "compared", dict[str, float], {}, path),
         )
         for member in (checkpoint, *others):
             member._check_weights(path)
@@ -150,24 +160,32 @@ class Checkpoint:
             if arrays or not experiment.network:
                 raise _damaged(f"{path}: pixels", "no description of the pixel classifiers", "one")
             return cls(experiment, weights)
-        classes = len(experiment.task.names)
-        pixels = PixelEnsemble.restore(document.description, arrays, experiment.data.sensors, classes, path)
-        return cls(experiment, weights, pixels=pixels, pixel_share=document.share)
+        task, sensors = experiment.task, experiment.data.sensors
+        if (document.edges is not None) != isinstance(task, Fields):
+            raise _damaged(f"{path}: edges", f"task '{task.kind}'", "edges for the task 'fields', and for no other")
+        pixels = None
+        if document.description is not None:
+            classes = task.pixel_classes if isinstance(task, Fields) else len(task.names)
+            pixels = PixelEnsemble.restore(document.description, arrays, sensors, classes, path)
+        elif arrays or document.edges is None:
+            raise _damaged(f"{path}: pixels", "no description of the pixel classifiers", "one")
+        return cls(experiment, weights, pixels=pixels, pixel_share=document.share, edges=document.edges)
 
     def _pixels_document(self) -> dict[str, Any] | None:
-        if self.pixels is None:
+        if not self.stands_beside:
             return None
-        return {"description": self.pixels.description(), "share": self.pixel_share}
+        description = None if self.pixels is None else self.pixels.description()
+        document = {"description": description, "share": self.pixel_share}
+        return document if self.edges is None else {**document, "edges": asdict(self.edges)}
 
     def _check_weights(self, path: Path) -> None:
         """Compare the weights with the model that the experiment describes, before that model takes any memory."""
+        if self.experiment.network or self.edges is not None:
+            self._refuse_without_statistics(path)
         if not self.experiment.network:
             if self.weights:
                 raise _damaged(f"{path}: weights", "weights of a network", "none, as the experiment has no network")
             return
-        for sensor in self.experiment.data.sensors:
-            if sensor.statistics is None:
-                raise _damaged(f"{path}: sensor {sensor.name}", "no statistics", "those that it was trained with")
         expected = "a model that can be built"
         with refusing(f"{path}: experiment", expected=expected, repair=DAMAGED), torch.device("meta"):
             model = build(self.experiment)
@@ -181,6 +199,11 @@ class Checkpoint:
                     expected="standard deviations above 0",
                     repair="take another checkpoint; this one was damaged or changed.",
                 )
+
+    def _refuse_without_statistics(self, path: Path) -> None:
+        for sensor in self.experiment.data.sensors:
+            if sensor.statistics is None:
+                raise _damaged(f"{path}: sensor {sensor.name}", "no statistics", "those that it was trained with")
 
     def _weights_of_all(self) -> dict[str, Tensor]:
         """Its weights by their names, and those of the others with the number of the member in front."""
@@ -209,14 +232,35 @@ class Checkpoint:
         return TestTimeEnsemble(members, flips=self.flips).eval()
 
     def _single_model(self) -> nn.Module:
-        """The network, the classifiers of pixels, or both."""
-        if self.pixels is not None and not self.uses_network:
-            return deepcopy(self.pixels)
+        """The network, what stands beside it, or both."""
+        if self.stands_beside and not self.uses_network:
+            return self._beside()
         network = build(self.experiment)
         load_strict(network, self.weights)
-        if self.pixels is None or self.pixel_share == 0:
+        if not self.stands_beside or self.pixel_share == 0:
             return network
-        return Blend(network, deepcopy(self.pixels), self.pixel_share)
+        task = self.experiment.task
+        mean = task.mean if isinstance(task, Fields) else mean_of_classes
+        return Blend(network, self._beside(), self.pixel_share, mean)
+
+    @property
+    def stands_beside(self) -> bool:
+        """Whether there are classifiers of pixels or edges, beside the network or in its place."""
+        return self.pixels is not None or self.edges is not None
+
+    def _beside(self) -> nn.Module:
+        """The classifiers of pixels; with edges, the fields that follow from both."""
+        pixels = deepcopy(self.pixels)
+        if self.edges is None:
+            assert pixels is not None
+            return pixels
+        task = self.experiment.task
+        assert isinstance(task, Fields)
+        return FieldEdges(task, Edges(self.experiment.data.sensors, self.edges), pixels)
+
+    @property
+    def _uses_edges(self) -> bool:
+        return self.edges is not None and self.pixel_share > 0
 
     @property
     def uses_network(self) -> bool:
@@ -227,7 +271,9 @@ class Checkpoint:
     def sees_neighbors(self) -> bool:
         """Whether the class of a pixel depends on pixels around it, in this model or another of the ensemble."""
         members = (self, *self.others)
-        return any(member.uses_network and member.experiment.model.has_pyramid for member in members)
+        return any(
+            member._uses_edges or (member.uses_network and member.experiment.model.has_pyramid) for member in members
+        )
 
     def with_root(self, root: Path | None, *, allow_links: bool = False) -> Checkpoint:
         """Return the checkpoint with its data in another folder of the same layout.
@@ -279,10 +325,11 @@ class Checkpoint:
 
 
 class PixelsDocument(BaseModel):
-    """Entry of a header about the pixel classifiers of one model."""
+    """Entry of a header about the pixel classifiers and the edges of one model."""
 
-    description: str
+    description: str | None
     share: Annotated[float, Field(ge=0, le=1)]
+    edges: EdgeRule | None = None
 
 
 def _read_experiment(text: str, path: Path) -> Experiment:
@@ -402,6 +449,10 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     if checkpoint.pixels is not None:
         names = dict.fromkeys(member.name for member in checkpoint.pixels.members)
         facts["pixels"] = f"{', '.join(names)}: {checkpoint.pixel_share:.0%} of the probabilities"
+    if checkpoint.edges is not None:
+        facts["edges"] = f"{checkpoint.edges}: {checkpoint.pixel_share:.0%} of the boundary"
+    if checkpoint.compared:
+        facts["compared"] = {key: round(value, 4) for key, value in checkpoint.compared.items()}
     if not experiment.network:
         del facts["model"]
     if checkpoint.flips or checkpoint.others:

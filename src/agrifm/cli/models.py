@@ -19,7 +19,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/NAME.")] = None,
     resume: Annotated[bool, typer.Option(help="Resume a run that was stopped in that folder.")] = True,
     quick: Annotated[
-        bool, typer.Option(help="Train only classifiers of single pixels, in seconds, and no network.")
+        bool, typer.Option(help="Train no network: only classifiers of single pixels, with image edges for fields.")
     ] = False,
     overrides: Overrides = None,
 ) -> None:

@@ -27,6 +27,7 @@ from agrifm.tasks.fractions import Fractions
 from agrifm.tasks.segmentation import Segmentation
 
 TASK_KINDS = ("segmentation", "fractions", "fields")
+WITH_PIXELS = ("segmentation", "fields")  # tasks whose classes single pixels can show
 
 
 def _task_with_classes(value: Any) -> Any:
@@ -48,10 +49,10 @@ Task = Annotated[
 ]
 
 
-def _is_segmentation(task: Any) -> bool:
+def _kind_of(task: Any) -> Any:
     if isinstance(task, Mapping):
-        return task.get("kind", "segmentation") == "segmentation"
-    return isinstance(task, Segmentation)
+        return task.get("kind", "segmentation")
+    return getattr(task, "kind", None)
 
 
 class Experiment(Section):
@@ -67,8 +68,10 @@ class Experiment(Section):
         model: Architecture of the network. A segmentation that states neither this section nor ``start_from`` trains
             the branch of single pixels (``branch: pixel``), which needs the fewest labels.
         pixels: Classifiers of single pixels beside the network; their probabilities are averaged with those of the
-            network. A segmentation has them by default; ``pixels: null`` leaves them out.
-        network: Train the network. Without it, the classifiers in ``pixels`` make the map alone, in seconds.
+            network. With task ``fields``, they show extent and crops, image gradients show the boundaries, and the
+            validation split decides between both, the network and their mean. These two tasks have the section by
+            default; ``pixels: null`` leaves it out.
+        network: Train the network. Without it, what belongs to ``pixels`` makes the map alone, in seconds.
         task: What the network learns: ``segmentation``, ``fields`` or ``fractions``.
         teacher: Mean teacher of pre-training. Without it, only fractions are learned.
         probe: Segmentation experiment in YAML. After each epoch of pre-training, a linear probe on frozen features is
@@ -91,12 +94,13 @@ class Experiment(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _defaults_of_segmentation(cls, values: Any) -> Any:
-        """Fill in what a segmentation does by default: classifiers of pixels, and the pixel branch of the network."""
-        if not isinstance(values, Mapping) or not _is_segmentation(values.get("task")):
+    def _defaults_of_task(cls, values: Any) -> Any:
+        """Fill in what a task has by default: classifiers of pixels, and for a segmentation the pixel branch."""
+        kind = _kind_of(values.get("task")) if isinstance(values, Mapping) else None
+        if kind not in WITH_PIXELS:
             return values
         defaults: dict[str, Any] = {"pixels": {}}
-        if values.get("start_from") is None:
+        if kind == "segmentation" and values.get("start_from") is None:
             defaults["model"] = {"branch": "pixel"}
         return {**defaults, **values}
 
@@ -114,7 +118,7 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _pixels_fit_task(self) -> Experiment:
-        if self.pixels is not None and not isinstance(self.task, Segmentation):
+        if self.pixels is not None and self.task.kind not in WITH_PIXELS:
             raise ValueError(f"pixels classify single pixels: leave them out with task '{self.task.kind}'")
         if not self.network and self.pixels is None:
             raise ValueError("network: false needs a section pixels, e.g. 'pixels: {}'")
@@ -210,16 +214,16 @@ class Experiment(Section):
         return self.model_copy(update=changes)
 
     def quick(self) -> Experiment:
-        """Return the experiment without the network: only the classifiers of single pixels.
+        """Return the experiment without the network: only classifiers of single pixels, and edges for fields.
 
         Raises:
-            InputError: If the task is not a segmentation.
+            InputError: If the task learns fractions.
         """
-        if not isinstance(self.task, Segmentation):
+        if self.task.kind not in WITH_PIXELS:
             raise InputError(
                 "--quick",
                 found=f"an experiment with task '{self.task.kind}'",
-                expected="task 'segmentation', whose classes single pixels can show",
+                expected="task 'segmentation' or 'fields', whose classes single pixels can show",
                 repair="leave --quick out.",
             )
         return self.model_copy(update={"pixels": self.pixels or PixelsConfig(), "network": False, "start_from": None})
@@ -227,6 +231,6 @@ class Experiment(Section):
     def to_yaml(self) -> str:
         """The resolved experiment as YAML."""
         values = self.model_dump(mode="json", exclude_none=True)
-        if self.pixels is None and isinstance(self.task, Segmentation):
+        if self.pixels is None and self.task.kind in WITH_PIXELS:
             values["pixels"] = None  # because leaving the key out means the default
         return yaml.safe_dump(values, sort_keys=False, width=110)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -52,26 +52,40 @@ class TestTimeEnsemble(nn.Module):
         return mean.clamp(min=TINY).log()
 
 
+def mean_of_classes(
+    first: Float[Tensor, "b k y x"], second: Float[Tensor, "b k y x"], share: float
+) -> Float[Tensor, "b k y x"]:
+    """Return the logarithm of the mean of the probabilities of classes in two outputs; ``share`` is of the second."""
+    mean = torch.lerp(torch.softmax(first.float(), 1), torch.softmax(second.float(), 1), share)
+    return mean.clamp(min=TINY).log()
+
+
 class Blend(nn.Module):
-    """Weighted mean of the probabilities of two models; it is called like one of them.
+    """Weighted mean of two models; it is called like one of them.
 
     Args:
         first: A model, which returns logits.
-        second: Another model with the same classes.
+        second: Another model with the same outputs.
         share: Weight of the second model, from 0 to 1.
+        mean: Computes the mean of two outputs, of which the second has this weight.
     """
 
-    def __init__(self, first: nn.Module, second: nn.Module, share: float) -> None:
+    def __init__(
+        self,
+        first: nn.Module,
+        second: nn.Module,
+        share: float,
+        mean: Callable[[Tensor, Tensor, float], Tensor] = mean_of_classes,
+    ) -> None:
         super().__init__()
         self.first = first
         self.second = second
         self.share = share
+        self.mean = mean
 
     def forward(self, batch: Batch) -> Float[Tensor, "b k y x"]:
-        """Return the logarithm of the mean probabilities, on the grid of the labels or the finest sensor."""
-        first = torch.softmax(self.first(batch).float(), 1)
-        second = torch.softmax(self.second(batch).float(), 1)
-        return torch.lerp(first, second, self.share).clamp(min=TINY).log()
+        """Return the mean on the grid of the labels or the finest sensor."""
+        return self.mean(self.first(batch), self.second(batch), self.share)
 
 
 def orient(batch: Batch, quarter_turns: int, mirrored: bool) -> Batch:

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -23,6 +23,7 @@ from agrifm.tasks.segmentation import AnyLoss, Classes, Losses, color_of
 from agrifm.tasks.watershed import UNKNOWN, Watershed, targets
 
 LAYERS = ("extent", "boundary", "distance")
+TINY = 1e-6  # least probability; its logarithm is finite
 
 
 class FieldSums(Metric):
@@ -127,6 +128,18 @@ class Fields:
         """Channels of the model: extent, boundary, distance, then crops."""
         return len(LAYERS) + len(self.classes)
 
+    @property
+    def pixel_classes(self) -> int:
+        """Number of classes that single pixels are classified into: no field and field, each with every crop.
+
+        With crops, an unknown crop is one more class, so that ground without a crop label still shows the extent.
+        """
+        return 2 * self._crops_or_unknown
+
+    @property
+    def _crops_or_unknown(self) -> int:
+        return len(self.classes) + 1
+
     def with_pixel(self, meters: float) -> Fields:
         """Return the task with this pixel size, unless it has one."""
         return self if self.pixel_size is not None else replace(self, pixel_size=meters)
@@ -171,6 +184,20 @@ class Fields:
         """Return the mask of the pixels that count in some loss: all of them."""
         return torch.ones_like(label[:, 0], dtype=torch.bool)
 
+    def classes_of(self, label: Float[Tensor, "b n h w"]) -> Int[Tensor, "b h w"]:
+        """Return the class of each pixel, of ``pixel_classes``; -1 where it is unknown whether there is a field."""
+        extent = self._extent(label)
+        crop_or_unknown = label[:, 3].long() + 1 if self.classes else torch.zeros_like(extent)
+        return torch.where(extent >= 0, extent * self._crops_or_unknown + crop_or_unknown, UNKNOWN)
+
+    def extent_and_crops(
+        self, probabilities: Float[Tensor, "b p h w"]
+    ) -> tuple[Float[Tensor, "b h w"], Float[Tensor, "b c h w"]]:
+        """Return the probability of a field, and the logits of the crops, from probabilities of ``pixel_classes``."""
+        without_field, with_field = probabilities.split(self._crops_or_unknown, 1)
+        crops = without_field[:, 1:] + with_field[:, 1:]
+        return with_field.sum(1), crops.clamp(min=TINY).log()
+
     def _extent(self, label: Tensor) -> Tensor:
         """Return 1 in fields, 0 where there is no field, and -1 for unknown."""
         is_field = label[:, 0] > 0
@@ -187,7 +214,7 @@ class Fields:
         count = everywhere.count + extra_weight * edge.count
         return LossSum(total, count)
 
-    def metric(self) -> Metric:
+    def metric(self) -> FieldSums:
         """Return a metric that sums over fields and crops."""
         return FieldSums(len(self.classes))
 
@@ -230,6 +257,22 @@ class Fields:
         """Return the probabilities of extent and boundary, and the distance, from 0 to 1."""
         return output[:, : len(LAYERS)].float().sigmoid()
 
+    def mean(
+        self, first: Float[Tensor, "b k h w"], second: Float[Tensor, "b k h w"], share: float
+    ) -> Float[Tensor, "b k h w"]:
+        """Return the output whose layers and crop probabilities are the means of those of two models.
+
+        Args:
+            first: Output of a model.
+            second: Output of another model.
+            share: Weight of the second one, from 0 to 1.
+        """
+        layers = logit(torch.lerp(self.layers(first), self.layers(second), share))
+        first_crops = torch.softmax(first[:, len(LAYERS) :].float(), 1)
+        second_crops = torch.softmax(second[:, len(LAYERS) :].float(), 1)
+        crops = torch.lerp(first_crops, second_crops, share)
+        return torch.cat([layers, crops.clamp(min=TINY).log()], 1)
+
 
 @dataclass(frozen=True)
 class MapLabelSource:
@@ -255,6 +298,11 @@ class MapLabelSource:
                 repair="set data.label_key to the datasets, or correct what your own dataset returns.",
             )
         return replace(sample, label=label[-1] if self.task.classes else label.clamp(max=1))
+
+
+def logit(share: Tensor) -> Tensor:
+    """Return the logits of shares; those of 0 and 1 are finite."""
+    return torch.logit(share, TINY)
 
 
 def percent(share: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from agrifm.config import Experiment, parse
 from agrifm.data.folder import SampleSource
 from agrifm.errors import InputError
 from agrifm.io import locked, refuse_unwritable
-from agrifm.pixels.ensemble import PixelEnsemble
+from agrifm.tasks.fields import Fields
 from agrifm.training.callbacks import BEST, HISTORY, LAST
+from agrifm.training.field_stage import choose, fit_edges
 from agrifm.training.linear_probe import open_probe
 from agrifm.training.loaders import Loaders, open_sources
 from agrifm.training.mean_teacher import MeanTeacher
@@ -87,9 +89,9 @@ def fit(
         module.inputs = data["inputs"]
         if weights is not None:
             console.print(f"start weights: {load_start_weights(module, weights)}", highlight=False)
-        pixels = None
+        beside = None
         if experiment.pixels is not None and is_first():
-            pixels = _fit_pixels(experiment, out, sources, console, resuming=resumed_state is not None)
+            beside = _fit_pixels(experiment, out, sources, console, resuming=resumed_state is not None)
         if not resume and is_first():
             for name in (RESUME, HISTORY, BEST, LAST):
                 (out / name).unlink(missing_ok=True)
@@ -98,31 +100,45 @@ def fit(
 
         trainer = make_trainer(experiment, out, console, open_probe(experiment))
         run(trainer, module, Loaders(experiment, sources), resumed_state)
-        if pixels is not None:
+        if beside is not None:
             network = Checkpoint.load(out / BEST)
-            if network.pixels is None:  # a run that had ended has averaged them already
-                blend(network, pixels, sources["val"], console).save(out / BEST)
+            if not network.stands_beside:  # a run that had ended has averaged them already
+                _combine(network, beside, sources["val"], console).save(out / BEST)
     return out / BEST
+
+
+def _combine(network: Checkpoint, beside: Checkpoint, val: SampleSource, console: Console) -> Checkpoint:
+    """Combine the network with what was fitted beside it, by their scores on the validation split."""
+    if beside.edges is not None:
+        return choose(network, beside, val, console)
+    assert beside.pixels is not None
+    return blend(network, beside.pixels, val, console)
 
 
 def _fit_pixels(
     experiment: Experiment, out: Path, sources: Mapping[str, SampleSource], console: Console, *, resuming: bool
-) -> PixelEnsemble:
-    """Fit the pixel classifiers and save them as a checkpoint of their own; take it up if a run is resumed."""
+) -> Checkpoint:
+    """Fit the pixel classifiers, and edges for fields, and save them as a checkpoint; a resumed run takes it up."""
     path = out / (PIXELS if experiment.network else BEST)
     if resuming and path.is_file():
-        pixels = Checkpoint.load(path).pixels
-        if pixels is not None:
-            return pixels
-    pixels, comparison = fit_pixels(experiment, sources["train"], console)
+        saved = Checkpoint.load(path)
+        if saved.stands_beside:
+            return saved
     quick = experiment.quick()
-    scores = score(pixels, quick, sources["val"])
-    Checkpoint(quick, {}, scores, pixels=pixels, pixel_share=1.0).save(path)
-    write_members(comparison, out / MEMBERS)
+    if isinstance(experiment.task, Fields):
+        beside, comparison = fit_edges(quick, sources, console)
+    else:
+        pixels, comparison = fit_pixels(experiment, sources["train"], console)
+        beside = Checkpoint(quick, {}, pixels=pixels, pixel_share=1.0)
+    scores = score(beside.model(), quick, sources["val"])
+    beside = replace(beside, scores=scores)
+    beside.save(path)
+    if comparison is not None:
+        write_members(comparison, out / MEMBERS)
     write_provenance(experiment, out)
     shown = "  ".join(f"{name} {scores[name]:.4f}" for name in experiment.task.shown if name in scores)
     console.print(f"validation: {shown}\nsaved: {path}", highlight=False, soft_wrap=True)
-    return pixels
+    return beside
 
 
 def _refuse_to_replace_network(experiment: Experiment, out: Path) -> None:

@@ -26,6 +26,7 @@ from agrifm.pixels.ensemble import TINY, PixelEnsemble
 from agrifm.pixels.features import PixelFeatures
 from agrifm.pixels.fitting import Comparison, fit_ensemble
 from agrifm.sample import Batch
+from agrifm.tasks.fields import Fields
 from agrifm.tasks.segmentation import Segmentation
 from agrifm.training.loaders import batches_in_order
 
@@ -47,7 +48,8 @@ def fit_pixels(experiment: Experiment, train: SampleSource, console: Console) ->
     """
     config, task = experiment.pixels, experiment.task
     assert config is not None
-    assert isinstance(task, Segmentation)
+    assert isinstance(task, Segmentation | Fields)
+    classes = task.pixel_classes if isinstance(task, Fields) else task.outputs
     with console.status("reading labeled pixels") as status, torch.inference_mode():
         # Series that end early teach the classifiers to map early, as they teach the network.
         truncate = experiment.augment.truncate
@@ -55,7 +57,7 @@ def fit_pixels(experiment: Experiment, train: SampleSource, console: Console) ->
         draw = draw_pixels(experiment, train, augment, config.max_pixels, status.update)
         pixels = draw.pixels()
         blocks = blocks_of(train, experiment.seed, config.folds)[pixels.sample]
-        fitted = fit_ensemble(pixels, blocks, draw.features, task.outputs, config, experiment.seed, status.update)
+        fitted = fit_ensemble(pixels, blocks, draw.features, classes, config, experiment.seed, status.update)
     _print(fitted[1], draw.labeled, console)
     return fitted
 
@@ -82,7 +84,7 @@ def draw_pixels(
     config, task = experiment.pixels, experiment.task
     assert config is not None
     assert config.season is not None
-    assert isinstance(task, Segmentation)
+    assert isinstance(task, Segmentation | Fields)
     features = PixelFeatures(
         tuple(experiment.data.sensors),
         config.season,
@@ -109,7 +111,7 @@ def labeled_batches(
 ) -> Iterator[tuple[Batch, Int[Tensor, "b h w"]]]:
     """Samples in order, with their classes."""
     task = experiment.task
-    assert isinstance(task, Segmentation)
+    assert isinstance(task, Segmentation | Fields)
     for batches in batches_in_order(experiment, source, augment):
         for batch in batches:
             if batch.label is not None:
