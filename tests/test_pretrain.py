@@ -32,7 +32,7 @@ from agrifm.pretraining.shard_writer import ShardWriter
 from agrifm.sensors import LANDSAT, S2
 from agrifm.synthetic.landcover import SyntheticLandCover
 from agrifm.tasks.fractions import COVERS, Fractions
-from agrifm.training import fit, mean_teacher
+from agrifm.training import fit, mean_teacher, resolve
 from agrifm.training.linear_probe import LinearProbe
 from agrifm.training.loaders import open_sources
 from agrifm.training.mean_teacher import AugmentedViews, Views, confidence, update_teacher
@@ -41,18 +41,31 @@ from agrifm.training.throughput import forward_flops, tokens
 from agrifm.weight_files.start_weights import start_weights
 
 ROOT = Path(__file__).parents[1]
+EPOCHS = 2
 
 
 @pytest.fixture
-def plan():
-    """A small experiment as plain values: 16 samples an epoch."""
+def few_statistics(monkeypatch):
+    """Statistics of samples that are generated on the fly are computed on 12 of them."""
+    monkeypatch.setattr(resolve.survey_covers, "__defaults__", (12,))
+
+
+@pytest.fixture
+def endless_plan(few_statistics):
+    """A small experiment as plain values: 16 samples an epoch, generated on the fly."""
     return small_plan()
 
 
+@pytest.fixture
+def plan(shards):
+    """The same on small samples in shards."""
+    return of_shards(small_plan(), shards)
+
+
 @pytest.fixture(scope="module")
-def plan_file(tmp_path_factory):
+def plan_file(shards, tmp_path_factory):
     """The same as a file, without dropped paths, which differ from process to process."""
-    plan = small_plan()
+    plan = of_shards(small_plan(), shards)
     path = tmp_path_factory.mktemp("plan") / "pretrain.yaml"
     path.write_text(yaml.safe_dump({**plan, "model": {**plan["model"], "size": {**TINY, "drop_path": 0.0}}}))
     return path
@@ -66,7 +79,7 @@ def small_plan():
         "teacher": {"ramp_up": 0.0},
         "augment": {"noise": 0.03, "mask_frames": 0.2},
         "model": {"size": TINY, "shared_backbone": True},
-        "training": {"epochs": 2, "batch_size": 4, "workers": 0, "accelerator": "cpu"},
+        "training": {"epochs": EPOCHS, "batch_size": 4, "workers": 0, "accelerator": "cpu"},
     }
 
 
@@ -88,7 +101,7 @@ def of_shards(plan, shards, **more):
     return {**plan, "data": {**plan["data"], "shards": {**plan["data"]["shards"], **places, **more}}}
 
 
-def test_the_shipped_experiment_trains_one_step(tmp_path):
+def test_the_shipped_experiment_trains_one_step(few_statistics, tmp_path):
     experiment = load(
         ROOT / "configs" / "pretrain.yaml",
         [
@@ -108,8 +121,8 @@ def test_the_shipped_experiment_trains_one_step(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["synthetic", "shards"])
-def test_killed_in_mid_epoch_it_goes_on_to_the_same_bits(plan, shards, place, tmp_path, monkeypatch):
-    plan = plan if place == "synthetic" else of_shards(plan, shards)
+def test_killed_in_mid_epoch_it_goes_on_to_the_same_bits(plan, endless_plan, place, tmp_path, monkeypatch):
+    plan = endless_plan if place == "synthetic" else plan
     fit(parse(plan), tmp_path / "whole")
     step, steps = mean_teacher.MeanTeacher.training_step, []
 
@@ -128,9 +141,9 @@ def test_killed_in_mid_epoch_it_goes_on_to_the_same_bits(plan, shards, place, tm
 
 
 def trained(config, out, *settings):
-    """Train by the command line, in a process of its own."""
+    """Train by the command line, in two processes of their own."""
     words = [sys.executable, "-m", "agrifm.cli", "train", str(config), "--out", str(out)]
-    for text in settings:
+    for text in ("training.devices=2", *settings):
         words += ["--set", text]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     finished = subprocess.run(words, capture_output=True, text=True, timeout=300, env=environment)
@@ -139,9 +152,9 @@ def trained(config, out, *settings):
 
 
 @pytest.fixture(scope="module")
-def alone(plan_file, tmp_path_factory):
-    """Result of one process after two epochs of the plan."""
-    return trained(plan_file, tmp_path_factory.mktemp("alone"))
+def by_two(plan_file, tmp_path_factory):
+    """Result of two processes after all epochs of the plan."""
+    return trained(plan_file, tmp_path_factory.mktemp("by_two"))
 
 
 def assert_same_run(one, two):
@@ -151,41 +164,42 @@ def assert_same_run(one, two):
             assert float(theirs[key]) == pytest.approx(float(mine[key]), abs=5e-3), key
 
 
-def test_two_processes_give_the_result_of_one(plan_file, alone, tmp_path):
-    assert_same_run(alone, trained(plan_file, tmp_path / "two", "training.devices=2"))
+def test_two_processes_give_the_result_of_one(plan_file, by_two, tmp_path):
+    fit(load(plan_file), tmp_path)
+    assert_same_run(tmp_path, by_two)
 
 
-def test_two_processes_that_split_the_model_give_the_result_of_one_and_go_on_from_it(plan_file, alone, tmp_path):
+def test_two_processes_that_split_the_model_give_the_result_of_one_and_go_on_from_it(plan_file, tmp_path):
     """A batch of one process may miss a sensor, but all processes must take part in every collective operation."""
-    split = ("training.devices=2", "training.strategy=fsdp")
-    trained(plan_file, tmp_path / "split", *split, "training.epochs=1")
-    state = torch.load(tmp_path / "split" / "resume.ckpt", weights_only=True)["state_dict"]
+    one, split = tmp_path / "one", tmp_path / "split"
+    trained(plan_file, split, "training.strategy=fsdp", "training.epochs=1")
+    state = torch.load(split / "resume.ckpt", weights_only=True)["state_dict"]
     assert all(type(value) is torch.Tensor for value in state.values())  # complete tensors, not parts
-    trained(plan_file, tmp_path / "split", *split)
-    one = trained(plan_file, tmp_path / "one", "training.epochs=1")
-    assert_same_run(trained(plan_file, one), tmp_path / "split")
+    trained(plan_file, split, "training.strategy=fsdp")
+    fit(load(plan_file, ["training.epochs=1"]), one)
+    fit(load(plan_file), one)
+    assert_same_run(one, split)
 
 
-def test_a_process_that_dies_costs_an_epoch_and_no_bit(plan_file, tmp_path):
+def test_a_process_that_dies_costs_an_epoch_and_no_bit(plan_file, by_two, tmp_path):
     """torchrun starts both again; they go on from the last whole epoch."""
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     words += ["--max-restarts", "3", "-m", "agrifm.cli", "train", str(plan_file)]
-    words += ["--set", "training.devices=2", "--set", "training.epochs=3", "--out"]
+    words += ["--set", "training.devices=2", "--out", str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*words, str(tmp_path / "whole")], check=True, timeout=300, env=environment, capture_output=True)
     output_pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    with subprocess.Popen([*words, str(tmp_path / "parts")], env=environment, **output_pipe) as running:
-        while not (tmp_path / "parts" / "resume.ckpt").is_file():
+    with subprocess.Popen(words, env=environment, **output_pipe) as running:
+        while not (tmp_path / "resume.ckpt").is_file():
             assert running.poll() is None, running.stdout.read()
-            time.sleep(0.05)
+            time.sleep(0.01)
         children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
         os.kill(int(children[-1]), signal.SIGKILL)
         output = running.communicate(timeout=300)[0].decode()
     assert running.returncode == 0, output
     assert "resuming from" in output
     assert output.count("best checkpoint") == 1  # only one of the processes prints
-    assert history(tmp_path / "parts") == history(tmp_path / "whole")
-    assert_same_weights(weights_of(tmp_path / "parts"), weights_of(tmp_path / "whole"), rtol=0, atol=0)
+    assert history(tmp_path) == history(by_two)
+    assert_same_weights(weights_of(tmp_path), weights_of(by_two), rtol=0, atol=0)
 
 
 def test_a_split_model_has_no_second_average(settings):
@@ -193,7 +207,8 @@ def test_a_split_model_has_no_second_average(settings):
         parse({**settings, "training": {**settings["training"], "strategy": "fsdp", "ema_decay": 0.9}})
 
 
-def test_several_sources_are_drawn_in_their_shares(plan, shards, tmp_path):
+def test_several_sources_are_drawn_in_their_shares(endless_plan, shards, tmp_path):
+    plan = endless_plan
     covers = SyntheticLandCover(frames=6, sensors=(S2, LANDSAT))
     with ShardWriter(tmp_path / "real", size=4) as writer:
         for index in range(8):
@@ -432,7 +447,7 @@ def test_swapped_bands_in_shards_are_refused(plan, tmp_path):
             record = covers.record("S2", index)
             writer.add(replace(record, image=record.image[:, [0, 1, 2, 4, 5, 6, 3, 7, 8, 9]]))  # in order of wavelength
     plan["data"]["sensors"] = ["S2"]
-    plan["data"]["shards"]["train"] = str(tmp_path / "swapped")
+    plan["data"]["shards"] |= {"train": str(tmp_path / "swapped"), "val": "synthetic"}
     with pytest.raises(InputError, match=r"swapped: S2\n.*B08 darker or steadier"):
         fit(parse(plan), tmp_path / "run")
     plan["data"]["check_bands"] = False
@@ -500,8 +515,6 @@ def test_what_does_not_fit_together_is_refused(plan, settings):
 
 def test_checks_and_statistics_of_pre_training_end(tmp_path, monkeypatch):
     """Samples of pre-training have no end and no test split: some are read, and the rest is a sentence."""
-    from agrifm.training import resolve
-
     monkeypatch.setattr(resolve.survey_covers, "__defaults__", (6,))
     path = tmp_path / "pretrain.yaml"
     path.write_text("data: {sensors: [S2, Modis], shards: {}}\ntask: {kind: fractions}\n")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torchmetrics import Metric
 
 from agrifm.data.chips import FrameChoice
 from agrifm.data.folder import SampleSource
@@ -22,30 +21,11 @@ from agrifm.tasks.scores import scores
 from agrifm.tasks.segmentation import AnyLoss, Classes, Losses, color_of
 from agrifm.tasks.watershed import UNKNOWN, Watershed, targets
 
+if TYPE_CHECKING:
+    from torchmetrics import Metric  # importing it takes more than a second
+
 LAYERS = ("extent", "boundary", "distance")
 TINY = 1e-6  # least probability; its logarithm is finite
-
-
-class FieldSums(Metric):
-    """The sums of ``compare`` and the confusion matrix of crops, over batches and processes."""
-
-    full_state_update = False
-    sums: Tensor
-    confusion: Tensor
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.add_state("sums", torch.zeros(len(SUMS), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("confusion", torch.zeros(classes, classes, dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, sums: Tensor, confusion: Tensor) -> None:
-        """Add the sums of some samples."""
-        self.sums += sums.to(self.sums)
-        self.confusion += confusion.to(self.confusion)
-
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """Return the sums and the confusion matrix."""
-        return self.sums, self.confusion
 
 
 @dataclass(frozen=True)
@@ -216,6 +196,8 @@ class Fields:
 
     def metric(self) -> FieldSums:
         """Return a metric that sums over fields and crops."""
+        from agrifm.tasks.metrics import FieldSums
+
         return FieldSums(len(self.classes))
 
     def update(self, metric: Metric, output: Float[Tensor, "b k h w"], label: Float[Tensor, "b n h w"]) -> None:

@@ -6,16 +6,18 @@ The paper pre-trains on the fractions of eight land covers with an L1 loss.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torchmetrics import Metric
 
 from agrifm.data.records import COVERS
 from agrifm.tasks.losses import LossSum
 from agrifm.tasks.scores import json_values
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric  # importing it takes more than a second
 
 COLORS = ("#e0b83e", "#1b6e3c", "#8fc06a", "#b58a4a", "#4aa3a2", "#2f6fb5", "#b5473c", "#b9aea3")
 
@@ -52,32 +54,6 @@ class FractionScores:
         return json_values(self)
 
 
-class FractionSums(Metric):
-    """Sums over batches and processes from which the scores follow."""
-
-    full_state_update = False
-    sums: Tensor
-    cells: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("sums", torch.zeros(4, len(COVERS), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("cells", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, predicted: Tensor, truth: Tensor) -> None:
-        """Add cells, given their predicted and true shares ``(n, k)``."""
-        predicted = predicted.double()
-        truth = truth.double()
-        error = predicted - truth
-        parts = [error.abs(), error.square(), truth, truth.square()]
-        self.sums += torch.stack([part.sum(0) for part in parts])
-        self.cells += len(truth)
-
-    def compute(self) -> Tensor:
-        """Return the sums ``(5, k)`` of absolute error, squared error, truth and squared truth, and of cells."""
-        return torch.cat([self.sums, self.cells.expand(1, len(COVERS))])
-
-
 @dataclass(frozen=True)
 class Fractions:
     """The task of predicting land-cover fractions.
@@ -101,6 +77,8 @@ class Fractions:
 
     def metric(self) -> Metric:
         """Return a metric that sums errors."""
+        from agrifm.tasks.metrics import FractionSums
+
         return FractionSums()
 
     def update(self, metric: Metric, output: Float[Tensor, "b k h w"], label: Float[Tensor, "b k h w"]) -> None:

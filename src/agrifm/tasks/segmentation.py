@@ -7,14 +7,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import BeforeValidator, Field
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from agrifm.checks.chips import unknown_labels
 from agrifm.errors import InputError
@@ -22,6 +20,9 @@ from agrifm.tasks.class_choice import ClassChoice
 from agrifm.tasks.class_levels import Group, check_groups, confusion_at_level, levels
 from agrifm.tasks.losses import CrossEntropy, Loss, LossSum, resolve_weights
 from agrifm.tasks.scores import Scores, scores
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric  # importing it takes more than a second
 
 MOST_CLASSES = 254  # of a map, which has one byte per pixel and uses the largest number for no data
 
@@ -252,6 +253,8 @@ class Segmentation:
 
     def metric(self) -> Metric:
         """Return a metric that sums the confusion matrix over batches and processes. Groups follow the classes."""
+        from torchmetrics.classification import MulticlassConfusionMatrix
+
         count = len(self.classes) + len(self.groups)
         return MulticlassConfusionMatrix(count, ignore_index=self.ignore_index, validate_args=False)
 
