@@ -336,7 +336,7 @@ def evaluate(
     opened = model if isinstance(model, Model) else load(model)
     checkpoint = opened.checkpoint.with_root(None if root is None else Path(root))
     source = open_sources(checkpoint.experiment, (split,))[split]
-    return score(checkpoint, source, None if out is None else Path(out), console=console)
+    return score(checkpoint.for_split(split), source, None if out is None else Path(out), console=console)
 
 
 def scene_of(dataset: xr.Dataset, folder: Path) -> Scene:

@@ -48,6 +48,14 @@ Task = Annotated[
 ]
 
 
+def _wants_network(values: Mapping[str, Any]) -> bool:
+    """Whether a segmentation that does not say so trains a network: it describes one, or has nothing else."""
+    training = values.get("training")
+    states_epochs = isinstance(training, Mapping) and "epochs" in training
+    has_classifiers = values.get("pixels", {}) is not None
+    return values.get("start_from") is not None or "model" in values or states_epochs or not has_classifiers
+
+
 def _is_segmentation(task: Any) -> bool:
     if isinstance(task, Mapping):
         return task.get("kind", "segmentation") == "segmentation"
@@ -68,7 +76,9 @@ class Experiment(Section):
             the branch of single pixels (``branch: pixel``), which needs the fewest labels.
         pixels: Classifiers of single pixels beside the network; their probabilities are averaged with those of the
             network. A segmentation has them by default; ``pixels: null`` leaves them out.
-        network: Train the network. Without it, the classifiers in ``pixels`` make the map alone, in seconds.
+        network: Train the network. Without it, the classifiers in ``pixels`` make the map alone, in seconds. A
+            segmentation trains it by default if it states ``start_from``, ``model`` or ``training.epochs``, or has no
+            classifiers.
         task: What the network learns: ``segmentation``, ``fields`` or ``fractions``.
         teacher: Mean teacher of pre-training. Without it, only fractions are learned.
         probe: Segmentation experiment in YAML. After each epoch of pre-training, a linear probe on frozen features is
@@ -92,12 +102,13 @@ class Experiment(Section):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_segmentation(cls, values: Any) -> Any:
-        """Fill in what a segmentation does by default: classifiers of pixels, and the pixel branch of the network."""
+        """Fill in what a segmentation does by default: classifiers of pixels, and no network unless one is wanted."""
         if not isinstance(values, Mapping) or not _is_segmentation(values.get("task")):
             return values
         defaults: dict[str, Any] = {"pixels": {}}
         if values.get("start_from") is None:
             defaults["model"] = {"branch": "pixel"}
+        defaults["network"] = _wants_network(values)
         return {**defaults, **values}
 
     @model_validator(mode="after")

@@ -17,7 +17,6 @@ from agrifm.config import Experiment, parse
 from agrifm.data.folder import SampleSource
 from agrifm.errors import InputError
 from agrifm.io import locked, refuse_unwritable
-from agrifm.pixels.ensemble import PixelEnsemble
 from agrifm.training.callbacks import BEST, HISTORY, LAST
 from agrifm.training.linear_probe import open_probe
 from agrifm.training.loaders import Loaders, open_sources
@@ -107,22 +106,24 @@ def fit(
 
 def _fit_pixels(
     experiment: Experiment, out: Path, sources: Mapping[str, SampleSource], console: Console, *, resuming: bool
-) -> PixelEnsemble:
+) -> Checkpoint:
     """Fit the pixel classifiers and save them as a checkpoint of their own; take it up if a run is resumed."""
     path = out / (PIXELS if experiment.network else BEST)
     if resuming and path.is_file():
-        pixels = Checkpoint.load(path).pixels
-        if pixels is not None:
-            return pixels
-    pixels, comparison = fit_pixels(experiment, sources["train"], console)
+        saved = Checkpoint.load(path)
+        if saved.pixels is not None:
+            return saved
+    fitted = fit_pixels(experiment, sources, console)
     quick = experiment.quick()
-    scores = score(pixels, quick, sources["val"])
-    Checkpoint(quick, {}, scores, pixels=pixels, pixel_share=1.0).save(path)
-    write_members(comparison, out / MEMBERS)
+    scores = score(fitted.held_out or fitted.ensemble, quick, sources["val"])
+    checkpoint = Checkpoint(quick, {}, scores, pixels=fitted.ensemble, held_out=fitted.held_out, pixel_share=1.0)
+    checkpoint.save(path)
+    write_members(fitted.comparison, out / MEMBERS)
     write_provenance(experiment, out)
     shown = "  ".join(f"{name} {scores[name]:.4f}" for name in experiment.task.shown if name in scores)
-    console.print(f"validation: {shown}\nsaved: {path}", highlight=False, soft_wrap=True)
-    return pixels
+    learned = " (then fitted to this split, too)" if fitted.held_out is not None else ""
+    console.print(f"validation: {shown}{learned}\nsaved: {path}", highlight=False, soft_wrap=True)
+    return checkpoint
 
 
 def _refuse_to_replace_network(experiment: Experiment, out: Path) -> None:
@@ -133,7 +134,7 @@ def _refuse_to_replace_network(experiment: Experiment, out: Path) -> None:
         out,
         found="a run that trained a network",
         expected="a folder without one, because its best.safetensors would be replaced",
-        repair="name another folder with --out.",
+        repair="name another folder with --out, or set network: true to train it again.",
     )
 
 
