@@ -27,7 +27,7 @@ from agrifm.evaluation.scoring import evaluate
 from agrifm.pixels.config import PixelsConfig
 from agrifm.pixels.draw import PixelDraw
 from agrifm.pixels.features import PixelFeatures, index_bands
-from agrifm.pixels.fitting import choose, fit_ensemble
+from agrifm.pixels.fitting import choose, compare_members, fit_ensemble
 from agrifm.pixels.learners import LEARNERS, _boosting, _forest, fit_member
 from agrifm.pixels.members import widen
 from agrifm.pixels.series import interpolate
@@ -197,7 +197,10 @@ TWO_LINEAR = PixelsConfig(members=("lda", "logistic"))
 def ensemble_of(train, config=TWO_LINEAR):
     draw = drawn(train)
     pixels = draw.pixels()
-    return fit_ensemble(pixels, pixels.sample, draw.features, 6, config, 0, lambda line: None)
+    names = [sensor.name for sensor in draw.features.sensors]
+    comparison = compare_members(pixels, pixels.sample, names, config, 0, lambda line: None)
+    chosen = comparison.chosen or config.members
+    return fit_ensemble(pixels, draw.features, 6, chosen, 0, lambda line: None), comparison
 
 
 def test_members_are_compared_and_only_those_close_to_the_best_are_chosen():
@@ -225,6 +228,8 @@ def test_a_missing_sensor_has_members_of_its_own():
     train = samples()
     ensemble, _ = ensemble_of(train)
     assert {member.sensors for member in ensemble.members} == {("S2", "Landsat"), ("S2",), ("Landsat",)}
+    # The best one alone stands in where a sensor is missing.
+    assert len([member for member in ensemble.members if member.sensors == ("S2",)]) == 1
     test = sample(7)
     both = ensemble(collate([test]))
     assert both.shape == (1, 6, 48, 48)

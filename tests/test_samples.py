@@ -342,7 +342,7 @@ def test_one_class_is_refused(tmp_path):
     table = tmp_path / "classes.csv"
     table.write_text("code,name\nwheat,crop\nrape,other\n")
     frame = long_table().assign(crop="wheat")
-    assert "1 class(es)" in refused(frame, tmp_path)
+    assert "one class only, 'wheat'" in refused(frame, tmp_path)
     assert "samples of 1 class" in refused(frame, tmp_path, plan=SamplePlan(classes=table))
 
 

@@ -44,6 +44,7 @@ __all__ = ["Checkpoint", "Match", "build", "describe", "is_checkpoint", "load_st
 FORMAT = "agrifm-checkpoint-1"
 MEMBER_SEPARATOR = "/"  # between the number of another model in the same file and the name of its weight
 PIXELS = "pixels."  # before the names of arrays of pixel classifiers
+HELD_OUT = "held_out."  # before those of classifiers that did not learn from the validation split
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Checkpoint:
         pixel_share: Weight of their probabilities, from 0 to 1; the rest is that of the network.
         edges: Rule of the boundaries that belong to the classifiers of pixels, if the task is to find fields.
         compared: Scores on the validation split of the network, of what stands beside it, and of both, by name.
+        held_out: The same classifiers without the validation split, if they learned from it in the end.
     """
 
     experiment: Experiment
@@ -77,6 +79,7 @@ class Checkpoint:
     pixel_share: float = 0.0
     edges: EdgeRule | None = None
     compared: dict[str, float] = field(default_factory=dict)
+    held_out: PixelEnsemble | None = None
 
     def save(self, path: Path) -> None:
         """Write the file; it appears whole.
@@ -154,29 +157,39 @@ class Checkpoint:
         cls, experiment: Experiment, weights: dict[str, Tensor], document: PixelsDocument | None, path: Path
     ) -> Checkpoint:
         """Separate the arrays of pixel classifiers from the weights of the network."""
-        arrays = {key.removeprefix(PIXELS): value for key, value in weights.items() if key.startswith(PIXELS)}
-        weights = {key: value for key, value in weights.items() if not key.startswith(PIXELS)}
+        weights, arrays = _separate(weights, PIXELS)
+        weights, held_out_arrays = _separate(weights, HELD_OUT)
         if document is None:
-            if arrays or not experiment.network:
+            if arrays or held_out_arrays or not experiment.network:
                 raise _damaged(f"{path}: pixels", "no description of the pixel classifiers", "one")
             return cls(experiment, weights)
         task, sensors = experiment.task, experiment.data.sensors
         if (document.edges is not None) != isinstance(task, Fields):
             raise _damaged(f"{path}: edges", f"task '{task.kind}'", "edges for the task 'fields', and for no other")
-        pixels = None
+        classes = task.pixel_classes if isinstance(task, Fields) else len(task.names)
+        pixels = held_out = None
         if document.description is not None:
-            classes = task.pixel_classes if isinstance(task, Fields) else len(task.names)
             pixels = PixelEnsemble.restore(document.description, arrays, sensors, classes, path)
         elif arrays or document.edges is None:
             raise _damaged(f"{path}: pixels", "no description of the pixel classifiers", "one")
-        return cls(experiment, weights, pixels=pixels, pixel_share=document.share, edges=document.edges)
+        if document.held_out is not None:
+            held_out = PixelEnsemble.restore(document.held_out, held_out_arrays, sensors, classes, path)
+        elif held_out_arrays:
+            raise _damaged(f"{path}: held_out", "no description of these classifiers", "one")
+        return cls(
+            experiment, weights, pixels=pixels, pixel_share=document.share, edges=document.edges, held_out=held_out
+        )
 
     def _pixels_document(self) -> dict[str, Any] | None:
         if not self.stands_beside:
             return None
         description = None if self.pixels is None else self.pixels.description()
-        document = {"description": description, "share": self.pixel_share}
-        return document if self.edges is None else {**document, "edges": asdict(self.edges)}
+        document: dict[str, Any] = {"description": description, "share": self.pixel_share}
+        if self.edges is not None:
+            document["edges"] = asdict(self.edges)
+        if self.held_out is not None:
+            document["held_out"] = self.held_out.description()
+        return document
 
     def _check_weights(self, path: Path) -> None:
         """Compare the weights with the model that the experiment describes, before that model takes any memory."""
@@ -216,9 +229,11 @@ class Checkpoint:
     def _own_weights(self) -> dict[str, Tensor]:
         """Weights of the network, and arrays of the pixel classifiers."""
         weights = dict(self.weights)
-        if self.pixels is not None:
-            for key, value in self.pixels.tensors().items():
-                weights[f"{PIXELS}{key}"] = value
+        for prefix, ensemble in ((PIXELS, self.pixels), (HELD_OUT, self.held_out)):
+            if ensemble is None:
+                continue
+            for key, value in ensemble.tensors().items():
+                weights[f"{prefix}{key}"] = value
         return weights
 
     def model(self) -> nn.Module:
@@ -275,6 +290,25 @@ class Checkpoint:
             member._uses_edges or (member.uses_network and member.experiment.model.has_pyramid) for member in members
         )
 
+    def for_split(self, split: str) -> Checkpoint:
+        """Return the checkpoint that may be judged on a split.
+
+        Pixel classifiers learn from the validation split once everything is chosen. Scores and calibration on that
+        split use the classifiers as they were before.
+
+        Args:
+            split: Name of a split, or path of a list.
+        """
+        if split != "val":
+            return self
+        others = tuple(other.for_split(split) for other in self.others)
+        return replace(self, pixels=self.held_out or self.pixels, held_out=None, others=others)
+
+    @property
+    def learned_from_val(self) -> bool:
+        """Whether a part of the model learned from the validation split."""
+        return any(member.held_out is not None for member in (self, *self.others))
+
     def with_root(self, root: Path | None, *, allow_links: bool = False) -> Checkpoint:
         """Return the checkpoint with its data in another folder of the same layout.
 
@@ -330,6 +364,14 @@ class PixelsDocument(BaseModel):
     description: str | None
     share: Annotated[float, Field(ge=0, le=1)]
     edges: EdgeRule | None = None
+    held_out: str | None = None
+
+
+def _separate(weights: dict[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the weights without a prefix, and those with it, whose names lose it."""
+    others = {key: value for key, value in weights.items() if not key.startswith(prefix)}
+    chosen = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    return others, chosen
 
 
 def _read_experiment(text: str, path: Path) -> Experiment:

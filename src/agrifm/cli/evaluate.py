@@ -46,6 +46,7 @@ def evaluate(
     model = model.averaging(flips=flips, others=ensemble or ())
     experiment = model.experiment
     refuse_split(split, endless=experiment.data.shards is not None)
+    model = model.for_split(split)
     if out is None:
         suffix = ("_flips" if flips else "") + ("_ensemble" if ensemble else "")
         out = checkpoint.parent / f"scores_{split}{suffix}"

@@ -49,6 +49,14 @@ Task = Annotated[
 ]
 
 
+def _wants_network(values: Mapping[str, Any]) -> bool:
+    """Whether a segmentation that does not say so trains a network: it describes one, or has nothing else."""
+    training = values.get("training")
+    states_epochs = isinstance(training, Mapping) and "epochs" in training
+    has_classifiers = values.get("pixels", {}) is not None
+    return values.get("start_from") is not None or "model" in values or states_epochs or not has_classifiers
+
+
 def _kind_of(task: Any) -> Any:
     if isinstance(task, Mapping):
         return task.get("kind", "segmentation")
@@ -71,7 +79,9 @@ class Experiment(Section):
             network. With task ``fields``, they show extent and crops, image gradients show the boundaries, and the
             validation split decides between both, the network and their mean. These two tasks have the section by
             default; ``pixels: null`` leaves it out.
-        network: Train the network. Without it, what belongs to ``pixels`` makes the map alone, in seconds.
+        network: Train the network. Without it, what belongs to ``pixels`` makes the map alone, in seconds. A
+            segmentation trains it by default if it states ``start_from``, ``model`` or ``training.epochs``, or has no
+            classifiers; the other tasks always do.
         task: What the network learns: ``segmentation``, ``fields`` or ``fractions``.
         teacher: Mean teacher of pre-training. Without it, only fractions are learned.
         probe: Segmentation experiment in YAML. After each epoch of pre-training, a linear probe on frozen features is
@@ -95,13 +105,15 @@ class Experiment(Section):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_task(cls, values: Any) -> Any:
-        """Fill in what a task has by default: classifiers of pixels, and for a segmentation the pixel branch."""
+        """Fill in what a task has by default: classifiers of pixels, and whether there is a network beside them."""
         kind = _kind_of(values.get("task")) if isinstance(values, Mapping) else None
         if kind not in WITH_PIXELS:
             return values
         defaults: dict[str, Any] = {"pixels": {}}
-        if kind == "segmentation" and values.get("start_from") is None:
-            defaults["model"] = {"branch": "pixel"}
+        if kind == "segmentation":
+            defaults["network"] = _wants_network(values)
+            if values.get("start_from") is None:
+                defaults["model"] = {"branch": "pixel"}
         return {**defaults, **values}
 
     @model_validator(mode="after")

@@ -126,7 +126,7 @@ def calibrate_checkpoint(
     """
     names = checkpoint.experiment.task.names
     sources = _open_splits(checkpoint, checkpoint.experiment.data, split)
-    pixels = {name: gather(checkpoint, source, console=console) for name, source in sources.items()}
+    pixels = {name: gather(checkpoint.for_split(name), source, console=console) for name, source in sources.items()}
     calibration = calibrate(pixels[split], names, coverage, split=split, by_class=by_class, unit=unit)
     table = _write_results(calibration, pixels, names, out, checkpoint)
     return calibration, table
@@ -165,7 +165,9 @@ def _open_splits(checkpoint: Checkpoint, data: DataConfig, split: str) -> dict[s
     chips = {name: data.split(name) for name in existing}
     list_file = data.list_file("val") if split == "val" else Path(split)
     calibration_chips = data.model_copy(update={"val": list_file}).split("val")
-    other_chips = {name: source for name, source in chips.items() if name != "val"}
+    # Other chips than those of val may overlap with it, unless the model learned from it.
+    may_overlap = "val" if split == "val" or not checkpoint.learned_from_val else None
+    other_chips = {name: source for name, source in chips.items() if name != may_overlap}
     for error in splits_overlap({**other_chips, split: calibration_chips}):
         raise error
     return {**chips, split: calibration_chips}

@@ -26,6 +26,8 @@ class PixelsConfig:
         season: The season that the dates cover; by default that of the training data.
         folds: Number of folds of the cross-validation, which divides the training ground into blocks.
         max_pixels: Largest number of training pixels; more are drawn at random.
+        learn_from_val: Once the members are chosen, fit them to the training and validation splits together. Scores and
+            calibration on the validation split use members that were fitted without it.
     """
 
     members: tuple[MemberName, ...] = ("lda", "logistic", "kernel", "extra_trees")
@@ -34,6 +36,7 @@ class PixelsConfig:
     season: Season | None = None
     folds: int = 5
     max_pixels: int = 10_000
+    learn_from_val: bool = True
 
     def __post_init__(self) -> None:
         if not self.members or len(set(self.members)) < len(self.members):

@@ -1,4 +1,4 @@
-"""Fitting of pixel classifiers: cross-validation over blocks of ground, choice of the members, and the final fit."""
+"""Choice of pixel classifiers by cross-validation over blocks of ground, and their fit to all pixels."""
 
 from __future__ import annotations
 
@@ -66,59 +66,68 @@ class Comparison:
 
     @property
     def chosen(self) -> tuple[MemberName, ...]:
-        """Names of the chosen members."""
-        return tuple(member.name for member in self.members if member.chosen)
+        """Names of the chosen members, the best one first."""
+        best_first = sorted(self.members, key=lambda member: -member.f_score)
+        return tuple(member.name for member in best_first if member.chosen)
+
+
+def refuse_one_class(classes: np.ndarray) -> None:
+    """Refuse labels that hold fewer than two classes.
+
+    Raises:
+        InputError: If they do.
+    """
+    count = len(np.unique(classes))
+    if count < 2:
+        raise InputError(
+            "labels of the training samples",
+            found=f"{count} class in {len(classes):,} labeled pixels",
+            expected="at least two classes",
+            repair="add labels of another class, or check the class column and the lists of chips.",
+        )
 
 
 def fit_ensemble(
     pixels: LabeledPixels,
-    blocks: np.ndarray,
     features: PixelFeatures,
     classes: int,
-    config: PixelsConfig,
+    names: Sequence[MemberName],
     seed: int,
     progress: Progress,
-) -> tuple[PixelEnsemble, Comparison]:
-    """Compare the members, choose among them, and fit the chosen ones to all pixels.
+) -> PixelEnsemble:
+    """Fit members to all pixels, for every set of sensors.
 
     Args:
-        pixels: Labeled pixels of the training samples.
-        blocks: Block of ground ``(n)`` of each pixel; a block is never divided between folds.
+        pixels: Labeled pixels.
         features: How the features were computed.
         classes: Number of classes of the task.
-        config: Members and folds.
+        names: Members, the best one first; it alone classifies samples that lack a sensor.
         seed: Seed of all random choices.
         progress: Receives a line about the current step.
 
     Returns:
-        The ensemble, and the comparison of its members.
+        The mean of the members.
 
     Raises:
         InputError: If the labels hold fewer than two classes.
     """
+    refuse_one_class(pixels.classes)
     known = np.unique(pixels.classes)
-    if len(known) < 2:
-        raise InputError(
-            "labels of the training samples",
-            found=f"{len(known)} class in {len(pixels):,} labeled pixels",
-            expected="at least two classes",
-            repair="add labels of another class, or check the class column and the lists of chips.",
-        )
     subsets = _subsets(pixels, [sensor.name for sensor in features.sensors])
-    comparison = _compare(pixels, blocks, subsets[0], config, seed, progress)
-    names = comparison.chosen or config.members
     members = []
     for sensors in subsets:
         rows = pixels.with_all(sensors)
-        # Members for a missing sensor are a fallback, and there are up to six of them.
+        chosen = names
+        # Members for a missing sensor are a fallback, and there are up to six sets of them.
         if sensors != subsets[0]:
             rows = _fewer(rows, seed)
+            chosen = names[:1]
         of_rows = pixels.features(sensors)[rows]
-        for name in names:
+        for name in chosen:
             progress(f"fitting {name} to {' and '.join(sensors)}")
             module = _fit(name, of_rows, pixels.classes[rows], known, seed)
-            members.append(Fitted(name, sensors, 1 / len(names), module))
-    return PixelEnsemble(features, classes, known.tolist(), members), comparison
+            members.append(Fitted(name, sensors, 1 / len(chosen), module))
+    return PixelEnsemble(features, classes, known.tolist(), members)
 
 
 def _subsets(pixels: LabeledPixels, sensors: Sequence[str]) -> list[tuple[str, ...]]:
@@ -135,6 +144,13 @@ def _subsets(pixels: LabeledPixels, sensors: Sequence[str]) -> list[tuple[str, .
             rows = pixels.with_all(subset)
             if len(rows) >= min(LEAST_PIXELS, len(pixels)) and len(np.unique(pixels.classes[rows])) > 1:
                 subsets.append(subset)
+    if not subsets:
+        raise InputError(
+            "labels of the training samples",
+            found="no sensor that observed two classes",
+            expected="at least two classes among the samples of a sensor",
+            repair="add samples, so that every class is observed by the same sensor.",
+        )
     return subsets
 
 
@@ -152,18 +168,31 @@ def _fit(name: MemberName, features: np.ndarray, classes: np.ndarray, known: np.
     return widen(module, np.searchsorted(known, present), len(known)) if len(present) < len(known) else module
 
 
-def _compare(
+def compare_members(
     pixels: LabeledPixels,
     blocks: np.ndarray,
-    sensors: tuple[str, ...],
+    sensors: Sequence[str],
     config: PixelsConfig,
     seed: int,
     progress: Progress,
 ) -> Comparison:
-    """Cross-validate every member over blocks of ground, with the sensors that most pixels have."""
-    rows = pixels.with_all(sensors)
-    rows = _fewer(rows, seed)
-    features, classes, blocks = pixels.features(sensors)[rows], pixels.classes[rows], blocks[rows]
+    """Cross-validate every member over blocks of ground, with the sensors that most pixels have.
+
+    Args:
+        pixels: Labeled pixels of the training samples.
+        blocks: Block of ground ``(n)`` of each pixel; a block is never divided between folds.
+        sensors: Names of all sensors.
+        config: Members and folds.
+        seed: Seed of all random choices.
+        progress: Receives a line about the current step.
+
+    Raises:
+        InputError: If the labels hold fewer than two classes.
+    """
+    refuse_one_class(pixels.classes)
+    usable = _subsets(pixels, sensors)[0]
+    rows = _fewer(pixels.with_all(usable), seed)
+    features, classes, blocks = pixels.features(usable)[rows], pixels.classes[rows], blocks[rows]
     count = len(np.unique(blocks))
     if len(config.members) < 2:
         return Comparison((), None, 0, count, len(rows))

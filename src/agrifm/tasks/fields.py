@@ -24,6 +24,8 @@ from agrifm.tasks.watershed import UNKNOWN, Watershed, targets
 if TYPE_CHECKING:
     from torchmetrics import Metric  # importing it takes more than a second
 
+    from agrifm.tasks.metrics import FieldSums
+
 LAYERS = ("extent", "boundary", "distance")
 TINY = 1e-6  # least probability; its logarithm is finite
 

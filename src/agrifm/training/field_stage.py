@@ -81,7 +81,9 @@ def fit_edges(
     assert isinstance(task, Fields)
     pixels = comparison = None
     if task.classes or _shows_ground_outside(experiment, sources["train"]):
-        pixels, comparison = fit_pixels(experiment, sources["train"], console)
+        # The edges are chosen on both splits, so the classifiers must not have learned from the second one.
+        fitted = fit_pixels(experiment, sources["train"], None, console)
+        pixels, comparison = fitted.ensemble, fitted.comparison
     choice = EdgeChoice(task, experiment.data.sensors)
     with console.status("choosing edges"), torch.inference_mode():
         for source in sources.values():

@@ -111,8 +111,7 @@ def _combine(network: Checkpoint, beside: Checkpoint, val: SampleSource, console
     """Combine the network with what was fitted beside it, by their scores on the validation split."""
     if beside.edges is not None:
         return choose(network, beside, val, console)
-    assert beside.pixels is not None
-    return blend(network, beside.pixels, val, console)
+    return blend(network, beside, val, console)
 
 
 def _fit_pixels(
@@ -128,16 +127,18 @@ def _fit_pixels(
     if isinstance(experiment.task, Fields):
         beside, comparison = fit_edges(quick, sources, console)
     else:
-        pixels, comparison = fit_pixels(experiment, sources["train"], console)
-        beside = Checkpoint(quick, {}, pixels=pixels, pixel_share=1.0)
-    scores = score(beside.model(), quick, sources["val"])
+        fitted = fit_pixels(experiment, sources["train"], sources["val"], console)
+        comparison = fitted.comparison
+        beside = Checkpoint(quick, {}, pixels=fitted.ensemble, held_out=fitted.held_out, pixel_share=1.0)
+    scores = score(beside.for_split("val").model(), quick, sources["val"])
     beside = replace(beside, scores=scores)
     beside.save(path)
     if comparison is not None:
         write_members(comparison, out / MEMBERS)
     write_provenance(experiment, out)
     shown = "  ".join(f"{name} {scores[name]:.4f}" for name in experiment.task.shown if name in scores)
-    console.print(f"validation: {shown}\nsaved: {path}", highlight=False, soft_wrap=True)
+    learned = " (then the classifiers learned from this split, too)" if beside.learned_from_val else ""
+    console.print(f"validation: {shown}{learned}\nsaved: {path}", highlight=False, soft_wrap=True)
     return beside
 
 
@@ -149,7 +150,7 @@ def _refuse_to_replace_network(experiment: Experiment, out: Path) -> None:
         out,
         found="a run that trained a network",
         expected="a folder without one, because its best.safetensors would be replaced",
-        repair="name another folder with --out.",
+        repair="name another folder with --out, or set network: true to train it again.",
     )
 
 

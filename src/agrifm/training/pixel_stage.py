@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from agrifm.io import write_csv
 from agrifm.pixels.draw import PixelDraw
 from agrifm.pixels.ensemble import TINY, PixelEnsemble
 from agrifm.pixels.features import PixelFeatures
-from agrifm.pixels.fitting import Comparison, fit_ensemble
+from agrifm.pixels.fitting import Comparison, compare_members, fit_ensemble
 from agrifm.sample import Batch
 from agrifm.tasks.fields import Fields
 from agrifm.tasks.segmentation import Segmentation
@@ -35,12 +36,28 @@ BLOCKS_PER_FOLD = 4  # blocks of ground that the cross-validation deals out to i
 CLEARLY_BETTER = 0.02  # mean F-score that the pixel classifiers must gain to stand alone
 
 
-def fit_pixels(experiment: Experiment, train: SampleSource, console: Console) -> tuple[PixelEnsemble, Comparison]:
-    """Fit the pixel classifiers of an experiment to its training split.
+@dataclass(frozen=True)
+class FittedPixels:
+    """Pixel classifiers of a run.
+
+    Args:
+        ensemble: The classifiers that make maps.
+        held_out: The same members without the validation split; None if the ensemble did not learn from it either.
+        comparison: The members in cross-validation.
+    """
+
+    ensemble: PixelEnsemble
+    held_out: PixelEnsemble | None
+    comparison: Comparison
+
+
+def fit_pixels(experiment: Experiment, train: SampleSource, val: SampleSource | None, console: Console) -> FittedPixels:
+    """Choose the pixel classifiers of an experiment on its training split, then fit them to both splits.
 
     Args:
         experiment: A resolved experiment with a section ``pixels``.
         train: The training split.
+        val: The validation split, from which the chosen classifiers learn too; None where they must not.
         console: Shows progress and the table of members.
 
     Raises:
@@ -50,16 +67,28 @@ def fit_pixels(experiment: Experiment, train: SampleSource, console: Console) ->
     assert config is not None
     assert isinstance(task, Segmentation | Fields)
     classes = task.pixel_classes if isinstance(task, Fields) else task.outputs
+    # Series that end early teach the classifiers to map early, as they teach the network.
+    truncate = experiment.augment.truncate
+    augment = Augment(flips=False, rot90=False, truncate=truncate) if truncate else None
     with console.status("reading labeled pixels") as status, torch.inference_mode():
-        # Series that end early teach the classifiers to map early, as they teach the network.
-        truncate = experiment.augment.truncate
-        augment = Augment(flips=False, rot90=False, truncate=truncate) if truncate else None
         draw = draw_pixels(experiment, train, augment, config.max_pixels, status.update)
         pixels = draw.pixels()
         blocks = blocks_of(train, experiment.seed, config.folds)[pixels.sample]
-        fitted = fit_ensemble(pixels, blocks, draw.features, classes, config, experiment.seed, status.update)
-    _print(fitted[1], draw.labeled, console)
-    return fitted
+        sensors = [sensor.name for sensor in experiment.data.sensors]
+        comparison = compare_members(pixels, blocks, sensors, config, experiment.seed, status.update)
+    _print(comparison, draw.labeled, console)
+
+    names = comparison.chosen or config.members
+    fit = partial(fit_ensemble, features=draw.features, classes=classes, names=names, seed=experiment.seed)
+    with console.status("fitting pixel classifiers") as status, torch.inference_mode():
+        ensemble = fit(pixels, progress=status.update)
+        if val is None or not config.learn_from_val:
+            return FittedPixels(ensemble, None, comparison)
+        before = draw.labeled
+        _add_pixels(draw, experiment, val, augment, status.update)
+        if draw.labeled == before:
+            return FittedPixels(ensemble, None, comparison)
+        return FittedPixels(fit(draw.pixels(), progress=status.update), ensemble, comparison)
 
 
 def draw_pixels(
@@ -93,9 +122,7 @@ def draw_pixels(
         statistics="statistics" in config.features,
     )
     draw = PixelDraw(features, most, experiment.seed)
-    for batch, labels in labeled_batches(experiment, source, augment):
-        draw.add(batch, labels, task.ignore_index)
-        progress(f"reading labeled pixels: sample {draw.samples} of {len(source)}")
+    _add_pixels(draw, experiment, source, augment, progress)
     if not draw.parts:
         raise InputError(
             "train split",
@@ -104,6 +131,22 @@ def draw_pixels(
             repair="check task.ignore_index and the lists.",
         )
     return draw
+
+
+def _add_pixels(
+    draw: PixelDraw,
+    experiment: Experiment,
+    source: SampleSource,
+    augment: Augment | None,
+    progress: Callable[[str], object],
+) -> None:
+    """Draw labeled pixels of one more split."""
+    assert isinstance(experiment.task, Segmentation | Fields)
+    ignore_index = experiment.task.ignore_index
+    before = draw.samples
+    for batch, labels in labeled_batches(experiment, source, augment):
+        draw.add(batch, labels, ignore_index)
+        progress(f"reading labeled pixels: sample {draw.samples - before} of {len(source)}")
 
 
 def labeled_batches(
@@ -121,17 +164,19 @@ def labeled_batches(
 def blocks_of(source: SampleSource, seed: int, folds: int) -> np.ndarray:
     """Block of ground ``(samples)`` of each sample: the one that its chip names, else neighboring chips.
 
-    Without names and places, each sample is a block of its own.
+    Samples without a name or a place form blocks in the order of their list, in which samples of one field often follow
+    each other.
     """
     from sklearn.cluster import KMeans
 
     named = _named_blocks(source)
     if named is not None:
         return named
+    count = BLOCKS_PER_FOLD * folds
     places = _places(source)
     if places is None:
-        return np.arange(len(source))
-    count = min(BLOCKS_PER_FOLD * folds, len(np.unique(places, axis=0)))
+        return np.arange(len(source)) * count // len(source)
+    count = min(count, len(np.unique(places, axis=0)))
     return KMeans(count, n_init=1, random_state=seed).fit_predict(places)
 
 
@@ -210,7 +255,7 @@ def score(model: nn.Module, experiment: Experiment, source: SampleSource) -> dic
     return dict(task.scores(metric).summary)
 
 
-def blend(network: Checkpoint, pixels: PixelEnsemble, val: SampleSource, console: Console) -> Checkpoint:
+def blend(network: Checkpoint, of_pixels: Checkpoint, val: SampleSource, console: Console) -> Checkpoint:
     """Average the network with the pixel classifiers.
 
     The network counts as one more member of the ensemble, unless the pixel classifiers alone are clearly better on the
@@ -218,21 +263,24 @@ def blend(network: Checkpoint, pixels: PixelEnsemble, val: SampleSource, console
 
     Args:
         network: The best checkpoint of the training.
-        pixels: The pixel classifiers.
+        of_pixels: The checkpoint of the pixel classifiers.
         val: The validation split.
         console: Shows the scores.
     """
     experiment, task = network.experiment, network.experiment.task
     model = network.model()
+    # The network did not learn from this split, so neither may the classifiers it is compared with.
+    pixels = of_pixels.for_split("val").pixels
+    assert pixels is not None
     equal = equal_share(pixels)
     metrics = {share: task.metric() for share in (0.0, equal, 1.0)}
     with torch.inference_mode():
         for batch, _ in labeled_batches(experiment, val):
             assert batch.label is not None
             of_network = torch.softmax(model(batch).float(), 1)
-            of_pixels = torch.softmax(pixels(batch), 1)
+            of_classifiers = torch.softmax(pixels(batch), 1)
             for share, metric in metrics.items():
-                mean = torch.lerp(of_network, of_pixels, share)
+                mean = torch.lerp(of_network, of_classifiers, share)
                 task.update(metric, mean.clamp(min=TINY).log(), batch.label)
     scores = {share: dict(task.scores(metric).summary) for share, metric in metrics.items()}
     f_scores = {share: summary["mFscore"] for share, summary in scores.items()}
@@ -244,7 +292,13 @@ def blend(network: Checkpoint, pixels: PixelEnsemble, val: SampleSource, console
         highlight=False,
         soft_wrap=True,
     )
-    return replace(network, pixels=pixels, pixel_share=share, scores=scores[share])
+    return replace(
+        network,
+        pixels=of_pixels.pixels,
+        held_out=of_pixels.held_out,
+        pixel_share=share,
+        scores=scores[share],
+    )
 
 
 def equal_share(pixels: PixelEnsemble) -> float:

@@ -167,7 +167,9 @@ def plan_embedding(checkpoint: Checkpoint, scene: Scene, options: EmbedOptions) 
             no encoder.
     """
     # Several models have no common features, and classifiers of pixels have none that a network learned.
-    alone = replace(checkpoint, flips=False, others=(), calibration=None, pixels=None, pixel_share=0.0, edges=None)
+    alone = replace(
+        checkpoint, flips=False, others=(), calibration=None, pixels=None, pixel_share=0.0, edges=None, held_out=None
+    )
     output_bytes = COPIES * feature_count(alone) * np.dtype(np.float32).itemsize
     scene = scene_for(alone, scene)
     windows = windows_on(scene, alone, options.window, options.memory, output_bytes)
