@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from rasterio.windows import from_bounds
+from real import Memory
+from real_data import SPLITS
 from real_table import FOREST, MAJORITY, MODEL, MODELS, Confusions, markdown, pool, save, show
 from rich.console import Console
 
@@ -45,14 +47,13 @@ def run(scene: Scene, parcels: Path, out: Path, seed: int, settings: list[str], 
     mapped = map_scene(best, scene, out / "map.tif", options, overwrite=True, console=console)
     console.print(f"seams: {mapped.seams}", highlight=False)
     picture(out / "map.tif", out / "map.png")
-    train, test = (
-        [source.read(i) for i in range(len(source))] for source in map(experiment.data.split, ("train", "test"))
-    )
+    train, val, test = (Memory.of(experiment.data.split(split)).samples for split in SPLITS)
+    labeled = (*train, *val)
     count = len(experiment.task.classes)
     return {
         (TITLE, MODEL): on_test(experiment, out / "map.tif"),
-        (TITLE, FOREST): random_forest(train, test, count, sensors=["S2"]),
-        (TITLE, MAJORITY): majority(train, test, count),
+        (TITLE, FOREST): random_forest(labeled, test, count, sensors=["S2"]),
+        (TITLE, MAJORITY): majority(labeled, test, count),
     }
 
 

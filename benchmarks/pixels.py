@@ -1,9 +1,9 @@
 """The default experiment on real series: classifiers of single pixels and the pixel branch, beside a random forest.
 
 ``python benchmarks/pixels.py --data ../shared/data --out runs/pixels`` trains on every fold of branch.py and pools the
-test pixels of all folds. The experiment names its data and its classes only. All models learn from the training chips
-alone; the network also chooses its epoch on val, and the members of the classifiers are chosen by cross-validation on
-training ground. Seconds are CPU time of training and testing on one thread, the mean of a fold.
+test pixels of all folds. The experiment names its data and its classes only. The forest and the classifiers learn from
+train and val; the network learns from train and chooses its epoch on val, and the members of the classifiers are chosen
+by cross-validation on training ground. Seconds are CPU time of training and testing on one thread, the mean of a fold.
 """
 
 from __future__ import annotations
@@ -48,10 +48,11 @@ def run_fold(job: Job, network: bool) -> dict[str, Result]:
     classes = len(experiment.task.names)
     results = {}
 
+    labeled = (*train.samples, *val.samples)
     begun = time.process_time()
-    results[MAJORITY] = (majority(train.samples, test.samples, classes), time.process_time() - begun)
+    results[MAJORITY] = (majority(labeled, test.samples, classes), time.process_time() - begun)
     begun = time.process_time()
-    forest = random_forest(train.samples, test.samples, classes, sensors=job.case.sensors, steps=24, jobs=1)
+    forest = random_forest(labeled, test.samples, classes, sensors=job.case.sensors, steps=24, jobs=1)
     results[FOREST] = (forest, time.process_time() - begun)
 
     sources = {"train": train, "val": val}
@@ -63,9 +64,13 @@ def run_fold(job: Job, network: bool) -> dict[str, Result]:
         return results
 
     begun = time.process_time()
-    best = Checkpoint.load(_fit(experiment, job.out / "both", sources))
+    with_network = experiment.model_copy(update={"network": True})
+    best = Checkpoint.load(_fit(with_network, job.out / "both", sources))
     seconds = time.process_time() - begun
-    results[NETWORK] = (np.array(evaluate(replace(best, pixels=None, pixel_share=0.0), test).confusion), seconds)
+    results[NETWORK] = (
+        np.array(evaluate(replace(best, pixels=None, held_out=None, pixel_share=0.0), test).confusion),
+        seconds,
+    )
     results[BOTH] = (np.array(evaluate(best, test).confusion), seconds)
     return results
 

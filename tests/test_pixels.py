@@ -310,6 +310,47 @@ def test_series_that_end_early_in_training_help_early_maps(quick_run, farm, tmp_
     assert accuracies[1] > accuracies[0]
 
 
+def test_classifiers_learn_from_val_and_are_judged_there_without_it(quick_run, farm, tmp_path):
+    checkpoint = Checkpoint.load(quick_run / "best.safetensors")
+    data = checkpoint.experiment.data
+    val = data.split("val")
+    batch = collate([val.read(0)])
+    held_out = checkpoint.for_split("val")
+    assert not torch.equal(checkpoint.model()(batch), held_out.model()(batch))
+    assert evaluate(held_out, val).summary["mFscore"] == pytest.approx(checkpoint.scores["mFscore"])
+    assert checkpoint.for_split("test") is checkpoint
+    # A run that may not learn from val ends with the classifiers that the other one keeps aside.
+    config = replace(checkpoint.experiment.pixels, learn_from_val=False)
+    fit(checkpoint.experiment.model_copy(update={"pixels": config}), tmp_path, console=QUIET)
+    without = Checkpoint.load(tmp_path / "best.safetensors")
+    assert without.held_out is None
+    assert torch.equal(without.model()(batch), held_out.model()(batch))
+    # Other chips may not be calibrated on if they are those of val, which the model has learned from.
+    names = (farm / "data_lists" / "val.txt").read_text()
+    others = tmp_path / "others.txt"
+    others.write_text(names)
+    with pytest.raises(InputError, match="val"):
+        calibrate_checkpoint(checkpoint, tmp_path / "c.safetensors", str(others), console=QUIET)
+
+
+@pytest.mark.parametrize(
+    ("changes", "network"),
+    [
+        ({}, False),
+        ({"training": {"batch_size": 4}}, False),
+        ({"training": {"epochs": 3}}, True),
+        ({"model": {"branch": "pixel"}}, True),
+        ({"start_from": "agrifm-tiny"}, True),
+        ({"pixels": None}, True),
+        ({"network": True}, True),
+        ({"network": False, "training": {"epochs": 3}}, False),
+    ],
+)
+def test_a_network_is_trained_only_where_one_is_described(changes, network):
+    values = {"data": {"root": ".", "sensors": ["S2"]}, "task": {"classes": CLASSES}, **changes}
+    assert parse(values, "experiment").network is network
+
+
 def test_a_checkpoint_survives_the_disk_bit_by_bit(quick_run, tmp_path):
     checkpoint = Checkpoint.load(quick_run / "best.safetensors")
     checkpoint.save(tmp_path / "copy.safetensors")

@@ -47,7 +47,7 @@ def calibrate(
     if calibration.shared:
         names = ", ".join(calibration.shared)
         console.print(f"too few samples, the threshold of all classes is used: {names}", highlight=False)
-    if split == "val":
+    if split == "val" and model.uses_network:
         console.print("val also chose the epoch, so its scores are optimistic; rely on those of test", highlight=False)
     console.print(f"written to {out}, numbers and diagram beside it", highlight=False)
     console.print(f"next: agrifm map {out} SCENE OUT.tif --confidence --sets", highlight=False)
