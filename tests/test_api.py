@@ -45,8 +45,13 @@ def model(tmp_path_factory):
     return agrifm.load(path)
 
 
-def test_importing_takes_no_time():
-    code = f"import sys, agrifm; print([name for name in {HEAVY} if name in sys.modules])"
+@pytest.mark.parametrize(
+    ("statement", "heavy"),
+    [("import agrifm", HEAVY), ("from agrifm import Model, load, open_scene", ("lightning", "torchmetrics"))],
+)
+def test_only_what_is_needed_is_imported(statement, heavy):
+    """The first import takes no time, and only those who train wait for Lightning."""
+    code = f"import sys; {statement}; print([name for name in {heavy} if name in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
 

@@ -1,8 +1,11 @@
 """The command as a user runs it."""
 
 import json
+import signal
 import subprocess
 import sys
+import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,8 +15,9 @@ from conftest import FARM, FEW_PIXELS
 from PIL import Image
 from typer.testing import CliRunner
 
-from agrifm.cli import app
+from agrifm.cli import app, main
 from agrifm.data.chips import read_chip, write_chip
+from agrifm.evaluation.baselines import random_forest
 from agrifm.sensors import LANDSAT, S2
 
 runner = CliRunner()
@@ -25,12 +29,24 @@ def agrifm(*arguments):
     return result.output
 
 
-def fails(*arguments):
-    command = [sys.executable, "-m", "agrifm.cli", *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 2, result.stderr
-    assert "Traceback" not in result.stderr
-    return result.stderr
+@pytest.fixture
+def fails(monkeypatch, capsys):
+    """Runs a command that is refused, and returns what it prints on the error stream."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["agrifm", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        assert ended.value.code == 2
+        assert "Traceback" not in printed.out + printed.err
+        return printed.err
+
+    usual = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    yield run
+    signal.signal(signal.SIGTERM, usual)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +136,7 @@ def test_show(trained, config_file):
     assert "weights: " in agrifm("show", config_file)
 
 
-def test_data_check_and_stats(config_file, farm):
+def test_data_check_and_stats(config_file, farm, fails):
     text = agrifm("data", "check", config_file)
     assert "no problems found" in text
     assert "winter wheat" in text
@@ -152,12 +168,16 @@ def test_weights_commands(trained, tmp_path):
     assert "width    16" in text
 
 
-def test_errors_have_no_traceback(tmp_path, config_file):
+def test_errors_have_no_traceback(tmp_path, config_file, fails):
     assert "no such file" in fails("train", tmp_path / "no.yaml")
     assert "did you mean 'epochs'" in fails("train", config_file, "--set", "training.epcohs=3")
     assert "no such file" in fails("evaluate", tmp_path / "no.safetensors")
     (tmp_path / "cut.safetensors").write_bytes(b"12345678")
     assert "cut off" in fails("show", tmp_path / "cut.safetensors")
+    command = [sys.executable, "-m", "agrifm.cli", "show", "no.safetensors"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: no.safetensors\n")
 
 
 def test_example_data_is_written_once(tmp_path, monkeypatch):
@@ -174,6 +194,7 @@ def test_the_demo_from_end_to_end(tmp_path, config_file, farm, monkeypatch):
     import agrifm.demo as module
 
     monkeypatch.setattr(module, "Landscape", lambda seed, paddy=False: FARM)
+    monkeypatch.setattr(module, "random_forest", partial(random_forest, trees=20))
 
     values = yaml.safe_load(config_file.read_text())
     values["training"]["epochs"] = 1
