@@ -211,8 +211,11 @@ def test_a_process_that_dies_costs_an_epoch_and_no_bit(plan_file, by_two, tmp_pa
     assert finished.returncode == 0, output
     assert "resuming from" in output
     assert output.count("best checkpoint") == 1  # only one of the processes prints
-    assert history(tmp_path) == history(by_two)
     assert_same_weights(weights_of(tmp_path), weights_of(by_two), rtol=0, atol=0)
+    for mine, theirs in zip(history(tmp_path), history(by_two), strict=True):
+        # The logged loss is a sum in single precision, whose last bit differs from run to run; no weight depends on it.
+        assert float(mine.pop("loss")) == pytest.approx(float(theirs.pop("loss")), rel=3e-7)
+        assert mine == theirs
 
 
 def test_a_split_model_has_no_second_average(settings):
