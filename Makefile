@@ -18,7 +18,7 @@ demo: .venv/ready  ## example data, training, scores beside baselines, maps and 
 	$(BIN)/agrifm demo
 
 test: .venv/ready  ## all tests, with coverage of the product code
-	$(BIN)/python -m pytest --numprocesses 2 --cov --cov-report term --cov-fail-under 95
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --cov-report term --cov-fail-under 95
 
 lint: .venv/ready  ## style, types, import contracts
 	$(BIN)/ruff check .

@@ -13,7 +13,19 @@ from agrifm.sensors import LANDSAT, MODIS, S2, Statistics
 from agrifm.synthetic.chips import Landscape, write_example
 
 torch.set_num_threads(1)
+# Files that take longest come first, so that no process is left alone with one of them at the end.
+LONGEST = ("test_tutorials", "test_embed", "test_pretrain", "test_map_stops", "test_docs", "test_mapping", "test_real")
 FARM = Landscape(rows=2, columns=7, size=48, frames=(("S2", 6), ("Landsat", 4), ("Modis", 5)))
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the longest files."""
+
+    def place(item):
+        name = item.path.stem
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,7 @@ def run(found):
     """Run commands here; training is cut short."""
     for words in found:
         if words[0] == "train":
-            words += ["--set", "training.workers=0", "--set", "training.epochs=1"]
+            words += ["--set", "training.workers=0", "--set", "training.epochs=1", "--set", "pixels.max_pixels=1000"]
         result = CliRunner().invoke(app, words)
         assert result.exit_code == 0, f"agrifm {' '.join(words)}\n{result.output}{result.exception}"
 

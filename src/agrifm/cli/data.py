@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from agrifm.cli.shell import Config, Overrides, app, console, refusal
+
+if TYPE_CHECKING:
+    from agrifm.checks.survey import Survey
+    from agrifm.config.experiment import Task
 
 data = typer.Typer(no_args_is_help=True, help="Check data, compute statistics, write an example.")
 app.add_typer(data, name="data")
@@ -33,7 +38,9 @@ def check(
         console.print(_table(experiment.task, seen))
         console.print("no problems found in these samples; pre-training has no chips and no test split")
         return
-    splits = [name for name in ("train", "val", "test") if experiment.data.list_file(name).is_file() or name != "test"]
+    splits = ["train", "val"]
+    if experiment.data.list_file("test").is_file():
+        splits.append("test")
     with console.status("reading every chip"):
         problems, seen = examine_watched(experiment, open_sources(experiment, tuple(splits)), seconds)
     for problem in problems[:20]:
@@ -47,18 +54,34 @@ def check(
     console.print("no problems found")
 
 
-def _table(task, seen) -> Table:
-    """What is in the splits."""
+def _table(task: Task, seen: Mapping[str, Survey]) -> Table:
+    """What is in the splits: a line for each sensor, the first of which also shows chips and labels."""
     table = Table("split", "chips", "sensor", "frames", "clear", "labels")
     for split, survey in seen.items():
-        total = sum(survey.labels.values()) or 1
-        counts = task.counts(survey.labels) if survey.labels else ()
-        labels = ", ".join(f"{name} {n / total:.0%}" for name, n in counts if n)
-        for row, (sensor, frames) in enumerate(survey.frames.items()):
+        of_split = [split, str(survey.chips)]
+        labels = _label_shares(task, survey)
+        for sensor, frames in survey.frames.items():
             clear = sum(survey.clear[sensor]) / len(frames)
-            first = (split, str(survey.chips)) if row == 0 else ("", "")
-            table.add_row(*first, sensor, f"{min(frames)} to {max(frames)}", f"{clear:.0%}", "" if row else labels)
+            fewest, most = min(frames), max(frames)
+            counts = str(most) if fewest == most else f"{fewest} to {most}"
+            table.add_row(*of_split, sensor, counts, f"{clear:.0%}", labels)
+            of_split = ["", ""]
+            labels = ""
     return table
+
+
+def _label_shares(task: Task, survey: Survey) -> str:
+    """Classes that occur, with their shares of the labeled pixels; nothing for fractions, which are no classes."""
+    from agrifm.tasks.fractions import Fractions
+
+    if isinstance(task, Fractions) or not survey.labels:
+        return ""
+    total = sum(survey.labels.values()) or 1
+    shares = []
+    for name, count in task.counts(survey.labels):
+        if count:
+            shares.append(f"{name} {count / total:.0%}")
+    return ", ".join(shares)
 
 
 @data.command("stats")
@@ -78,8 +101,10 @@ def stats(config: Config, overrides: Overrides = None) -> None:
         else:
             source = open_sources(experiment, ("train",))["train"]
             seen = survey(source, experiment.data.sensors, range(len(source)))
-    found = {sensor.name: seen.statistics(sensor) for sensor in experiment.data.sensors}
-    plain = {name: {"mean": list(s.mean), "std": list(s.std), "source": s.source} for name, s in found.items()}
+    plain = {}
+    for sensor in experiment.data.sensors:
+        found = seen.statistics(sensor)
+        plain[sensor.name] = {"mean": list(found.mean), "std": list(found.std), "source": found.source}
     console.print(yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=100), highlight=False)
 
 

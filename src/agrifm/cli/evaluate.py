@@ -14,6 +14,7 @@ from agrifm.errors import InputError, nearest
 if TYPE_CHECKING:
     from agrifm.checkpoint import Checkpoint
     from agrifm.data.folder import SampleSource
+    from agrifm.tasks.scores import Scores
 
 DAYS = (
     "Use only images up to a day: 2018-06-30 or 06-30. Several days: a list, FIRST:LAST:DAYS, FIRST:LAST:monthly or "
@@ -48,27 +49,43 @@ def evaluate(
     refuse_split(split, endless=experiment.data.shards is not None)
     model = model.for_split(split)
     if out is None:
-        suffix = ("_flips" if flips else "") + ("_ensemble" if ensemble else "")
-        out = checkpoint.parent / f"scores_{split}{suffix}"
+        out = _default_folder(checkpoint, split, flips=flips, ensemble=bool(ensemble))
     source = open_sources(experiment, (split,))[split]
-    several_days = as_of is not None and any(sign in as_of for sign in (",", ":", "monthly"))
-    if as_of is not None and not several_days:
-        source = as_of_day(source, experiment.data.seasons, as_of)
-        out = out.with_name(f"{out.name}_{as_of}")
-    if sensors or gaps is not None:
-        if several_days:
+    without_parts = sensors or gaps is not None
+    if as_of is not None and _names_several_days(as_of):
+        if without_parts:
             raise InputError(
                 f"--as-of {as_of}",
                 found="several days together with --sensors or --gaps",
                 expected="one day",
                 repair="give one day, or run the two evaluations one after the other.",
             )
-        _missing_sensors(model, source, sensors, _months(gaps), out)
-    elif as_of is not None and several_days:
         _early_season(model, source, as_of, target, out)
+        console.print(f"written to {out}", highlight=False)
+        return
+    if as_of is not None:
+        source = as_of_day(source, experiment.data.seasons, as_of)
+        out = out.with_name(f"{out.name}_{as_of}")
+    if without_parts:
+        _missing_sensors(model, source, sensors, _months(gaps), out)
     else:
         show_scores(score(model, source, out, console=console))
     console.print(f"written to {out}", highlight=False)
+
+
+def _default_folder(checkpoint: Path, split: str, *, flips: bool, ensemble: bool) -> Path:
+    """Return the folder of scores beside a checkpoint."""
+    name = f"scores_{split}"
+    if flips:
+        name += "_flips"
+    if ensemble:
+        name += "_ensemble"
+    return checkpoint.parent / name
+
+
+def _names_several_days(as_of: str) -> bool:
+    """Whether ``--as-of`` is a list or a range of days."""
+    return any(sign in as_of for sign in (",", ":", "monthly"))
 
 
 def refuse_split(split: str, *, endless: bool) -> None:
@@ -137,13 +154,18 @@ def show_scores(result: Any) -> None:
             cells.append(f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
         table.add_row(entry.name, *cells)
     console.print(table)
-    console.print("  ".join(f"{key} {value:.4f}" for key, value in result.summary.items()), highlight=False)
-    levels = getattr(result, "levels", ())
-    if not levels:
-        return
+    summary = "  ".join(f"{key} {value:.4f}" for key, value in result.summary.items())
+    console.print(summary, highlight=False)
+    if getattr(result, "levels", ()):
+        console.print(_table_of_levels(result))
+
+
+def _table_of_levels(result: Scores) -> Table:
+    """Scores of each level of merged classes."""
     names = {entry.name for entry in result.classes}
     table = Table("merged classes", "classes", *SUMMARY)
-    for level in levels:
+    for level in result.levels:
         merged = ", ".join(entry.name for entry in level.classes if entry.name not in names)
-        table.add_row(merged, str(len(level.classes)), *(f"{level.summary[key]:.4f}" for key in SUMMARY))
-    console.print(table)
+        values = [f"{level.summary[key]:.4f}" for key in SUMMARY]
+        table.add_row(merged, str(len(level.classes)), *values)
+    return table

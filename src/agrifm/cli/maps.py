@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
 from agrifm.cli.scenes import ScenePath, Settings, Skip, opened
 from agrifm.cli.shell import Ckpt, Ensemble, Flips, Overwrite, app, console, resumable
+
+if TYPE_CHECKING:
+    from agrifm.maps.map_scene import Mapped
 
 SEAMS, DIFFERENT = 3, 4  # exit codes
 
@@ -65,14 +68,9 @@ def map_(
         "observations": observations or parcels is not None,
         "sets": sets,
     }
-    options = MapOptions(
-        tuple(key for key, on in wanted.items() if on),
-        window,
-        memory,
-        seam_limit,
-        flips=flips,
-        ensemble=tuple(map(str, ensemble or ())),
-    )
+    extras = tuple(name for name, is_wanted in wanted.items() if is_wanted)
+    members = tuple(str(path) for path in ensemble or ())
+    options = MapOptions(extras, window, memory, seam_limit, flips=flips, ensemble=members)
     if parcels is not None:
         from agrifm.products.fiboa import check_map
 
@@ -89,18 +87,22 @@ def map_(
             dask=dask,
             console=console,
         )
+    _print_map(mapped)
+    if parcels is not None:
+        _outline(out, parcels)
+    if mapped.visible_seams:
+        warning = Text("window borders are visible", "bold red")
+        reason = Text(f": more than {seam_limit} times the transitions of other lines")
+        console.print(Text.assemble(warning, reason))
+        raise typer.Exit(SEAMS)
+
+
+def _print_map(mapped: Mapped) -> None:
+    """Print areas, the seam audit and the written files."""
     console.print(mapped.table())
     console.print(f"seams: {mapped.seams}", highlight=False, soft_wrap=True)
     for path in mapped.files:
         console.print(f"written: {path}", highlight=False)
-    if parcels is not None:
-        _outline(out, parcels)
-    if mapped.visible_seams:
-        warning = Text.assemble(
-            ("window borders are visible", "bold red"), f": more than {seam_limit} times the transitions of other lines"
-        )
-        console.print(warning)
-        raise typer.Exit(SEAMS)
 
 
 @app.command("parcels")

@@ -23,7 +23,7 @@ def train(
     ] = False,
     overrides: Overrides = None,
 ) -> None:
-    """Train a model: fine-tune pre-trained weights, or start from random ones."""
+    """Train classifiers of single pixels and a network, from random or pre-trained weights; both are averaged."""
     from agrifm.config import load
     from agrifm.training import fit
 

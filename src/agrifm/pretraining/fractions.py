@@ -78,22 +78,30 @@ def build(
             return finished
         _refuse_existing(out, overwrite)
         outcomes = Outcomes()
-        samples = records(scenes, landcover, crosswalk, plan, outcomes, console)
-        first = next(samples, None)
-        if first is None:
-            raise InputError(
-                out,
-                found=f"no samples; the filters rejected {outcomes.left_out()}",
-                expected="at least one sample",
-                repair="check the filter that rejected most: --max-unknown, --min-clear, --year; or use a smaller "
-                "--size.",
-            )
+        samples = _at_least_one(records(scenes, landcover, crosswalk, plan, outcomes, console), out, outcomes)
         with ShardWriter(out, overwrite=overwrite, made_from=made_from) as writer:
-            for record in chain((first,), samples):
+            for record in samples:
                 writer.add(record)
             report = {**outcomes.to_dict(), "plan": asdict(plan)}
             writer.attach(REPORT, json.dumps(report, indent=1))
     return outcomes
+
+
+def _at_least_one(samples: Iterator[Record], out: Path, outcomes: Outcomes) -> Iterator[Record]:
+    """Return the samples; refuse before anything is written if there are none.
+
+    Raises:
+        InputError: If there are none.
+    """
+    first = next(samples, None)
+    if first is None:
+        raise InputError(
+            out,
+            found=f"no samples; the filters rejected {outcomes.left_out()}",
+            expected="at least one sample",
+            repair="check the filter that rejected most: --max-unknown, --min-clear, --year; or use a smaller --size.",
+        )
+    return chain((first,), samples)
 
 
 def _finished(out: Path, made_from: Mapping[str, Any]) -> Outcomes | None:

@@ -73,6 +73,27 @@ def search(
         candidates = _query_api(place, search_links, query, reader)
     else:
         candidates = _walk_catalog(place, root, query, reader)
+    items = _chosen(url, candidates, query, limit, console)
+    record = {
+        "stac": place,
+        "bbox": joined(boxes),
+        "aoi": str(aoi) if aoi else None,
+        "collections": list(collections),
+        "start": f"{query.start}",
+        "end": f"{query.end}",
+        "max_cloud": max_cloud,
+    }
+    return {"type": "FeatureCollection", "features": items, MEMBER: record}
+
+
+def _chosen(
+    url: str, candidates: Sequence[dict], query: Query, limit: int | None, console: Console | None
+) -> list[dict]:
+    """Return the first items that pass all filters, and print how many were left out and why.
+
+    Raises:
+        InputError: If none passes.
+    """
     removed: Counter[tuple[str, str]] = Counter()
     items = query.sift(candidates, removed)
     left_out: dict[str, str] = {}  # option by description
@@ -89,16 +110,7 @@ def search(
         if left_out:
             text += f"; left out: {', '.join(left_out)}"
         console.print(text, highlight=False)
-    record = {
-        "stac": place,
-        "bbox": joined(boxes),
-        "aoi": str(aoi) if aoi else None,
-        "collections": list(collections),
-        "start": f"{query.start}",
-        "end": f"{query.end}",
-        "max_cloud": max_cloud,
-    }
-    return {"type": "FeatureCollection", "features": items, MEMBER: record}
+    return items
 
 
 def _no_items(url: str, count: int, left_out: Mapping[str, str], query: Query) -> InputError:
