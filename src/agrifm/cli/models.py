@@ -23,7 +23,7 @@ def train(
     ] = False,
     overrides: Overrides = None,
 ) -> None:
-    """Train classifiers of single pixels and a network, from random or pre-trained weights; both are averaged."""
+    """Train what an experiment describes: classifiers of single pixels, a network, or both."""
     from agrifm.config import load
     from agrifm.training import fit
 

@@ -27,7 +27,8 @@ class PixelsConfig:
         folds: Number of folds of the cross-validation, which divides the training ground into blocks.
         max_pixels: Largest number of training pixels; more are drawn at random.
         learn_from_val: Once the members are chosen, fit them to the training and validation splits together. Scores and
-            calibration on the validation split use members that were fitted without it.
+            calibration on the validation split use members that were fitted without it. With task ``fields``, members
+            never learn from it, because the edges beside them are chosen on it.
     """
 
     members: tuple[MemberName, ...] = ("lda", "logistic", "kernel", "extra_trees")

@@ -12,12 +12,12 @@ import pandas
 
 from agrifm.errors import InputError, refusing
 from agrifm.io import size_of
+from agrifm.vectors.parquet import is_parquet, read_parquet
 from agrifm.vectors.reading import read_table
 
 EXPECTED = "a table of samples: CSV, Parquet, GeoPackage or another vector file of points"
 REPAIR = "save it again as CSV in UTF-8, with the names of the columns in the first line."
 TEXT = (".csv", ".txt", ".tsv")
-PARQUET = (".parquet", ".geoparquet")
 HEAD = 1 << 16  # characters in which the separator is looked for
 SEPARATORS = ",;\t|"
 MOST_LISTED = 12  # names in a sentence
@@ -30,11 +30,12 @@ def read_frame(path: Path) -> pandas.DataFrame:
         InputError: If there is no such file, it cannot be read, or it has no rows.
     """
     size_of(path, expected=EXPECTED, repair="check the path.")
-    suffix = path.suffix.lower()
-    if suffix in TEXT:
+    if path.suffix.lower() in TEXT:
         frame = _read_text(path)
-    elif suffix in PARQUET:
-        frame = _read_parquet(path)
+    elif is_parquet(path):
+        with refusing(path, expected=EXPECTED, repair=REPAIR):
+            table = read_parquet(path)
+        frame = _with_places(table, path)
     else:
         frame = _with_places(read_table(path), path)
     frame.columns = [str(name).strip() for name in frame.columns]
@@ -57,28 +58,6 @@ def _read_text(path: Path) -> pandas.DataFrame:
         return pandas.read_csv(
             path, sep=separator, dtype=str, encoding="utf-8-sig", skipinitialspace=True, quoting=csv.QUOTE_MINIMAL
         )
-
-
-def _read_parquet(path: Path) -> pandas.DataFrame:
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise InputError(
-            path,
-            found="Parquet, which this installation cannot read",
-            expected="the library pyarrow",
-            repair="install it with pip install 'agrifm[parquet]', or save the table as CSV.",
-        ) from error
-    with refusing(path, expected=EXPECTED, repair=REPAIR):
-        has_places = b"geo" in (parquet.read_schema(path).metadata or {})
-    if not has_places:
-        with refusing(path, expected=EXPECTED, repair=REPAIR):
-            return parquet.read_table(path).to_pandas()
-    import geopandas
-
-    with refusing(path, expected=EXPECTED, repair=REPAIR):
-        table = geopandas.read_parquet(path)
-    return _with_places(table, path)
 
 
 def _with_places(table: Any, path: Path) -> pandas.DataFrame:

@@ -22,8 +22,9 @@ from agrifm.data.georeference import read_grid
 from agrifm.data.transforms import Augment
 from agrifm.errors import InputError
 from agrifm.io import write_csv
+from agrifm.nn.ensemble import mean_of_classes
 from agrifm.pixels.draw import PixelDraw
-from agrifm.pixels.ensemble import TINY, PixelEnsemble
+from agrifm.pixels.ensemble import PixelEnsemble
 from agrifm.pixels.features import PixelFeatures
 from agrifm.pixels.fitting import Comparison, compare_members, fit_ensemble
 from agrifm.sample import Batch
@@ -277,11 +278,10 @@ def blend(network: Checkpoint, of_pixels: Checkpoint, val: SampleSource, console
     with torch.inference_mode():
         for batch, _ in labeled_batches(experiment, val):
             assert batch.label is not None
-            of_network = torch.softmax(model(batch).float(), 1)
-            of_classifiers = torch.softmax(pixels(batch), 1)
+            of_network = model(batch)
+            of_classifiers = pixels(batch)
             for share, metric in metrics.items():
-                mean = torch.lerp(of_network, of_classifiers, share)
-                task.update(metric, mean.clamp(min=TINY).log(), batch.label)
+                task.update(metric, mean_of_classes(of_network, of_classifiers, share), batch.label)
     scores = {share: dict(task.scores(metric).summary) for share, metric in metrics.items()}
     f_scores = {share: summary["mFscore"] for share, summary in scores.items()}
     share = 1.0 if f_scores[1.0] > f_scores[equal] + CLEARLY_BETTER else equal

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +13,13 @@ from pyproj import CRS
 
 from agrifm.errors import InputError, refusing
 from agrifm.vectors.crs import known_crs, same_crs
+from agrifm.vectors.parquet import PARQUET, is_parquet, read_parquet
 from agrifm.vectors.reading import chosen_column, read_table
 
 if TYPE_CHECKING:
     import geopandas
 
-TABLES = (".csv", ".tsv", ".parquet", ".geoparquet")
-PARQUET = (".parquet", ".geoparquet")
+TABLES = (".csv", ".tsv", *PARQUET)
 DEGREES = CRS.from_epsg(4326)
 # Pairs of columns that hold longitude and latitude, the first of those that occur; TH and GPS are those of LUCAS.
 GEOGRAPHIC = (
@@ -133,28 +132,14 @@ def read_points(path: Path) -> Any:
     Raises:
         InputError: If it cannot be read, or is Parquet and pyarrow is missing.
     """
-    if path.suffix.lower() not in PARQUET:
+    if not is_parquet(path):
         if is_table(path):
             _check_text(path)
         return read_table(path)
     if not path.is_file():
         raise InputError(path, found="no such file", expected="a table of points", repair="check the path.")
-    if find_spec("pyarrow") is None:
-        raise InputError(
-            path,
-            found="no pyarrow, which reads Parquet",
-            expected="this optional library",
-            repair="run pip install 'agrifm[parquet]', or save the table as CSV.",
-        )
     with refusing(path, expected="a Parquet table of points"):
-        import geopandas
-        import pyarrow.parquet
-
-        with path.open("rb") as file:
-            metadata = pyarrow.parquet.read_schema(file).metadata or {}
-        if b"geo" in metadata:
-            return geopandas.read_parquet(path)
-        return pd.read_parquet(path)
+        return read_parquet(path)
 
 
 def _check_text(path: Path) -> None:

@@ -1,0 +1,41 @@
+"""Parquet tables, with geometries or without."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from agrifm.errors import InputError
+
+PARQUET = (".parquet", ".geoparquet")
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a file is Parquet by its name."""
+    return path.suffix.lower() in PARQUET
+
+
+def read_parquet(path: Path) -> Any:
+    """Read a table: a GeoDataFrame if it has geometries, a DataFrame otherwise.
+
+    Raises:
+        InputError: If pyarrow is missing. Of damaged files, the errors of the libraries pass.
+    """
+    if find_spec("pyarrow") is None:
+        raise InputError(
+            path,
+            found="no pyarrow, which reads Parquet",
+            expected="this optional library",
+            repair="run pip install 'agrifm[parquet]', or save the table as CSV.",
+        )
+    import geopandas
+    import pyarrow.parquet
+
+    with path.open("rb") as file:
+        metadata = pyarrow.parquet.read_schema(file).metadata or {}
+    if b"geo" in metadata:
+        return geopandas.read_parquet(path)
+    return pd.read_parquet(path)
