@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +28,14 @@ def save_suspects(check: LabelCheck, path: Path) -> None:
     values, name = season_index(check)
     days = step_days(check.features.season.length, check.features.steps).numpy() + check.features.season.start
     dates = [date_of(day) for day in days]
-    figure = Figure(figsize=(14, 8.4), dpi=100, layout="constrained")
+    shown = min(len(check.suspects.unit), ROWS * COLUMNS)
+    rows = ceil(shown / COLUMNS)
+    figure = Figure(figsize=(14, 0.4 + 2.7 * rows), dpi=100, layout="constrained")
     figure.suptitle(f"{name} of the worst suspect labels", parse_math=False)
-    axes = figure.subplots(ROWS, COLUMNS, sharex=True, sharey=True).ravel()
-    for number, axis in enumerate(axes):
-        if number >= len(check.suspects.unit):
-            axis.set_visible(False)
-            continue
+    axes = figure.subplots(rows, COLUMNS, sharex=True, sharey=True, squeeze=False).ravel()
+    for axis in axes[shown:]:
+        axis.set_visible(False)
+    for number, axis in enumerate(axes[:shown]):
         unit = check.units[check.suspects.unit[number]]
         suggested = int(check.suspects.suggested[number])
         own = np.nanmean(values[unit.pixels], 0)
@@ -50,6 +52,8 @@ def save_suspects(check: LabelCheck, path: Path) -> None:
         axis.xaxis.set_major_locator(MonthLocator(interval=2))
         axis.xaxis.set_major_formatter(DateFormatter("%b"))
         axis.spines[["top", "right"]].set_visible(False)
+        # Dates stand below the lowest axis of each column, which is not always in the last row.
+        axis.tick_params(labelbottom=number + COLUMNS >= shown)
     save_png(figure, path)
 
 
