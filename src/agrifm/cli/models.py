@@ -82,8 +82,8 @@ def show(path: Annotated[Path, typer.Argument(help="Experiment in YAML, or check
         return
     experiment = load(path)
     console.print(experiment.to_yaml(), highlight=False)
-    # A model can be built once every sensor has statistics to normalize with.
-    if all(sensor.statistics is not None for sensor in experiment.data.sensors):
+    # A network can be built once every sensor has statistics to normalize with.
+    if experiment.network and all(sensor.statistics is not None for sensor in experiment.data.sensors):
         console.print(f"weights: {count_parameters(build(experiment)):,}", highlight=False)
 
 
