@@ -343,7 +343,7 @@ def test_one_class_is_refused(tmp_path):
     table.write_text("code,name\nwheat,crop\nrape,other\n")
     frame = long_table().assign(crop="wheat")
     assert "one class only, 'wheat'" in refused(frame, tmp_path)
-    assert "samples of 1 class" in refused(frame, tmp_path, plan=SamplePlan(classes=table))
+    assert "found:    1 class" in refused(frame, tmp_path, plan=SamplePlan(classes=table))
 
 
 def test_rare_classes_are_refused_or_left_out(tmp_path):
@@ -384,6 +384,25 @@ def test_text_in_a_band_is_refused(tmp_path):
     message = refused(frame, tmp_path)
     assert "column 'B04', row 3" in message
     assert "the text 'cloudy'" in message
+
+
+@pytest.mark.parametrize(
+    ("columns", "row", "pair", "words"),
+    [
+        (("lon", "lat"), 4, (3, "43.35'N"), ("lat, row 5", "the text '43.35'N'", "decimal degrees")),
+        (("lon", "lat"), 4, (120, 91), ("lon 120 and lat 91 in row 5", "which are no degrees")),
+        (("x", "y"), 3, (1e12, 5e6), ("row 4", "nowhere in the CRS 32631", "--crs")),
+    ],
+)
+def test_coordinates_that_are_no_places_are_named_with_their_row(tmp_path, columns, row, pair, words):
+    frame = long_table()
+    valid = (3.5, 43.5) if columns == ("lon", "lat") else (500000, 4800000)
+    for name, value, wrong in zip(columns, valid, pair, strict=True):
+        frame[name] = pandas.Series([value] * len(frame), dtype=object)
+        frame.loc[row, name] = wrong
+    message = refused(frame, tmp_path, TableOptions(crs="32631"))
+    for word in words:
+        assert word in message
 
 
 def test_a_long_table_needs_names_and_dates(tmp_path):
@@ -540,7 +559,7 @@ def test_labels_of_one_place_or_class_cannot_be_checked(noisy, tmp_path):
     lists = folder / "data_lists"
     (tmp_path / "train.txt").write_text((lists / "train.txt").read_text().split()[0])
     overrides = [f"data.{split}={tmp_path / 'train.txt'}" for split in ("train", "val", "test")]
-    with pytest.raises(InputError, match=r"1 block\(s\) of ground"):
+    with pytest.raises(InputError, match=r"1 block of ground"):
         check_labels(open_experiment(folder, tuple(overrides)))
     with pytest.raises(InputError, match="a data set of your own"):
         open_experiment(folder, ("data.dataset=mine:data",))

@@ -18,7 +18,7 @@ from agrifm.checks.chips import survey
 from agrifm.chips.spatial_split import SPLITS
 from agrifm.config import Experiment, load
 from agrifm.data.folder import ChipFolder
-from agrifm.errors import InputError, printable
+from agrifm.errors import InputError, counted, printable
 from agrifm.io import whole
 from agrifm.pixels.draw import LabeledPixels
 from agrifm.pixels.features import PixelFeatures
@@ -29,6 +29,7 @@ from agrifm.sample_tables.reading import listed
 from agrifm.sample_tables.units import Unit, find_units, refuse_without_places
 from agrifm.statistics.tables import cell
 from agrifm.tasks.segmentation import Segmentation
+from agrifm.tasks.two_classes import refuse_one_class
 from agrifm.training.pixel_stage import blocks_of, draw_pixels
 
 MOST_PIXELS = 20_000
@@ -88,12 +89,13 @@ class LabelCheck:
         """Print how many labels are suspect, and which pairs of classes occur most often."""
         count = len(self.suspects.unit)
         console.print(
-            f"{len(self.units):,} labels ({len(self.pixels):,} of {self.labeled:,} labeled pixels), checked with "
-            f"{', '.join(self.members)} on blocks of ground that these had not seen (accuracy {self.accuracy:.3f})",
+            f"{counted(len(self.units), 'label')} ({len(self.pixels):,} of {counted(self.labeled, 'labeled pixel')}), "
+            f"checked with {', '.join(self.members)} "
+            f"on blocks of ground that these had not seen (accuracy {self.accuracy:.3f})",
             highlight=False,
             soft_wrap=True,
         )
-        console.print(f"{count:,} suspect labels ({count / len(self.units):.1%})", highlight=False)
+        console.print(f"{counted(count, 'suspect label')} ({count / len(self.units):.1%})", highlight=False)
         pairs = Counter()
         for unit, suggested in zip(self.suspects.unit, self.suspects.suggested, strict=True):
             pairs[self.classes[self.units[unit].given], self.classes[suggested]] += 1
@@ -168,7 +170,9 @@ def check_labels(
         # A parcel that reaches into several blocks must not teach what its own label should be.
         blocks[unit.pixels] = blocks[unit.pixels[0]]
     known, classes = np.unique(pixels.classes, return_inverse=True)
-    _refuse_few(known, blocks)
+    refuse_one_class(len(known), "labels", "add labels of another class; two can contradict each other.")
+    if len(np.unique(blocks)) < 2:
+        raise _too_few_blocks(blocks)
     validation = cross_validate(pixels.features(sensors), classes, blocks, config, experiment.seed, progress)
     if not validation.folds:
         raise _too_few_blocks(blocks)
@@ -212,22 +216,10 @@ def _with_season(experiment: Experiment, source: ChipFolder) -> Experiment:
     return experiment.with_season(Season.of(facts.spans))
 
 
-def _refuse_few(known: np.ndarray, blocks: np.ndarray) -> None:
-    if len(known) < 2:
-        raise InputError(
-            "labels",
-            found=f"{len(known)} class",
-            expected="at least two classes, which can contradict each other",
-            repair="add labels of another class.",
-        )
-    if len(np.unique(blocks)) < 2:
-        raise _too_few_blocks(blocks)
-
-
 def _too_few_blocks(blocks: np.ndarray) -> InputError:
     return InputError(
         "labels",
-        found=f"{len(np.unique(blocks))} block(s) of ground",
+        found=counted(len(np.unique(blocks)), "block of ground", "blocks of ground"),
         expected="several blocks, of which each is checked with the others, and every class in at least two of them",
         repair="add labels of other places.",
     )
