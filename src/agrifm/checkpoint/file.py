@@ -14,7 +14,7 @@ from torch import Tensor
 from agrifm.checkpoint.header import damaged, read_calibration, read_entry, read_experiment
 from agrifm.checkpoint.stored_model import PixelsDocument, StoredModel
 from agrifm.checkpoint.versions import library_versions
-from agrifm.errors import InputError
+from agrifm.errors import InputError, counted
 from agrifm.tasks.calibration import Calibration
 from agrifm.tensor_files import read_safetensors, refuse_not_finite, write_safetensors
 
@@ -119,7 +119,7 @@ def _read_models(arrays: dict[str, Tensor], header: dict[str, str], path: Path) 
     arrays_of_models = _split_arrays(arrays, count, path)
     documents = read_entry(header, "pixels", list[PixelsDocument | None], [None] * count, path)
     if len(documents) != count:
-        raise damaged(f"{path}: pixels", f"entries of {len(documents)} models", f"one for each of {count}")
+        raise damaged(f"{path}: pixels", f"entries of {counted(len(documents), 'model')}", f"one for each of {count}")
     models = []
     for experiment, own_arrays, document in zip(experiments, arrays_of_models, documents, strict=True):
         models.append(StoredModel.restore(experiment, own_arrays, document, path))

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from agrifm.config import Experiment, parse
-from agrifm.errors import InputError, refusing
+from agrifm.errors import InputError, counted, refusing
 from agrifm.tasks.calibration import Calibration
 from agrifm.tensor_files import DAMAGED
 
@@ -45,7 +45,7 @@ def read_calibration(header: Mapping[str, str], experiment: Experiment, path: Pa
         raise damaged(f"{path}: calibration", "numbers that are no calibration", "finite ones, temperature above 0")
     count = len(experiment.task.names)
     if len(calibration.thresholds) != count:
-        found = f"thresholds of {len(calibration.thresholds)} classes"
+        found = f"thresholds of {counted(len(calibration.thresholds), 'class', 'classes')}"
         raise damaged(f"{path}: calibration", found, f"those of the {count} classes of the model")
     return calibration
 

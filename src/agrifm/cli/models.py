@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from agrifm.cli.shell import Ckpt, Config, Ensemble, Flips, Links, Overrides, app, console, resumable
+from agrifm.errors import counted
 
 weights = typer.Typer(no_args_is_help=True, help="Inspect and convert weight files.")
 app.add_typer(weights, name="weights")
@@ -64,7 +65,7 @@ def predict(
     paths = predict_chips(
         model, source, out, probabilities=probabilities, confidence=confidence, sets=sets, console=console
     )
-    console.print(f"{len(paths)} files written to {out}", highlight=False)
+    console.print(f"{counted(len(paths), 'file')} written to {out}", highlight=False)
 
 
 @app.command()
@@ -105,7 +106,7 @@ def weights_convert(
     """Convert weights to safetensors, or a pre-trained encoder to the layout of the published AgriFM.pth."""
     from agrifm.compat.weights import convert
 
-    console.print(f"{len(convert(source, target, layout))} tensors written to {target}", highlight=False)
+    console.print(f"{counted(len(convert(source, target, layout)), 'tensor')} written to {target}", highlight=False)
 
 
 @app.command()
