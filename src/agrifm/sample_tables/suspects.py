@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agrifm.checks.chips import survey
+from agrifm.checks.survey import Survey
 from agrifm.chips.spatial_split import SPLITS
 from agrifm.config import Experiment, load
 from agrifm.data.folder import ChipFolder
@@ -25,8 +26,10 @@ from agrifm.pixels.features import PixelFeatures
 from agrifm.pixels.fitting import cross_validate
 from agrifm.sample import Season
 from agrifm.sample_tables.confident import Contradictions, contradictions, unlearned
+from agrifm.sample_tables.offset import offset_warning
 from agrifm.sample_tables.reading import listed
 from agrifm.sample_tables.units import Unit, find_units, refuse_without_places
+from agrifm.sensors import Sensor
 from agrifm.statistics.tables import cell
 from agrifm.tasks.segmentation import Segmentation
 from agrifm.tasks.two_classes import refuse_one_class
@@ -50,6 +53,7 @@ class LabelCheck:
         members: Members whose probabilities were averaged.
         accuracy: Share of the pixels whose label these members predict.
         unchecked: Classes whose labels mostly lie in one place, so that nothing can be said about them.
+        warnings: Sentences about numbers that may be wrong.
     """
 
     classes: tuple[str, ...]
@@ -61,6 +65,7 @@ class LabelCheck:
     members: tuple[str, ...]
     accuracy: float
     unchecked: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def frame(self) -> pandas.DataFrame:
         """One row for each suspect, worst first, with an empty column ``corrected``."""
@@ -110,6 +115,8 @@ class LabelCheck:
                 highlight=False,
                 soft_wrap=True,
             )
+        for warning in self.warnings:
+            console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
 
 
 COLUMNS = (
@@ -158,7 +165,9 @@ def check_labels(
     assert isinstance(task, Segmentation)
     source = _all_chips(experiment)
     with torch.inference_mode():
-        draw = draw_pixels(_with_season(experiment, source), source, None, most, progress)
+        experiment = _in_order(experiment)
+        facts = survey(source, experiment.data.sensors, range(len(source)))
+        draw = draw_pixels(experiment.with_season(Season.of(facts.spans)), source, None, most, progress)
     pixels = draw.pixels()
     units = find_units(pixels, source, experiment.data.root)
     accepts(units)
@@ -194,6 +203,7 @@ def check_labels(
         members=validation.chosen(),
         accuracy=accuracy,
         unchecked=tuple(task.names[number] for number in known[is_class[known]]),
+        warnings=_offset_warnings(facts, experiment.data.sensors),
     )
 
 
@@ -207,13 +217,21 @@ def _all_chips(experiment: Experiment) -> ChipFolder:
     return replace(data.split("train"), names=tuple(names))
 
 
-def _with_season(experiment: Experiment, source: ChipFolder) -> Experiment:
-    """The experiment with the season of all chips; chips are read one by one, in order."""
-    experiment = experiment.model_copy(
-        update={"training": experiment.training.model_copy(update={"batch_size": 1, "workers": 0})}
-    )
-    facts = survey(source, experiment.data.sensors, range(len(source)))
-    return experiment.with_season(Season.of(facts.spans))
+def _in_order(experiment: Experiment) -> Experiment:
+    """The experiment whose chips are read one by one, in order."""
+    training = experiment.training.model_copy(update={"batch_size": 1, "workers": 0})
+    return experiment.model_copy(update={"training": training})
+
+
+def _offset_warnings(facts: Survey, sensors: Sequence[Sensor]) -> tuple[str, ...]:
+    """Sentences about offsets that were left in the numbers of chips."""
+    warnings = []
+    for sensor in sensors:
+        parts = facts.pixels.get(sensor.name)
+        warning = offset_warning(np.concatenate(parts), sensor) if parts else ""
+        if warning:
+            warnings.append(warning)
+    return tuple(warnings)
 
 
 def _too_few_blocks(blocks: np.ndarray) -> InputError:

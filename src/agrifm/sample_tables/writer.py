@@ -18,6 +18,7 @@ from agrifm.io import whole_folder, writing
 from agrifm.progress import counting
 from agrifm.sample_tables.columns import TableOptions
 from agrifm.sample_tables.dataset import INDEX, SampleData
+from agrifm.sample_tables.offset import offset_warning
 from agrifm.sample_tables.packing import pack
 from agrifm.sample_tables.reading import listed
 from agrifm.sample_tables.splits import divide
@@ -139,6 +140,10 @@ def write_samples(
             step(count, len(data.chips))
         data.write_texts(folder, out)
     warnings = [division.warning] if division.warning else []
+    # Whoever states an offset knows about it.
+    about_offset = "" if options.offset is not None else offset_warning(table.values, table.sensor, table.days)
+    if about_offset:
+        warnings.append(about_offset)
     warnings += alike((entry.name for entry in classes), plan.classes)
     warnings += _absent(data, plan)
     return SampleReport(data, (*table.notes, *notes, division.sentence), tuple(warnings))
