@@ -27,7 +27,8 @@ from agrifm.rasters import file_band as raster
 from agrifm.rasters import gdal
 from agrifm.rasters.file_band import FileBand
 from agrifm.stac import search as stac
-from agrifm.stac.items import frames_of, resolve, save
+from agrifm.stac.hrefs import resolve
+from agrifm.stac.items import frames_of, save
 from agrifm.stac.providers import GENERIC
 
 __all__ = ["catalog"]  # a fixture

@@ -23,7 +23,8 @@ from agrifm.data.chips import read_chip
 from agrifm.errors import InputError
 from agrifm.maps.files import writer
 from agrifm.products import fiboa
-from agrifm.products.parcels import ParcelRule, find_fields, join_small, outlines, parcels_of
+from agrifm.products.field_shapes import find_fields, join_small, outlines
+from agrifm.products.parcels import ParcelRule, parcels_of
 from agrifm.sensors import S2
 from agrifm.synthetic.scenes import write_scene
 from agrifm.tasks.watershed import Watershed

@@ -23,7 +23,8 @@ from agrifm.rasters import file_band as raster
 from agrifm.scenes.scene import Area, Scene
 from agrifm.sensors import S2
 from agrifm.stac import search as stac
-from agrifm.stac.items import frames_of, resolve, save
+from agrifm.stac.hrefs import resolve
+from agrifm.stac.items import frames_of, save
 from agrifm.stac.providers import GENERIC, MissingBand, provider_at
 
 BOX = (2.9, 43.3, 3.1, 43.4)

@@ -74,7 +74,8 @@ def search(
     overwrite: Overwrite = False,
 ) -> None:
     """Search a STAC catalog and save the items, so that later runs use the same images."""
-    from agrifm.stac.items import save, setting
+    from agrifm.stac.hrefs import setting
+    from agrifm.stac.items import save
     from agrifm.stac.search import search as find_items
 
     if out.exists() and not overwrite:

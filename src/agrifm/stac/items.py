@@ -5,18 +5,13 @@ Specification: STAC 1.0 and 1.1, ItemCollection (stacspec.org).
 
 from __future__ import annotations
 
-import datetime as dt
 import json
-import posixpath
-import re
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin, urlsplit, urlunsplit
 
-from agrifm.addresses import is_address, local, normalized
+from agrifm.addresses import is_address
 from agrifm.errors import InputError
 from agrifm.io import write_whole
 from agrifm.network.http import json_object, read_file, text_of
@@ -24,21 +19,11 @@ from agrifm.rasters.file_band import FileBand
 from agrifm.scenes.quality import Quality
 from agrifm.scenes.scene import Frame, Layer
 from agrifm.sensors import SENSORS
+from agrifm.stac.hrefs import resolve, roots, self_link
 from agrifm.stac.providers import AssetBand, MissingBand, Product, Provider, provider_of
+from agrifm.stac.validation import checked, day_of, order
 
 MEMBER = "agrifm"  # member of an item list, beside the items: the record of the search
-
-# Types of what items may leave out; without it they may still be used.
-OPTIONAL_MEMBERS = {"collection": str, "geometry": dict, "bbox": list}
-OPTIONAL_PROPERTIES = {
-    "datetime": str,
-    "start_datetime": str,
-    "platform": str,
-    "constellation": str,
-    "eo:cloud_cover": (int, float),
-}
-LISTS_OF_ASSETS = {"roles": str, "eo:bands": dict, "bands": dict, "raster:bands": dict}  # types of their entries
-LARGEST = 1e300  # numbers beyond it would overflow in computations
 
 
 def save(items: Mapping, path: Path, **saved: Any) -> None:
@@ -87,171 +72,6 @@ def _searched_folder(record: Mapping) -> Path | None:
     if isinstance(stated, str) and Path(stated).is_absolute():
         return Path(stated).parent
     return None
-
-
-def checked(item: Any, where: object) -> dict:
-    """Return an item whose parts have the types of the specification, without assets and links that are null.
-
-    Raises:
-        InputError: If a part is missing or of another type.
-    """
-    if not isinstance(item, dict):
-        raise _not_stac(where, f"an item without id and properties and assets: {str(item)[:80]}")
-    required = {"id": str, "properties": dict, "assets": dict}
-    missing = [name for name, kind in required.items() if not isinstance(item.get(name), kind)]
-    if missing:
-        raise _not_stac(where, f"an item without {' and '.join(missing)}: {str(item)[:80]}")
-    place = f"{where}: item {item['id']}"
-    first_error = next(_type_errors(item), None)
-    if first_error is not None:
-        raise _not_stac(place, first_error)
-    assets = {key: asset for key, asset in item["assets"].items() if asset and asset.get("href")}
-    return {**item, "assets": assets, "links": links_of(item, place)}
-
-
-def _not_stac(where: object, found: str) -> InputError:
-    return InputError(where, found=found, expected="STAC items", repair="correct the item, or delete it from the list.")
-
-
-def _type_errors(item: Mapping) -> Iterator[str]:
-    """Yield the parts of an item that have another type than in the specification."""
-    for name, kind in OPTIONAL_MEMBERS.items():
-        yield from _type_error(name, item.get(name), kind)
-    for name, kind in OPTIONAL_PROPERTIES.items():
-        yield from _type_error(name, item["properties"].get(name), kind)
-    bbox = item.get("bbox")
-    if isinstance(bbox, list) and not (len(bbox) in (4, 6) and all(map(_is_number, bbox))):
-        yield f"bbox {str(bbox)[:80]}"
-    for key, asset in item["assets"].items():
-        if asset is not None and not isinstance(asset, dict):
-            yield f"asset {key}: {str(asset)[:80]!r}"
-        elif asset:
-            for error in _asset_errors(asset):
-                yield f"asset {key}: {error}"
-
-
-def _type_error(name: str, value: Any, kind: type | tuple[type, ...]) -> Iterator[str]:
-    # In Python, true and false are numbers; in JSON they are not.
-    if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-        yield f"{name} {str(value)[:80]!r}"
-
-
-def _asset_errors(asset: Mapping) -> Iterator[str]:
-    if not isinstance(asset.get("href"), str | None):
-        yield f"href {str(asset['href'])[:80]!r}"
-    for name, kind in LISTS_OF_ASSETS.items():
-        entries = asset.get(name)
-        if entries is None:
-            continue
-        if not (isinstance(entries, list) and all(isinstance(entry, kind) for entry in entries)):
-            yield f"{name} {str(entries)[:80]!r}"
-
-
-def _is_number(value: object) -> bool:
-    """Whether a value is a number that computations can use."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
-
-
-def links_of(document: Mapping, where: object) -> list[dict]:
-    """Return the links of a STAC document, without those that are null or have no address.
-
-    Raises:
-        InputError: If one of them is no link.
-    """
-    links = document.get("links") or []
-    if not isinstance(links, list):
-        raise _not_stac(where, f"links {str(links)[:80]!r}")
-    usable = []
-    for link in links:
-        if link is not None and not isinstance(link, dict):
-            raise _not_stac(where, f"the link {str(link)[:80]!r}")
-        if not link:
-            continue
-        if not (isinstance(link.get("href"), str | None) and isinstance(link.get("rel"), str | None)):
-            raise _not_stac(where, f"the link {str(link)[:80]}")
-        if link.get("href"):
-            usable.append(link)
-    return usable
-
-
-def order(item: Mapping) -> tuple[str, str, str]:
-    """Sort key of items: time, collection and name."""
-    return f"{_moment(item)}", str(item.get("collection")), str(item.get("id"))
-
-
-def day_of(item: Mapping) -> dt.date:
-    """Return the day of an item, or the first day of a composite.
-
-    Raises:
-        InputError: If the item states none.
-    """
-    try:
-        return dt.date.fromisoformat(str(_moment(item))[:10])
-    except ValueError as error:
-        raise InputError(
-            f"item {item.get('id')}",
-            found=f"datetime {_moment(item)!r}",
-            expected="a date such as 2018-03-01T10:56:21Z in 'datetime' or 'start_datetime'",
-            repair="correct the item, or delete it from the list.",
-        ) from error
-
-
-def _moment(item: Mapping) -> str | None:
-    return item["properties"].get("datetime") or item["properties"].get("start_datetime")
-
-
-def roots(*places: str) -> tuple[Path, ...]:
-    """Return the folders of local catalogs and item lists, inside which their files must lie."""
-    return tuple(Path(place).resolve().parent for place in places if not is_address(place))
-
-
-def resolve(href: str, base: str, allowed: Sequence[Path], where: str, catalog: Path | None = None) -> str:
-    """Resolve a reference in a document to an address (http, https, s3, gs) or an absolute path.
-
-    Args:
-        href: Reference as the document states it.
-        base: Address or path of the document.
-        allowed: Folders in which local files may lie.
-        where: Document or item, for the error.
-        catalog: Folder to propose to the user if the file lies outside the allowed ones.
-
-    Raises:
-        InputError: If it has another scheme or a prefix of GDAL, or is a local file outside ``allowed``.
-    """
-    if is_address(href):
-        return normalized(href, where)
-    href = local(href, where)
-    if is_address(base):
-        parts = urlsplit(base)
-        if parts.scheme in ("http", "https"):
-            return normalized(urljoin(base, href), where)
-        joined = posixpath.normpath(posixpath.join(posixpath.dirname(parts.path), href))
-        return normalized(urlunsplit(parts._replace(path=joined, query="", fragment="")), where)
-    try:
-        path = (Path(base).parent / href).resolve()
-    except (OSError, RuntimeError) as error:  # a loop of symbolic links; a name that is too long
-        raise _not_stac(where, f"{href}: {error}") from error
-    if not any(path.is_relative_to(folder) for folder in allowed):
-        proposed = path.parent
-        # Allowing the root or one of its folders would allow almost everything.
-        if catalog is not None and len(catalog.parts) > 2 and path.is_relative_to(catalog):
-            proposed = catalog
-        raise InputError(
-            where,
-            found=f"{href}, which is {path}",
-            expected=f"a file inside {' or '.join(map(str, allowed)) or 'the folder of the catalog'}",
-            repair="move the files beside the list, or, if you trust the list, allow their folder: --set "
-            + setting(proposed),
-        )
-    return str(path)
-
-
-def setting(folder: Path) -> str:
-    """Return the setting that allows a folder of files, quoted for the shell and for YAML where that is needed."""
-    if re.fullmatch(r"[\w./-]+", str(folder)):
-        return f"folders={folder}"
-    quoted_path = json.dumps(str(folder), ensure_ascii=False)
-    return shlex.quote(f"folders={quoted_path}")
 
 
 def _record(document: Mapping, path: Path) -> dict:
@@ -320,14 +140,6 @@ class Files:
         href = resolve(asset_band.asset["href"], self.base, self.allowed, self.where, self.catalog)
         kind = "file" if is_address(href) else "listed"
         return FileBand(self.provider.address(href), asset_band.index, nodata, kind)
-
-
-def self_link(item: Mapping) -> str | None:
-    """Return the address of an item by its own statement."""
-    for link in item["links"]:
-        if link.get("rel") == "self":
-            return link["href"]
-    return None
 
 
 def _files(item: Mapping, path: Path, allowed: tuple[Path, ...], provider: Provider, catalog: Path | None) -> Files:

@@ -14,8 +14,8 @@ import numpy as np
 
 from agrifm.errors import InputError, refusing
 from agrifm.scenes.description import read_area
-from agrifm.stac.items import day_of, order
 from agrifm.stac.providers import provider_of
+from agrifm.stac.validation import day_of, order
 
 Box = tuple[float, float, float, float]
 

@@ -20,9 +20,11 @@ from rich.console import Console
 from agrifm.addresses import is_address, normalized
 from agrifm.errors import InputError, counted, nearest
 from agrifm.network.http import PATIENCE, HttpReader, asking
-from agrifm.stac.items import MEMBER, checked, links_of, resolve, roots, self_link
+from agrifm.stac.hrefs import resolve, roots, self_link
+from agrifm.stac.items import MEMBER
 from agrifm.stac.providers import provider_at
 from agrifm.stac.query import Box, Query, area, joined, season
+from agrifm.stac.validation import checked, links_of
 
 PAGE = 100  # items of one answer of an API
 MOST_ITEMS = 100_000  # items of one search

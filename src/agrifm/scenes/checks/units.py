@@ -17,8 +17,9 @@ from agrifm.checks.chips import evenly
 from agrifm.checks.ground import dark_end, has_vegetation, median_visible
 from agrifm.checks.survey import Survey
 from agrifm.errors import InputError
+from agrifm.scenes.checks.date_samples import MIN_GROUND, DateSamples
 from agrifm.scenes.checks.date_settings import units_setting
-from agrifm.scenes.checks.dates import MIN_GROUND, DateSamples, refuse_contradicting_dates
+from agrifm.scenes.checks.dates import refuse_contradicting_dates
 from agrifm.scenes.checks.pixels import MIN_PIXELS, FrameSample, refuse_impossible
 from agrifm.scenes.corrections import UNCHECKED
 from agrifm.scenes.scene import Frame, Layer, Scene
