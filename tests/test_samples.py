@@ -25,10 +25,10 @@ from agrifm.errors import InputError
 from agrifm.evaluation.scoring import evaluate
 from agrifm.sample import Sample
 from agrifm.sample_tables.columns import TableOptions
-from agrifm.sample_tables.confident import contradictions, thresholds
 from agrifm.sample_tables.offset import offset_warning
 from agrifm.sample_tables.suggest import suggest
 from agrifm.sample_tables.suspects import check_labels, open_experiment, write_suspects
+from agrifm.sample_tables.suspects.confident import contradictions, thresholds
 from agrifm.sample_tables.table import read_table
 from agrifm.sample_tables.writer import SamplePlan, write_samples
 from agrifm.sensors import LANDSAT, S2

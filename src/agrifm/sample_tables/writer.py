@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from agrifm.checks.two_classes import refuse_one_class
 from agrifm.chips.classes import ClassTable, alike
 from agrifm.chips.spatial_split import SPLITS
 from agrifm.data.chips import write_chip
@@ -24,7 +25,6 @@ from agrifm.sample_tables.reading import listed
 from agrifm.sample_tables.splits import divide
 from agrifm.sample_tables.table import SampleTable, read_table
 from agrifm.tasks.segmentation import CropClass
-from agrifm.tasks.two_classes import refuse_one_class
 
 FEWEST = 5  # samples of a class: three splits, and more than one to learn from
 WRITTEN = (INDEX, "crops.yaml", "classes.yaml", "data_lists", "h5_samples")

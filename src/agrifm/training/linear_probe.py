@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from agrifm.checks.chips import evenly
+from agrifm.checks.two_classes import refuse_one_class
 from agrifm.config import Experiment
 from agrifm.config import load as read_experiment
 from agrifm.data.folder import SampleSource, SampleSubset
@@ -21,7 +22,6 @@ from agrifm.errors import InputError
 from agrifm.nn.model import CropModel
 from agrifm.tasks.scores import scores
 from agrifm.tasks.segmentation import Segmentation
-from agrifm.tasks.two_classes import refuse_one_class
 from agrifm.training.loaders import open_sources
 
 MAX_CHIPS = 64  # of each split

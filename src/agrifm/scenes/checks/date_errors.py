@@ -64,6 +64,7 @@ def _describe_order(fault: Fault, frames: Sequence[Frame], layer: Layer, scene: 
 
 
 def exchange_bands(frames: Sequence[Frame], layer: Layer, scene: Scene) -> str:
+    """Return the advice for bands that are exchanged."""
     return (
         f"put the bands of {format_days(frames)} in order (exchange the names of the files), or "
         f"{skip_setting(frames, layer, scene)}."
@@ -71,14 +72,17 @@ def exchange_bands(frames: Sequence[Frame], layer: Layer, scene: Scene) -> str:
 
 
 def side_of(fault: Fault) -> str:
+    """On which side of the other dates a date lies."""
     return "above" if fault.amount > 0 else "below"
 
 
 def where_of(frames: Sequence[Frame], layer: Layer, scene: Scene) -> str:
+    """Scene, sensor and dates, for errors."""
     return f"{scene.name}: {layer.sensor.name}, {format_days(frames)}"
 
 
 def format_days(frames: Iterable[Frame]) -> str:
+    """The first few days of frames, for errors."""
     days = sorted({frame.day for frame in frames})
     text = ", ".join(map(str, days[:MAX_DATES]))
     if len(days) > MAX_DATES:

@@ -15,7 +15,7 @@ from agrifm.errors import printable
 from agrifm.figures import save_png
 from agrifm.pixels.features import LEAST_SUM, index_bands
 from agrifm.pixels.series import step_days
-from agrifm.sample_tables.suspects import LabelCheck
+from agrifm.sample_tables.suspects.check import LabelCheck
 from agrifm.sensors import Sensor
 
 ROWS, COLUMNS = 3, 4

@@ -1,11 +1,4 @@
-"""Chips in the HDF5 layout of the original, with optional extensions.
-
-One file is one sample: a dataset ``<sensor> (T, C, H, W)`` for each sensor and an integer ``label (H, W)``. Extensions:
-``<sensor>_dates (T)``, ISO dates; ``<sensor>_mask (T, H, W)``, 1 where the ground is visible; ``instances (H, W)``, the
-number of the field, 0 outside of fields and -1 where it is unknown; the attribute ``bands`` of a sensor's dataset; and
-the attributes ``crs`` and ``transform`` (a, b, c, d, e, f of the label's grid) and ``block`` of the file: chips of one
-block stay in one fold of a cross-validation.
-"""
+"""Chips are read in parts: the named sensors, their bands and the chosen frames, in the order of their dates."""
 
 from __future__ import annotations
 
@@ -18,28 +11,13 @@ import numpy as np
 import torch
 
 from agrifm.data.chip_values import chronological, parse_days, to_torch
-from agrifm.data.georeference import Georeference, read_georeference
-from agrifm.data.hdf5 import ChipFile, attribute, open_chip
+from agrifm.data.chips.bands import band_positions, present_sensors, stored_image
+from agrifm.data.hdf5 import ChipFile, open_chip
 from agrifm.errors import InputError, counted
-from agrifm.io import whole
 from agrifm.sample import Sample
 from agrifm.sensors import Sensor
 
-__all__ = [
-    "FrameChoice",
-    "Georeference",
-    "band_positions",
-    "check_header",
-    "open_chip",
-    "read_block",
-    "read_chip",
-    "read_georeference",
-    "write_chip",
-]
-
 FrameChoice = Callable[[int], np.ndarray]  # takes a number of frames and returns the sorted numbers of those to read
-
-INT16 = np.iinfo(np.int16)
 
 
 def read_chip(
@@ -69,9 +47,9 @@ def read_chip(
     valid: dict[str, torch.Tensor] = {}
     label = None
     with open_chip(path, allow_links=allow_links, whole=True) as file:
-        for sensor in _present_sensors(file, sensors, allow_missing=allow_missing):
+        for sensor in present_sensors(file, sensors, allow_missing=allow_missing):
             name = sensor.name
-            stored = _stored_image(file, sensor)
+            stored = stored_image(file, sensor)
             days = _read_days(file, name, stored.shape[0])
             chosen = _chosen_frames(stored, days, frames)
             image = _read_image(file, stored, sensor, chosen)
@@ -90,19 +68,6 @@ def read_chip(
     return Sample(images=images, dates=dates, valid=valid, label=label, name=path.stem)
 
 
-def check_header(
-    path: Path, sensors: Sequence[Sensor], *, allow_missing: bool = False, allow_links: bool = False
-) -> None:
-    """Check what a chip holds without reading its images.
-
-    Raises:
-        InputError: If a sensor is missing, or its dataset has the wrong form.
-    """
-    with open_chip(path, allow_links=allow_links) as file:
-        for sensor in _present_sensors(file, sensors, allow_missing=allow_missing):
-            band_positions(file, _stored_image(file, sensor), sensor)
-
-
 def read_block(path: Path, *, allow_links: bool = False) -> str | None:
     """Read the name of the block that a chip belongs to; None if it names none.
 
@@ -111,107 +76,6 @@ def read_block(path: Path, *, allow_links: bool = False) -> str | None:
     """
     with open_chip(path, allow_links=allow_links) as file:
         return file.text("block")
-
-
-def write_chip(
-    path: Path,
-    sample: Sample,
-    sensors: Sequence[Sensor],
-    place: Georeference | None = None,
-    fields: np.ndarray | None = None,
-    block: str | None = None,
-) -> None:
-    """Write one chip; the file appears whole, by rename.
-
-    Args:
-        path: Path of the HDF5 file.
-        sample: Sample to write.
-        sensors: Sensors to write, of those that the sample holds.
-        place: Georeference of the label's grid.
-        fields: Numbers of the fields ``(h, w)``; they become the dataset ``instances``.
-        block: Name of the block that the chip belongs to.
-    """
-    # Writers of chips clear their folder before they begin: listing it for every chip would dominate the time.
-    with whole(path, tidy=False) as unfinished:
-        unfinished.write_bytes(_to_bytes(sample, sensors, place, fields, block))
-
-
-def _to_bytes(
-    sample: Sample,
-    sensors: Sequence[Sensor],
-    place: Georeference | None,
-    fields: np.ndarray | None,
-    block: str | None,
-) -> memoryview | bytes:
-    """Return the HDF5 file as bytes. It is built in memory because libhdf5 crashes on a full disk."""
-    with h5py.File("chip", "w", driver="core", backing_store=False) as file:
-        for sensor in sensors:
-            if sensor.name in sample.images:
-                _write_sensor(file, sample, sensor)
-        if sample.label is not None:
-            label = sample.label.numpy()
-            fits_int16 = label.size == 0 or (label.min() >= INT16.min and label.max() <= INT16.max)
-            label = label.astype(np.int16 if fits_int16 else np.int64)
-            file.create_dataset("label", data=label, compression="gzip")
-        if fields is not None:
-            file.create_dataset("instances", data=fields.astype(np.int32), compression="gzip")
-        if place is not None:
-            file.attrs["crs"] = place.crs
-            file.attrs["transform"] = place.transform
-        if block is not None:
-            file.attrs["block"] = block
-        file.flush()
-        return file.id.get_file_image()
-
-
-def _write_sensor(file: h5py.File, sample: Sample, sensor: Sensor) -> None:
-    image = sample.images[sensor.name].numpy()
-    stored = file.create_dataset(
-        sensor.name,
-        data=image,
-        chunks=(1, *image.shape[1:]),
-        compression="gzip",
-        compression_opts=2,
-        shuffle=True,
-    )
-    stored.attrs["bands"] = list(sensor.band_ids)
-    if sensor.name in sample.dates:
-        days = sample.dates[sensor.name].numpy().astype("datetime64[D]")
-        file[f"{sensor.name}_dates"] = days.astype("S10")
-    if sensor.name in sample.valid:
-        mask = sample.valid[sensor.name].numpy().astype(np.uint8)
-        file.create_dataset(f"{sensor.name}_mask", data=mask, compression="gzip")
-
-
-def _present_sensors(file: ChipFile, sensors: Sequence[Sensor], *, allow_missing: bool) -> list[Sensor]:
-    """Return the sensors that the chip holds.
-
-    Raises:
-        InputError: If one is missing although all are required, or all are missing.
-    """
-    present = [sensor for sensor in sensors if sensor.name in file]
-    if present and (allow_missing or len(present) == len(sensors)):
-        return present
-    missing = [sensor.name for sensor in sensors if sensor not in present]
-    raise InputError(
-        file.where(", ".join(missing)),
-        found=f"datasets {file.names()}",
-        expected=f"a dataset (T, C, H, W) for each of {', '.join(sensor.name for sensor in sensors)}",
-        repair="add the dataset, remove the sensor from 'sensors', or set 'allow_missing: true' if chips may lack "
-        "sensors.",
-    )
-
-
-def _stored_image(file: ChipFile, sensor: Sensor) -> h5py.Dataset:
-    stored = file.numbers(sensor.name, "iuf")
-    if stored.ndim != 4 or 0 in stored.shape:
-        raise InputError(
-            file.where(sensor.name),
-            found=f"shape {stored.shape}",
-            expected="(T, C, H, W) with at least one of each",
-            repair="write the series with four axes; a single date is T=1.",
-        )
-    return stored
 
 
 def _read_days(file: ChipFile, sensor: str, frames: int) -> np.ndarray | None:
@@ -247,56 +111,6 @@ def _chosen_frames(stored: h5py.Dataset, days: np.ndarray | None, frames: FrameC
     total = stored.shape[0]
     chosen = np.arange(total) if frames is None else frames(total)
     return chosen if days is None else chronological(days)[chosen]
-
-
-def band_positions(file: ChipFile, stored: h5py.Dataset, sensor: Sensor) -> list[int]:
-    """Return the positions of the sensor's bands along the channel axis, in the sensor's order.
-
-    Raises:
-        InputError: If a band is missing, or the count is wrong and the file does not name its bands.
-    """
-    where = file.where(sensor.name)
-    channels = stored.shape[1]
-    names = _band_names(stored, where)
-    if names is not None:
-        has_each_once = all(names.count(band) == 1 for band in sensor.band_ids)
-        if has_each_once and len(names) == channels:
-            return [names.index(band) for band in sensor.band_ids]
-        raise InputError(
-            where,
-            found=f"bands {', '.join(names)} for {counted(channels, 'channel')}",
-            expected=f"bands {', '.join(sensor.band_ids)}, each once",
-            repair="add the missing bands, correct the attribute 'bands', or define a sensor with the bands you have.",
-        )
-    if channels != len(sensor.bands):
-        raise InputError(
-            where,
-            found=counted(channels, "band"),
-            expected=f"{len(sensor.bands)}: {', '.join(sensor.band_ids)}",
-            repair="store these bands in this order, or define a sensor with the bands you have.",
-        )
-    return list(range(channels))
-
-
-def _band_names(stored: h5py.Dataset, where: str) -> list[str] | None:
-    """Return the attribute ``bands``, or None if the file does not name its bands."""
-    where = f"{where}: attribute 'bands'"
-    value = attribute(stored, "bands", where)
-    if value is None:
-        return None
-    entries = value.tolist() if isinstance(value, np.ndarray) and value.ndim == 1 else [None]
-    names: list[str] = []
-    for entry in entries:
-        name = entry.decode(errors="replace") if isinstance(entry, bytes) else entry
-        if not isinstance(name, str):
-            raise InputError(
-                where,
-                found=str(value)[:200],
-                expected="a list of names, one for each channel",
-                repair="write the names as a list of texts, or delete the attribute.",
-            )
-        names.append(name)
-    return names
 
 
 def _read_image(file: ChipFile, stored: h5py.Dataset, sensor: Sensor, chosen: np.ndarray) -> torch.Tensor:

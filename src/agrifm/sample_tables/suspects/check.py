@@ -1,4 +1,4 @@
-"""Labels that their neighbors among the series contradict, as a table to correct and a picture."""
+"""The check: classifiers judge every label without having seen the block of ground it lies in."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rich.table import Table
 
 from agrifm.checks.chips import survey
 from agrifm.checks.survey import Survey
+from agrifm.checks.two_classes import refuse_one_class
 from agrifm.chips.spatial_split import SPLITS
 from agrifm.config import Experiment, load
 from agrifm.data.folder import ChipFolder
@@ -25,14 +26,13 @@ from agrifm.pixels.draw import LabeledPixels
 from agrifm.pixels.features import PixelFeatures
 from agrifm.pixels.fitting import cross_validate
 from agrifm.sample import Season
-from agrifm.sample_tables.confident import Contradictions, contradictions, unlearned
 from agrifm.sample_tables.offset import offset_warning
 from agrifm.sample_tables.reading import listed
-from agrifm.sample_tables.units import Unit, find_units, refuse_without_places
+from agrifm.sample_tables.suspects.confident import Contradictions, contradictions, unlearned
+from agrifm.sample_tables.suspects.units import Unit, find_units, refuse_without_places
 from agrifm.sensors import Sensor
 from agrifm.statistics.tables import cell
 from agrifm.tasks.segmentation import Segmentation
-from agrifm.tasks.two_classes import refuse_one_class
 from agrifm.training.pixel_stage import blocks_of, draw_pixels
 
 MOST_PIXELS = 20_000
