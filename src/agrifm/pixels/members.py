@@ -89,11 +89,61 @@ class KernelMember(nn.Module):
 
     def forward(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n k"]:
         """Compute probabilities."""
-        x = self.standardize(features)
-        products = x @ self.landmarks.T
-        squares = x.square().sum(1, keepdim=True) + self.landmarks.square().sum(1)
-        kernels = torch.exp(-self.gamma * (squares - 2 * products).clamp(min=0))
+        kernels = _gaussian_kernels(self.standardize(features), self.landmarks, self.gamma)
         return torch.softmax(kernels @ self.weight.T + self.bias, 1)
+
+
+class DiscriminantKernelMember(nn.Module):
+    """Softmax of linear functions of Gaussian kernels on the axes of a linear discriminant analysis.
+
+    Args:
+        mean: Mean of each feature.
+        std: Standard deviation of each feature.
+        axes: Axes ``(d, f)`` on which the classes differ, for standardized features.
+        landmarks: Coordinates ``(m, d)`` on the axes at which the kernels are centered.
+        gamma: Inverse width of the kernels.
+        weight: Weights ``(k, m)`` of the kernels.
+        bias: Biases ``(k)``.
+    """
+
+    axes: Tensor
+    landmarks: Tensor
+    gamma: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(
+        self,
+        mean: Tensor,
+        std: Tensor,
+        axes: Tensor,
+        landmarks: Tensor,
+        gamma: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+    ) -> None:
+        super().__init__()
+        self.standardize = Standardize(mean, std)
+        self.register_buffer("axes", axes.float())
+        self.register_buffer("landmarks", landmarks.float())
+        self.register_buffer("gamma", gamma.float())
+        self.register_buffer("weight", weight.float())
+        self.register_buffer("bias", bias.float())
+
+    def forward(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n k"]:
+        """Compute probabilities."""
+        coordinates = self.standardize(features) @ self.axes.T
+        kernels = _gaussian_kernels(coordinates, self.landmarks, self.gamma)
+        return torch.softmax(kernels @ self.weight.T + self.bias, 1)
+
+
+def _gaussian_kernels(
+    points: Float[Tensor, "n f"], landmarks: Float[Tensor, "m f"], gamma: Float[Tensor, ""]
+) -> Float[Tensor, "n m"]:
+    """Gaussian kernels of points, which are centered at landmarks."""
+    products = points @ landmarks.T
+    squares = points.square().sum(1, keepdim=True) + landmarks.square().sum(1)
+    return torch.exp(-gamma * (squares - 2 * products).clamp(min=0))
 
 
 class TreesMember(nn.Module):
@@ -176,8 +226,13 @@ class TreesMember(nn.Module):
         return torch.softmax(total, 1) if bool(self.softmax) else total
 
 
-Member = LinearMember | KernelMember | TreesMember
-KINDS: dict[str, type[Member]] = {"linear": LinearMember, "kernel": KernelMember, "trees": TreesMember}
+Member = LinearMember | KernelMember | DiscriminantKernelMember | TreesMember
+KINDS: dict[str, type[Member]] = {
+    "linear": LinearMember,
+    "kernel": KernelMember,
+    "discriminant_kernel": DiscriminantKernelMember,
+    "trees": TreesMember,
+}
 
 
 def widen(member: Member, positions: np.ndarray, classes: int) -> Member:
