@@ -69,7 +69,7 @@ def test_answers_that_are_no_class_are_refused(sample, answer):
     rows = pandas.read_csv(sample)
     rows.loc[3, "reference"] = answer
     rows.to_csv(sample, index=False)
-    with pytest.raises(InputError, match=f"(?s)reference.*'{answer}' in 1 rows"):
+    with pytest.raises(InputError, match=f"(?s)reference.*'{answer}' in 1 row"):
         read_answers(sample)
 
 

@@ -152,7 +152,7 @@ def test_data_check_and_stats(config_file, farm, fails):
 def test_data_check_lists_all_problems(config_file):
     result = runner.invoke(app, ["data", "check", str(config_file), "--set", "task.classes=[a, b]"])
     assert result.exit_code == 2
-    assert "problem(s) found" in result.output
+    assert "10 problems found" in result.output
     assert "task.classes" in result.output
 
 
@@ -162,7 +162,7 @@ def test_weights_commands(trained, tmp_path):
         for key, value in {"S2.patch_emd.proj.weight": torch.zeros(2, 3, 4, 2, 2)}.items()
     }
     torch.save(state, tmp_path / "x.pth")
-    assert "1 tensors" in agrifm("weights", "convert", tmp_path / "x.pth", tmp_path / "x.safetensors")
+    assert "1 tensor written" in agrifm("weights", "convert", tmp_path / "x.pth", tmp_path / "x.safetensors")
     text = agrifm("weights", "show", trained)
     assert "AgriFM checkpoint" in text
     assert "width    16" in text

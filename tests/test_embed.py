@@ -424,7 +424,7 @@ def test_points_that_do_not_fit_are_refused(model, scene):  # noqa: F811
     exchanged = geopandas.GeoDataFrame(geometry=[shapely.Point(p.y, p.x) for p in good.geometry], crs="EPSG:4326")
     refusals = [
         (exchanged, "longitude and latitude exchanged"),
-        (points_at(scene, [500], [20]), "all of them outside"),
+        (points_at(scene, [500], [20]), "1 point, outside of the scene"),
         (good.assign(e001=1), "a column with the name of a feature"),
         (good.set_crs(None, allow_override=True), "no CRS"),
         (good.to_crs(3857).buffer(9).to_frame("geometry"), "geometries of type Polygon"),

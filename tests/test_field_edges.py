@@ -196,6 +196,36 @@ def test_the_network_must_be_better_without_any_one_chip(edges, network, chosen)
     assert clearly_best(candidates).name == chosen
 
 
+class CountedChips(list):
+    """Chips that count how often one of them is read."""
+
+    def __init__(self, chips):
+        super().__init__(chips)
+        self.reads = 0
+
+    def __iter__(self):
+        for chip in super().__iter__():
+            self.reads += 1
+            yield chip
+
+    def __getitem__(self, index):
+        self.reads += 1
+        return super().__getitem__(index)
+
+
+def test_the_choice_reads_every_chip_a_few_times_however_many_there_are():
+    task = Fields(classes=CROPS, pixel_size=10.0)
+    found, missed = chips(task, 1, 0)
+    reads = []
+    for count in (10, 40):
+        edges = CountedChips([missed] * count)
+        network = CountedChips([found] * count)
+        candidates = [Candidate("edges", 1.0, task, edges), Candidate("network", 0.0, task, network)]
+        assert clearly_best(candidates).name == "network"
+        reads.append(edges.reads + network.reads)
+    assert reads[1] == 4 * reads[0]
+
+
 def fields_of(settings, **changes):
     task = {"kind": "fields", **settings["task"]}
     data = {**settings["data"], "label_key": ["instances", "label"]}

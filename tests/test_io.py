@@ -9,10 +9,11 @@ import subprocess
 import sys
 from contextlib import suppress
 
+import numpy as np
 import pytest
 from rich.table import Table
 
-from agrifm.errors import InputError, Unreadable, printable, refusing
+from agrifm.errors import InputError, Unreadable, counted, printable, refusing
 from agrifm.io import disk_refusal, locked, plain_name, whole, whole_folder, write_whole
 from agrifm.progress import Terminal
 
@@ -167,3 +168,18 @@ def test_sigterm_ends_with_143():
     result = _run("import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
     assert result.returncode == 143
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("count", "words", "text"),
+    [
+        (0, ("chip",), "0 chips"),
+        (1, ("chip",), "1 chip"),
+        (12345, ("chip",), "12,345 chips"),
+        (1, ("class", "classes"), "1 class"),
+        (2, ("point lies", "points lie"), "2 points lie"),
+        (np.int64(1), ("row",), "1 row"),
+    ],
+)
+def test_a_noun_agrees_with_its_number(count, words, text):
+    assert counted(count, *words) == text

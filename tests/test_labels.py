@@ -1,5 +1,7 @@
 """Labels on a grid: polygons burned, rasters picked, class tables, and every way to be refused."""
 
+from dataclasses import replace
+
 import geopandas
 import numpy as np
 import pytest
@@ -75,6 +77,15 @@ def test_what_is_left_out_is_counted(tmp_path):
     assert account.unlisted["hemp"].parcels == account.empty.parcels == 1
     assert account.unlisted["hemp"].hectares == pytest.approx(0.8649)
     assert account.empty.hectares == pytest.approx(0.8649)
+    sentences = account.sentences()
+    assert sentences[:3] == [
+        "1 feature lies outside the scene",
+        "1 invalid polygon was repaired",
+        "1 parcel contains no pixel center of its own",
+    ]
+    assert "1 parcel without a class, 0.86 ha" in sentences
+    several = replace(account, outside=2, repaired=1200).sentences()
+    assert several[:2] == ["2 features lie outside the scene", "1,200 invalid polygons were repaired"]
 
 
 # Class tables and rasters
@@ -190,7 +201,7 @@ def test_labels_that_cannot_be_used_say_why(tmp_path):
     refused("no CRS.*ogr2ogr", tmp_path / "bare.shp")
     refused("one class only, 'wheat'", save(frame_of(wheat=[square(0, 0)]), tmp_path / "one.gpkg"))
     lines = good.set_geometry(good.boundary)
-    refused(r"2 line\(s\) in the scene.*polygons or points", save(lines, tmp_path / "lines.gpkg"))
+    refused(r"2 lines in the scene.*polygons or points", save(lines, tmp_path / "lines.gpkg"))
     (tmp_path / "text.gpkg").write_text("nothing")
     refused("neither", tmp_path / "text.gpkg")
 

@@ -17,7 +17,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifier, RandomForestClassifier
 
 import agrifm
-from agrifm.checkpoint import Checkpoint
+from agrifm.checkpoint import Checkpoint, describe
 from agrifm.config import parse
 from agrifm.data.transforms import Augment
 from agrifm.errors import InputError
@@ -291,6 +291,20 @@ def test_a_quick_run_beats_chance_and_leaves_its_table(quick_run, farm):
     rows = list(csv.DictReader((quick_run / "members.csv").open()))
     assert [row["classifier"] for row in rows] == ["lda", "extra_trees", "mean of the chosen"]
     assert not (quick_run / "history.csv").exists()
+
+
+def test_a_summary_names_the_classifiers_and_no_network(quick_run):
+    checkpoint = Checkpoint.load(quick_run / "best.safetensors")
+    facts = describe(checkpoint)
+    assert facts.keys().isdisjoint({"epoch", "model", "weights", "compared"})
+    assert facts["pixels"].endswith(": 100% of the probabilities")
+    fitted = checkpoint.pixels
+    for member in fitted.members:
+        assert f"on {len(fitted.features.names(member.sensors))} features" in facts["pixel classifiers"]
+        assert f"{', '.join(member.sensors)}: " in facts["pixel classifiers"]
+    assert facts["pixel classes"] == f"{len(fitted.known)} of 6 classes in training labels"
+    assert facts["scores"]
+    assert "scores" not in describe(replace(checkpoint, scores={}))
 
 
 def test_series_that_end_early_in_training_help_early_maps(quick_run, farm, tmp_path):

@@ -1,11 +1,13 @@
 """Runs that go on: on the same data or not at all, after a full disk, a damaged file or a signal."""
 
 import csv
+import json
 import os
 import resource
 import shutil
 import signal
 import sys
+from dataclasses import replace
 
 import h5py
 import pytest
@@ -25,7 +27,7 @@ from agrifm.synthetic.chips import Landscape, write_example
 from agrifm.training import fit, parallel
 from agrifm.training.callbacks import BEST, HISTORY, LAST, ScoreAndSave, read_history, write_history
 from agrifm.training.module import TrainingModule
-from agrifm.training.state import INPUTS, RESUME
+from agrifm.training.state import INPUTS, RESUME, with_sizes_of_run
 
 FARM = Landscape(rows=1, columns=6, size=24, frames=(("S2", 5), ("Landsat", 3)))
 NAMES = ["other", "winter wheat", "maize", "rapeseed", "sugar beet", "grassland"]
@@ -128,6 +130,39 @@ def test_files_that_were_only_touched_are_the_same(done, run):
     (run / INPUTS).write_text("damaged")
     fit(plan(done / "farm", 2), run, console=QUIET)
     assert [row["epoch"] for row in read_history(run / HISTORY, 9)] == ["0", "1"]
+
+
+def edit_experiment(state, **sections):
+    """Change values of the experiment in a state, as if another version had derived them."""
+    values = torch.load(state, weights_only=False)
+    experiment = json.loads(values["experiment"])
+    for section, changes in sections.items():
+        experiment[section] |= changes
+    values["experiment"] = json.dumps(experiment)
+    torch.save(values, state)
+
+
+def test_a_run_keeps_the_footprint_that_an_earlier_version_derived(done, run):
+    edit_experiment(run / RESUME, data={"footprint": 170.0})
+    fit(plan(done / "farm", 2), run, console=QUIET)
+    assert Checkpoint.load(run / LAST).experiment.data.footprint == 170.0
+    assert len(read_history(run / HISTORY, 9)) == 2
+
+
+def test_a_footprint_that_the_user_changes_is_another_experiment(done, run):
+    other = plan(done / "farm", 2).with_data(footprint=170.0)
+    with pytest.raises(InputError, match="other values in data"):
+        fit(other, run, console=QUIET)
+
+
+@pytest.mark.parametrize(("stated", "kept"), [(None, 10.0), (20.0, 20.0)])
+def test_fields_keep_the_pixel_size_of_their_run(tmp_path, stated, kept):
+    task = {"kind": "fields", "pixel_size": stated}
+    asked = parse({"data": {"root": "farm", "sensors": ["S2"], "label_key": "instances"}, "task": task})
+    saved = asked.model_copy(update={"task": replace(asked.task, pixel_size=10.0)})
+    state = {"experiment": saved.model_dump_json(), "state_dict": {}, "loops": {}, "callbacks": {}}
+    torch.save(state, tmp_path / RESUME)
+    assert with_sizes_of_run(asked, tmp_path / RESUME).task.pixel_size == kept
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "other", "plain"])

@@ -26,6 +26,7 @@ from agrifm.evaluation.scoring import evaluate
 from agrifm.sample import Sample
 from agrifm.sample_tables.columns import TableOptions
 from agrifm.sample_tables.confident import contradictions, thresholds
+from agrifm.sample_tables.offset import offset_warning
 from agrifm.sample_tables.suggest import suggest
 from agrifm.sample_tables.suspects import check_labels, open_experiment, write_suspects
 from agrifm.sample_tables.table import read_table
@@ -44,7 +45,7 @@ CROPS = ["wheat", "maize"]
 RED_AND_INFRARED = replace(S2, bands=(S2.bands[2], S2.bands[3]), statistics=None)
 
 
-def long_table(samples=20, dates=DATES, bands=BANDS, seed=0):
+def long_table(samples=20, dates=DATES, bands=BANDS, seed=0, darkest=800):
     """One row for each sample and date: digital numbers that tell two crops apart."""
     rng = np.random.default_rng(seed)
     rows = []
@@ -52,7 +53,7 @@ def long_table(samples=20, dates=DATES, bands=BANDS, seed=0):
         crop = CROPS[sample % 2]
         for number, date in enumerate(dates):
             green = 2000 if (crop == "wheat") == (number == 0) else 0
-            values = {band: 1000 + green * (band == "B08") + int(rng.integers(0, 200)) for band in bands}
+            values = {band: darkest + green * (band == "B08") + int(rng.integers(0, 200)) for band in bands}
             rows.append({"id": f"s{sample:02d}", "date": date, "crop": crop, **values})
     return pandas.DataFrame(rows)
 
@@ -200,7 +201,7 @@ def test_reflectance_and_digital_numbers_become_the_stored_numbers_of_the_sensor
 def test_units_that_cannot_be_recognized_are_refused(tmp_path):
     frame = long_table()
     message = refused(frame.assign(B04=frame["B04"] / 100, B08=frame["B08"] / 100), tmp_path)
-    assert "values up to about 3" in message
+    assert "values up to about" in message
     assert "--scale" in message
 
 
@@ -313,6 +314,48 @@ def test_a_data_set_is_replaced_only_when_asked(tmp_path):
         write_samples(path, tmp_path / "out", overwrite=True)
 
 
+# The offset of Sentinel-2
+
+
+def numbers_of_crops(offset=0, count=100):
+    """Red and infrared of vegetation and soil, as stored numbers, and the same days before and after 2022."""
+    rng = np.random.default_rng(0)
+    vegetation = np.stack([rng.uniform(200, 500, count), rng.uniform(2500, 4500, count)], 1)
+    soil = np.stack([rng.uniform(1500, 2500, count), rng.uniform(2000, 3000, count)], 1)
+    values = np.concatenate([vegetation, soil]) + offset
+    days = np.tile([18600, 19500], count)  # December 2020 and May 2023
+    return values, days
+
+
+def test_an_offset_that_was_left_in_is_seen_where_vegetation_is_not_dark():
+    values, days = numbers_of_crops()
+    assert offset_warning(values, RED_AND_INFRARED, days) == ""
+    shifted = offset_warning(values + 1000, RED_AND_INFRARED, days)
+    assert "no band of Sentinel-2 is darker than 0.12" in shifted
+    assert "--scale 1e-4 --offset -0.1" in shifted
+    values[days == 19500] += 1000
+    assert offset_warning(values, RED_AND_INFRARED) == ""
+    late = offset_warning(values, RED_AND_INFRARED, days)
+    assert late.startswith("from 2022-01-25 on, no band")
+    assert "--offset" not in late
+
+
+def test_no_offset_is_suspected_without_reason():
+    values, days = numbers_of_crops(offset=1000)
+    assert offset_warning(values[100:], RED_AND_INFRARED, days[100:]) == ""  # soil alone may be bright
+    assert offset_warning(values[:20], RED_AND_INFRARED, days[:20]) == ""
+    assert offset_warning(values, replace(RED_AND_INFRARED, name="Landsat"), days) == ""
+
+
+def test_a_table_with_the_offset_is_written_with_a_warning_until_the_offset_is_given(tmp_path):
+    path = saved(long_table(darkest=1400), tmp_path)
+    report = write_samples(path, tmp_path / "out")
+    assert any("is darker than 0.14" in warning for warning in report.warnings)
+    options = TableOptions(scale=1e-4, offset=-0.1)
+    report = write_samples(path, tmp_path / "out", options, overwrite=True)
+    assert not any("is darker" in warning for warning in report.warnings)
+
+
 # Refusals
 
 
@@ -343,7 +386,7 @@ def test_one_class_is_refused(tmp_path):
     table.write_text("code,name\nwheat,crop\nrape,other\n")
     frame = long_table().assign(crop="wheat")
     assert "one class only, 'wheat'" in refused(frame, tmp_path)
-    assert "samples of 1 class" in refused(frame, tmp_path, plan=SamplePlan(classes=table))
+    assert "found:    1 class" in refused(frame, tmp_path, plan=SamplePlan(classes=table))
 
 
 def test_rare_classes_are_refused_or_left_out(tmp_path):
@@ -384,6 +427,25 @@ def test_text_in_a_band_is_refused(tmp_path):
     message = refused(frame, tmp_path)
     assert "column 'B04', row 3" in message
     assert "the text 'cloudy'" in message
+
+
+@pytest.mark.parametrize(
+    ("columns", "row", "pair", "words"),
+    [
+        (("lon", "lat"), 4, (3, "43.35'N"), ("lat, row 5", "the text '43.35'N'", "decimal degrees")),
+        (("lon", "lat"), 4, (120, 91), ("lon 120 and lat 91 in row 5", "which are no degrees")),
+        (("x", "y"), 3, (1e12, 5e6), ("row 4", "nowhere in the CRS 32631", "--crs")),
+    ],
+)
+def test_coordinates_that_are_no_places_are_named_with_their_row(tmp_path, columns, row, pair, words):
+    frame = long_table()
+    valid = (3.5, 43.5) if columns == ("lon", "lat") else (500000, 4800000)
+    for name, value, wrong in zip(columns, valid, pair, strict=True):
+        frame[name] = pandas.Series([value] * len(frame), dtype=object)
+        frame.loc[row, name] = wrong
+    message = refused(frame, tmp_path, TableOptions(crs="32631"))
+    for word in words:
+        assert word in message
 
 
 def test_a_long_table_needs_names_and_dates(tmp_path):
@@ -510,6 +572,7 @@ def test_wrong_labels_are_listed_and_drawn(noisy, tmp_path):
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     assert "suspect labels" in result.output
+    assert "warning: no band" not in result.output
     rows = list(csv.DictReader((tmp_path / "suspects.csv").open()))
     assert {row["name"] for row in rows} <= set(wrong)
     assert len(rows) >= len(wrong) - 1
@@ -523,7 +586,7 @@ def test_wrong_labels_are_listed_and_drawn(noisy, tmp_path):
 
 
 def test_labels_without_contradictions_give_an_empty_list(tmp_path):
-    frame = long_table(samples=120)
+    frame = long_table(samples=120, darkest=1400)
     frame["lon"] = np.repeat(np.arange(120) % 40 / 10, 3)
     frame["lat"] = 45.0
     write_samples(saved(frame, tmp_path), tmp_path / "data")
@@ -531,6 +594,7 @@ def test_labels_without_contradictions_give_an_empty_list(tmp_path):
     result = CliRunner().invoke(app, [*words, "pixels.members=[lda]"])
     assert result.exit_code == 0, result.output
     assert "0 suspect labels (0.0%)" in result.output
+    assert "warning: no band of Sentinel-2 is darker than 0.14" in result.output
     assert len(geopandas.read_file(tmp_path / "suspects.gpkg")) == 0
     assert not (tmp_path / "suspects.png").exists()
 
@@ -540,7 +604,7 @@ def test_labels_of_one_place_or_class_cannot_be_checked(noisy, tmp_path):
     lists = folder / "data_lists"
     (tmp_path / "train.txt").write_text((lists / "train.txt").read_text().split()[0])
     overrides = [f"data.{split}={tmp_path / 'train.txt'}" for split in ("train", "val", "test")]
-    with pytest.raises(InputError, match=r"1 block\(s\) of ground"):
+    with pytest.raises(InputError, match=r"1 block of ground"):
         check_labels(open_experiment(folder, tuple(overrides)))
     with pytest.raises(InputError, match="a data set of your own"):
         open_experiment(folder, ("data.dataset=mine:data",))

@@ -112,7 +112,7 @@ def test_shards_of_another_content_are_named(tmp_path, content, found):
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["shards"][1] |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(Unreadable, match=rf"S2-00000\.tar\n.*{found}(.|\n)*1 samples of S2"):
+    with pytest.raises(Unreadable, match=rf"S2-00000\.tar\n.*{found}(.|\n)*1 sample of S2 is lost"):
         Shards.open(folder).record(1)
 
 

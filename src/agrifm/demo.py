@@ -16,6 +16,7 @@ from rich.table import Table
 from agrifm.checkpoint import Checkpoint
 from agrifm.config import Experiment, load
 from agrifm.data.folder import ChipFolder
+from agrifm.errors import counted
 from agrifm.evaluation import evaluate
 from agrifm.evaluation.baselines import majority, random_forest
 from agrifm.maps.files.legend import picture
@@ -75,10 +76,10 @@ def run(config: Path, out: Path, console: Console) -> None:
     rows = {"AgriFM (this model)": result, **baselines(experiment, console)}
     maps = predict(checkpoint, test, out / "maps", confidence=True, console=console)
     _draw(experiment, test, out, result)
-    console.print(score_table(rows, f"held-out ground: {len(test)} chips"))
+    console.print(score_table(rows, f"held-out ground: {counted(len(test), 'chip')}"))
     summary = {name: row.summary for name, row in rows.items()}
     (out / "scores.json").write_text(json.dumps(summary, indent=2))
-    console.print(f"{len(maps)} maps in {out / 'maps'}, picture {out / 'demo.png'}", highlight=False)
+    console.print(f"{counted(len(maps), 'map')} in {out / 'maps'}, picture {out / 'demo.png'}", highlight=False)
     _map_scene(path, out, console)
     console.print(f"{(time.monotonic() - start) / 60:.1f} minutes", highlight=False)
 

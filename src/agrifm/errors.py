@@ -122,3 +122,15 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     options = sorted(valid)
     close = get_close_matches(name, options, n=1, cutoff=0.5)
     return f"did you mean '{close[0]}'?" if close else f"valid names are {', '.join(options)}."
+
+
+def counted(count: int, singular: str, plural: str | None = None) -> str:
+    """Return a number with its noun, or with a longer phrase: ``1 chip``, ``1,200 chips``.
+
+    Args:
+        count: The number.
+        singular: Words that follow 1.
+        plural: Words that follow every other number; by default the singular with an ``s``.
+    """
+    words = f"{singular}s" if plural is None else plural
+    return f"{count:,} {singular if count == 1 else words}"

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agrifm.errors import InputError
+from agrifm.errors import InputError, counted
 
 DAYS_PER_YEAR = 365.25
 ITEM_CONTRACT = '{"data": {sensor: (T,C,H,W)}, "label": (H,W), "file_name": str}'
@@ -300,7 +300,7 @@ def _stack_labels(samples: Sequence[Sample]) -> Tensor | None:
     if len(labels) != len(samples) or len(shapes) > 1:
         raise InputError(
             f"samples {', '.join(sample.name for sample in samples)}",
-            found=f"{len(labels)} of {len(samples)} labels, shapes {sorted(shapes)}",
+            found=f"{len(labels)} of {counted(len(samples), 'label')}, shapes {sorted(shapes)}",
             expected="labels of one shape for every sample of a batch",
             repair="set 'crop' in the augment section, or use a batch size of 1.",
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from math import isnan
 from typing import TYPE_CHECKING
 
-from agrifm.errors import InputError
+from agrifm.errors import InputError, counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,7 +78,9 @@ class Sensor:
             return
         for values in (self.statistics.mean, self.statistics.std):
             if len(values) != len(self.bands):
-                raise ValueError(f"sensor {self.name}: {len(values)} statistics for {len(self.bands)} bands")
+                raise ValueError(
+                    f"sensor {self.name}: {counted(len(values), 'statistic')} for {counted(len(self.bands), 'band')}"
+                )
         self._check_statistics(self.statistics)
 
     def _check_statistics(self, statistics: Statistics) -> None:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from agrifm.errors import InputError, refusing
+from agrifm.errors import InputError, counted, refusing
 from agrifm.io import LFS_POINTER, whole
 
 LARGEST_HEADER = 50_000_000  # bytes of a safetensors header; a tensor takes some 100
@@ -143,7 +143,7 @@ class Match:
     left_over: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{len(self.matched)} tensors matched, {len(self.new)} new, {len(self.left_over)} left over"
+        return f"{counted(len(self.matched), 'tensor')} matched, {len(self.new)} new, {len(self.left_over)} left over"
 
 
 def load_strict(module: nn.Module, weights: dict[str, Tensor], *, may_be_new: tuple[str, ...] = ()) -> Match:

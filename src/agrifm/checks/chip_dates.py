@@ -12,6 +12,7 @@ from agrifm.checks.band_order import BandOrder
 from agrifm.checks.date_faults import Fault, find_faults
 from agrifm.checks.series import Series
 from agrifm.checks.survey import Survey
+from agrifm.errors import counted
 from agrifm.sample import Sample
 from agrifm.sensors import Sensor
 
@@ -126,9 +127,10 @@ def _contradiction(kind: FaultKind, days: Sequence[DayVotes], sensor: Sensor) ->
     if not any(isinstance(day_votes.day, str) for day_votes in days):
         repair = f"cut the chips again, e.g. by 'agrifm chips' with {_settings(kind, names)}"
     first = days[0]
+    shown = counted(first.judged, f"chip that shows {first.name}", f"chips that show {first.name}")
     return BandOrder(
         f"all chips: {sensor.name}, {listed}",
-        found=f"{_describe(kind)} ({first.faulty} of {first.judged} chips that show {first.name} without clouds)",
+        found=f"{_describe(kind)} ({first.faulty} of {shown} without clouds)",
         expected="the same scale, offset and order of bands on every date",
         repair=f"{repair}; or set 'check_bands: false' in the data section if the numbers are right.",
     )

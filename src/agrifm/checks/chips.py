@@ -13,7 +13,7 @@ from agrifm.checks.chip_dates import contradicting_days, count_votes
 from agrifm.checks.survey import Survey
 from agrifm.data.chips import check_header, open_chip
 from agrifm.data.folder import ChipFolder, SampleSource
-from agrifm.errors import InputError
+from agrifm.errors import InputError, counted
 from agrifm.sample import Sample
 from agrifm.sensors import Sensor
 
@@ -163,7 +163,7 @@ def unlabeled(
                 return None
     return InputError(
         f"{split} split",
-        found=f"no labeled pixel in any of {len(source)} samples: all labels are {ignore_index} or unlabeled codes",
+        found=f"no labeled pixel in {counted(len(source), 'sample')}: all labels are {ignore_index} or unlabeled codes",
         expected="pixels with a class",
         repair="check the labels and task.ignore_index, or list samples that have labels.",
     )

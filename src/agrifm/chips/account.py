@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from agrifm.errors import printable
+from agrifm.errors import counted, printable
 
 NAMED = 5  # features, and pairs of classes, that a sentence names
 
@@ -61,38 +61,69 @@ class Account:
 
     @property
     def noun(self) -> str:
-        """What the labels are: parcels, points or both."""
+        """What a label is: a parcel, a point, or either."""
         if not self.points:
-            return "parcels"
-        return "labels" if self.parcels else "points"
+            return "parcel"
+        return "label" if self.parcels else "point"
 
     def sentences(self) -> list[str]:
         """Return a sentence for every reason for which labels were ignored or changed."""
-        counts_and_texts = (
-            (self.outside, "features lie outside the scene"),
-            (self.no_place, "points have no coordinates"),
-            (self.repaired, "invalid polygons were repaired"),
-            (self.damaged, "features have invalid coordinates, or outlines that cross themselves ambiguously"),
-            (self.mixed, "collections held lines or points, which were left out"),
-            (self.vanished, "parcels vanished under the inner buffer"),
-            (self.too_small, "parcels contain no pixel center of their own"),
-            (self.merged, "parcels overlap others of the same class and count as one with them"),
-            (self.same_pixel, "points lie in the pixel of another label of the same class and count as one with it"),
-            (self.no_data, "points lie where no image ever shows the ground, and were left out"),
-            (self.no_group, f"{self.noun} have no group, and count as a group each"),
-        )
-        lines = [f"{count:,} {text}" for count, text in counts_and_texts if count]
+        lines = self._of_features() + self._of_labels()
         if self.empty.parcels:
-            lines.append(f"{self.empty.parcels:,} {self.noun} without a class{_area(self.empty)}")
+            lines.append(f"{counted(self.empty.parcels, self.noun)} without a class{_area(self.empty)}")
         for code, tally in self.unlisted.items():
-            count = f"{tally.parcels:,} {self.noun}" if tally.parcels else f"{tally.hectares:.2f} ha"
-            lines.append(f"code '{code}' is not in the class table: {count}{_area(tally) if tally.parcels else ''}")
+            amount = f"{tally.hectares:.2f} ha"
+            if tally.parcels:
+                amount = f"{counted(tally.parcels, self.noun)}{_area(tally)}"
+            lines.append(f"code '{code}' is not in the class table: {amount}")
         if self.disputed:
             lines.append(self._disputed())
         if self.overlap:
             reach = "in reach of labels" if self.points else "in polygons"
             lines.append(f"{self.overlap:.2f} ha lie {reach} of different classes")
         return lines
+
+    def _of_features(self) -> list[str]:
+        """Sentences about shapes and places, whatever the classes are."""
+        invalid = "invalid coordinates, or outlines that cross themselves ambiguously"
+        held = "held lines or points, which were left out"
+        return _sentences(
+            (self.outside, "feature lies outside the scene", "features lie outside the scene"),
+            (self.no_place, "point has no coordinates", "points have no coordinates"),
+            (self.repaired, "invalid polygon was repaired", "invalid polygons were repaired"),
+            (self.damaged, f"feature has {invalid}", f"features have {invalid}"),
+            (self.mixed, f"collection {held}", f"collections {held}"),
+        )
+
+    def _of_labels(self) -> list[str]:
+        """Sentences about labels that vanish, or count together with others."""
+        vanished = "vanished under the inner buffer"
+        same_pixel = "in the pixel of another label of the same class"
+        unseen = "where no image ever shows the ground"
+        return _sentences(
+            (self.vanished, f"parcel {vanished}", f"parcels {vanished}"),
+            (
+                self.too_small,
+                "parcel contains no pixel center of its own",
+                "parcels contain no pixel center of their own",
+            ),
+            (
+                self.merged,
+                "parcel overlaps others of the same class and counts as one with them",
+                "parcels overlap others of the same class and count as one with them",
+            ),
+            (
+                self.same_pixel,
+                f"point lies {same_pixel} and counts as one with it",
+                f"points lie {same_pixel} and count as one with it",
+            ),
+            (self.no_data, f"point lies {unseen}, and was left out", f"points lie {unseen}, and were left out"),
+            (
+                self.no_group,
+                f"{self.noun} has no group, and counts as a group of its own",
+                f"{self.noun}s have no group, and count as a group each",
+            ),
+        )
 
     def _disputed(self) -> str:
         parts = []
@@ -101,13 +132,18 @@ class Account:
             more = ", ..." if len(features) > NAMED else ""
             parts.append(f"{printable(names)} (features {shown}{more})")
         if len(self.disputed) > NAMED:
-            parts.append(f"and {len(self.disputed) - NAMED} other pairs")
+            parts.append(f"and {counted(len(self.disputed) - NAMED, 'other pair')}")
         total = sum(map(len, self.disputed.values()))
-        reason = "lie in a pixel with labels of other classes, which stays unlabeled"
-        return f"{total:,} points {reason}: {'; '.join(parts)}"
+        lie = "in a pixel with labels of other classes, which stays unlabeled"
+        return f"{counted(total, f'point lies {lie}', f'points lie {lie}')}: {'; '.join(parts)}"
 
     def __str__(self) -> str:
-        return "; ".join(self.sentences()) or f"{self.parcels} parcels, {self.points} points"
+        return "; ".join(self.sentences()) or f"{counted(self.parcels, 'parcel')}, {counted(self.points, 'point')}"
+
+
+def _sentences(*cases: tuple[int, str, str]) -> list[str]:
+    """Sentences for counts that are not 0, from the words for one and those for several."""
+    return [counted(count, singular, plural) for count, singular, plural in cases if count]
 
 
 def _area(tally: Tally) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from agrifm.errors import InputError, nearest
+from agrifm.errors import InputError, counted, nearest
 from agrifm.tasks.class_names import same_names
 from agrifm.tasks.class_table import SHIPPED, Row, checked_colors, read_rows
 from agrifm.tasks.segmentation import PALETTE, CropClass
@@ -142,7 +142,7 @@ def _check_count(classes: Collection[str], source: str) -> None:
     if not 2 <= count <= MOST_CLASSES:
         raise InputError(
             source,
-            found=f"{count} classes",
+            found=counted(count, "class", "classes"),
             expected=f"2 to {MOST_CLASSES}",
             repair="give a class table (--classes FILE) that sorts the codes into classes, and check the class column.",
         )

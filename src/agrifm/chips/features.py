@@ -12,7 +12,7 @@ from odc.geo.geobox import GeoBox
 
 from agrifm.chips.account import Account, Tally
 from agrifm.chips.classes import ClassTable, by_size
-from agrifm.errors import InputError, refusing
+from agrifm.errors import InputError, counted, refusing
 from agrifm.rasters.grid import meters_per_unit
 from agrifm.tasks.class_table import as_code, clean_name
 from agrifm.vectors.outside import no_overlap, points_outside
@@ -211,12 +211,15 @@ def _refuse_lines(path: Path, shapes: np.ndarray, grid: GeoBox) -> None:
     near = shapes[shapely.intersects(shapes, grid.extent.geom)]
     is_collection = shapely.get_type_id(near) == COLLECTION
     is_line = (shapely.get_dimensions(near) == 1) & ~is_collection
-    counts = ((int(is_line.sum()), "line(s)"), (int(is_collection.sum()), "collection(s) without a polygon"))
-    found = " and ".join(f"{count:,} {name}" for count, name in counts if count)
-    if found:
+    parts = []
+    if is_line.any():
+        parts.append(counted(int(is_line.sum()), "line"))
+    if is_collection.any():
+        parts.append(counted(int(is_collection.sum()), "collection without a polygon", "collections without a polygon"))
+    if parts:
         raise InputError(
             path,
-            found=f"{found} in the scene, of {len(near):,} features",
+            found=f"{' and '.join(parts)} in the scene, of {counted(len(near), 'feature')}",
             expected="polygons or points",
             repair="remove them; or make lines polygons with a buffer, and take collections apart, e.g. in QGIS.",
         )
@@ -237,7 +240,7 @@ def _none_on_scene(source: Source, columns: Sequence[str], grid: GeoBox, damaged
         return points_outside(source.path, places, source.crs, grid)
     return InputError(
         source.path,
-        found=f"{len(data):,} features, none of them with coordinates",
+        found=f"{counted(len(data), 'feature')}, none of them with coordinates",
         expected="labels on the scene",
         repair="fill the columns of coordinates, or write the file again from its source.",
     )

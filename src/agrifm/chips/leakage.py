@@ -13,7 +13,7 @@ from scipy.spatial import KDTree
 
 from agrifm.chips.classes import IGNORE
 from agrifm.data.chips import open_chip, read_georeference
-from agrifm.errors import InputError
+from agrifm.errors import InputError, counted
 from agrifm.rasters.grid import pixel_area
 from agrifm.scenes.scene import Area
 
@@ -50,9 +50,11 @@ class LeakageReport:
             InputError: If splits share ground.
         """
         if not self.none:
+            parcels = counted(len(self.parcels), "parcel")
+            pixels = counted(self.shared, "pixel")
             raise InputError(
                 out,
-                found=f"{len(self.parcels)} parcels in two splits, {self.shared} pixels in chips of two splits, "
+                found=f"{parcels} in two splits, {pixels} in chips of two splits, "
                 f"{self.distance} m between labels of different splits",
                 expected=f"no parcel and no pixel in two splits, and at least {self.asked:g} m between them",
                 repair="write the chips again with --overwrite; if that does not help, please report it as a defect.",

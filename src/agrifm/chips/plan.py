@@ -143,9 +143,9 @@ class SplitAssignment:
         remaining = keep_distance(in_whole_parcels, cells, splits, plan.distance / resolution)
         before = _labeled_pixels(labels.label)
         between = _labeled_pixels(in_whole_parcels)
-        noun = "groups" if plan.group_column else labels.account.noun
+        noun = "group" if plan.group_column else labels.account.noun
         lost = {
-            f"belonged to {noun} that lie mostly in another split": before - between,
+            f"belonged to {noun}s that lie mostly in another split": before - between,
             f"lay within {plan.distance:g} m of labels of another split": between - _labeled_pixels(remaining),
         }
         assignment = cls(tuple(cells), splits, remaining, block, crossing, lost)

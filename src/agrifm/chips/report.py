@@ -14,7 +14,7 @@ from rich.table import Table
 
 from agrifm.chips.account import Account
 from agrifm.chips.leakage import LeakageReport
-from agrifm.errors import printable
+from agrifm.errors import counted, printable
 from agrifm.io import write_whole
 from agrifm.tasks.segmentation import CropClass
 
@@ -69,12 +69,12 @@ class Report:
     @property
     def are_points(self) -> bool:
         """Whether all labels are points, which have no area."""
-        return self.account.noun == "points"
+        return self.account.noun == "point"
 
     @property
     def noun(self) -> str:
-        """What stays whole: groups, parcels, points or both."""
-        return "groups" if self.plan.get("group_column") else self.account.noun
+        """What stays whole: a group, a parcel, a point, or either of the last two."""
+        return "group" if self.plan.get("group_column") else self.account.noun
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return the table of areas: a class in each row, then all classes, then the number of chips."""
@@ -95,12 +95,10 @@ class Report:
         """Return a sentence for every reason for which labels were ignored or changed."""
         lines = self.account.sentences()
         if self.crossing:
-            lines.append(
-                f"{self.crossing:,} {self.noun} lay in several splits and kept their labels in one of them only"
-            )
+            lines.append(f"{counted(self.crossing, self.noun)} in several splits: labels were kept in one of them only")
         for reason, area in self.lost.items():
             if area:
-                amount = f"{round(area / self.pixel):,} pixels" if self.are_points else f"{area:.2f} ha"
+                amount = counted(round(area / self.pixel), "pixel") if self.are_points else f"{area:.2f} ha"
                 lines.append(f"{amount} {reason}")
         return lines + self._impossible_dates()
 
@@ -124,8 +122,8 @@ class Report:
             distance = f"nearest labels {leaks.distance:.0f} m apart"
         verdict = "no leak" if leaks.none else "LEAK"
         return (
-            f"{verdict}: {len(leaks.parcels)} {self.noun} and {leaks.shared} pixels in two splits, {distance} "
-            f"(pixel centers; {leaks.asked:g} m asked for)"
+            f"{verdict}: {counted(len(leaks.parcels), self.noun)} and {counted(leaks.shared, 'pixel')} in two splits, "
+            f"{distance} (pixel centers; {leaks.asked:g} m asked for)"
         )
 
     def write(self, out: Path) -> None:
@@ -139,7 +137,7 @@ class Report:
         notes = "\n".join(f"- {_markdown(note)}" for note in (*self.left_out(), *self.notes))
         text = (
             f"# Chips of {_markdown(self.scene)}\n\nLabels: {_markdown(self.labels)}. Settings: {_markdown(settings)}. "
-            f"{self.blocks} blocks with labels, about {self.block} chips a side.\n\n{table}\n\n"
+            f"{counted(self.blocks, 'block')} with labels, about {counted(self.block, 'chip')} a side.\n\n{table}\n\n"
             f"Leak check: {self.check()}.\n\nLeft out, and worth knowing:\n\n{notes or '- nothing'}\n\n"
             f"![splits](split.png)\n"
         )

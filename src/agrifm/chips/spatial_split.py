@@ -17,7 +17,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from agrifm.chips.classes import IGNORE
-from agrifm.errors import InputError
+from agrifm.errors import InputError, counted
 from agrifm.scenes.scene import Area
 
 SPLITS = ("train", "val", "test")
@@ -189,11 +189,11 @@ def choose_splits(pieces: Pieces, cells: Sequence[Cell], shares: tuple[float, fl
     """
     blocks = np.array([cell.block for cell in cells])
     labeled_blocks, index = np.unique(blocks[pieces.cells], return_inverse=True)
-    wanted = np.count_nonzero(shares)
+    wanted = sum(share > 0 for share in shares)
     if len(labeled_blocks) < wanted:
         raise InputError(
             "splits",
-            found=f"{len(labeled_blocks)} block(s) with labels for {wanted} splits",
+            found=f"{counted(len(labeled_blocks), 'block')} with labels for {counted(wanted, 'split')}",
             expected="at least one block for each split",
             repair="use a smaller --size or --block, so that there are more blocks; 24 or more make a fair split.",
         )

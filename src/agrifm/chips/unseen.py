@@ -9,7 +9,7 @@ import numpy as np
 
 from agrifm.chips.classes import IGNORE
 from agrifm.chips.labels import Labels, check_choice
-from agrifm.errors import InputError
+from agrifm.errors import InputError, counted
 from agrifm.scenes.scene import Area, Frame, Layer, Scene
 
 BLOCK = 512  # pixels along a side of the ground that is read at once
@@ -45,9 +45,10 @@ def without_unseen(labels: Labels, scene: Scene, where: object) -> Labels:
     is_unseen[rows[unseen], columns[unseen]] = True
     points = int(is_unseen[labels.points[:, 0], labels.points[:, 1]].sum())
     if not (label != IGNORE).any():
+        unseen_ground = "where no image ever shows the ground"
         raise InputError(
             where,
-            found=f"{points:,} points, all of them where no image ever shows the ground",
+            found=counted(points, f"point, {unseen_ground}", f"points, all of them {unseen_ground}"),
             expected="points on ground that is clear in some image",
             repair="check the no-data pixels and clouds of the scene with 'agrifm scene show'.",
         )

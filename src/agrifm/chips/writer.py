@@ -24,7 +24,7 @@ from agrifm.chips.report import ImpossiblePixels, Report
 from agrifm.chips.spatial_split import SPLITS
 from agrifm.chips.unseen import without_unseen
 from agrifm.data.chips import write_chip
-from agrifm.errors import InputError, reason
+from agrifm.errors import InputError, counted, reason
 from agrifm.io import locked, write_whole, writing
 from agrifm.progress import counting
 from agrifm.scenes.scene import Area, Scene, Stack
@@ -123,7 +123,7 @@ def _finish(
 ) -> None:
     """Write everything except the chips; the lists come last, because they make the folder a data set."""
     counts = ", ".join(f"{count} {split}" for split, count in report.chips.items())
-    title = f"{scene.name}: {counts} chips"
+    title = f"{scene.name}: {counts} {'chip' if sum(report.chips.values()) == 1 else 'chips'}"
     save_split_picture(out / "split.png", labels.label, assignment, labels.classes, title, labels.points)
     report.write(out)
     write_whole(out / "classes.yaml", class_list(labels.classes))
@@ -157,7 +157,7 @@ def _refuse_existing(out: Path, overwrite: bool) -> None:
     if files and not overwrite and not (out / UNFINISHED).is_file():
         raise InputError(
             out,
-            found=f"{len(files)} files of an earlier run, e.g. {files[0].relative_to(out)}",
+            found=f"{counted(len(files), 'file')} of an earlier run, e.g. {files[0].relative_to(out)}",
             expected="a new folder",
             repair="name another folder, or replace these files with --overwrite.",
         )
@@ -285,6 +285,7 @@ def _few(labels: Labels) -> list[str]:
     for entry, count in zip(labels.classes, labels.counts(), strict=True):
         if 0 < count < FEWEST_LABELS:
             sentences.append(
-                f"class {entry.name} has {count} label(s) only; with fewer than {FEWEST_LABELS}, its scores mean little"
+                f"class {entry.name} has only {counted(count, 'label')}; with fewer than {FEWEST_LABELS}, its "
+                "scores mean little"
             )
     return sentences

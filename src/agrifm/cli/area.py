@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from agrifm.cli.shell import Overwrite, app, console
+from agrifm.errors import counted
 
 DEFAULT_ACCURACY = "0.85"  # expected user's accuracy of classes that are not named
 
@@ -48,7 +49,8 @@ def design(
     console.print(design_table(sample))
     console.print(sample.sizing, highlight=False, soft_wrap=True)
     console.print(
-        f"not in the population: {census.empty:,} pixels without data, {census.no_stratum:,} without a stratum",
+        f"not in the population: {counted(census.empty, 'pixel')} without data, "
+        f"{census.no_stratum:,} without a stratum",
         highlight=False,
         soft_wrap=True,
     )

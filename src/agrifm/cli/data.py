@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from agrifm.cli.shell import Config, Overrides, app, console, refusal
+from agrifm.errors import counted
 
 if TYPE_CHECKING:
     from agrifm.checks.survey import Survey
@@ -46,7 +47,7 @@ def check(
     for problem in problems[:20]:
         console.print(refusal(problem), highlight=False, soft_wrap=True)
     if problems:
-        console.print(f"{len(problems)} problem(s) found")
+        console.print(f"{counted(len(problems), 'problem')} found")
         raise typer.Exit(2)
     console.print(_table(experiment.task, seen))
     for warning in cautions(experiment, seen):

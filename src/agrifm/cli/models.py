@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from agrifm.cli.shell import Ckpt, Config, Ensemble, Flips, Links, Overrides, app, console, resumable
+from agrifm.errors import counted
 
 weights = typer.Typer(no_args_is_help=True, help="Inspect and convert weight files.")
 app.add_typer(weights, name="weights")
@@ -64,7 +65,7 @@ def predict(
     paths = predict_chips(
         model, source, out, probabilities=probabilities, confidence=confidence, sets=sets, console=console
     )
-    console.print(f"{len(paths)} files written to {out}", highlight=False)
+    console.print(f"{counted(len(paths), 'file')} written to {out}", highlight=False)
 
 
 @app.command()
@@ -82,8 +83,8 @@ def show(path: Annotated[Path, typer.Argument(help="Experiment in YAML, or check
         return
     experiment = load(path)
     console.print(experiment.to_yaml(), highlight=False)
-    # A model can be built once every sensor has statistics to normalize with.
-    if all(sensor.statistics is not None for sensor in experiment.data.sensors):
+    # A network can be built once every sensor has statistics to normalize with.
+    if experiment.network and all(sensor.statistics is not None for sensor in experiment.data.sensors):
         console.print(f"weights: {count_parameters(build(experiment)):,}", highlight=False)
 
 
@@ -105,7 +106,7 @@ def weights_convert(
     """Convert weights to safetensors, or a pre-trained encoder to the layout of the published AgriFM.pth."""
     from agrifm.compat.weights import convert
 
-    console.print(f"{len(convert(source, target, layout))} tensors written to {target}", highlight=False)
+    console.print(f"{counted(len(convert(source, target, layout)), 'tensor')} written to {target}", highlight=False)
 
 
 @app.command()

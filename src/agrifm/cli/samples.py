@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from agrifm.cli.shell import Overrides, Overwrite, app, console
+from agrifm.errors import counted
 
 samples = typer.Typer(
     no_args_is_help=True, help="Train from tables of labeled pixels, check labels, and suggest where to label next."
@@ -132,7 +133,7 @@ def suggest(
         found = suggest_points(map_, out, count, uncertain, seed, overwrite=overwrite)
     console.print(design_table(found.design))
     if found.uncertain:
-        console.print(f"{found.uncertain:,} more points where the model is uncertain", highlight=False)
+        console.print(f"{counted(found.uncertain, 'more point')} where the model is uncertain", highlight=False)
     for path in found.files:
         console.print(f"written: {path}", highlight=False, soft_wrap=True)
     console.print(f"next: fill in 'reference', then agrifm area estimate {out}", highlight=False, soft_wrap=True)

@@ -20,7 +20,7 @@ from agrifm.compat.configs import Translation, translate
 from agrifm.compat.keys import Note
 from agrifm.compat.python_config import read
 from agrifm.config import Experiment, load
-from agrifm.errors import InputError, Terminated, printable
+from agrifm.errors import InputError, Terminated, counted, printable
 from agrifm.io import write_whole
 from agrifm.progress import Terminal
 
@@ -148,7 +148,7 @@ def _inference(arguments: Namespace) -> None:
 
     chips = _test_chips(checkpoint.experiment, label=False)
     paths = predict(checkpoint, chips, arguments.out_dir, suffix="_pred", force_png=True)
-    print(f"{len(paths)} files written to {arguments.out_dir}")
+    print(f"{counted(len(paths), 'file')} written to {arguments.out_dir}")
 
 
 def _is_python(path: Path) -> bool:
@@ -283,5 +283,5 @@ def _print_notes(notes: Sequence[Note]) -> None:
             table.add_row(keys[0] + more, kind, text)
     harmless = [note.key for note in notes if note.kind == "harmless"]
     if harmless:
-        table.add_row(f"{len(harmless)} keys", "harmless", "no effect on results here: " + ", ".join(harmless))
+        table.add_row(counted(len(harmless), "key"), "harmless", "no effect on results here: " + ", ".join(harmless))
     Terminal().print(table)

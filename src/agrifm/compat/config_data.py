@@ -10,7 +10,7 @@ from agrifm.compat.config_model import Network
 from agrifm.compat.keys import Keys, is_list
 from agrifm.config import DataConfig
 from agrifm.data.transforms import Augment
-from agrifm.errors import nearest
+from agrifm.errors import counted, nearest
 from agrifm.sensors import LANDSAT, MODIS, S2, Band, Sensor, Statistics
 
 _BY_CHANNELS = {len(sensor.bands): sensor for sensor in (S2, LANDSAT, MODIS)}
@@ -122,7 +122,7 @@ def _figures(step: Keys, key: str, network: Network) -> dict[str, tuple[float, .
     with step.inside(key) as by_sensor:
         for name, count in network.channels.items():
             values = by_sensor.take(name)
-            expected = f"{count} numbers, one for each of in_chans"
+            expected = f"{counted(count, 'number')}, one for each of in_chans"
             valid = is_list(values) and len(values) == count
             by_sensor.check(name, valid, expected=expected, repair="correct the list.")
             figures[name] = tuple(float(value) for value in values)
@@ -188,7 +188,7 @@ def _data(config: Keys, network: Network, splits: dict[str, _Split]) -> DataConf
     config.note(
         "model.neck.in_fusion_key_list",
         "derived",
-        f"its channels imply {network.frames} frames (data.frames): longer series are thinned to that, "
+        f"its channels imply {counted(network.frames, 'frame')} (data.frames): longer series are thinned to that, "
         "evenly in evaluation and at random in training; the original would stop",
     )
     root = train.folder.parent
@@ -223,9 +223,11 @@ def _sensor(config: Keys, name: str, count: int, split: _Split) -> Sensor:
     if known is None:
         bands = tuple(Band(f"band{i + 1}", "", 0.0) for i in range(count))
         known = Sensor(name, bands, gsd=10.0)
-        config.note(key, "derived", f"no known sensor has {count} bands: called band1 to band{count}, 10 m assumed")
+        config.note(
+            key, "derived", f"no known sensor has {counted(count, 'band')}: called band1 to band{count}, 10 m assumed"
+        )
     elif known.name != name:
-        config.note(key, "derived", f"{count} bands are taken for those of {known.name}, in this order")
+        config.note(key, "derived", f"{counted(count, 'band')} are taken for those of {known.name}, in this order")
     config.note(
         key,
         "derived",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agrifm.compat.keys import Keys, is_list, is_positive
+from agrifm.errors import counted
 from agrifm.nn.legacy_decoder import level_channels
 from agrifm.nn.model import ModelConfig
 from agrifm.nn.swin import SwinSize
@@ -229,7 +230,7 @@ def _frame_tokens(neck: Keys, sensors: tuple[str, ...], swin: SwinSize) -> int:
     levels = neck.take("in_fusion_key_list")
     count = len(swin.depths) - 1
     valid = is_list(levels) and len(levels) == count and all(level and isinstance(level, Mapping) for level in levels)
-    expected = f"{count} levels, one for each doubling of the size"
+    expected = f"{counted(count, 'level')}, one for each doubling of the size"
     repair = f"list each level of the encoder, coarse to fine, or {_ALTERNATIVES}"
     neck.check("in_fusion_key_list", valid, expected=expected, repair=repair)
     tokens = int(next(iter(levels[-1].values()))) // swin.width

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from agrifm.checkpoint import Match, load_strict
 from agrifm.compat.keys import Keys
+from agrifm.errors import counted
 from agrifm.nn.embedding import PatchEmbedding
 from agrifm.nn.legacy_decoder import Fusion, LegacyDecoder, fold_time, original_head
 from agrifm.nn.swin import Swin, SwinSize
@@ -285,7 +286,7 @@ def _load_start_weights(encoder: Encoder, path: Path, keys: Keys) -> None:
     if sensor is None:
         raise keys.wrong(
             "init_cfg",
-            found=f"a checkpoint for {bands} bands",
+            found=f"a checkpoint for {counted(bands, 'band')}",
             expected="6 (Landsat), 7 (Modis) or 10 (S2) bands, for which weights were published",
             repair="remove init_cfg and train from scratch.",
         )

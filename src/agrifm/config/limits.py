@@ -10,7 +10,7 @@ from dataclasses import fields, is_dataclass
 from pydantic import BaseModel
 
 from agrifm.config.problems import shown
-from agrifm.errors import InputError
+from agrifm.errors import InputError, counted
 from agrifm.nn.swin import SwinSize
 
 INFINITY = math.inf
@@ -91,14 +91,16 @@ def refuse_size(size: SwinSize) -> None:
     """
     stages = len(size.depths)
     if not 1 <= stages <= MOST_STAGES:
-        raise _size_error("depths", f"{stages} stages", f"blocks of 1 to {MOST_STAGES} stages, e.g. [2, 2, 6, 2]")
+        raise _size_error("depths", counted(stages, "stage"), f"blocks of 1 to {MOST_STAGES} stages, e.g. [2, 2, 6, 2]")
     if len(size.steps) < stages - 1:
-        raise _size_error("steps", f"{len(size.steps)} steps", f"one after each stage but the last: {stages - 1}")
+        raise _size_error("steps", counted(len(size.steps), "step"), f"one after each stage but the last: {stages - 1}")
     if size.heads is not None and len(size.heads) != stages:
-        raise _size_error("heads", f"heads of {len(size.heads)} stages", f"one number for each of {stages} stages")
+        raise _size_error(
+            "heads", f"heads of {len(size.heads)} stages", f"one number for each of {counted(stages, 'stage')}"
+        )
     for width, heads in zip(size.widths, size.stage_heads, strict=True):
         if width % heads:
-            found = f"{heads} heads for {width} channels"
+            found = f"{counted(heads, 'head')} for {counted(width, 'channel')}"
             raise _size_error("heads", found, "a number of heads that divides the channels")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from agrifm.errors import InputError, nearest
+from agrifm.errors import InputError, counted, nearest
 
 UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
 LONGEST_VALUE = 80  # characters of a value that are shown
@@ -36,7 +36,7 @@ def explain(
     location = [str(part) for part in problem["loc"] if part not in tags]
     key = ".".join(location)
     where = f"{source}: {key or '(top level)'}"
-    more = f" ({len(problems) - 1} more problem(s) in this file)" if len(problems) > 1 else ""
+    more = f" ({counted(len(problems) - 1, 'more problem')} in this file)" if len(problems) > 1 else ""
 
     inner = problem.get("ctx", {}).get("error")
     if isinstance(inner, InputError):

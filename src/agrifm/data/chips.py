@@ -20,7 +20,7 @@ import torch
 from agrifm.data.chip_values import chronological, parse_days, to_torch
 from agrifm.data.georeference import Georeference, read_georeference
 from agrifm.data.hdf5 import ChipFile, attribute, open_chip
-from agrifm.errors import InputError
+from agrifm.errors import InputError, counted
 from agrifm.io import whole
 from agrifm.sample import Sample
 from agrifm.sensors import Sensor
@@ -224,7 +224,7 @@ def _read_days(file: ChipFile, sensor: str, frames: int) -> np.ndarray | None:
         raise InputError(
             file.where(key),
             found=f"shape {stored.shape}",
-            expected=f"one date for each of the {frames} frames of {sensor}",
+            expected=f"one date for each of the {counted(frames, 'frame')} of {sensor}",
             repair="write as many dates as frames, as a list of texts like 2023-05-14.",
         )
     return parse_days(file.read(key, stored), file.where(key))
@@ -264,14 +264,14 @@ def band_positions(file: ChipFile, stored: h5py.Dataset, sensor: Sensor) -> list
             return [names.index(band) for band in sensor.band_ids]
         raise InputError(
             where,
-            found=f"bands {', '.join(names)} for {channels} channels",
+            found=f"bands {', '.join(names)} for {counted(channels, 'channel')}",
             expected=f"bands {', '.join(sensor.band_ids)}, each once",
             repair="add the missing bands, correct the attribute 'bands', or define a sensor with the bands you have.",
         )
     if channels != len(sensor.bands):
         raise InputError(
             where,
-            found=f"{channels} bands",
+            found=counted(channels, "band"),
             expected=f"{len(sensor.bands)}: {', '.join(sensor.band_ids)}",
             repair="store these bands in this order, or define a sensor with the bands you have.",
         )

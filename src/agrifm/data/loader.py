@@ -59,7 +59,26 @@ class Split(Dataset):
         return sample if self.prepare is None else self.prepare(sample)
 
 
-class EpochBatches(Sampler[list[Key]]):
+class BatchesOfProcess(Sampler[list[Key]]):
+    """Batches of one process, which know the epoch.
+
+    Args:
+        rank: Number of this process.
+        world: Number of processes.
+    """
+
+    def __init__(self, rank: int, world: int) -> None:
+        self.rank = rank
+        self.world = world
+        self.epoch = 0
+        self.sampler = self  # where Lightning looks for set_epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch; the trainer calls this before each one."""
+        self.epoch = epoch
+
+
+class EpochBatches(BatchesOfProcess):
     """The part of each batch that this process computes.
 
     Samples are shuffled by (seed, epoch). Each global batch is distributed over the processes, so that together they
@@ -78,18 +97,11 @@ class EpochBatches(Sampler[list[Key]]):
     def __init__(
         self, length: int, batch_size: int, *, shuffle: bool, seed: int = 0, rank: int = 0, world: int = 1
     ) -> None:
+        super().__init__(rank, world)
         self.length = length
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
-        self.rank = rank
-        self.world = world
-        self.epoch = 0
-        self.sampler = self  # where Lightning looks for set_epoch
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch; the trainer calls this before each one."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return sum(1 for _ in self._local_batches())

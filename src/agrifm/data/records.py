@@ -12,7 +12,7 @@ import torch
 
 from agrifm.data.chip_values import check_days
 from agrifm.data.chips import FrameChoice
-from agrifm.errors import InputError, refusing
+from agrifm.errors import InputError, counted, refusing
 from agrifm.sample import Sample, days_since_epoch
 
 COVERS = ("cropland", "forest", "grassland", "shrubland", "wetland", "water", "impervious", "bare")
@@ -155,7 +155,7 @@ class Record:
             y, x = np.argwhere(wrong)[0]
             raise InputError(
                 f"{where}: fractions",
-                found=f"{int(wrong.sum())} cells with wrong fractions, the first (y {y}, x {x}) sums to "
+                found=f"{counted(int(wrong.sum()), 'cell')} with wrong fractions, the first (y {y}, x {x}) sums to "
                 f"{sums[y, x]:.4g}",
                 expected="eight fractions and the unknown share, none below 0, that sum to 1 in each cell",
                 repair="build the samples again from the land cover.",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from agrifm.data.folder import SampleSource, SampleSubset
 from agrifm.data.growing_season import USUAL, GrowingSeason, date_of, day_number, growing_season_of
-from agrifm.errors import InputError
+from agrifm.errors import InputError, counted
 from agrifm.sample import DAYS_PER_YEAR, Season
 
 DAYS_PER_MONTH = DAYS_PER_YEAR / 12
@@ -161,7 +161,7 @@ class SeasonSamples:
         if not 1 <= months < season_months:
             raise InputError(
                 f"--gaps {months}",
-                found=f"a season of {season_months} months ({self.length} days)",
+                found=f"a season of {counted(season_months, 'month')} ({counted(self.length, 'day')})",
                 expected=f"gaps of 1 to {season_months - 1} months",
                 repair="ask for shorter gaps." if season_months > 1 else "leave --gaps out.",
             )

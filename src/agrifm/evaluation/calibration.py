@@ -24,11 +24,12 @@ from agrifm.checkpoint import Checkpoint
 from agrifm.checks.chips import splits_overlap
 from agrifm.config import DataConfig
 from agrifm.data.folder import SampleSource
-from agrifm.errors import InputError
+from agrifm.errors import InputError, counted
 from agrifm.evaluation.reliability import Pixels, draw_diagram, measure_coverage, measure_reliability
 from agrifm.evaluation.scoring import outputs
 from agrifm.io import write_whole
-from agrifm.tasks.calibration import TINY, Calibration
+from agrifm.nn.probabilities import LEAST_PROBABILITY
+from agrifm.tasks.calibration import Calibration
 from agrifm.tasks.segmentation import Segmentation
 from agrifm.training.loaders import open_sources
 
@@ -256,7 +257,7 @@ def calibrate(
 
 def fit_temperature(pixels: Pixels) -> float:
     """Return the temperature with the least negative log-likelihood."""
-    logs = np.log(np.maximum(pixels.probabilities.astype(float), TINY))
+    logs = np.log(np.maximum(pixels.probabilities.astype(float), LEAST_PROBABILITY))
     of_true_class = logs[pixels.truth, np.arange(len(pixels.truth))]
 
     def loss(log_temperature: float) -> float:
@@ -297,7 +298,7 @@ def _too_few(count: int, coverage: float, split: str) -> InputError:
     possible = count / (count + 1)
     return InputError(
         f"--coverage {coverage:g}",
-        found=f"{count} labeled chips in {split}",
+        found=f"{counted(count, 'labeled chip')} in {split}",
         expected=f"at least {needed}: a coverage of {coverage:g} on new ground requires that many",
         repair=f"ask for at most {int(possible * 100) / 100:g}, add chips, or give --unit pixels, "
         "which guarantees nothing.",

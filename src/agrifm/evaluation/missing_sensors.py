@@ -10,6 +10,7 @@ from rich.console import Console
 
 from agrifm.checkpoint import Checkpoint, write_provenance
 from agrifm.data.folder import SampleSource, SampleSubset
+from agrifm.errors import counted
 from agrifm.evaluation.as_of import SeasonSamples, refuse_unseen
 from agrifm.evaluation.score_table import CLASS, ScoreTable, Values
 from agrifm.evaluation.scoring import evaluate
@@ -106,7 +107,7 @@ def _gap_runs(checkpoint: Checkpoint, source: SampleSource, gaps: Sequence[int])
     groups = SeasonSamples.of(source, checkpoint.experiment.data.seasons)
     for group in groups:
         for months in gaps:
-            missing = "1 month" if months == 1 else f"{months} months"
+            missing = counted(months, "month")
             if len(groups) > 1:
                 missing += f" of {group.name}"
             for start, view in group.gaps(months).items():

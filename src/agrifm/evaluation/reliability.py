@@ -15,7 +15,8 @@ import numpy as np
 
 from agrifm.errors import printable
 from agrifm.figures import save_png
-from agrifm.tasks.calibration import TINY, Calibration
+from agrifm.nn.probabilities import LEAST_PROBABILITY
+from agrifm.tasks.calibration import Calibration
 
 BINS = 15
 
@@ -75,7 +76,7 @@ def measure_reliability(probabilities: np.ndarray, truth: np.ndarray, bins: int 
     # The squared error of a pixel is sum(p^2) - 2 p_true + 1.
     squares = (probabilities.astype(float) ** 2).sum(0)
     brier = squares.mean() - 2 * of_true_class.mean() + 1
-    log_likelihood = np.log(np.maximum(of_true_class, TINY)).mean()
+    log_likelihood = np.log(np.maximum(of_true_class, LEAST_PROBABILITY)).mean()
     return Reliability(
         accuracy=float(correct.mean()),
         confidence=float(confidence.mean()),

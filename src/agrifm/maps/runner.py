@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, Task, TextColumn, TimeElapsedColu
 from rich.progress import ProgressColumn as Column
 from rich.text import Text
 
+from agrifm.errors import counted
 from agrifm.maps.dask_cluster import spread
 from agrifm.maps.store import DamagedTile, Store
 from agrifm.maps.tiles import ComputedTile, TileJob, one_thread
@@ -37,7 +38,7 @@ def work(job: TileJob, store: Store, console: Console, *, workers: int = 1, dask
     tiles = job.windows.tiles()
     todo = list(_unfinished(tiles, store, console))
     if len(todo) < len(tiles):
-        console.print(f"resuming: {len(tiles) - len(todo)} of {len(tiles)} tiles are finished", highlight=False)
+        console.print(f"resuming: {len(tiles) - len(todo)} of {counted(len(tiles), 'tile')} finished", highlight=False)
     if not todo:
         return
     km2 = partial(_km2, job.scene.resolution)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from agrifm.errors import counted
 from agrifm.sample import Batch
 from agrifm.sensors import Sensor
 
@@ -39,7 +40,7 @@ class EdgeRule:
 
     def __str__(self) -> str:
         halves = ", ".join(f"{name} {value:.3g}" for name, value in self.half.items())
-        blurred = f"images blurred {self.blurs} time(s)" if self.blurs else "images"
+        blurred = f"images blurred {counted(self.blurs, 'time')}" if self.blurs else "images"
         return f"{self.quantile:.0%} quantile of the gradients of {blurred}, half a boundary at {halves}"
 
 

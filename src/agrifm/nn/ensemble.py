@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from agrifm.nn.probabilities import LEAST_PROBABILITY
 from agrifm.sample import Batch
 
 # Orientations are (quarter turns, mirrored).
@@ -17,7 +18,6 @@ SYMMETRIES = (
     (0, False), (1, False), (2, False), (3, False),
     (0, True), (1, True), (2, True), (3, True),
 )  # fmt: skip
-TINY = 1e-12
 
 
 class TestTimeEnsemble(nn.Module):
@@ -49,7 +49,7 @@ class TestTimeEnsemble(nn.Module):
                     probabilities = probabilities.flip(-1)
                 total = total + probabilities
         mean = torch.as_tensor(total) / predictions
-        return mean.clamp(min=TINY).log()
+        return mean.clamp(min=LEAST_PROBABILITY).log()
 
 
 def mean_of_classes(
@@ -57,7 +57,7 @@ def mean_of_classes(
 ) -> Float[Tensor, "b k y x"]:
     """Return the logarithm of the mean of the probabilities of classes in two outputs; ``share`` is of the second."""
     mean = torch.lerp(torch.softmax(first.float(), 1), torch.softmax(second.float(), 1), share)
-    return mean.clamp(min=TINY).log()
+    return mean.clamp(min=LEAST_PROBABILITY).log()
 
 
 class Blend(nn.Module):

@@ -26,7 +26,7 @@ from typing import Any, Literal
 from agrifm.addresses import is_address
 from agrifm.data.chips import FrameChoice
 from agrifm.data.records import COVERS, Record
-from agrifm.errors import InputError, Unreadable, reason, refusing
+from agrifm.errors import InputError, Unreadable, counted, reason, refusing
 from agrifm.network.files import NotRead, read_whole
 from agrifm.sample import Sample
 
@@ -139,7 +139,10 @@ class Shards:
                 lost.append(LostShard(shard.name, shard.samples, error.found))
         if not good:
             raise InputError(
-                root, found=f"{len(lost)} shards, all bad", expected="a good shard", repair="fetch the data set again."
+                root,
+                found=f"{counted(len(lost), 'shard')}, none of them good",
+                expected="a good shard",
+                repair="fetch the data set again.",
             )
         return cls(root, tuple(good), tuple(lost), keep)
 
@@ -234,7 +237,7 @@ class Shards:
         except Exception as error:  # of a damaged tar: errors of tar, of numbers, of text
             raise self._unreadable(shard, f"no tar: {reason(error)}") from error
         if len(members) != shard.samples:
-            raise self._unreadable(shard, f"{len(members)} records where the manifest says {shard.samples}")
+            raise self._unreadable(shard, f"{counted(len(members), 'record')} where the manifest says {shard.samples}")
         return members
 
     def _unreadable(self, shard: Shard, found: str) -> Unreadable:
@@ -242,10 +245,11 @@ class Shards:
             leave_out = f"delete its line in {MANIFEST}"
         else:
             leave_out = "set 'data.shards.damaged: skip'"
+        lost = counted(shard.samples, f"sample of {shard.sensor} is lost", f"samples of {shard.sensor} are lost")
         return Unreadable(
             self._path(shard),
             found=found,
-            expected=f"the whole shard, {shard.bytes} bytes; {shard.samples} samples of {shard.sensor} are lost",
+            expected=f"the whole shard, {shard.bytes} bytes; {lost}",
             repair=f"fetch it again and resume; or {leave_out} and begin a new run without it.",
         )
 

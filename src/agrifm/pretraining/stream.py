@@ -14,9 +14,8 @@ from math import isfinite, lcm
 from typing import Protocol
 
 import numpy as np
-from torch.utils.data import Sampler
 
-from agrifm.data.loader import Key
+from agrifm.data.loader import BatchesOfProcess, Key
 from agrifm.data.randomness import key
 from agrifm.errors import InputError, nearest
 from agrifm.pretraining.interleave import Interleaving
@@ -188,7 +187,7 @@ class Stream:
         return sensor_pass
 
 
-class StreamBatches(Sampler[list[Key]]):
+class StreamBatches(BatchesOfProcess):
     """The part of each batch that one process reads; keys are (position, index).
 
     An epoch is a stretch of the stream. Each global batch is dealt out over the processes, so that together they take
@@ -213,17 +212,10 @@ class StreamBatches(Sampler[list[Key]]):
                 expected="at least one sample for each process, and epochs of whole batches",
                 repair="set an epoch to a multiple of batch_size, and batch_size to at least the processes.",
             )
+        super().__init__(rank, world)
         self.stream = stream
         self.epoch_size = epoch_size
         self.batch_size = batch_size
-        self.rank = rank
-        self.world = world
-        self.epoch = 0
-        self.sampler = self  # where Lightning looks for set_epoch
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch; the trainer calls this before each one."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return self.epoch_size // self.batch_size

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from agrifm.data.records import Record
-from agrifm.errors import InputError, printable
+from agrifm.errors import InputError, counted, printable
 from agrifm.pretraining.landcover import LandCover, transformer
 from agrifm.scenes.scene import Area, Scene, Stack, sub_box
 from agrifm.tasks.class_table import LONGEST_NAME
@@ -83,7 +83,7 @@ class FractionPlan:
             suggestion = max(1, round(min(size, 96) / self.cells)) * self.cells
             raise InputError(
                 f"--size, for {sensor}",
-                found=f"{size} pixels for {self.cells} cells",
+                found=f"{size} pixels for {counted(self.cells, 'cell')}",
                 expected="a whole number of pixels in each cell",
                 repair=f"give --size {sensor}={suggestion}, or another --cells.",
             )

@@ -19,7 +19,7 @@ from rasterio.features import shapes
 from rasterio.transform import Affine
 from shapely.geometry import shape
 
-from agrifm.errors import InputError, refusing
+from agrifm.errors import InputError, counted, refusing
 from agrifm.maps.files.legend import MOST_CLASSES, NODATA
 from agrifm.maps.provenance import Provenance
 from agrifm.tasks.fields import LAYERS
@@ -81,8 +81,8 @@ class Parcels:
 
     def __str__(self) -> str:
         hectares = self.columns["area_ha"].sum()
-        small = f"{self.joined} small ones merged into a neighbor, {self.dropped} dropped"
-        return f"{len(self.polygons):,} fields, {hectares:,.1f} ha; {small}"
+        small = f"{counted(self.joined, 'small one')} merged into a neighbor, {self.dropped} dropped"
+        return f"{counted(len(self.polygons), 'field')}, {hectares:,.1f} ha; {small}"
 
 
 def parcels_of(target: Path, rule: ParcelRule = ParcelRule(), crops: Path | None = None) -> Parcels:
@@ -273,7 +273,7 @@ def _crops(fields: np.ndarray, crops: Path, layers: Path) -> dict[str, np.ndarra
     path = _beside(crops, "probabilities")
     if path.is_file():
         _check_grid(path, layers)
-        with _opened(path, count, f"one band for each of the {count} classes of {crops.name}"):
+        with _opened(path, count, f"one band for each of the {counted(count, 'class', 'classes')} of {crops.name}"):
             pass
         percent = _summed_probabilities(fields, path, count)[1:]
         mean = percent[rows, first] / total.clip(1) / 100
@@ -359,7 +359,7 @@ def _opened(path: Path, bands: int | None, expected: str) -> Generator[rasterio.
     with file:
         if set(file.dtypes) != {"uint8"} or bands not in (None, file.count):
             kinds = ", ".join(sorted(set(file.dtypes)))
-            raise InputError(path, found=f"{file.count} band(s) of {kinds}", expected=expected, repair=repair)
+            raise InputError(path, found=f"{counted(file.count, 'band')} of {kinds}", expected=expected, repair=repair)
         yield file
 
 

@@ -15,7 +15,7 @@ from rasterio.windows import Window
 from rich.console import Console
 
 from agrifm.addresses import SCHEMES, is_address, local, normalized
-from agrifm.errors import InputError, refusing
+from agrifm.errors import InputError, counted, refusing
 from agrifm.io import checksum, sha256
 from agrifm.maps.embedding.files import item_path
 from agrifm.maps.embedding.scene import ENDINGS, write_embedding
@@ -193,7 +193,7 @@ def _list_inputs(console: Console, model: Path, hrefs: Sequence[str]) -> None:
     for place in places[:SHOWN]:
         console.print(f"images in: {place}", highlight=False)
     if len(places) > SHOWN:
-        console.print(f"and in {len(places) - SHOWN} more folders", highlight=False)
+        console.print(f"and in {counted(len(places) - SHOWN, 'more folder')}", highlight=False)
 
 
 @contextmanager

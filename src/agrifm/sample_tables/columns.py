@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas
-from pyproj import CRS, Transformer
+from pyproj import Transformer
 
-from agrifm.errors import InputError, nearest, refusing
-from agrifm.sample_tables.reading import listed, numbers, texts
+from agrifm.errors import InputError, counted, nearest
+from agrifm.sample_tables.reading import listed
+from agrifm.vectors.cells import row_name, texts
+from agrifm.vectors.coordinates import check_degrees, coordinates
+from agrifm.vectors.crs import known_crs
 
 IDS = ("id", "sample_id", "sampleid", "point_id", "pointid", "plot_id", "pixel_id", "fid", "uid")
 DATES = ("date", "time", "datetime", "timestamp", "acquisition_date", "day")
@@ -159,47 +162,62 @@ class Places:
     lonlat: np.ndarray | None
 
 
-def places_of(rows: pandas.DataFrame, roles: Roles, path: Path, crs: str | None) -> tuple[Places | None, str]:
-    """Places of samples, one row each, and a sentence where there are none although there are coordinates.
+def places_of(
+    frame: pandas.DataFrame, first_row: np.ndarray, roles: Roles, path: Path, crs: str | None
+) -> tuple[Places | None, str]:
+    """Places of samples, and a sentence where there are none although there are coordinates.
+
+    Args:
+        frame: The table.
+        first_row: Row of each sample that states its place.
+        roles: What the columns mean.
+        path: Path of the table, for errors.
+        crs: CRS of the columns ``x`` and ``y``, if the table states none.
 
     Raises:
-        InputError: If a coordinate is text, or the CRS is unknown.
+        InputError: If a coordinate is text, no place on the Earth, or its CRS is unknown.
     """
     if roles.place is None:
         return None, ""
-    x = numbers(rows[roles.place[0]], path)
-    y = numbers(rows[roles.place[1]], path)
-    missing = int((~np.isfinite(x) | ~np.isfinite(y)).sum())
+    x, y, is_missing = coordinates(frame, roles.place, path)
+    missing = int(is_missing[first_row].sum())
     if missing:
-        return None, f"{missing:,} samples have no coordinates, so the places of the others are not used either"
-    points = np.stack([x, y], 1)
+        samples = counted(missing, "sample has", "samples have")
+        return None, f"{samples} no coordinates, so the places of the others are not used either"
+    points = np.stack([x, y], 1)[first_row]
     if roles.place[0].lower() in LONGITUDES:
-        _check_degrees(points, roles.place, path)
+        check_degrees(path, roles.place, x, y)
         return _on_earth(points), ""
-    systems = texts(rows[roles.crs]) if roles.crs is not None else np.full(len(rows), crs or "")
+    systems = np.full(len(points), crs or "")
+    if roles.crs is not None:
+        systems = texts(frame[roles.crs])[first_row]
     if (systems == "").any():
         return Places(points, None), "x and y have no CRS (--crs), so they are used for the split only"
-    lonlat = np.zeros_like(points)
-    for system in np.unique(systems).tolist():
-        chosen = systems == system
-        name = f"EPSG:{system}" if system.isdigit() else system
-        with refusing(f"{path}: CRS {name}", expected="a CRS such as EPSG:32631", repair="correct it."):
-            transformer = Transformer.from_crs(CRS.from_user_input(name), "EPSG:4326", always_xy=True)
-            lonlat[chosen] = np.stack(transformer.transform(*points[chosen].T), 1)
-    _check_degrees(lonlat, roles.place, path)
+    lonlat = _in_degrees(points, systems, path)
+    beyond = np.flatnonzero(~np.isfinite(lonlat).all(1) | (np.abs(lonlat[:, 1]) > 90))
+    if len(beyond):
+        sample = beyond[0]
+        raise InputError(
+            f"{path}: {row_name(first_row[sample])}",
+            found=f"x {points[sample, 0]:.10g} and y {points[sample, 1]:.10g}, nowhere in the CRS {systems[sample]}",
+            expected="coordinates in the stated CRS",
+            repair="correct the coordinates, or the CRS: that of the table, or --crs.",
+        )
     return _on_earth(lonlat), ""
 
 
-def _check_degrees(points: np.ndarray, columns: tuple[str, str], path: Path) -> None:
-    outside = (np.abs(points[:, 0]) > 360) | (np.abs(points[:, 1]) > 90) | ~np.isfinite(points).all(1)
-    if outside.any():
-        lon, lat = points[outside][0]
-        raise InputError(
-            f"{path}: columns {columns[0]} and {columns[1]}",
-            found=f"longitude {lon:g} and latitude {lat:g}",
-            expected="degrees on the Earth",
-            repair="exchange the two columns, or call coordinates in meters x and y and give --crs.",
-        )
+def _in_degrees(points: np.ndarray, systems: np.ndarray, path: Path) -> np.ndarray:
+    """Longitudes and latitudes of points, each in a CRS of its own; not finite where the CRS does not reach.
+
+    Raises:
+        InputError: If a CRS is not known.
+    """
+    lonlat = np.zeros_like(points)
+    for system in np.unique(systems).tolist():
+        chosen = systems == system
+        transformer = Transformer.from_crs(known_crs(system, f"{path}: CRS {system}"), "EPSG:4326", always_xy=True)
+        lonlat[chosen] = np.stack(transformer.transform(*points[chosen].T), 1)
+    return lonlat
 
 
 def _on_earth(lonlat: np.ndarray) -> Places:

@@ -13,11 +13,12 @@ import numpy as np
 import pandas
 
 from agrifm.data.chip_values import parse_days
-from agrifm.errors import InputError, refusing
+from agrifm.errors import InputError, counted, refusing
 from agrifm.io import size_of
 from agrifm.sample_tables.bands import BandColumns, find_bands, is_band, unknown_bands
 from agrifm.sample_tables.columns import Roles, TableOptions
-from agrifm.sample_tables.reading import listed, numbers, row_name, texts
+from agrifm.sample_tables.reading import listed
+from agrifm.vectors.cells import numbers, row_name, texts
 
 DATE = r"(?:19|20)\d\d(?:-\d\d-\d\d|_\d\d_\d\d|\d{4}|-\d\d|_\d\d)"
 AFTER = re.compile(rf"(?P<band>.*?[^\d])[_.\- ]?(?P<date>{DATE})|(?P<band2>.+?)[_.\- ](?P<date2>{DATE})")
@@ -104,7 +105,7 @@ def _read_long(frame: pandas.DataFrame, roles: Roles, path: Path, options: Table
         )
     candidates = roles.others(list(frame.columns))
     bands = find_bands(candidates, path, options.sensor, options.bands)
-    values = np.stack([numbers(frame[column], path) for column in bands.columns], 1)
+    values = np.stack([_values(frame, column, path) for column in bands.columns], 1)
     days = read_days(texts(frame[roles.date]), f"{path}: column '{roles.date}'")
     _, first_row, sample = np.unique(ids, return_index=True, return_inverse=True)
     # Samples are numbered in the order of the table.
@@ -114,6 +115,16 @@ def _read_long(frame: pandas.DataFrame, roles: Roles, path: Path, options: Table
     unused = [column for column in candidates if column not in bands.columns]
     layout = f"long: one row for each sample ('{roles.id}') and date ('{roles.date}')"
     return Observations(layout, bands, sample, days, values, sample, np.sort(first_row), tuple(unused))
+
+
+def _values(frame: pandas.DataFrame, column: str, path: Path) -> np.ndarray:
+    """The numbers of a column of a band."""
+    return numbers(
+        frame[column],
+        f"{path}: column '{column}'",
+        expected="a number, or an empty cell where there is no data",
+        repair="correct the cell, or name the columns of the bands with --bands.",
+    )
 
 
 def _refuse_repeated(ids: np.ndarray, sample: np.ndarray, days: np.ndarray, path: Path) -> None:
@@ -211,7 +222,7 @@ def _read_wide(
         for j, band in enumerate(bands.columns):
             column = column_of.get((band, step))
             if column is not None:
-                values[:, i, j] = numbers(frame[column], path)
+                values[:, i, j] = _values(frame, column, path)
     if len(np.unique(days)) < len(days) or len(column_of) < len(wide):
         raise InputError(
             path, found="two columns for one band and date", expected="one", repair="delete or rename one of them."
@@ -221,7 +232,7 @@ def _read_wide(
     unused = [name for name in names if name not in bands.columns]
     unused += [column for column in roles.others(list(frame.columns)) if column not in wide]
     return Observations(
-        f"wide: one row for each sample, {len(steps)} {dated} in the names of the columns",
+        f"wide: one row for each sample, {counted(len(steps), dated)} in the names of the columns",
         bands,
         np.repeat(np.arange(samples), len(steps)),
         np.tile(days, samples),
@@ -247,12 +258,13 @@ def _refuse_repeated_ids(ids: np.ndarray, column: str, path: Path) -> None:
 def _days_of_steps(steps: Sequence[str], path: Path, dates: str | None) -> tuple[np.ndarray, str]:
     """Days since 1970-01-01 of the dates or step numbers in the names of columns."""
     if not all(len(step) <= 3 for step in steps):
-        return read_days(np.array(steps), f"{path}: names of columns"), "dates"
+        return read_days(np.array(steps), f"{path}: names of columns"), "date"
     order = np.argsort([int(step) for step in steps], kind="stable")
     if dates is None:
         raise InputError(
             path,
-            found=f"{len(steps)} steps with numbers from {steps[order[0]]} to {steps[order[-1]]}, but no dates",
+            found=f"{counted(len(steps), 'step')} with numbers from {steps[order[0]]} to {steps[order[-1]]}, "
+            "but no dates",
             expected="the date of each step",
             repair="give them with --dates FILE (one date a line), or --dates START/DAYS, e.g. 2018-01-01/16.",
         )
@@ -260,13 +272,13 @@ def _days_of_steps(steps: Sequence[str], path: Path, dates: str | None) -> tuple
     if len(listed) != len(steps):
         raise InputError(
             f"--dates {dates}",
-            found=f"{len(listed)} dates",
+            found=counted(len(listed), "date"),
             expected=f"{len(steps)}, one for each step of the table",
             repair="list one date for each step, in order.",
         )
     days = np.zeros(len(steps), np.int64)
     days[order] = listed
-    return days, "numbered steps"
+    return days, "numbered step"
 
 
 def _listed_dates(dates: str, steps: int) -> np.ndarray:

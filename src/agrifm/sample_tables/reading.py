@@ -86,49 +86,9 @@ def _refuse_repeated_names(frame: pandas.DataFrame, path: Path) -> None:
             )
 
 
-def texts(column: pandas.Series) -> np.ndarray:
-    """Values as text without surrounding spaces; empty where a value is missing. Whole numbers have no point."""
-    if pandas.api.types.is_float_dtype(column):
-        is_whole = (column.dropna() % 1 == 0).all()
-        column = column.astype("Int64") if is_whole else column
-    return column.astype("string").fillna("").str.strip().to_numpy(dtype=object).astype(str)
-
-
-def numbers(column: pandas.Series, path: Path) -> np.ndarray:
-    """Values as float64; NaN where a value is missing.
-
-    Raises:
-        InputError: If a value is text; names the first one and its row.
-    """
-    if pandas.api.types.is_numeric_dtype(column):
-        return column.to_numpy(dtype=np.float64, na_value=np.nan)
-    text = texts(column)
-    values = pandas.to_numeric(pandas.Series(text), errors="coerce")
-    if values.isna().any():
-        # Decimal commas, as spreadsheets of many countries write them.
-        with_points = pandas.Series(text).str.replace(",", ".", regex=False)
-        values = values.fillna(pandas.to_numeric(with_points, errors="coerce"))
-    is_missing = np.isin(np.char.lower(text), ("", "nan", "na", "null", "none"))
-    wrong = np.flatnonzero(values.isna().to_numpy() & ~is_missing)
-    if len(wrong):
-        row = int(wrong[0])
-        raise InputError(
-            f"{path}: column '{column.name}', {row_name(row)}",
-            found=f"the text '{text[row]}'",
-            expected="a number, or an empty cell where there is no data",
-            repair="correct the cell, or name the columns of the bands with --bands.",
-        )
-    return values.to_numpy(dtype=np.float64)
-
-
 def listed(names: Sequence[str] | np.ndarray, most: int = MOST_LISTED) -> str:
     """Names in a sentence, of which the first few are shown."""
     if not len(names):
         return "(none)"
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return f"{', '.join(map(str, names[:most]))}{more}"
-
-
-def row_name(row: int) -> str:
-    """How errors name a row, counted from 1 without the line of the column names."""
-    return f"row {row + 1}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from agrifm.chips.spatial_split import Cell, Pieces, choose_splits
-from agrifm.errors import InputError
+from agrifm.errors import InputError, counted
 from agrifm.sample_tables.table import SampleTable
 from agrifm.scenes.scene import Area
 
@@ -55,10 +55,10 @@ def divide(table: SampleTable, classes: np.ndarray, shares: tuple[float, float, 
     if table.groups is not None:
         unit = np.unique(table.groups, return_inverse=True)[1]
     block = unit
-    sentence = f"split: {unit.max() + 1:,} groups, each in one split"
+    sentence = f"split: {counted(unit.max() + 1, 'group')}, each in one split"
     if table.places is not None:
         block = _blocks_of_ground(table.places.plane, unit, seed)
-        sentence = f"split: {block.max() + 1} blocks of ground, each in one split"
+        sentence = f"split: {counted(block.max() + 1, 'block')} of ground, each in one split"
     return Division(_by_block(block, classes, shares, seed), block, sentence)
 
 
@@ -91,11 +91,11 @@ def _blocks_of_ground(plane: np.ndarray, unit: np.ndarray, seed: int) -> np.ndar
 def _by_block(block: np.ndarray, classes: np.ndarray, shares: tuple[float, float, float], seed: int) -> np.ndarray:
     """Splits of whole blocks, in which every class comes near to its shares."""
     blocks = int(block.max()) + 1
-    wanted = np.count_nonzero(shares)
+    wanted = sum(share > 0 for share in shares)
     if blocks < wanted:
         raise InputError(
             "splits",
-            found=f"{blocks} block(s) of places or groups for {wanted} splits",
+            found=f"{counted(blocks, 'block')} of places or groups for {counted(wanted, 'split')}",
             expected="samples from several places or groups",
             repair="add samples from elsewhere, or name a column with more groups with --group-column.",
         )

@@ -17,13 +17,13 @@ import numpy as np
 import rasterio
 from pyproj import Transformer
 
-from agrifm.errors import InputError, refusing
+from agrifm.errors import InputError, counted, refusing
 from agrifm.io import whole
 from agrifm.rasters.codes import refuse_sources_elsewhere
 from agrifm.statistics.area_sample import Plan, check_target, draw, write_sample
 from agrifm.statistics.design import Design
 from agrifm.statistics.population import Population, class_names
-from agrifm.statistics.tables import cell
+from agrifm.statistics.tables import write_points
 
 USUAL_FLOOR = 50  # points in each class that good practice asks for
 LEAST_FLOOR = 2  # with fewer, no variance can be computed
@@ -76,7 +76,8 @@ def suggest(
     drawn = 0
     if of_uncertain:
         points = _uncertain_points(path, of_uncertain, seed)
-        _write_points(points, extra_file)
+        with whole(extra_file) as unfinished:
+            write_points(points, unfinished, out.suffix, "uncertain")
         files.append(extra_file)
         drawn = len(points)
     return Suggestion(design, drawn, files)
@@ -90,7 +91,7 @@ def _floor(path: Path, size: int) -> int:
     if floor < LEAST_FLOOR:
         raise InputError(
             "--count",
-            found=f"{size} points at random for {classes} classes",
+            found=f"{counted(size, 'point')} at random for {classes} classes",
             expected=f"at least {2 * LEAST_FLOOR * classes}",
             repair="give a larger --count, or a smaller --uncertain.",
         )
@@ -187,11 +188,3 @@ def _strips(path: Path) -> Generator[tuple[int, np.ndarray, np.ndarray]]:
             height, width = strip.mapped.shape
             entropy = _read(file, ((strip.top, strip.top + height), (0, width)))
             yield strip.top, np.where(strip.inside, np.nan_to_num(entropy), 0.0), strip.mapped
-
-
-def _write_points(points: geopandas.GeoDataFrame, out: Path) -> None:
-    with whole(out) as unfinished:
-        if out.suffix == ".csv":
-            points.drop(columns="geometry").map(cell).to_csv(unfinished, index=False)
-        else:
-            points.to_file(unfinished, layer="uncertain", driver="GPKG")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,20 +15,24 @@ from rich.console import Console
 from rich.table import Table
 
 from agrifm.checks.chips import survey
+from agrifm.checks.survey import Survey
 from agrifm.chips.spatial_split import SPLITS
 from agrifm.config import Experiment, load
 from agrifm.data.folder import ChipFolder
-from agrifm.errors import InputError, printable
+from agrifm.errors import InputError, counted, printable
 from agrifm.io import whole
 from agrifm.pixels.draw import LabeledPixels
 from agrifm.pixels.features import PixelFeatures
 from agrifm.pixels.fitting import cross_validate
 from agrifm.sample import Season
 from agrifm.sample_tables.confident import Contradictions, contradictions, unlearned
+from agrifm.sample_tables.offset import offset_warning
 from agrifm.sample_tables.reading import listed
 from agrifm.sample_tables.units import Unit, find_units, refuse_without_places
+from agrifm.sensors import Sensor
 from agrifm.statistics.tables import cell
 from agrifm.tasks.segmentation import Segmentation
+from agrifm.tasks.two_classes import refuse_one_class
 from agrifm.training.pixel_stage import blocks_of, draw_pixels
 
 MOST_PIXELS = 20_000
@@ -49,6 +53,7 @@ class LabelCheck:
         members: Members whose probabilities were averaged.
         accuracy: Share of the pixels whose label these members predict.
         unchecked: Classes whose labels mostly lie in one place, so that nothing can be said about them.
+        warnings: Sentences about numbers that may be wrong.
     """
 
     classes: tuple[str, ...]
@@ -60,6 +65,7 @@ class LabelCheck:
     members: tuple[str, ...]
     accuracy: float
     unchecked: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def frame(self) -> pandas.DataFrame:
         """One row for each suspect, worst first, with an empty column ``corrected``."""
@@ -88,12 +94,13 @@ class LabelCheck:
         """Print how many labels are suspect, and which pairs of classes occur most often."""
         count = len(self.suspects.unit)
         console.print(
-            f"{len(self.units):,} labels ({len(self.pixels):,} of {self.labeled:,} labeled pixels), checked with "
-            f"{', '.join(self.members)} on blocks of ground that these had not seen (accuracy {self.accuracy:.3f})",
+            f"{counted(len(self.units), 'label')} ({len(self.pixels):,} of {counted(self.labeled, 'labeled pixel')}), "
+            f"checked with {', '.join(self.members)} "
+            f"on blocks of ground that these had not seen (accuracy {self.accuracy:.3f})",
             highlight=False,
             soft_wrap=True,
         )
-        console.print(f"{count:,} suspect labels ({count / len(self.units):.1%})", highlight=False)
+        console.print(f"{counted(count, 'suspect label')} ({count / len(self.units):.1%})", highlight=False)
         pairs = Counter()
         for unit, suggested in zip(self.suspects.unit, self.suspects.suggested, strict=True):
             pairs[self.classes[self.units[unit].given], self.classes[suggested]] += 1
@@ -108,6 +115,8 @@ class LabelCheck:
                 highlight=False,
                 soft_wrap=True,
             )
+        for warning in self.warnings:
+            console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
 
 
 COLUMNS = (
@@ -156,7 +165,9 @@ def check_labels(
     assert isinstance(task, Segmentation)
     source = _all_chips(experiment)
     with torch.inference_mode():
-        draw = draw_pixels(_with_season(experiment, source), source, None, most, progress)
+        experiment = _in_order(experiment)
+        facts = survey(source, experiment.data.sensors, range(len(source)))
+        draw = draw_pixels(experiment.with_season(Season.of(facts.spans)), source, None, most, progress)
     pixels = draw.pixels()
     units = find_units(pixels, source, experiment.data.root)
     accepts(units)
@@ -168,7 +179,9 @@ def check_labels(
         # A parcel that reaches into several blocks must not teach what its own label should be.
         blocks[unit.pixels] = blocks[unit.pixels[0]]
     known, classes = np.unique(pixels.classes, return_inverse=True)
-    _refuse_few(known, blocks)
+    refuse_one_class(len(known), "labels", "add labels of another class; two can contradict each other.")
+    if len(np.unique(blocks)) < 2:
+        raise _too_few_blocks(blocks)
     validation = cross_validate(pixels.features(sensors), classes, blocks, config, experiment.seed, progress)
     if not validation.folds:
         raise _too_few_blocks(blocks)
@@ -190,6 +203,7 @@ def check_labels(
         members=validation.chosen(),
         accuracy=accuracy,
         unchecked=tuple(task.names[number] for number in known[is_class[known]]),
+        warnings=_offset_warnings(facts, experiment.data.sensors),
     )
 
 
@@ -203,31 +217,27 @@ def _all_chips(experiment: Experiment) -> ChipFolder:
     return replace(data.split("train"), names=tuple(names))
 
 
-def _with_season(experiment: Experiment, source: ChipFolder) -> Experiment:
-    """The experiment with the season of all chips; chips are read one by one, in order."""
-    experiment = experiment.model_copy(
-        update={"training": experiment.training.model_copy(update={"batch_size": 1, "workers": 0})}
-    )
-    facts = survey(source, experiment.data.sensors, range(len(source)))
-    return experiment.with_season(Season.of(facts.spans))
+def _in_order(experiment: Experiment) -> Experiment:
+    """The experiment whose chips are read one by one, in order."""
+    training = experiment.training.model_copy(update={"batch_size": 1, "workers": 0})
+    return experiment.model_copy(update={"training": training})
 
 
-def _refuse_few(known: np.ndarray, blocks: np.ndarray) -> None:
-    if len(known) < 2:
-        raise InputError(
-            "labels",
-            found=f"{len(known)} class",
-            expected="at least two classes, which can contradict each other",
-            repair="add labels of another class.",
-        )
-    if len(np.unique(blocks)) < 2:
-        raise _too_few_blocks(blocks)
+def _offset_warnings(facts: Survey, sensors: Sequence[Sensor]) -> tuple[str, ...]:
+    """Sentences about offsets that were left in the numbers of chips."""
+    warnings = []
+    for sensor in sensors:
+        parts = facts.pixels.get(sensor.name)
+        warning = offset_warning(np.concatenate(parts), sensor) if parts else ""
+        if warning:
+            warnings.append(warning)
+    return tuple(warnings)
 
 
 def _too_few_blocks(blocks: np.ndarray) -> InputError:
     return InputError(
         "labels",
-        found=f"{len(np.unique(blocks))} block(s) of ground",
+        found=counted(len(np.unique(blocks)), "block of ground", "blocks of ground"),
         expected="several blocks, of which each is checked with the others, and every class in at least two of them",
         repair="add labels of other places.",
     )

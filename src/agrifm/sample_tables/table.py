@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas
 
-from agrifm.errors import InputError
+from agrifm.errors import InputError, counted
 from agrifm.sample_tables.bands import BandColumns, to_stored
 from agrifm.sample_tables.columns import Places, Roles, TableOptions, find_roles, places_of
 from agrifm.sample_tables.layout import Observations, read_observations
-from agrifm.sample_tables.reading import listed, read_frame, row_name, texts
+from agrifm.sample_tables.reading import listed, read_frame
 from agrifm.sensors import Sensor
+from agrifm.vectors.cells import row_name, texts
 
 NO_DATA = (65535.0, -9999.0, -28672.0, -32768.0, -3000.0)  # what products write where they have no data
 LARGEST = 1e30  # larger numbers are no data
@@ -158,7 +159,7 @@ def _assemble(
         groups = _one_for_each(frame, roles.group, observed.sample_of_row, ids, path)
         # Samples without a group are groups of their own.
         groups = np.where(groups == "", np.char.add("sample ", ids), groups)
-    places, about_places = places_of(rows, roles, path, options.crs)
+    places, about_places = places_of(frame, observed.first_row, roles, path, options.crs)
     is_valid = np.isfinite(values).all(1)
     if sensor.nodata == 0:
         is_valid &= (values != 0).any(1)
@@ -215,10 +216,10 @@ def _left_out(table: SampleTable, observed: Observations, is_labeled: np.ndarray
     if observed.unused:
         notes.append(f"not used: {listed(observed.unused)}")
     if not is_labeled.all():
-        notes.append(f"{(~is_labeled).sum():,} samples without a label are left out")
+        notes.append(f"left out: {counted((~is_labeled).sum(), 'sample')} without a label")
     unseen = ~is_seen & is_labeled
     if unseen.any():
-        notes.append(f"{unseen.sum():,} samples without any value are left out: {listed(table.ids[unseen])}")
+        notes.append(f"left out: {counted(unseen.sum(), 'sample')} without any value: {listed(table.ids[unseen])}")
     share = 1 - len(table.sample) / len(observed.sample)
     if share > 0:
         notes.append(f"{share:.1%} of the dates of samples have no value in some band; they count as not seen")

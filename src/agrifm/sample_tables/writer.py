@@ -13,16 +13,18 @@ from rich.table import Table
 from agrifm.chips.classes import ClassTable, alike
 from agrifm.chips.spatial_split import SPLITS
 from agrifm.data.chips import write_chip
-from agrifm.errors import InputError, printable
+from agrifm.errors import InputError, counted, printable
 from agrifm.io import whole_folder, writing
 from agrifm.progress import counting
 from agrifm.sample_tables.columns import TableOptions
 from agrifm.sample_tables.dataset import INDEX, SampleData
+from agrifm.sample_tables.offset import offset_warning
 from agrifm.sample_tables.packing import pack
 from agrifm.sample_tables.reading import listed
 from agrifm.sample_tables.splits import divide
 from agrifm.sample_tables.table import SampleTable, read_table
 from agrifm.tasks.segmentation import CropClass
+from agrifm.tasks.two_classes import refuse_one_class
 
 FEWEST = 5  # samples of a class: three splits, and more than one to learn from
 WRITTEN = (INDEX, "crops.yaml", "classes.yaml", "data_lists", "h5_samples")
@@ -138,6 +140,10 @@ def write_samples(
             step(count, len(data.chips))
         data.write_texts(folder, out)
     warnings = [division.warning] if division.warning else []
+    # Whoever states an offset knows about it.
+    about_offset = "" if options.offset is not None else offset_warning(table.values, table.sensor, table.days)
+    if about_offset:
+        warnings.append(about_offset)
     warnings += alike((entry.name for entry in classes), plan.classes)
     warnings += _absent(data, plan)
     return SampleReport(data, (*table.notes, *notes, division.sentence), tuple(warnings))
@@ -162,7 +168,9 @@ def _classified(
     unlisted = numbers == len(class_table.classes)
     if unlisted.any():
         names = ", ".join(sorted(set(table.labels[unlisted]))[:8])
-        notes.append(f"{unlisted.sum():,} samples with labels that the class table does not list are left out: {names}")
+        notes.append(
+            f"left out: {counted(unlisted.sum(), 'sample')} with labels that the class table does not list: {names}"
+        )
         numbers[unlisted] = -1
     counts = np.bincount(numbers[numbers >= 0], minlength=len(class_table.classes))
     rare = np.flatnonzero((counts > 0) & (counts < FEWEST))
@@ -178,20 +186,11 @@ def _classified(
     if len(rare):
         notes.append(f"classes with fewer than {FEWEST} samples are left out: {named}")
     kept = np.setdiff1d(np.arange(len(counts)), rare)
-    _refuse_one_class(counts[kept], where)
+    repair = "add samples of another class, or check the label column and the class table."
+    refuse_one_class(int(np.count_nonzero(counts[kept])), where, repair)
     new_numbers = np.full(len(counts) + 1, -1)  # the last one is found by -1
     new_numbers[kept] = np.arange(len(kept))
     return tuple(class_table.classes[i] for i in kept), new_numbers[numbers], notes
-
-
-def _refuse_one_class(counts: np.ndarray, where: str) -> None:
-    if np.count_nonzero(counts) < 2:
-        raise InputError(
-            where,
-            found=f"samples of {np.count_nonzero(counts)} class",
-            expected="samples of at least two classes",
-            repair="add samples of another class, or check the label column and the class table.",
-        )
 
 
 def _absent(data: SampleData, plan: SamplePlan) -> list[str]:

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator, m
 
 from agrifm.config import Section, override
 from agrifm.config.problems import explain
-from agrifm.errors import InputError, nearest, reason, refusing
+from agrifm.errors import InputError, counted, nearest, reason, refusing
 from agrifm.scenes.folders import kind_of
 from agrifm.scenes.frame_pixels import ReflectanceLimits
 from agrifm.scenes.naming.dates import parse_day
@@ -307,7 +307,7 @@ def describe(values: Mapping[str, Any], overrides: Sequence[str], where: Path) -
         if len(sources) != 1:
             raise InputError(
                 f"--set {next(iter(of_source))}=...",
-                found=f"{len(sources)} sources in {where}",
+                found=f"{counted(len(sources), 'source')} in {where}",
                 expected=f"a key of the whole scene: {', '.join(SCENE_KEYS)}",
                 repair="write it below the source that is meant, in that file.",
             )

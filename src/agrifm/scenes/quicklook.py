@@ -16,6 +16,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from agrifm.errors import counted
 from agrifm.figures import save_png
 from agrifm.rasters.grid import meters_per_unit, pixel_size, sides
 from agrifm.scenes.checks.pixels import overview
@@ -151,7 +152,7 @@ def _format_pixel_size(grid: GeoBox) -> str:
 
 
 def _table_of_dates(layer: Layer, shares: list[float]) -> Table:
-    table = Table(title=f"{layer.sensor.name}: {len(layer.days)} dates", title_justify="left")
+    table = Table(title=f"{layer.sensor.name}: {counted(len(layer.days), 'date')}", title_justify="left")
     table.add_column("date", no_wrap=True)
     table.add_column("product")
     table.add_column("clear", justify="right", no_wrap=True)
@@ -220,7 +221,7 @@ def _formula(units: Units) -> str:
 
 
 def _format_count(count: int, total: int) -> str:
-    return "" if count == total else f" ({count} of {total} products)"
+    return "" if count == total else f" ({count} of {counted(total, 'product')})"
 
 
 def _draw_contact_sheet(scene: Scene, shares: dict[str, list[float]], path: Path, console: Console) -> None:
@@ -246,7 +247,7 @@ def _draw_contact_sheet(scene: Scene, shares: dict[str, list[float]], path: Path
     parts = figure.subfigures(len(line_counts), 1, height_ratios=line_counts, squeeze=False)[:, 0]
     for part, layer, positions, line_count in zip(parts, scene.layers, selected, line_counts, strict=True):
         days = [layer.days[position] for position in positions]
-        dates = f"{len(days)} dates"
+        dates = counted(len(days), "date")
         if len(days) < len(layer.days):
             dates = f"{len(days)} of {len(layer.days)} dates, the clearest of their time"
         bands = ", ".join(_true_color_bands(layer.sensor))

@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 
 from agrifm.addresses import is_address, normalized
-from agrifm.errors import InputError, nearest
+from agrifm.errors import InputError, counted, nearest
 from agrifm.network.http import PATIENCE, HttpReader, asking
 from agrifm.stac.items import MEMBER, checked, links_of, resolve, roots, self_link
 from agrifm.stac.providers import provider_at
@@ -64,7 +64,9 @@ def search(
     boxes, shape, unused = area(bbox, aoi)
     query = Query(tuple(collections), boxes, *season(start, end), max_cloud, shape)
     if unused and console:
-        console.print(f"{aoi}: {unused} points or lines beside the areas are left out", highlight=False)
+        console.print(
+            f"{aoi}: {counted(unused, 'point or line', 'points or lines')} beside the areas left out", highlight=False
+        )
     place = normalized(url, "--stac", ("http", "https")) if is_address(url) else str(Path(url).resolve())
     reader = HttpReader(provider_at(place).rate, local=not is_address(place))
     root = reader.document(place, "a STAC API or the catalog.json of a static catalog")
@@ -103,10 +105,10 @@ def _chosen(
     if not items:
         raise _no_items(url, len(candidates), left_out, query)
     if limit is not None and len(items) > limit:
-        left_out[f"{len(items) - limit} later ones (--limit)"] = "--limit"
+        left_out[f"{counted(len(items) - limit, 'later one')} (--limit)"] = "--limit"
         items = items[:limit]
     if console:
-        text = f"{len(items)} items"
+        text = counted(len(items), "item")
         if left_out:
             text += f"; left out: {', '.join(left_out)}"
         console.print(text, highlight=False)

@@ -24,7 +24,7 @@ from agrifm.statistics.design import (
     sample_size,
 )
 from agrifm.statistics.population import Census, Population, Sizes, class_names
-from agrifm.statistics.tables import cell
+from agrifm.statistics.tables import write_points
 
 
 @dataclass(frozen=True)
@@ -195,10 +195,7 @@ def write_sample(
     check_target(out, overwrite)
     frame = _frame(design, open_book, columns or {})
     with whole(out) as unfinished:
-        if out.suffix == ".csv":
-            frame.drop(columns="geometry").map(cell).to_csv(unfinished, index=False)
-        else:
-            frame.to_file(unfinished, layer="sample", driver="GPKG")
+        write_points(frame, unfinished, out.suffix, "sample")
         write_whole(Design.beside(out), design.model_dump_json(indent=1))
     return [out, Design.beside(out)]
 

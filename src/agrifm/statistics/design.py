@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pyproj import CRS
 
 from agrifm.config.problems import explain
-from agrifm.errors import InputError, nearest, refusing
+from agrifm.errors import InputError, counted, nearest, refusing
 
 FORMAT = "agrifm-area-design-1"
 METHOD = "stratified random sampling of pixels, without replacement within strata"
@@ -158,7 +158,9 @@ class Design(_Record):
     def _check_stratum(path: Path, stratum: Stratum, units: int) -> None:
         where = f"{path}: stratum '{stratum.name}'"
         if units != stratum.drawn or not 0 < units <= stratum.pixels:
-            raise not_a_probability_sample(where, f"{units} units, {stratum.drawn} drawn, of {stratum.pixels} pixels")
+            raise not_a_probability_sample(
+                where, f"{counted(units, 'unit')}, {stratum.drawn} drawn, of {stratum.pixels} pixels"
+            )
         probability = stratum.inclusion_probability
         if not isclose(probability * stratum.pixels, units, rel_tol=1e-6):
             raise not_a_probability_sample(

@@ -14,7 +14,7 @@ import pandas
 import shapely
 from pyproj import CRS
 
-from agrifm.errors import InputError, nearest, refusing
+from agrifm.errors import InputError, counted, nearest, refusing
 from agrifm.rasters.grid import METERS_PER_DEGREE
 from agrifm.statistics.design import Design, Unit, not_a_probability_sample
 from agrifm.statistics.estimates import Estimate, Observed, estimate
@@ -200,7 +200,7 @@ def _unanswered(path: Path, design: Design, answered: np.ndarray, drop: bool) ->
             )
         raise InputError(
             f"{path}: reference",
-            found=f"nothing in {sum(missing.values())} of {len(answered)} rows",
+            found=f"nothing in {sum(missing.values())} of {counted(len(answered), 'row')}",
             expected="the true class at every point",
             repair=repair,
         )
@@ -224,7 +224,7 @@ def _classes(path: Path, design: Design, texts: Sequence[str]) -> np.ndarray:
         more = f", and {_first_few(others)}" if others else ""
         raise InputError(
             f"{path}: reference",
-            found=f"'{word}' in {count} rows{more}",
+            found=f"'{word}' in {counted(count, 'row')}{more}",
             expected=f"one of {', '.join(names)}",
             repair=f"{nearest(word, names)} To use a class that the map lacks, add it to 'classes' of the design with "
             "a new code and 0 pixels.",
@@ -307,7 +307,7 @@ def _regions_in_sample(answers: Answers, column: str) -> np.ndarray:
     if (names == "").any():
         raise InputError(
             f"the sample: {column}",
-            found=f"nothing in {(names == '').sum()} rows",
+            found=f"nothing in {counted((names == '').sum(), 'row')}",
             expected="a region for every unit",
             repair="fill them in, or give the outlines with --regions.",
         )

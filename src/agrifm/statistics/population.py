@@ -15,7 +15,7 @@ import numpy as np
 import rasterio
 from pyproj import Transformer
 
-from agrifm.errors import InputError, printable, refusing
+from agrifm.errors import InputError, counted, printable, refusing
 from agrifm.rasters.codes import refuse_sources_elsewhere
 from agrifm.rasters.file_band import located
 
@@ -203,7 +203,7 @@ def _classified(path: Path) -> Generator[rasterio.DatasetReader]:
             scaled = f", scaled by {scale:g}" if scale != 1 else ""
             raise InputError(
                 path,
-                found=f"{file.count} band(s) of {kind}{scaled}",
+                found=f"{counted(file.count, 'band')} of {kind}{scaled}",
                 expected="one band of whole numbers that are codes of classes",
                 repair="name the map of classes itself, not its probabilities, or write it as integers.",
             )

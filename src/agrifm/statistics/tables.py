@@ -10,12 +10,13 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+import geopandas
 import pandas
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from agrifm.errors import printable
+from agrifm.errors import counted, printable
 from agrifm.io import whole, write_whole
 from agrifm.statistics.design import Design
 from agrifm.statistics.estimates import Estimate, Value
@@ -64,7 +65,7 @@ def area_table(estimate: Estimate, design: Design) -> Table:
         cells += [_format(entry.hectares, digits), _percent(entry.share), f"{points:,}"]
         table.add_row(*cells)
     table.title = f"region {estimate.region}" if estimate.region else None
-    table.caption = f"overall accuracy {_percent(estimate.overall)} %; {estimate.units:,} points"
+    table.caption = f"overall accuracy {_percent(estimate.overall)} %; {counted(estimate.units, 'point')}"
     return table
 
 
@@ -122,7 +123,7 @@ def _notes(estimates: Sequence[Estimate], answers: Answers) -> list[str]:
         )
         outside = total.units - sum(region.units for region in regions)
         if outside:
-            lines.append(f"{outside:,} points lie in no region")
+            lines.append(f"{counted(outside, 'point lies', 'points lie')} in no region")
     certain = _without_spread(estimates)
     if certain:
         lines.append(f"± 0 where all points of a stratum agreed, which is no certainty: {', '.join(certain)}")
@@ -169,6 +170,21 @@ def write_estimates(out: Path, estimates: Sequence[Estimate], answers: Answers) 
         write_whole(out / name, text)
     draw_areas(out / "areas.png", estimates[0], answers.design)
     return [out / name for name in (*texts, "areas.png")]
+
+
+def write_points(points: geopandas.GeoDataFrame, file: Path, suffix: str, layer: str) -> None:
+    """Write points as a table or as a vector file.
+
+    Args:
+        points: Points with their columns.
+        file: File to write.
+        suffix: ``.csv`` for a table without geometries, anything else for GeoPackage.
+        layer: Name of the layer in a GeoPackage.
+    """
+    if suffix == ".csv":
+        points.drop(columns="geometry").map(cell).to_csv(file, index=False)
+    else:
+        points.to_file(file, layer=layer, driver="GPKG")
 
 
 def cell(value: Any) -> Any:

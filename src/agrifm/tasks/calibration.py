@@ -7,7 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-TINY = 1e-12  # smallest probability whose logarithm is taken
+from agrifm.errors import counted
+from agrifm.nn.probabilities import LEAST_PROBABILITY
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,14 @@ class Calibration:
         errors = " to ".join(f"{error:.3f}" for error in self.ece)
         per = " of every class" if self.by_class else ""
         return (
-            f"temperature {self.temperature:.3f}, sets for {self.coverage:.0%} of the pixels{per}, from {self.chips} "
-            f"chips ({self.pixels:,} pixels) of {self.split}; calibration error there {errors}"
+            f"temperature {self.temperature:.3f}, sets for {self.coverage:.0%} of the pixels{per}, from "
+            f"{counted(self.chips, 'chip')} ({counted(self.pixels, 'pixel')}) of {self.split}; "
+            f"calibration error there {errors}"
         )
 
 
 def at_temperature(chances: np.ndarray, temperature: float) -> np.ndarray:
     """Return the probabilities after dividing the logits by a temperature. Classes lie along the first axis."""
-    logits = np.log(np.maximum(chances, TINY)) / temperature
+    logits = np.log(np.maximum(chances, LEAST_PROBABILITY)) / temperature
     shares = np.exp(logits - logits.max(0))
     return shares / shares.sum(0)

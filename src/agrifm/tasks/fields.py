@@ -13,7 +13,8 @@ from torch import Tensor
 
 from agrifm.data.chips import FrameChoice
 from agrifm.data.folder import SampleSource
-from agrifm.errors import InputError
+from agrifm.errors import InputError, counted
+from agrifm.nn.probabilities import LEAST_OUTPUT
 from agrifm.sample import Sample
 from agrifm.tasks.field_scores import SUMS, FieldScores, compare, score
 from agrifm.tasks.losses import CrossEntropy, LogCoshDice, LossSum
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from agrifm.tasks.metrics import FieldSums
 
 LAYERS = ("extent", "boundary", "distance")
-TINY = 1e-6  # least probability; its logarithm is finite
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Fields:
         for loss in losses:
             weights = getattr(loss, "class_weights", None)
             if weights is not None and (isinstance(weights, str) or len(weights) != count):
-                raise ValueError(f"class_weights {weights}: {count} numbers are needed here")
+                raise ValueError(f"class_weights {weights}: {counted(count, 'number')} are needed here")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -178,7 +178,7 @@ class Fields:
         """Return the probability of a field, and the logits of the crops, from probabilities of ``pixel_classes``."""
         without_field, with_field = probabilities.split(self._crops_or_unknown, 1)
         crops = without_field[:, 1:] + with_field[:, 1:]
-        return with_field.sum(1), crops.clamp(min=TINY).log()
+        return with_field.sum(1), crops.clamp(min=LEAST_OUTPUT).log()
 
     def _extent(self, label: Tensor) -> Tensor:
         """Return 1 in fields, 0 where there is no field, and -1 for unknown."""
@@ -255,7 +255,7 @@ class Fields:
         first_crops = torch.softmax(first[:, len(LAYERS) :].float(), 1)
         second_crops = torch.softmax(second[:, len(LAYERS) :].float(), 1)
         crops = torch.lerp(first_crops, second_crops, share)
-        return torch.cat([layers, crops.clamp(min=TINY).log()], 1)
+        return torch.cat([layers, crops.clamp(min=LEAST_OUTPUT).log()], 1)
 
 
 @dataclass(frozen=True)
@@ -286,7 +286,7 @@ class MapLabelSource:
 
 def logit(share: Tensor) -> Tensor:
     """Return the logits of shares; those of 0 and 1 are finite."""
-    return torch.logit(share, TINY)
+    return torch.logit(share, LEAST_OUTPUT)
 
 
 def percent(share: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from agrifm.checks.chips import unknown_labels
-from agrifm.errors import InputError
+from agrifm.errors import InputError, counted
 from agrifm.tasks.class_choice import ClassChoice
 from agrifm.tasks.class_levels import Group, check_groups, confusion_at_level, levels
 from agrifm.tasks.losses import CrossEntropy, Loss, LossSum, resolve_weights
@@ -114,7 +114,9 @@ class Segmentation:
     def __post_init__(self) -> None:
         count = len(self.classes)
         if not 2 <= count <= MOST_CLASSES:
-            raise ValueError(f"{count} classes: a map holds 2 to {MOST_CLASSES}, one byte for each pixel")
+            raise ValueError(
+                f"{counted(count, 'class', 'classes')}: a map holds 2 to {MOST_CLASSES}, one byte for each pixel"
+            )
         if self.ignore_index in self.known:
             raise ValueError(
                 f"ignore_index {self.ignore_index} is also a class: use -1 or {max(self.known) + 1} and above"
@@ -125,7 +127,7 @@ class Segmentation:
             for key in ("class_weights", "prior"):
                 weights = getattr(loss, key, None)
                 if isinstance(weights, tuple) and len(weights) != count:
-                    raise ValueError(f"{len(weights)} {key} for {count} classes")
+                    raise ValueError(f"{len(weights)} {key} for {counted(count, 'class', 'classes')}")
         check_groups(self.groups, self.names)
 
     @property

@@ -14,6 +14,7 @@ from agrifm.checkpoint import Checkpoint
 from agrifm.checks.chips import evenly
 from agrifm.config import Experiment
 from agrifm.data.folder import SampleSource, SampleSubset
+from agrifm.errors import counted
 from agrifm.pixels.fitting import Comparison
 from agrifm.tasks.edges import EdgeChoice
 from agrifm.tasks.fields import Fields
@@ -48,20 +49,34 @@ class Candidate:
             self.task.update(metric, output[index : index + 1], label[index : index + 1])
             self.chips.append(metric.compute())
 
-    def scores(self, left_out: int | None = None) -> dict[str, float]:
-        """Scores of all chips together, or of all but one."""
+    def scores(self) -> dict[str, float]:
+        """Scores of all chips together."""
+        return self._summary(*self._sums())
+
+    def score(self) -> float:
+        """The score by which candidates are chosen."""
+        return self.scores()[self.task.best_score]
+
+    def scores_without_each(self) -> list[float]:
+        """The score by which candidates are chosen, of all chips but one, for each chip."""
+        # What is additive is summed once, so that the work grows with the number of chips, not with its square.
+        sums, confusion = self._sums()
+        scores = []
+        for chip_sums, chip_confusion in self.chips:
+            rest = self._summary(sums - chip_sums, confusion - chip_confusion)
+            scores.append(rest[self.task.best_score])
+        return scores
+
+    def _sums(self) -> tuple[Tensor, Tensor]:
+        """Sums and confusion matrix of all chips."""
         sums = torch.stack([sums for sums, _ in self.chips]).sum(0)
         confusion = torch.stack([confusion for _, confusion in self.chips]).sum(0)
-        if left_out is not None:
-            sums = sums - self.chips[left_out][0]
-            confusion = confusion - self.chips[left_out][1]
+        return sums, confusion
+
+    def _summary(self, sums: Tensor, confusion: Tensor) -> dict[str, float]:
         metric = self.task.metric()
         metric.update(sums, confusion)
         return self.task.scores(metric).summary
-
-    def score(self, left_out: int | None = None) -> float:
-        """The score by which candidates are chosen."""
-        return self.scores(left_out)[self.task.best_score]
 
 
 def fit_edges(
@@ -92,7 +107,7 @@ def fit_edges(
                 choice.add(batch, pixels)
         rule, best = choice.best()
     console.print(
-        f"edges: {rule}; {task.best_score} {best:.4f} on {len(choice.chips)} chips of train and val",
+        f"edges: {rule}; {task.best_score} {best:.4f} on {counted(len(choice.chips), 'chip')} of train and val",
         highlight=False,
         soft_wrap=True,
     )
@@ -171,14 +186,17 @@ def clearly_best(candidates: Sequence[Candidate]) -> Candidate:
     It is clearly better if it gains more than ``CLEARLY_BETTER`` on all chips, and still does without any one of them.
     """
     best, *others = candidates
+    # A single chip shows nothing clearly.
+    if len(best.chips) < 2:
+        return best
+    best_scores = [best.score(), *best.scores_without_each()]
     for candidate in others:
-        if len(candidate.chips) > 1 and all(_gains(candidate, best, i) for i in (None, *range(len(candidate.chips)))):
+        scores = [candidate.score(), *candidate.scores_without_each()]
+        gains = [own > simpler + CLEARLY_BETTER for own, simpler in zip(scores, best_scores, strict=True)]
+        if all(gains):
             best = candidate
+            best_scores = scores
     return best
-
-
-def _gains(candidate: Candidate, simpler: Candidate, left_out: int | None) -> bool:
-    return candidate.score(left_out) > simpler.score(left_out) + CLEARLY_BETTER
 
 
 def _print(compared: Sequence[Candidate], chosen: Candidate, console: Console) -> None:

@@ -34,6 +34,7 @@ from agrifm.training.state import (
     inputs_of,
     read_checksums,
     refuse_changed_chips,
+    with_sizes_of_run,
     write_checksums,
 )
 from agrifm.training.trainer import make_trainer, run
@@ -173,6 +174,7 @@ def _check_data(
         checksums = checksums_of(sources, out)
     if resumed_state is not None:
         refuse_changed_chips(previous, checksums, resumed_state)
+        experiment = with_sizes_of_run(experiment, resumed_state)
     resolved = resolve(experiment, sources, console)
     write_checksums(checksums, out)
     return {"experiment": resolved.model_dump_json(), "inputs": inputs_of(checksums, sources, weights)}

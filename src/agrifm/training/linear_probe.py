@@ -21,6 +21,7 @@ from agrifm.errors import InputError
 from agrifm.nn.model import CropModel
 from agrifm.tasks.scores import scores
 from agrifm.tasks.segmentation import Segmentation
+from agrifm.tasks.two_classes import refuse_one_class
 from agrifm.training.loaders import open_sources
 
 MAX_CHIPS = 64  # of each split
@@ -67,13 +68,11 @@ class LinearProbe:
         names = self.experiment.task.names
         train_features, train_classes = self._pixels(model, self.train, device)
         val_features, val_classes = self._pixels(model, self.val, device)
-        class_count = len(np.unique(train_classes))
-        if class_count < 2 or not len(val_classes):
+        repair = "name an experiment with more labels."
+        refuse_one_class(len(np.unique(train_classes)), "probe: train", repair)
+        if not len(val_classes):
             raise InputError(
-                "probe",
-                found=f"{class_count} classes in train, {len(val_classes)} labeled pixels in val",
-                expected="at least two classes in train, and labeled pixels in val",
-                repair="name an experiment with more labels.",
+                "probe: val", found="no labeled pixel", expected="labeled pixels to score the probe", repair=repair
             )
         classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
         classifier.fit(train_features, train_classes)

@@ -13,7 +13,7 @@ from agrifm.config import Experiment
 from agrifm.data.folder import CachedDataset, CustomDataset, SampleSource, import_dataset
 from agrifm.data.loader import EpochBatches, Split, collate_by_shape, load
 from agrifm.data.transforms import Augment
-from agrifm.errors import InputError
+from agrifm.errors import InputError, counted
 from agrifm.pretraining.blend import Blend
 from agrifm.sample import Batch
 from agrifm.training.mean_teacher import open_pretraining_sources, train_loader
@@ -107,7 +107,7 @@ class Loaders(pl.LightningDataModule):
         if len(source) < trainer.world_size:
             raise InputError(
                 f"{name} split",
-                found=f"{len(source)} samples for {trainer.world_size} processes",
+                found=f"{counted(len(source), 'sample')} for {trainer.world_size} processes",
                 expected="at least one for each process",
                 repair="add samples or lower training.devices.",
             )

@@ -14,7 +14,7 @@ from agrifm.checks.chips import survey
 from agrifm.checks.survey import Survey
 from agrifm.config import Experiment
 from agrifm.data.folder import SampleSource
-from agrifm.errors import InputError
+from agrifm.errors import InputError, counted
 from agrifm.pretraining.blend import Blend
 from agrifm.pretraining.shards import Shards
 from agrifm.pretraining.stream import Stream
@@ -124,7 +124,7 @@ def _resolve_pretraining(experiment: Experiment, sources: Mapping[str, SampleSou
     """Compute statistics on the first samples of pre-training, unless they are given."""
     lost = [shard for shards in training_shards(sources) for shard in shards.lost]
     if lost:
-        descriptions = ", ".join(f"{shard.name} ({shard.samples} samples: {shard.why})" for shard in lost)
+        descriptions = ", ".join(f"{shard.name} ({counted(shard.samples, 'sample')}: {shard.why})" for shard in lost)
         console.print(f"lost: {descriptions}", highlight=False, markup=False)
     if experiment.data.statistics == "given":
         survey_covers(experiment, sources, 0)  # checks the bands

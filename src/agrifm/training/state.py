@@ -15,11 +15,12 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from agrifm.config import parse
+from agrifm.config import Experiment, parse
 from agrifm.data.checksums import Checksum, changed, digest
 from agrifm.data.folder import ChipFolder, SampleSource
 from agrifm.errors import InputError, reason
 from agrifm.io import whole, write_whole
+from agrifm.tasks.fields import Fields
 from agrifm.training.mean_teacher import fingerprint
 from agrifm.training.module import TrainingModule
 
@@ -93,6 +94,27 @@ def refuse_changed_chips(previous: Checksums, current: Checksums, state: Path) -
             )
 
 
+def with_sizes_of_run(experiment: Experiment, state: Path) -> Experiment:
+    """Return the experiment with the sizes that an interrupted run began with, where it does not state them.
+
+    Sizes follow from the training chips, which are compared by themselves. Earlier versions took other chips for them,
+    so that deriving them again could give other ones.
+
+    Args:
+        experiment: The experiment as the user wrote it.
+        state: State of the run.
+
+    Raises:
+        InputError: If the state does not open.
+    """
+    saved = _saved_experiment(WholeFiles().load_checkpoint(state, "cpu"))
+    if saved.data.footprint is not None:
+        experiment = experiment.with_footprint(saved.data.footprint)
+    if isinstance(saved.task, Fields) and saved.task.pixel_size is not None:
+        experiment = experiment.with_pixel(saved.task.pixel_size)
+    return experiment
+
+
 class SameExperiment(pl.Callback):
     """Refuse to resume a run whose experiment or data have changed."""
 
@@ -110,7 +132,7 @@ class SameExperiment(pl.Callback):
         """
         assert isinstance(pl_module, TrainingModule)
         current = pl_module.experiment.model_dump(mode="json")
-        saved = _saved_experiment(checkpoint)
+        saved = _saved_experiment(checkpoint).model_dump(mode="json")
         # Compared as text, because NaN differs from itself.
         different = [name for name in SECTIONS if repr(current[name]) != repr(saved.get(name))]
         different += _different_inputs(checkpoint, pl_module.inputs)
@@ -120,10 +142,10 @@ class SameExperiment(pl.Callback):
             )
 
 
-def _saved_experiment(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """The experiment of a state as plain values, with defaults for options that are newer than the state."""
+def _saved_experiment(checkpoint: Mapping[str, Any]) -> Experiment:
+    """The experiment of a state, with defaults for options that are newer than the state."""
     try:
-        return parse(json.loads(checkpoint["experiment"]), RESUME, warn=False).model_dump(mode="json")
+        return parse(json.loads(checkpoint["experiment"]), RESUME, warn=False)
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(RESUME, error) from error
 

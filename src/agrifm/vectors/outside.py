@@ -10,7 +10,7 @@ from odc.geo.geobox import GeoBox
 from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
 
-from agrifm.errors import InputError
+from agrifm.errors import InputError, counted
 from agrifm.vectors.polygons import extent_in
 
 
@@ -26,7 +26,9 @@ def no_overlap(
         crs: CRS of the labels.
         damaged: Number of features near the scene with invalid coordinates.
     """
-    invalid = f"; {damaged} features near the scene have invalid coordinates" if damaged else ""
+    invalid = (
+        f"; near the scene, {counted(damaged, 'feature has', 'features have')} invalid coordinates" if damaged else ""
+    )
     bounds = f"{_bounds_text(labels)} (left, bottom, right, top in {_name(crs)})"
     return InputError(
         path,
@@ -47,7 +49,9 @@ def points_outside(where: object, places: np.ndarray, crs: CRS, grid: GeoBox) ->
     """
     finite = places[np.isfinite(places).all(1)]
     bounds = (*finite.min(0), *finite.max(0)) if len(finite) else None
-    found = f"{len(places)} points, all of them outside of the scene: they lie within {_bounds_text(bounds)}"
+    one = "point, outside of the scene: it lies"
+    several = "points, all of them outside of the scene: they lie"
+    found = f"{counted(len(places), one, several)} within {_bounds_text(bounds)}"
     found += f" (left, bottom, right, top in {_name(crs)})"
     repair = "check that both are of the same place, and that the CRS of the points is the one they were taken in."
     exchanged = int(on_grid(finite[:, ::-1], crs, grid).sum())

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from pyproj import CRS
 
 from agrifm.errors import InputError, refusing
+from agrifm.vectors.coordinates import (
+    check_degrees,
+    columns_of_places,
+    coordinates,
+    crs_of_rows,
+    find_pair,
+    is_geographic,
+)
 from agrifm.vectors.crs import known_crs, same_crs
 from agrifm.vectors.parquet import PARQUET, is_parquet, read_parquet
 from agrifm.vectors.reading import chosen_column, read_table
@@ -21,22 +28,6 @@ if TYPE_CHECKING:
 
 TABLES = (".csv", ".tsv", *PARQUET)
 DEGREES = CRS.from_epsg(4326)
-# Pairs of columns that hold longitude and latitude, the first of those that occur; TH and GPS are those of LUCAS.
-GEOGRAPHIC = (
-    ("lon", "lat"),
-    ("longitude", "latitude"),
-    ("long", "lat"),
-    ("lng", "lat"),
-    ("th_long", "th_lat"),
-    ("gps_long", "gps_lat"),
-)
-PROJECTED = (("x", "y"), ("easting", "northing"))  # their CRS has to be given
-HEMISPHERES = {"th_long": "th_ew", "gps_long": "gps_ew"}  # in early years of LUCAS, longitudes have no sign
-WEST = ("w", "2", "2.0")
-CRS_COLUMNS = ("crs", "epsg", "srid")
-BLANK = ("", "nan", "na", "n/a", "null", "none")
-DECIMAL_COMMA = r"^([-+]?\d*),(\d+)$"
-FULL_TURN = 360.0
 BLOCK = 1 << 20  # characters that are decoded at once
 
 
@@ -67,7 +58,7 @@ class PointTable:
         """
         table = read_points(path)
         frame = located(table, path, crs)
-        return cls(path, frame, _columns_of_places(table))
+        return cls(path, frame, columns_of_places(table))
 
     @property
     def columns(self) -> list[str]:
@@ -180,7 +171,7 @@ def located(table: Any, where: object, crs: str | None = None) -> geopandas.GeoD
     given = None if crs is None else known_crs(crs, f"--crs {crs}")
     if isinstance(table, geopandas.GeoDataFrame):
         return _with_crs(table, where, given)
-    pair = _pair(table)
+    pair = find_pair(table)
     if pair is None:
         raise InputError(
             where,
@@ -188,15 +179,12 @@ def located(table: Any, where: object, crs: str | None = None) -> geopandas.GeoD
             expected="a vector file of points, or a table with columns lon and lat in degrees, or x and y with --crs",
             repair="rename the columns to lon and lat, or write the points as GeoPackage.",
         )
-    x = _numbers(table[pair[0]], f"{where}: {pair[0]}")
-    y = _numbers(table[pair[1]], f"{where}: {pair[1]}")
-    x = _signed(table, pair[0], x)
-    missing = ~(np.isfinite(x) & np.isfinite(y))
-    stated = _crs_of_rows(table, missing, where, given)
-    if stated is None and not _is_geographic(pair):
+    x, y, missing = coordinates(table, pair, where)
+    stated = given if given is not None else crs_of_rows(table, missing, where)
+    if stated is None and not is_geographic(pair):
         raise _no_crs(where, found=f"columns {pair[0]} and {pair[1]}, and no CRS")
     if stated is None:
-        _check_degrees(where, pair, x, y)
+        check_degrees(where, pair, x, y)
         stated = DEGREES
     points = geopandas.GeoSeries(geopandas.points_from_xy(x, y), index=table.index)
     points[missing] = None
@@ -224,84 +212,6 @@ def _no_crs(where: object, found: str) -> InputError:
     )
 
 
-def _pair(table: pd.DataFrame) -> tuple[Hashable, Hashable] | None:
-    by_name = {str(name).strip().lower(): name for name in table.columns}
-    for first, second in (*GEOGRAPHIC, *PROJECTED):
-        if first in by_name and second in by_name:
-            return by_name[first], by_name[second]
-    return None
-
-
-def _is_geographic(pair: tuple[Hashable, Hashable]) -> bool:
-    return tuple(str(name).strip().lower() for name in pair) in GEOGRAPHIC
-
-
-def _column(table: pd.DataFrame, wanted: Sequence[str]) -> Hashable | None:
-    return next((name for name in table.columns if str(name).strip().lower() in wanted), None)
-
-
-def _columns_of_places(table: pd.DataFrame) -> tuple[str, ...]:
-    names = {*CRS_COLUMNS, *HEMISPHERES.values()}
-    for pair in (*GEOGRAPHIC, *PROJECTED):
-        names |= set(pair)
-    return tuple(str(name) for name in table.columns if str(name).strip().lower() in names)
-
-
-def _numbers(column: pd.Series, where: str) -> np.ndarray:
-    """Return the numbers of a column, NaN in empty cells.
-
-    Raises:
-        InputError: If a cell holds something else.
-    """
-    if pd.api.types.is_numeric_dtype(column):
-        return column.to_numpy(float, na_value=np.nan)
-    text = column.astype(str).str.strip()
-    blank = column.isna() | text.str.lower().isin(BLANK)
-    numbers = pd.to_numeric(text.str.replace(DECIMAL_COMMA, r"\1.\2", regex=True), errors="coerce")
-    wrong = np.flatnonzero(numbers.isna() & ~blank)
-    if len(wrong):
-        more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        raise InputError(
-            where,
-            found=f"'{text.iloc[wrong[0]]}' in row {wrong[0] + 1}{more}",
-            expected="coordinates as numbers",
-            repair="write decimal degrees such as 3.25, not degrees and minutes, or meters with --crs.",
-        )
-    return numbers.to_numpy(float)
-
-
-def _signed(table: pd.DataFrame, longitude: Hashable, values: np.ndarray) -> np.ndarray:
-    """Make longitudes negative where another column of LUCAS says that they are west of Greenwich."""
-    hemisphere = _column(table, [HEMISPHERES.get(str(longitude).strip().lower(), "")])
-    if hemisphere is None:
-        return values
-    west = table[hemisphere].astype(str).str.strip().str.lower().isin(WEST)
-    return np.where(west, -np.abs(values), values)
-
-
-def _crs_of_rows(table: pd.DataFrame, missing: np.ndarray, where: object, given: CRS | None) -> Any:
-    """Return the one CRS of a table, an array of names where rows differ, or None where nothing states it."""
-    column = _column(table, CRS_COLUMNS)
-    if column is None or given is not None:
-        return given
-    names = table[column].astype(str).str.strip().str.removesuffix(".0")
-    blank = np.flatnonzero((table[column].isna() | names.str.lower().isin(BLANK)) & ~missing)
-    if len(blank) == np.count_nonzero(~missing):
-        return None
-    if len(blank):
-        raise InputError(
-            f"{where}: {column}",
-            found=f"nothing in row {blank[0] + 1}",
-            expected="the CRS of every row, e.g. EPSG:32631",
-            repair="fill the column, or give one CRS for all rows with --crs.",
-        )
-    names = names.to_numpy(object)
-    kinds = sorted(set(names[~missing]))
-    for name in kinds:
-        known_crs(name, f"{where}: {column}")
-    return known_crs(kinds[0], f"{where}: {column}") if len(kinds) == 1 else names
-
-
 def _in_degrees(points: Any, names: np.ndarray) -> Any:
     """Return points whose rows have different CRS in degrees."""
     moved = points.copy()
@@ -310,29 +220,3 @@ def _in_degrees(points: Any, names: np.ndarray) -> Any:
         if rows.any():
             moved[rows] = points[rows].set_crs(known_crs(name, name)).to_crs(DEGREES)
     return moved
-
-
-def _check_degrees(where: object, pair: tuple[Hashable, Hashable], x: np.ndarray, y: np.ndarray) -> None:
-    """Refuse coordinates that are no longitudes and latitudes.
-
-    Raises:
-        InputError: If there are some; it says whether they look like meters, or exchanged.
-    """
-    beyond = np.flatnonzero((np.abs(x) > FULL_TURN) | (np.abs(y) > 90))
-    if not len(beyond):
-        return
-    row = beyond[0]
-    found = f"{pair[0]} {x[row]:.10g} and {pair[1]} {y[row]:.10g} in row {row + 1}, which are no degrees"
-    repair = "correct this row."
-    if (np.maximum(np.abs(x[beyond]), np.abs(y[beyond])) > FULL_TURN).all() and len(beyond) * 2 > len(x):
-        found += "; the coordinates look like meters"
-        repair = "state their CRS with --crs, e.g. --crs EPSG:32631."
-    elif ((np.abs(x[beyond]) <= 90) & (np.abs(y[beyond]) <= 180)).all():
-        found += "; longitude and latitude seem to be exchanged"
-        repair = "exchange the two columns."
-    raise InputError(
-        where,
-        found=found,
-        expected="longitudes from -180 to 180 and latitudes from -90 to 90",
-        repair=repair,
-    )

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from agrifm.errors import InputError
+from agrifm.errors import InputError, counted
 from agrifm.nn.swin import SIZES, SwinSize
 from agrifm.nn.windows import Triple
 from agrifm.tensor_files import read_safetensors, read_torch, refuse_expanded
@@ -155,7 +155,10 @@ def _window(rows: int, tokens: int | None, source: object) -> Triple:
                 windows.append((t, side, side))
     if not windows:
         raise InputError(
-            source, found=f"a bias table of {rows} rows", expected="one of a 3D window", repair="give another file."
+            source,
+            found=f"a bias table of {counted(rows, 'row')}",
+            expected="one of a 3D window",
+            repair="give another file.",
         )
     default = SwinSize().window
     return default if default in windows else windows[0]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from agrifm.checkpoint import Checkpoint, is_checkpoint
 from agrifm.config import Experiment
-from agrifm.errors import InputError, nearest
+from agrifm.errors import InputError, counted, nearest
 from agrifm.nn.model import SHARED, ModelConfig
 from agrifm.nn.swin import SwinSize
 from agrifm.sensors import names
@@ -78,7 +78,7 @@ def _read_weights(path: Path, experiment: Experiment) -> State:
         return {key: value for key, value in fine_tuned.items() if key.startswith(ENCODER)}
     raise InputError(
         path,
-        found=f"{len(state)} tensors, none matched; keys such as {', '.join(list(state)[:3])}",
+        found=f"{counted(len(state), 'tensor')}, none matched; keys such as {', '.join(list(state)[:3])}",
         expected="the published AgriFM.pth, a fine-tuned original, or a checkpoint of this project",
         repair="give one of these, or leave 'start_from' out to train from random weights.",
     )

@@ -15,7 +15,7 @@ from pyproj import CRS
 from rich.console import Console
 
 from agrifm.checkpoint import Checkpoint
-from agrifm.errors import InputError
+from agrifm.errors import InputError, counted
 from agrifm.io import whole
 from agrifm.maps.embedding.files import band_names
 from agrifm.maps.embedding.job import EmbedJob, grouped, normalized, plan_embedding
@@ -48,7 +48,7 @@ class SampledPoints:
     def __str__(self) -> str:
         bands = sum(1 for name in self.table.columns if _is_band(name))
         given = len(self.table) - len(self.outside) - len(self.unseen)
-        lines = [f"{bands} features at {given} of {len(self.table)} points"]
+        lines = [f"{counted(bands, 'feature')} at {given:,} of {counted(len(self.table), 'point')}"]
         for numbers, reason in ((self.outside, "outside of the scene"), (self.unseen, "never seen by a sensor")):
             if numbers:
                 lines.append(f"without features because {reason}: {_listed(numbers)}")

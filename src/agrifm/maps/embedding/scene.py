@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from agrifm.checkpoint import Checkpoint
-from agrifm.errors import InputError
+from agrifm.errors import InputError, counted
 from agrifm.io import sha256
 from agrifm.maps.embedding.coding import Coding
 from agrifm.maps.embedding.files import build_embedding, is_zarr, item_path
@@ -45,7 +45,7 @@ class Embedded:
     clipped: float
 
     def __str__(self) -> str:
-        text = f"{self.bands} features of each pixel, {self.dtype}"
+        text = f"{counted(self.bands, 'feature')} of each pixel, {self.dtype}"
         return f"{text}; {self.clipped:.3%} of the numbers were clipped" if self.clipped else text
 
 

@@ -15,7 +15,7 @@ import rasterio
 from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 
-from agrifm.errors import InputError
+from agrifm.errors import InputError, counted
 from agrifm.figures import save_png
 from agrifm.rasters.grid import pixel_size
 from agrifm.tasks.fields import Fields
@@ -75,7 +75,7 @@ class Legend:
                 repair="merge classes, or map groups of them with one model each.",
             )
         if len(self.names) != len(self.colors):
-            raise ValueError(f"{len(self.names)} names and {len(self.colors)} colors")
+            raise ValueError(f"{counted(len(self.names), 'name')} and {counted(len(self.colors), 'color')}")
 
     @classmethod
     def of(cls, task: Segmentation | Fractions | Fields) -> Legend:

@@ -18,7 +18,7 @@ from odc.geo.geobox import GeoBox
 from agrifm.checks.band_order import exchanged_bands, unequal_infrared
 from agrifm.checks.date_faults import Fault, find_faults
 from agrifm.checks.series import Series
-from agrifm.errors import InputError, Unreadable
+from agrifm.errors import InputError, Unreadable, counted
 from agrifm.scenes.checks.date_settings import dates_setting, named_frames, skip_setting
 from agrifm.scenes.checks.pixels import FrameSample, center_window, overview
 from agrifm.scenes.frame_pixels import MissingPixels
@@ -367,5 +367,5 @@ def _format_days(frames: Iterable[Frame]) -> str:
     days = sorted({frame.day for frame in frames})
     text = ", ".join(map(str, days[:MAX_DATES]))
     if len(days) > MAX_DATES:
-        text += f" and {len(days) - MAX_DATES} more dates"
+        text += f" and {counted(len(days) - MAX_DATES, 'more date')}"
     return text

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rasterio.enums import ColorInterp
 
-from agrifm.errors import InputError, Unreadable
+from agrifm.errors import InputError, Unreadable, counted
 from agrifm.rasters.file_band import FileBand, located, open_raster
 from agrifm.scenes.description import Source
 from agrifm.scenes.folders import placeholder_error, refuse_special
@@ -98,7 +98,7 @@ def split_bands(band: BandSource, headers: Mapping[str, Header], source: Source)
     if listed and len(listed) not in (count, len(header.names)):
         raise InputError(
             band.raster.href,
-            found=f"{count} band(s)",
+            found=counted(count, "band"),
             expected=f"{len(listed)}, as many as are listed in bands: {', '.join(listed)}",
             repair="list all bands of the file in order, or name those that are used by position, e.g. "
             "--set bands='{1: B02, 2: B03}'.",

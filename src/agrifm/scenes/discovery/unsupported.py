@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from agrifm.errors import InputError
+from agrifm.errors import InputError, counted
 from agrifm.rasters.file_band import FileBand
 from agrifm.scenes.folders import names_upward, refuse_special
 from agrifm.scenes.naming.dates import days_in, is_top_of_atmosphere, not_surface_reflectance, parse_day, product_of
@@ -132,7 +132,7 @@ def nothing_recognized(root: Path, paths: Sequence[Path], pattern: str | None) -
         expected = f"{schemes}; or netCDF or Zarr with a time axis"
     return InputError(
         root,
-        found=f"{len(paths)} file(s) that are not recognized: {names}",
+        found=f"{counted(len(paths), 'file that is', 'files that are')} not recognized: {names}",
         expected=expected,
         repair="say how the files are named, e.g. --set pattern='{date}_{band}_{res}.jp2', or --set "
         "pattern='{date}.tif' for files with several bands.",

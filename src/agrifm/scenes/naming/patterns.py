@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from agrifm.errors import InputError, nearest
+from agrifm.errors import InputError, counted, nearest
 from agrifm.scenes.naming.dates import DATE, TIME, date_spans, parse_day
 
 MAX_TOKENS = 200
@@ -83,7 +83,7 @@ class NamePattern:
         if len(tokens) > MAX_TOKENS:
             raise InputError(
                 "pattern",
-                found=f"{len(tokens)} parts",
+                found=counted(len(tokens), "part"),
                 expected=f"at most {MAX_TOKENS}",
                 repair="shorten the pattern; '*' stands for any letters.",
             )
