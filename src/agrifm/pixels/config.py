@@ -31,7 +31,7 @@ class PixelsConfig:
             never learn from it, because the edges beside them are chosen on it.
     """
 
-    members: tuple[MemberName, ...] = ("lda", "logistic", "kernel", "extra_trees")
+    members: tuple[MemberName, ...] = ("lda", "logistic", "kernel", "lda_kernel", "extra_trees")
     features: tuple[FeatureName, ...] = ("series", "indices", "statistics")
     time_steps: int = 24
     season: Season | None = None
