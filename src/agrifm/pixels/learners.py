@@ -18,6 +18,7 @@ from agrifm.pixels.members import DiscriminantKernelMember, KernelMember, Linear
 LOGISTIC_PENALTY = 0.05  # inverse strength; series are correlated, so that weights must be kept small
 KERNEL_PENALTY = 30.0
 LDA_KERNEL_PENALTY = 10.0
+LEAST_COMPONENT = 1e-5  # of the kernels, relative to the largest
 LANDMARKS = 600  # pixels at which kernels are centered
 TREES = 100
 ROUNDS = 100  # of boosting; each adds one tree for every class
@@ -160,6 +161,9 @@ def _fit_kernels(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Logistic regression on a Nystroem approximation of Gaussian kernels (Williams and Seeger, 2001).
 
+    Kernels of near landmarks are nearly the same. Their small differences would get large weights, which 32 bits do not
+    resolve, so only the larger components of the kernels are used.
+
     Args:
         points: Points ``(n, f)``.
         classes: Classes ``(n)``.
@@ -171,19 +175,20 @@ def _fit_kernels(
         Landmarks ``(m, f)``, gamma, weights ``(k, m)`` and biases ``(k)``.
     """
     from sklearn.exceptions import ConvergenceWarning
-    from sklearn.kernel_approximation import Nystroem
     from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics.pairwise import rbf_kernel
 
-    kernels = Nystroem(gamma=gamma, n_components=min(LANDMARKS, len(points)), random_state=seed)
-    transformed = kernels.fit_transform(points)
+    chosen = np.random.default_rng(seed).permutation(len(points))[:LANDMARKS]
+    landmarks = points[chosen]
+    variances, directions = linalg.eigh(rbf_kernel(landmarks, gamma=gamma).astype(np.float64))
+    used = variances > LEAST_COMPONENT * variances.max()
+    components = directions[:, used] / np.sqrt(variances[used])
     model = LogisticRegression(C=penalty, max_iter=100)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(transformed, classes)
-    weight, bias = _linear(model.coef_, model.intercept_)
-    # The transformation multiplies kernels by a matrix, which becomes part of the weights.
-    weight = weight @ torch.from_numpy(kernels.normalization_).to(weight.dtype)
-    return torch.from_numpy(kernels.components_), torch.tensor(gamma), weight, bias
+        model.fit(rbf_kernel(points, landmarks, gamma=gamma) @ components, classes)
+    weight, bias = _linear(model.coef_ @ components.T, model.intercept_)
+    return torch.from_numpy(landmarks), torch.tensor(gamma), weight, bias
 
 
 def _fit_forest(features: np.ndarray, classes: np.ndarray, seed: int) -> Member:
