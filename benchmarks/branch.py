@@ -74,13 +74,20 @@ PLACES_HERE = (
     Place("MODIS image", "raster", ("MOD13Q1",), SEASONS, SEASONS),
     Place("MODIS points", "points", ("MOD13Q1",), SINGLE, SINGLE),
     Place("Landsat-8 orchards", "maipo", ("Landsat",), SINGLE, SINGLE),
+    Place("Central Asia, NDVI", "central_asia", ("NDVI",), SINGLE, SINGLE),
+    Place("France 2023, points", "france_2023", ("S2",), SINGLE, SINGLE),
     Place("Belgium, Sentinel-2", "be_a", ("S2",), PATCH, PATCH, repeats=8, augment=FEWER),
     Place(
         "Belgium, Sentinel-2 + Landsat-8", "be_a", ("S2", "Landsat"), PATCH, PATCH,
         repeats=8, augment=replace(FEWER, drop_sensors=0.25),
     ),
 )  # fmt: skip
-ALL_PLACES = {**PLACES, "maipo": real_data.maipo}
+ALL_PLACES = {
+    **PLACES,
+    "maipo": real_data.maipo,
+    "central_asia": real_data.central_asia,
+    "france_2023": real_data.france_2023,
+}
 
 
 def run_job(job: Job, branch: str) -> tuple[np.ndarray, float]:

@@ -42,6 +42,15 @@ MOD13Q1 = Sensor(
     ),
 )
 
+# These points have no values of the narrow near infrared.
+S2_WITHOUT_B8A = Sensor(
+    name="S2", gsd=S2.gsd, scale=S2.scale, bands=tuple(band for band in S2.bands if band.id != "B8A")
+)
+NDVI = Sensor(name="NDVI", gsd=231.66, scale=1.0, bands=(Band("ndvi", "ndvi", 0.0),))
+LEAST_POINTS = 10  # of a class of french points
+LEAST_PARCELS = 50  # of a land use of Central Asia
+NO_DATA_16_BITS = 65_535
+
 
 @dataclass(frozen=True)
 class Blocks:
@@ -190,6 +199,64 @@ def maipo(data: Path, out: Path, folds: int, seed: int = 0) -> Prepared:
         pixel = torch.from_numpy(image[i])
         samples.append(Sample({LANDSAT.name: pixel}, label=torch.tensor([[label[i]]]), name=f"pixel_{i:04}"))
     return _write_points(out, samples, Prepared(classes, (LANDSAT,), ()), block, folds, seed)
+
+
+def france_2023(data: Path, out: Path, folds: int, seed: int = 0) -> Prepared:
+    """Monthly Sentinel-2 series of points in declared parcels of France, chips of 1 x 1; a block is 0.05 degrees wide.
+
+    Crops are grouped by the first six digits of their code; groups of fewer than ten points are left out.
+    """
+    with np.load(data / "worldcereal_france_2023" / "npz" / "points.npz") as arrays:
+        groups, label = np.unique(arrays["ewoc"] // 10_000, return_inverse=True)
+        points = np.bincount(label)
+        kept = np.flatnonzero(points >= LEAST_POINTS)
+        chosen = np.isin(label, kept)
+        names = arrays["bands"].tolist()
+        columns = [names.index(band.id) for band in S2_WITHOUT_B8A.bands]
+        image = arrays["x"][chosen][:, :, columns]
+        days = np.array([f"{month}-15" for month in arrays["months"]], "datetime64[D]")
+        cell = np.floor(np.stack([arrays["lon"], arrays["lat"]], 1)[chosen] / 0.05)
+        classes = tuple(str(group) for group in groups[kept])
+        label = np.searchsorted(kept, label[chosen])
+    image[image == NO_DATA_16_BITS] = np.nan
+    block = np.unique(cell, axis=0, return_inverse=True)[1].ravel()
+    samples = [_pixel(image[i], days, label[i], S2_WITHOUT_B8A, f"point_{i:04}") for i in range(len(image))]
+    return _write_points(out, samples, Prepared(classes, (S2_WITHOUT_B8A,), ()), block, folds, seed)
+
+
+def central_asia(data: Path, out: Path, folds: int, seed: int = 0) -> Prepared:
+    """NDVI of surveyed parcels in Uzbekistan and Tajikistan with gaps, chips of 1 x 1; a block is 10 km wide.
+
+    Land uses of fewer than 50 parcels are left out. The dates are those of the 16-day composites of a year.
+    """
+    with np.load(data / "cawa_central_asia" / "npz" / "series.npz") as arrays:
+        names, label = np.unique(arrays["label"], return_inverse=True)
+        kept = np.flatnonzero(np.bincount(label) >= LEAST_PARCELS)
+        chosen = np.isin(label, kept)
+        image = arrays["ndvi"][chosen][..., None]
+        years = arrays["year"][chosen]
+        block = np.unique(arrays["cell10km"][chosen], return_inverse=True)[1].ravel()
+        classes = tuple(str(name) for name in names[kept])
+        label = np.searchsorted(kept, label[chosen])
+    samples = []
+    for i in range(len(image)):
+        days = np.datetime64(f"{years[i]}-01-01") + 16 * np.arange(image.shape[1])
+        samples.append(_pixel(image[i], days, label[i], NDVI, f"parcel_{i:04}"))
+    return _write_points(out, samples, Prepared(classes, (NDVI,), ()), block, folds, seed)
+
+
+def _pixel(series: np.ndarray, days: np.ndarray, label: int, sensor: Sensor, name: str) -> Sample:
+    """The series ``(t, c)`` of one labeled pixel; dates with a missing value are masked and written as 0."""
+    bad = np.isnan(series)
+    valid = ~bad.any(1)
+    image = np.where(bad, 0, series)[..., None, None].astype(np.float32)
+    return Sample(
+        images={sensor.name: torch.from_numpy(image)},
+        valid={sensor.name: torch.from_numpy(valid[:, None, None])},
+        dates={sensor.name: days_since_epoch(days)},
+        label=torch.tensor([[int(label)]]),
+        name=name,
+    )
 
 
 def _write_points(

@@ -142,7 +142,7 @@ def test_discriminant_analysis_equals_that_of_scikit_learn():
     np.testing.assert_allclose(ours, model.predict_proba((unseen - mean) / std), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["lda", "boosting", "extra_trees"])
+@pytest.mark.parametrize("name", ["lda", "lda_kernel", "boosting", "extra_trees"])
 def test_a_class_that_a_member_never_saw_gets_probability_0(name):
     features, truth = table(classes=3)
     narrow = fit_member(name, features, truth, 0)

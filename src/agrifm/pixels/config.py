@@ -8,7 +8,7 @@ from typing import Literal
 from agrifm.errors import InputError
 from agrifm.sample import Season
 
-MemberName = Literal["lda", "logistic", "kernel", "forest", "extra_trees", "boosting"]
+MemberName = Literal["lda", "logistic", "kernel", "lda_kernel", "forest", "extra_trees", "boosting"]
 FeatureName = Literal["series", "indices", "statistics"]
 
 
@@ -18,8 +18,8 @@ class PixelsConfig:
 
     Args:
         members: Classifiers that are fitted and compared: ``lda`` (linear discriminant analysis with shrinkage),
-            ``logistic`` regression, ``kernel`` (logistic regression on Gaussian kernels), ``forest``, ``extra_trees``,
-            ``boosting`` (gradient-boosted trees).
+            ``logistic`` regression, ``kernel`` (logistic regression on Gaussian kernels), ``lda_kernel`` (the same on
+            the axes of ``lda``), ``forest``, ``extra_trees``, ``boosting`` (gradient-boosted trees).
         features: ``series`` are the bands, interpolated to regular dates; ``indices`` adds normalized differences of
             bands at the same dates, ``statistics`` the mean, deviation, minimum, maximum and median over the season.
         time_steps: Number of dates to interpolate to, evenly spaced over the season of the training data.
@@ -31,7 +31,7 @@ class PixelsConfig:
             never learn from it, because the edges beside them are chosen on it.
     """
 
-    members: tuple[MemberName, ...] = ("lda", "logistic", "kernel", "extra_trees")
+    members: tuple[MemberName, ...] = ("lda", "logistic", "kernel", "lda_kernel", "extra_trees")
     features: tuple[FeatureName, ...] = ("series", "indices", "statistics")
     time_steps: int = 24
     season: Season | None = None

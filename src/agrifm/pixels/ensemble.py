@@ -20,7 +20,7 @@ from agrifm.sample import Batch, Season
 from agrifm.sensors import Sensor
 from agrifm.tensor_files import DAMAGED
 
-CHUNK = 16_384  # pixels whose features are in memory at a time
+CHUNK = 1024  # pixels computed at a time; their features stay in the cache of a processor
 TINY = 1e-6  # least probability; its logarithm is finite
 DEEPEST = 1000  # levels of a tree
 

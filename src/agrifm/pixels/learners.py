@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,12 @@ from scipy import linalg
 from torch import Tensor
 
 from agrifm.pixels.config import MemberName
-from agrifm.pixels.members import KernelMember, LinearMember, Member, TreesMember
+from agrifm.pixels.members import DiscriminantKernelMember, KernelMember, LinearMember, Member, TreesMember
 
 LOGISTIC_PENALTY = 0.05  # inverse strength; series are correlated, so that weights must be kept small
 KERNEL_PENALTY = 30.0
+LDA_KERNEL_PENALTY = 10.0
+LEAST_COMPONENT = 1e-5  # of the kernels, relative to the largest
 LANDMARKS = 600  # pixels at which kernels are centered
 TREES = 100
 ROUNDS = 100  # of boosting; each adds one tree for every class
@@ -40,12 +43,29 @@ def fit_member(name: MemberName, features: np.ndarray, classes: np.ndarray, seed
     return LEARNERS[name](features, classes, seed)
 
 
-def _fit_lda(features: np.ndarray, classes: np.ndarray, seed: int) -> Member:
-    """Linear discriminant analysis; the covariance of each class is shrunk by the rule of Ledoit and Wolf (2004).
+@dataclass(frozen=True)
+class _Discriminants:
+    """Linear functions that tell classes of equal covariance apart.
 
-    The result is that of scikit-learn with ``solver="lsqr", shrinkage="auto"``. Its solution by singular values takes
-    several times longer than all the rest with some thousand features, so the equations are solved here.
+    Args:
+        mean: Mean of each feature ``(f)``.
+        std: Standard deviation of each feature ``(f)``.
+        scaled: Standardized features ``(n, f)``.
+        centers: Mean of the standardized features of each class ``(k, f)``.
+        shares: Share of each class ``(k)``.
+        weight: Inverse of the covariance within classes, multiplied by the centers ``(k, f)``.
     """
+
+    mean: Tensor
+    std: Tensor
+    scaled: np.ndarray
+    centers: np.ndarray
+    shares: np.ndarray
+    weight: np.ndarray
+
+
+def _discriminants(features: np.ndarray, classes: np.ndarray) -> _Discriminants:
+    """Linear discriminants; the covariance of each class is shrunk by the rule of Ledoit and Wolf (2004)."""
     mean, std, scaled = _standardize(features)
     count = scaled.shape[1]
     covariance = np.zeros((count, count))
@@ -60,8 +80,43 @@ def _fit_lda(features: np.ndarray, classes: np.ndarray, seed: int) -> Member:
         shares.append(share)
     centers = np.stack(centers).astype(np.float64)
     weight = linalg.solve(covariance, centers.T, assume_a="pos").T
-    bias = np.log(shares) - 0.5 * (weight * centers).sum(1)
-    return LinearMember(mean, std, torch.from_numpy(weight), torch.from_numpy(bias))
+    return _Discriminants(mean, std, scaled, centers, np.array(shares), weight)
+
+
+def _fit_lda(features: np.ndarray, classes: np.ndarray, seed: int) -> Member:
+    """Linear discriminant analysis.
+
+    The result is that of scikit-learn with ``solver="lsqr", shrinkage="auto"``. Its solution by singular values takes
+    several times longer than all the rest with some thousand features, so the equations are solved here.
+    """
+    found = _discriminants(features, classes)
+    bias = np.log(found.shares) - 0.5 * (found.weight * found.centers).sum(1)
+    return LinearMember(found.mean, found.std, torch.from_numpy(found.weight), torch.from_numpy(bias))
+
+
+def _fit_lda_kernel(features: np.ndarray, classes: np.ndarray, seed: int) -> Member:
+    """Logistic regression on Gaussian kernels, after a projection to the axes of a linear discriminant analysis.
+
+    On these axes, every class has about the same spread in all directions. What does not tell the classes apart is
+    gone, so that distances mean more than among all features.
+    """
+    found = _discriminants(features, classes)
+    axes = _discriminant_axes(found)
+    coordinates = (found.scaled @ axes.T).astype(np.float32)
+    spread = max(float(coordinates.var(0).sum()), LEAST_VARIANCE)
+    fitted = _fit_kernels(coordinates, classes, 1 / spread, LDA_KERNEL_PENALTY, seed)
+    return DiscriminantKernelMember(found.mean, found.std, torch.from_numpy(axes), *fitted)
+
+
+def _discriminant_axes(found: _Discriminants) -> np.ndarray:
+    """Axes ``(d, f)`` on which the covariance within classes is the unit matrix; one fewer than there are classes."""
+    weight = found.weight - found.shares @ found.weight
+    centers = found.centers - found.shares @ found.centers
+    # Covariance within classes of the values that the weights give; symmetric but for rounding.
+    covariance = weight @ centers.T
+    variances, directions = linalg.eigh((covariance + covariance.T) / 2)
+    used = variances > LEAST_VARIANCE * variances.max()
+    return (directions[:, used] / np.sqrt(variances[used])).T @ weight
 
 
 def _shrunk_covariance(centered: np.ndarray) -> np.ndarray:
@@ -97,24 +152,43 @@ def _fit_logistic(features: np.ndarray, classes: np.ndarray, seed: int) -> Membe
 
 
 def _fit_kernel(features: np.ndarray, classes: np.ndarray, seed: int) -> Member:
-    """Logistic regression on a Nystroem approximation of Gaussian kernels (Williams and Seeger, 2001)."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.kernel_approximation import Nystroem
-    from sklearn.linear_model import LogisticRegression
-
     mean, std, scaled = _standardize(features)
-    count = min(LANDMARKS, len(scaled))
-    gamma = 1 / scaled.shape[1]
-    kernels = Nystroem(gamma=gamma, n_components=count, random_state=seed)
-    transformed = kernels.fit_transform(scaled)
-    model = LogisticRegression(C=KERNEL_PENALTY, max_iter=100)
+    return KernelMember(mean, std, *_fit_kernels(scaled, classes, 1 / scaled.shape[1], KERNEL_PENALTY, seed))
+
+
+def _fit_kernels(
+    points: np.ndarray, classes: np.ndarray, gamma: float, penalty: float, seed: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Logistic regression on a Nystroem approximation of Gaussian kernels (Williams and Seeger, 2001).
+
+    Kernels of near landmarks are nearly the same. Their small differences would get large weights, which 32 bits do not
+    resolve, so only the larger components of the kernels are used.
+
+    Args:
+        points: Points ``(n, f)``.
+        classes: Classes ``(n)``.
+        gamma: Inverse width of the kernels.
+        penalty: Inverse strength of the penalty on large weights.
+        seed: Seed of the choice of landmarks.
+
+    Returns:
+        Landmarks ``(m, f)``, gamma, weights ``(k, m)`` and biases ``(k)``.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics.pairwise import rbf_kernel
+
+    chosen = np.random.default_rng(seed).permutation(len(points))[:LANDMARKS]
+    landmarks = points[chosen]
+    variances, directions = linalg.eigh(rbf_kernel(landmarks, gamma=gamma).astype(np.float64))
+    used = variances > LEAST_COMPONENT * variances.max()
+    components = directions[:, used] / np.sqrt(variances[used])
+    model = LogisticRegression(C=penalty, max_iter=100)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(transformed, classes)
-    weight, bias = _linear(model.coef_, model.intercept_)
-    # The transformation multiplies kernels by a matrix, which becomes part of the weights.
-    weight = weight @ torch.from_numpy(kernels.normalization_)
-    return KernelMember(mean, std, torch.from_numpy(kernels.components_), torch.tensor(gamma), weight, bias)
+        model.fit(rbf_kernel(points, landmarks, gamma=gamma) @ components, classes)
+    weight, bias = _linear(model.coef_ @ components.T, model.intercept_)
+    return torch.from_numpy(landmarks), torch.tensor(gamma), weight, bias
 
 
 def _fit_forest(features: np.ndarray, classes: np.ndarray, seed: int) -> Member:
@@ -154,6 +228,7 @@ LEARNERS: dict[MemberName, Fit] = {
     "lda": _fit_lda,
     "logistic": _fit_logistic,
     "kernel": _fit_kernel,
+    "lda_kernel": _fit_lda_kernel,
     "forest": _fit_forest,
     "extra_trees": _fit_extra_trees,
     "boosting": _fit_boosting,

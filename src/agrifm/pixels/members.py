@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-TREES_AT_ONCE = 16  # trees that are followed together
+TREES_AT_ONCE = 50  # trees that are followed together
+LEVELS_AT_ONCE = 6  # levels of trees between which pixels at a leaf are left behind
 IMPOSSIBLE = -1e4  # logit of a class that a member does not know; its probability is exactly 0
 
 
@@ -33,7 +34,8 @@ class Standardize(nn.Module):
 
     def forward(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n f"]:
         """Standardize features."""
-        return torch.nan_to_num((features - self.mean) / self.std, nan=0.0)
+        # In place, because the memory of one array stays in the cache.
+        return (features - self.mean).div_(self.std).nan_to_num_(nan=0.0)
 
 
 class LinearMember(nn.Module):
@@ -89,11 +91,62 @@ class KernelMember(nn.Module):
 
     def forward(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n k"]:
         """Compute probabilities."""
-        x = self.standardize(features)
-        products = x @ self.landmarks.T
-        squares = x.square().sum(1, keepdim=True) + self.landmarks.square().sum(1)
-        kernels = torch.exp(-self.gamma * (squares - 2 * products).clamp(min=0))
+        kernels = _gaussian_kernels(self.standardize(features), self.landmarks, self.gamma)
         return torch.softmax(kernels @ self.weight.T + self.bias, 1)
+
+
+class DiscriminantKernelMember(nn.Module):
+    """Softmax of linear functions of Gaussian kernels on the axes of a linear discriminant analysis.
+
+    Args:
+        mean: Mean of each feature.
+        std: Standard deviation of each feature.
+        axes: Axes ``(d, f)`` on which the classes differ, for standardized features.
+        landmarks: Coordinates ``(m, d)`` on the axes at which the kernels are centered.
+        gamma: Inverse width of the kernels.
+        weight: Weights ``(k, m)`` of the kernels.
+        bias: Biases ``(k)``.
+    """
+
+    axes: Tensor
+    landmarks: Tensor
+    gamma: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(
+        self,
+        mean: Tensor,
+        std: Tensor,
+        axes: Tensor,
+        landmarks: Tensor,
+        gamma: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+    ) -> None:
+        super().__init__()
+        self.standardize = Standardize(mean, std)
+        self.register_buffer("axes", axes.float())
+        self.register_buffer("landmarks", landmarks.float())
+        self.register_buffer("gamma", gamma.float())
+        self.register_buffer("weight", weight.float())
+        self.register_buffer("bias", bias.float())
+
+    def forward(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n k"]:
+        """Compute probabilities."""
+        coordinates = self.standardize(features) @ self.axes.T
+        kernels = _gaussian_kernels(coordinates, self.landmarks, self.gamma)
+        return torch.softmax(kernels @ self.weight.T + self.bias, 1)
+
+
+def _gaussian_kernels(
+    points: Float[Tensor, "n f"], landmarks: Float[Tensor, "m f"], gamma: Float[Tensor, ""]
+) -> Float[Tensor, "n m"]:
+    """Gaussian kernels of points, which are centered at landmarks."""
+    products = points @ landmarks.T
+    squares = points.square().sum(1, keepdim=True) + landmarks.square().sum(1)
+    # In place: arrays of this size are the largest of a member.
+    return products.mul_(-2).add_(squares).clamp_(min=0).mul_(-gamma).exp_()
 
 
 class TreesMember(nn.Module):
@@ -126,6 +179,7 @@ class TreesMember(nn.Module):
     bias: Tensor
     depth: Tensor
     softmax: Tensor
+    child_of: Tensor
 
     def __init__(
         self,
@@ -153,31 +207,61 @@ class TreesMember(nn.Module):
         self.register_buffer("bias", bias.float())
         self.register_buffer("depth", depth.int())
         self.register_buffer("softmax", softmax.bool())
+        # Both children of a node side by side, for one look-up instead of two; they follow from what is stored.
+        self.register_buffer("child_of", torch.stack([self.left, self.right], 1).flatten(), persistent=False)
 
     def forward(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n k"]:
         """Compute probabilities."""
         total = self.bias.expand(len(features), -1).clone()
-        missing = features.isnan()
-        has_missing = bool(missing.any())
-        flat, width = features.flatten(), features.shape[1]
-        row = torch.arange(len(features), device=features.device, dtype=torch.int32) * width
+        missing_left = self.missing_left if bool(features.isnan().any()) else None
         for root in self.roots.split(TREES_AT_ONCE):
             # One row for each tree, so that the nodes of a tree are read together.
-            node = root[:, None].expand(-1, len(features)).flatten()
-            start = row.repeat(len(root))
-            for _ in range(int(self.depth)):
-                value = flat.index_select(0, start + self.feature.index_select(0, node))
-                go_left = value <= self.threshold.index_select(0, node)
-                if has_missing:
-                    go_left |= value.isnan() & self.missing_left.index_select(0, node)
-                node = torch.where(go_left, self.left.index_select(0, node), self.right.index_select(0, node))
+            node = self._leaves(features, root, missing_left)
             leaves = self.values.index_select(0, self.leaf.index_select(0, node))
             total += leaves.view(len(root), len(features), -1).sum(0)
         return torch.softmax(total, 1) if bool(self.softmax) else total
 
+    def _leaves(
+        self, features: Float[Tensor, "n f"], roots: Int[Tensor, " t"], missing_left: Bool[Tensor, " m"] | None
+    ) -> Int[Tensor, " tn"]:
+        """Follow every pixel through some trees, and return its leaf in each, tree by tree.
 
-Member = LinearMember | KernelMember | TreesMember
-KINDS: dict[str, type[Member]] = {"linear": LinearMember, "kernel": KernelMember, "trees": TreesMember}
+        Args:
+            features: Features of the pixels.
+            roots: First nodes of the trees.
+            missing_left: Whether nodes send missing values to the left; None if no value is missing.
+        """
+        flat, (pixels, width) = features.flatten(), features.shape
+        first = torch.arange(pixels, device=features.device, dtype=torch.int32) * width
+        start = first.repeat(len(roots))
+        node = roots.repeat_interleave(pixels)
+        reached = node.clone()
+        walking: Tensor | None = None  # positions of those that are not known to be at a leaf; at first, all
+        for level in range(1, int(self.depth) + 1):
+            value = flat.index_select(0, start + self.feature.index_select(0, node))
+            go_left = value <= self.threshold.index_select(0, node)
+            if missing_left is not None:
+                go_left |= value.isnan() & missing_left.index_select(0, node)
+            node = self.child_of.index_select(0, 2 * node + ~go_left)
+            if level % LEVELS_AT_ONCE and level < int(self.depth):
+                continue
+            # The deepest leaf is far below most others, whose pixels need not be followed any longer.
+            reached = node if walking is None else reached.index_copy_(0, walking, node)
+            inner = (self.child_of.index_select(0, 2 * node) != node).nonzero().flatten()
+            walking = inner if walking is None else walking.index_select(0, inner)
+            node, start = node.index_select(0, inner), start.index_select(0, inner)
+            if not len(inner):
+                break
+        return reached
+
+
+Member = LinearMember | KernelMember | DiscriminantKernelMember | TreesMember
+KINDS: dict[str, type[Member]] = {
+    "linear": LinearMember,
+    "kernel": KernelMember,
+    "discriminant_kernel": DiscriminantKernelMember,
+    "trees": TreesMember,
+}
 
 
 def widen(member: Member, positions: np.ndarray, classes: int) -> Member:

@@ -16,7 +16,8 @@ from odc.geo.overlap import compute_reproject_roi
 from agrifm.errors import InputError, Unreadable
 from agrifm.rasters.cube_file import axes_of, changed_at, lock_for, read_coordinate, refusing_damage, variable_of
 from agrifm.rasters.cube_grid import grid_of
-from agrifm.rasters.pixels import Pixels, integer_range, mask_missing, resample, unreadable
+from agrifm.rasters.matching import Matching
+from agrifm.rasters.pixels import Pixels, integer_range, is_coarser, mask_missing, resample, unreadable
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -54,19 +55,16 @@ class CubeBand:
         array = variable_of(path, self.variable)
         grid = self.grid()
         encoding = Encoding.of(array, path, self.nodata)
-        overlap = compute_reproject_roi(grid, box)
-        source = tuple(slice(part.start, part.stop) for part in overlap.roi_src)
-        target = tuple(slice(part.start, part.stop) for part in overlap.roi_dst)
+        averaging = average and is_coarser(grid, box)
+        matching = None if averaging else Matching.of(grid, box)
+        rows, columns = compute_reproject_roi(grid, box).roi_src if matching is None else matching.part
+        source = (slice(rows.start, rows.stop), slice(columns.start, columns.stop))
         if 0 in grid[source].shape:
             return Pixels.empty(box, encoding.dtype)
         pixels = encoding.decode(self._load(array, source))
-        if not (overlap.paste_ok and overlap.read_shrink == 1):
-            return resample(pixels, grid[source], box, average=average, limits=limits)
-        # Both grids have the same pixels, so that they can be copied.
-        result = Pixels.empty(box, pixels.values.dtype)
-        result.values[target] = pixels.values
-        result.missing[target] = pixels.missing
-        return Pixels(result.values, result.missing, pixels.zero_marks)
+        if matching is not None:
+            return matching.place(pixels, box)
+        return resample(pixels, grid[source], box, average=average, limits=limits)
 
     def grid(self) -> GeoBox:
         """Grid of the cube.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -21,6 +21,7 @@ from agrifm.network.retry import Attempt, TemporaryFailure, retry
 from agrifm.network.tokens import signed
 from agrifm.rasters.gdal import opened
 from agrifm.rasters.grid import check_grid
+from agrifm.rasters.matching import Matching
 from agrifm.rasters.pixels import (
     DAMAGED,
     MOST_BLOCK,
@@ -88,7 +89,7 @@ class FileBand:
         Raises:
             InputError: If the file does not open or ends too early.
         """
-        return self._with_file(lambda file: self._read(file, box, average, limits))
+        return self._with_file(lambda file: next(_read(file, [self], box, average, limits)))
 
     def grid(self) -> GeoBox:
         """Grid of the file.
@@ -97,27 +98,6 @@ class FileBand:
             InputError: If the file does not open or has no place on the ground.
         """
         return self._with_file(lambda file: located(file, self.href))
-
-    def _read(
-        self, file: rasterio.DatasetReader, box: GeoBox, average: bool, limits: tuple[float, float] | None
-    ) -> Pixels:
-        marker = self.nodata
-        if marker is None:
-            marker = file.nodatavals[self.index - 1]
-        file_grid = _grid_of(file, self.href)
-        part = file_grid[compute_reproject_roi(file_grid, box).roi_src]
-        averaging = average and is_coarser(file_grid, box)
-        if _has_mask(file, self.index):
-            # GDAL ignores the mask of a file if a marker is known, too, so both are applied first.
-            pixels = _stored_pixels(file, self.index, part, marker)
-            return resample(pixels, part, box, average=average, limits=limits)
-        result = warp_band(file, self.index, box, marker, average=averaging)
-        if not averaging or limits is None or math.prod(part.shape) > MOST_WINDOW:
-            return result
-        pixels = _stored_pixels(file, self.index, part, marker)
-        if not pixels.outside(limits).any():
-            return result
-        return resample(pixels, part, box, average=average, limits=limits)
 
     def _with_file(self, work: Callable[[rasterio.DatasetReader], Result]) -> Result:
         """Apply a function to the open file; a remote file is read again after a cut connection."""
@@ -135,6 +115,35 @@ class FileBand:
 
         waits = WAITS if is_address(self.href) else ()
         return retry(attempt_work, waits, PATIENCE)
+
+
+def read_bands(
+    bands: Mapping[int, FileBand],
+    box: GeoBox,
+    use: Callable[[int, Pixels], None],
+    limits: tuple[float, float] | None = None,
+) -> None:
+    """Read several bands of one file onto another grid, as ``FileBand.read`` does.
+
+    The file is opened once. Its blocks often hold all bands, and are decoded once.
+
+    Args:
+        bands: Bands of the file, by a number of the caller's choice.
+        box: The grid.
+        use: Receives the number of each band and its pixels. If the connection to a remote file is cut, the file is
+            read again, and bands that were passed before are passed again.
+        limits: Stored numbers below and above which pixels are left out of averages.
+
+    Raises:
+        InputError: If the file does not open or ends too early.
+    """
+    listed = tuple(bands.values())
+
+    def read_all(file: rasterio.DatasetReader) -> None:
+        for number, pixels in zip(bands, _read(file, listed, box, True, limits), strict=True):
+            use(number, pixels)
+
+    listed[0]._with_file(read_all)
 
 
 @contextmanager
@@ -208,21 +217,60 @@ def _grid_of(file: rasterio.DatasetReader, href: str) -> GeoBox:
     return box
 
 
+def _read(
+    file: rasterio.DatasetReader,
+    bands: Sequence[FileBand],
+    box: GeoBox,
+    average: bool,
+    limits: tuple[float, float] | None,
+) -> Iterator[Pixels]:
+    """Read bands of an open file onto another grid, one after the other."""
+    file_grid = _grid_of(file, bands[0].href)
+    averaging = average and is_coarser(file_grid, box)
+    matching = None if averaging else Matching.of(file_grid, box)
+    if matching is not None:
+        for pixels in _stored_pixels(file, bands, matching.part):
+            yield matching.place(pixels, box)
+        return
+    rows, columns = compute_reproject_roi(file_grid, box).roi_src
+    roi = (slice(rows.start, rows.stop), slice(columns.start, columns.stop))
+    part = file_grid[roi]
+    excluding = averaging and limits is not None and math.prod(part.shape) <= MOST_WINDOW
+    for band in bands:
+        if excluding or _has_mask(file, band.index):
+            # GDAL ignores the mask of a file if a marker is known, too, so both are applied before.
+            pixels = next(_stored_pixels(file, [band], roi))
+            yield resample(pixels, part, box, average=average, limits=limits)
+        else:
+            yield warp_band(file, band.index, box, _marker(file, band), average=averaging)
+
+
+def _marker(file: rasterio.DatasetReader, band: FileBand) -> float | None:
+    """Stored number that marks missing pixels of a band."""
+    return file.nodatavals[band.index - 1] if band.nodata is None else band.nodata
+
+
 def _has_mask(file: rasterio.DatasetReader, index: int) -> bool:
     """Whether a band has a mask of its own, beside its no-data value."""
     flags = file.mask_flag_enums[index - 1]
     return MaskFlags.per_dataset in flags or MaskFlags.alpha in flags
 
 
-def _stored_pixels(file: rasterio.DatasetReader, index: int, part: GeoBox, marker: float | None) -> Pixels:
-    """Read a part of a band as it is stored, with its mask and marker."""
-    column, row = ~file.transform @ (part.affine.c, part.affine.f)
-    top = round(row)
-    left = round(column)
-    window = ((top, top + part.shape[0]), (left, left + part.shape[1]))
-    values = file.read(index, window=window)
-    missing = mask_missing(values, (marker,))
-    has_mask = _has_mask(file, index)
-    if has_mask:
-        missing |= file.read_masks(index, window=window) == 0
-    return Pixels(values, missing, zero_marks=marker == 0 and not has_mask)
+def _stored_pixels(
+    file: rasterio.DatasetReader, bands: Sequence[FileBand], part: tuple[slice, slice]
+) -> Iterator[Pixels]:
+    """Read a part of some bands as it is stored, with their masks and markers."""
+    rows, columns = part
+    window = ((rows.start, rows.stop), (columns.start, columns.stop))
+    markers = [_marker(file, band) for band in bands]
+    # All bands at once, because their numbers often lie in the same blocks.
+    stored = file.read([band.index for band in bands], window=window)
+    mask = None
+    for band, marker, values in zip(bands, markers, stored, strict=True):
+        missing = mask_missing(values, (marker,))
+        has_mask = _has_mask(file, band.index)
+        if has_mask:
+            if mask is None:  # one mask for all bands
+                mask = file.read_masks(band.index, window=window) == 0
+            missing |= mask
+        yield Pixels(values, missing, zero_marks=marker == 0 and not has_mask)

@@ -56,15 +56,24 @@ class Pixels:
             if low > high:
                 return ~self.missing
             low, high = max(low, lowest), min(high, highest)
+            # Hardly any image has such values, and extremes are found faster than masks.
+            if self.values.size and self.values.min() >= low and self.values.max() <= high:
+                return np.zeros(self.values.shape, bool)
         return ((self.values < low) | (self.values > high)) & ~self.missing
 
     def filled(self, fill: float) -> np.ndarray:
-        """Values with missing pixels replaced, in a data type that holds the stored numbers and the fill value."""
+        """Values with missing pixels replaced, in a data type that holds the stored numbers and the fill value.
+
+        Where no pixel is missing, these may be the values themselves, so callers must not change them.
+        """
         if self.values.dtype.kind == "f" or math.isnan(fill):
             dtype = np.promote_types(self.values.dtype, np.float32)
         else:
             dtype = np.promote_types(self.values.dtype, np.min_scalar_type(int(fill)))
-        return np.where(self.missing, np.asarray(fill, dtype), self.values.astype(dtype))
+        values = self.values.astype(dtype, copy=False)
+        if not self.missing.any():
+            return values
+        return np.where(self.missing, np.asarray(fill, dtype), values)
 
 
 def warp_band(file: rasterio.DatasetReader, index: int, box: GeoBox, marker: float | None, *, average: bool) -> Pixels:
@@ -137,9 +146,7 @@ def with_epsg_code(box: GeoBox) -> GeoBox:
 
 def mask_missing(values: np.ndarray, markers: Sequence[float | None]) -> np.ndarray:
     """Mask of missing values: not finite, or one of the markers."""
-    missing = np.zeros(values.shape, bool)
-    if values.dtype.kind == "f":
-        missing = ~np.isfinite(values)
+    missing = ~np.isfinite(values) if values.dtype.kind == "f" else np.zeros(values.shape, bool)
     for marker in markers:
         usable_marker = _as_stored(marker, values.dtype)
         if usable_marker is not None:

@@ -59,10 +59,10 @@ class FramePixels:
     def merge(self, other: FramePixels) -> None:
         """Merge another frame of the day in place; clear pixels replace others, whatever the order of frames."""
         better = (other.has_data & ~self.has_data) | (other.clear & ~self.clear)
-        self.image[:, better] = other.image[:, better]
-        self.impossible[better] = other.impossible[better]
-        self.clear[better] = other.clear[better]
-        self.has_data[better] = True
+        np.copyto(self.image, other.image, where=better)
+        np.copyto(self.impossible, other.impossible, where=better)
+        np.copyto(self.clear, other.clear, where=better)
+        np.copyto(self.has_data, other.has_data, where=better)
 
     @property
     def clear_share(self) -> float:
@@ -112,17 +112,24 @@ def stored_dtype(sensor: Sensor) -> type:
     return np.uint16 if fill >= 0 else np.int16
 
 
-def to_sensor_numbers(stored: np.ndarray, units: Units, sensor: Sensor) -> np.ndarray:
+def to_sensor_numbers(stored: np.ndarray, units: Units, sensor: Sensor, out: np.ndarray) -> None:
     """Convert stored numbers to those of the sensor.
 
     Numbers that would fall on the no-data value, or out of the range of the data type, stay just inside.
+
+    Args:
+        stored: Stored numbers ``(h, w)``.
+        units: Their units.
+        sensor: The sensor.
+        out: Array ``(h, w)`` of its data type that receives the numbers.
     """
     scale = units.scale / sensor.scale
     shift = (units.offset - sensor.offset) / sensor.scale
     same_units = abs(scale - 1) < 1e-9 and abs(shift) < 1e-9
     fill = fill_value(sensor)
     if np.isnan(fill):
-        return stored if same_units else stored * scale + shift
+        out[...] = stored if same_units else stored * scale + shift
+        return
     dtype = np.dtype(stored_dtype(sensor))
     lowest, highest = integer_range(dtype)
     if fill <= 0:
@@ -131,7 +138,6 @@ def to_sensor_numbers(stored: np.ndarray, units: Units, sensor: Sensor) -> np.nd
         stored = np.rint(stored.astype(np.float64) * scale + shift)
     elif stored.dtype != dtype:
         stored = stored.astype(np.int64)
-    numbers = np.clip(stored, lowest, highest)
+    np.clip(stored, lowest, highest, out=out, casting="unsafe")
     if fill > 0:
-        numbers[numbers == fill] -= 1
-    return numbers
+        out[out == fill] -= 1

@@ -35,10 +35,17 @@ class Rule:
 
     def __call__(self, layer: np.ndarray) -> np.ndarray:
         """Return a mask that is true where the ground is clear."""
-        mask = layer != self.fill
+        if layer.dtype.kind == "u" and layer.dtype.itemsize <= 2:
+            # There are far fewer codes than pixels, so each code is tested once.
+            codes = np.arange(np.iinfo(layer.dtype).max + 1, dtype=layer.dtype)
+            return self._test(codes)[layer]
+        return self._test(layer)
+
+    def _test(self, codes: np.ndarray) -> np.ndarray:
+        mask = codes != self.fill
         if self.clear:
-            mask &= np.isin(layer, self.clear)
-        return mask & ((layer.astype(np.int64) & self.clouded) == 0)
+            mask &= np.isin(codes, self.clear)
+        return mask & ((codes.astype(np.int64) & self.clouded) == 0)
 
 
 def _bits(*bits: int) -> int:

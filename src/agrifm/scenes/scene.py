@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -15,11 +16,14 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from pydantic import Field
 
+from agrifm.addresses import is_address
 from agrifm.data.chips import Georeference
 from agrifm.errors import InputError
+from agrifm.rasters.bands import read_rasters
 from agrifm.rasters.cube_band import CubeBand
 from agrifm.rasters.file_band import FileBand
 from agrifm.rasters.grid import check_grid, pixel_size
+from agrifm.rasters.pixels import Pixels
 from agrifm.scenes.frame_pixels import (
     LAND,
     FramePixels,
@@ -34,7 +38,8 @@ from agrifm.scenes.tile import Area, Stack, Tile, sub_box
 from agrifm.scenes.units import OF_SENSOR, Units
 from agrifm.sensors import Sensor
 
-READERS = 8  # files read at the same time; threads wait for disk and network, not for the processor
+READERS = 8  # files read at the same time, if threads wait for the network
+LOCAL_READERS = 4  # local files are mostly decoded, so that more threads would only take more memory
 
 Raster = Annotated[FileBand | CubeBand, Field(discriminator="kind")]
 
@@ -59,27 +64,39 @@ class Frame:
     units: Units = OF_SENSOR
     possible: ReflectanceLimits = LAND
 
-    def read(self, sensor: Sensor, box: GeoBox) -> FramePixels:
+    def read(self, sensor: Sensor, box: GeoBox, into: FramePixels | None = None) -> FramePixels:
         """Read the frame on a grid, in the numbers of the sensor.
+
+        Args:
+            sensor: The sensor.
+            box: The grid.
+            into: Receives the pixels; by default new memory does.
 
         Raises:
             InputError: If a file cannot be read.
         """
-        image = np.empty((len(sensor.bands), *box.shape), stored_dtype(sensor))
+        if into is None:
+            into = FramePixels.empty((len(sensor.bands), *box.shape), fill_value(sensor), stored_dtype(sensor))
         limits = self.possible.stored(self.units)
         missing = MissingPixels(sensor, box)
         outside = np.zeros(box.shape, bool)
-        for i, band in enumerate(sensor.band_ids):
-            # Where pixels are averaged, those outside the limits are left out.
-            pixels = self.bands[band].read(box, limits=limits)
+
+        def add(position: int, pixels: Pixels) -> None:
+            nonlocal outside
             missing.add(pixels)
             outside |= pixels.outside(limits)
             # A missing pixel may hold any number; a 0 there is dark ground if other bands have data.
-            image[i] = to_sensor_numbers(pixels.filled(0), self.units, sensor)
+            to_sensor_numbers(pixels.filled(0), self.units, sensor, out=into.image[position])
+
+        # Where pixels are averaged, those outside the limits are left out.
+        read_rasters([self.bands[band] for band in sensor.band_ids], box, add, limits)
         has_data = missing.has_data()
-        image[:, ~has_data] = fill_value(sensor)
+        np.copyto(into.image, fill_value(sensor), where=~has_data, casting="unsafe")
         clear = has_data & self.clear_mask(box)
-        return FramePixels(image, has_data, clear & ~outside, clear & outside)
+        into.has_data[...] = has_data
+        np.logical_and(clear, ~outside, out=into.clear)
+        np.logical_and(clear, outside, out=into.impossible)
+        return into
 
     def clear_mask(self, box: GeoBox) -> np.ndarray:
         """Return what the quality layer calls clear on a grid ``(h, w)``; everything if there is none.
@@ -221,9 +238,14 @@ class Scene:
         Raises:
             InputError: If a file cannot be read.
         """
-        with ThreadPoolExecutor(READERS) as pool:
+        with ThreadPoolExecutor(READERS if self._remote else LOCAL_READERS) as pool:
             stacks = {layer.sensor.name: self._read_layer(layer, area, pool) for layer in self.layers}
         return Tile(area, stacks)
+
+    @property
+    def _remote(self) -> bool:
+        """Whether a file of the scene is read over the network."""
+        return any(is_address(href) for layer in self.layers for frame in layer.frames for href in frame.hrefs)
 
     def _read_layer(self, layer: Layer, area: Area, pool: ThreadPoolExecutor) -> Stack:
         factor = self.factor(layer.sensor)
@@ -233,7 +255,14 @@ class Scene:
         end_column = math.ceil((area.column + area.width) / factor)
         box = sub_box(self.grid, factor, first, (end_row, end_column))
         stack = Stack.empty(layer.sensor, layer.days, box, first, factor)
-        frame_pixels = pool.map(lambda frame: frame.read(layer.sensor, box), layer.frames)
-        for frame, pixels in zip(layer.frames, frame_pixels, strict=True):
-            stack.add(layer.days.index(frame.day), pixels)
+        frames_on = Counter(frame.day for frame in layer.frames)
+
+        def read(frame: Frame) -> FramePixels:
+            # The only frame of its day is read to its place, without a copy.
+            day = stack.day(layer.days.index(frame.day)) if frames_on[frame.day] == 1 else None
+            return frame.read(layer.sensor, box, day)
+
+        for frame, pixels in zip(layer.frames, pool.map(read, layer.frames), strict=True):
+            if frames_on[frame.day] > 1:
+                stack.day(layer.days.index(frame.day)).merge(pixels)
         return stack

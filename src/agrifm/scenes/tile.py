@@ -69,11 +69,9 @@ class Stack:
             impossible=np.zeros(shape, bool),
         )
 
-    def add(self, step: int, pixels: FramePixels) -> None:
-        """Merge a frame into the image of its day."""
-        # Views of the arrays, so that merging changes the stack itself.
-        day = FramePixels(self.images[step], self.has_data[step], self.clear[step], self.impossible[step])
-        day.merge(pixels)
+    def day(self, step: int) -> FramePixels:
+        """Return the pixels of a day; changing them changes the stack."""
+        return FramePixels(self.images[step], self.has_data[step], self.clear[step], self.impossible[step])
 
     def impossible_pixels(self) -> dict[dt.date, tuple[int, int]]:
         """Count pixels by day.
