@@ -201,11 +201,11 @@ def _rewrite(path, values, dtype="uint8", crs="same", tags=None):
 @pytest.mark.parametrize(
     ("name", "values", "more", "said"),
     [
-        ("map_fields", np.ones((2, 96, 96)), {}, r"2 band\(s\) of uint8"),
-        ("map_fields", np.ones((3, 96, 96)), {"dtype": "float32"}, r"3 band\(s\) of float32"),
+        ("map_fields", np.ones((2, 96, 96)), {}, r"2 bands of uint8"),
+        ("map_fields", np.ones((3, 96, 96)), {"dtype": "float32"}, r"3 bands of float32"),
         ("map_fields", np.ones((3, 96, 96)), {"crs": None}, "a map in None"),
         ("map_fields", np.ones((3, 96, 96)), {"crs": "EPSG:4326"}, "a CRS in meters"),
-        ("map", np.full((1, 96, 96), -1), {"dtype": "int16"}, r"1 band\(s\) of int16"),
+        ("map", np.full((1, 96, 96), -1), {"dtype": "int16"}, r"1 band of int16"),
         ("map", np.full((1, 96, 96), 77), {}, "pixels of class 77"),
         ("map", np.ones((1, 96, 96)), {"crs": "EPSG:32632"}, "the grid of map_fields.tif"),
         ("map", np.ones((1, 96, 96)), {"tags": {}}, "no class names"),
