@@ -276,7 +276,7 @@ def test_scenes_in_degrees_and_splits_without_labels_are_refused(scene, tmp_path
     fields = save(frame_of(wheat=[square(2, 2)], maize=[square(2, 14)]), tmp_path / "a.gpkg")
     with pytest.raises(InputError, match="grid in meters"):
         write_chips(Scene(scene.layers, grid), fields, tmp_path / "out")
-    with pytest.raises(InputError, match=r"(?s)block\(s\) with labels for 3 splits.*--size"):
+    with pytest.raises(InputError, match=r"(?s)blocks? with labels for 3 splits.*--size"):
         write_chips(scene, fields, tmp_path / "out", ChipPlan(size=48))
     with pytest.raises(InputError, match=r"(?s)no labels left.*--distance"):
         write_chips(scene, save(parcels(), tmp_path / "b.gpkg"), tmp_path / "out", ChipPlan(size=16, distance=3000))

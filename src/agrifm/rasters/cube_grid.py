@@ -14,7 +14,7 @@ from affine import Affine
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 
-from agrifm.errors import InputError
+from agrifm.errors import InputError, counted
 from agrifm.rasters.cube_file import Axes, axes_of, changed_at, open_cube, read_coordinate, refusing_damage, variable_of
 from agrifm.rasters.grid import check_grid
 from agrifm.rasters.pixels import with_epsg_code
@@ -68,7 +68,7 @@ def _edge_and_step(path: str, array: xr.DataArray, axis: str) -> tuple[float, fl
     largest_deviation = np.abs(np.diff(centers) - step).max()
     # Written so that NaN is refused, too.
     if not (abs(step) > 4 * rounding and largest_deviation <= 0.01 * abs(step) + rounding):
-        raise _irregular(path, array, axis, f"{count} coordinate(s) that are not evenly spaced")
+        raise _irregular(path, array, axis, f"{counted(count, 'coordinate')} that are not evenly spaced")
     first = centers[0]
     if rounding > 1e-3 * abs(step):
         # A line through all centers is more accurate than one through two rounded ones.
