@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import linalg
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from agrifm.pixels.config import MemberName
@@ -139,16 +140,30 @@ def _shrunk_covariance(centered: np.ndarray) -> np.ndarray:
 
 
 def _fit_logistic(features: np.ndarray, classes: np.ndarray, seed: int) -> Member:
+    mean, std, scaled = _standardize(features)
+    # Stopping early regularizes as well; fits to the end take four times longer and predict no better.
+    weight, bias = _logistic_regression(scaled, classes, LOGISTIC_PENALTY, iterations=60, tolerance=1e-3)
+    return LinearMember(mean, std, torch.from_numpy(weight), torch.from_numpy(bias))
+
+
+def _logistic_regression(
+    features: np.ndarray, classes: np.ndarray, penalty: float, iterations: int, tolerance: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights ``(k, f)`` and biases ``(k)`` of a logistic regression."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    mean, std, scaled = _standardize(features)
-    # Stopping early regularizes as well; fits to the end take four times longer and predict no better.
-    model = LogisticRegression(C=LOGISTIC_PENALTY, max_iter=60, tol=1e-3)
-    with warnings.catch_warnings():
+    model = LogisticRegression(C=penalty, max_iter=iterations, tol=tolerance)
+    # A step takes less time than to wake other threads for it: on a busy machine, several take ten times longer.
+    with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(scaled, classes)
-    return LinearMember(mean, std, *_linear(model.coef_, model.intercept_))
+        model.fit(features, classes)
+    weight, bias = model.coef_, model.intercept_
+    # scikit-learn gives the weights of the second class alone if there are two.
+    if len(weight) == 1:
+        weight = np.concatenate([np.zeros_like(weight), weight])
+        bias = np.concatenate([np.zeros_like(bias), bias])
+    return weight, bias
 
 
 def _fit_kernel(features: np.ndarray, classes: np.ndarray, seed: int) -> Member:
@@ -174,8 +189,6 @@ def _fit_kernels(
     Returns:
         Landmarks ``(m, f)``, gamma, weights ``(k, m)`` and biases ``(k)``.
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
     from sklearn.metrics.pairwise import rbf_kernel
 
     chosen = np.random.default_rng(seed).permutation(len(points))[:LANDMARKS]
@@ -183,12 +196,11 @@ def _fit_kernels(
     variances, directions = linalg.eigh(rbf_kernel(landmarks, gamma=gamma).astype(np.float64))
     used = variances > LEAST_COMPONENT * variances.max()
     components = directions[:, used] / np.sqrt(variances[used])
-    model = LogisticRegression(C=penalty, max_iter=100)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(rbf_kernel(points, landmarks, gamma=gamma) @ components, classes)
-    weight, bias = _linear(model.coef_ @ components.T, model.intercept_)
-    return torch.from_numpy(landmarks), torch.tensor(gamma), weight, bias
+    transformed = rbf_kernel(points, landmarks, gamma=gamma) @ components.astype(np.float32)
+    weight, bias = _logistic_regression(transformed, classes, penalty, iterations=100, tolerance=1e-4)
+    # The transformation multiplies kernels by a matrix, which becomes part of the weights.
+    weight = torch.from_numpy(weight @ components.T)
+    return torch.from_numpy(landmarks), torch.tensor(gamma), weight, torch.from_numpy(bias)
 
 
 def _fit_forest(features: np.ndarray, classes: np.ndarray, seed: int) -> Member:
@@ -244,15 +256,6 @@ def _standardize(features: np.ndarray) -> tuple[Tensor, Tensor, np.ndarray]:
     std = np.sqrt(np.square(deviation).sum(0) / count)
     std = np.where(std < LEAST_STD, 1.0, std)
     return torch.from_numpy(mean), torch.from_numpy(std), (deviation / std).astype(np.float32)
-
-
-def _linear(coefficients: np.ndarray, intercepts: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Weights and biases of every class; scikit-learn gives those of the second class alone if there are two."""
-    weight, bias = torch.from_numpy(coefficients), torch.from_numpy(intercepts)
-    if len(weight) == 1:
-        weight = torch.cat([torch.zeros_like(weight), weight])
-        bias = torch.cat([torch.zeros_like(bias), bias])
-    return weight, bias
 
 
 def _forest(estimators: Sequence[Any]) -> TreesMember:
