@@ -25,6 +25,7 @@ from agrifm.synthetic.varieties import CROPLAND, GRASSLAND
 FINE = ("B02", "B03", "B04", "B08")  # bands of 10 m; the other ones have 20 m
 COARSE = ("B05", "B06", "B07", "B8A", "B11", "B12")
 GRASS = 9120  # code of crop in Flanders
+WINTER_WHEAT, NO_DATA = 1101010011, 65535  # of the points in France
 SCALE = 1e-4
 SEASON = (60, 304)  # March to October: days of the year in which the demo's dates lie
 
@@ -181,6 +182,20 @@ def france(data: Path) -> Place:
                 )
             )
     return place
+
+
+def wheat_points(data: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Middle days of months and NDVI of points of winter wheat in France, 2022 to 2023, over some 100 km."""
+    with np.load(data / "worldcereal_france_2023" / "npz" / "points.npz") as arrays:
+        names = list(arrays["bands"])
+        wheat = arrays["x"][arrays["ewoc"] == WINTER_WHEAT].astype(np.float64)
+    red, nir = wheat[..., names.index("B04")], wheat[..., names.index("B08")]
+    known = np.isfinite(red) & np.isfinite(nir) & (red < NO_DATA) & (nir < NO_DATA)
+    middles = (30.4 * np.arange(wheat.shape[1]) + 15).astype(int)
+    for point in np.flatnonzero(known.sum(1) >= 9):
+        seen = known[point]
+        difference, total = (nir - red)[point, seen], (nir + red)[point, seen]
+        yield middles[seen], difference / total
 
 
 def _sentinel_grids(image: np.ndarray, clear: np.ndarray, layers: Mapping[str, np.ndarray], **told) -> Place:
