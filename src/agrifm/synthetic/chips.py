@@ -22,6 +22,7 @@ from agrifm.synthetic.observation import (
     CLOUD_LAYERS,
     SHADOW_OFFSET,
     add_clouds,
+    add_haze,
     add_pixel_noise,
     clear_mask,
     cloud_density,
@@ -150,9 +151,11 @@ class Landscape:
 
     def sky(self, row: int, column: int, sensor: Sensor) -> tuple[np.ndarray, np.ndarray]:
         """Opacity of clouds with haze, and of shadows, in 0..1 ``(t, h, w)`` on the grid of the label."""
-        return self._sky(*self._positions(row, column), column, sensor)
+        cloud, haze, shadow = self._sky(*self._positions(row, column), column, sensor)
+        return together(cloud, haze), shadow
 
-    def _sky(self, xs: np.ndarray, ys: np.ndarray, column: int, sensor: Sensor) -> tuple[np.ndarray, np.ndarray]:
+    def _sky(self, xs: np.ndarray, ys: np.ndarray, column: int, sensor: Sensor) -> tuple[np.ndarray, ...]:
+        """Opacity of clouds, of haze and of shadows ``(t, h, w)`` at positions in meters."""
         keys = self._date_keys(column, sensor)
         kind = uniform(self.seed, 31, keys)
         degree = uniform(self.seed, 32, keys)
@@ -161,10 +164,10 @@ class Landscape:
         hazy = uniform(self.seed, 36, keys)[:, None, None]
         haze_degree = uniform(self.seed, 37, keys)[:, None, None]
         haze = haze_opacity(self.cloudiness, density, hazy, haze_degree)
-        cloud = together(cloud_opacity(density, thresholds), haze)
+        cloud = cloud_opacity(density, thresholds)
         east, south = SHADOW_OFFSET
         shadow = cloud_opacity(self._cloud_density(xs + east, ys + south, keys), thresholds)
-        return cloud, shadow
+        return cloud, haze, shadow
 
     def _date_keys(self, column: int, sensor: Sensor) -> np.ndarray:
         """One key for each date of a sensor over a column of chips ``(t)``."""
@@ -210,18 +213,19 @@ class Landscape:
         keys = self._date_keys(column, sensor)
         xs, ys = self._positions(row, column, margin_pixels(sensor))
         still = averaging_weights(self.size, sensor, np.zeros(1))[0]
-        fine_cloud, fine_shadow = self._sky(xs, ys, column, sensor)
-        cloud = still @ fine_cloud @ still.T
-        shadow = still @ fine_shadow @ still.T
+        sky = self._sky(xs, ys, column, sensor)
+        cloud, haze, shadow = (still @ fine @ still.T for fine in sky)
 
         image = self._clear_sky(xs, ys, column, sensor)
         factor, addition = self._date_errors(sensor, keys)
         image = image * factor[..., None, None] + addition[..., None, None]
-        image = add_clouds(image, cloud, shadow, spectra(sensor.bands, ["cloud"])[0])
+        cloud_spectrum = spectra(sensor.bands, ["cloud"])[0]
+        image = add_haze(image, haze, sensor, cloud_spectrum)
+        image = add_clouds(image, cloud, shadow, cloud_spectrum)
         rng = np.random.default_rng([self.seed, row, column, key(sensor.name)])
         image = add_pixel_noise(image, rng, self.noise)
         uncertainty = uniform(self.seed, 38, keys)[:, None, None]
-        return digital_numbers(image, sensor), clear_mask(cloud, shadow, uncertainty)
+        return digital_numbers(image, sensor), clear_mask(together(cloud, haze), shadow, uncertainty)
 
     def _clear_sky(self, xs: np.ndarray, ys: np.ndarray, column: int, sensor: Sensor) -> np.ndarray:
         """Reflectance of the ground ``(t, c, h, w)``, seen through optics and slightly displaced on each date."""

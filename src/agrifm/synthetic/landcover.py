@@ -24,6 +24,7 @@ from agrifm.synthetic.observation import (
     PATCH_METERS,
     SHADOW_OFFSET,
     add_clouds,
+    add_haze,
     add_pixel_noise,
     clear_mask,
     cloud_density,
@@ -127,13 +128,14 @@ class SyntheticLandCover:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Stored numbers ``(t, c, h, w)`` and mask ``(t, h, w)``; the order of the draws decides what a seed shows."""
         size = self.sizes[sensor.name]
-        cloud, shadow = _draw_sky(rng, climate, size, sensor.gsd)
+        cloud, haze, shadow = _draw_sky(rng, climate, size, sensor.gsd)
         image = _clear_sky_reflectance(rng, climate, ground, sensor, size)
         image = _blur(image, sensor)
+        image = add_haze(image, haze, sensor, _colors(sensor)[CLOUD])
         image = add_clouds(image, cloud, shadow, _colors(sensor)[CLOUD])
         image = add_pixel_noise(image, rng)
         uncertainty = rng.random((len(cloud), 1, 1), np.float32)
-        clear = clear_mask(cloud, shadow, uncertainty)
+        clear = clear_mask(together(cloud, haze), shadow, uncertainty)
         covered = _draw_swath(rng, cloud.shape)
         numbers = digital_numbers(image, sensor)
         nodata = numbers.dtype.type(nodata_value(sensor))
@@ -251,8 +253,8 @@ def _blur(image: np.ndarray, sensor: Sensor) -> np.ndarray:
     return image
 
 
-def _draw_sky(rng: np.random.Generator, climate: Climate, size: int, gsd: float) -> tuple[np.ndarray, np.ndarray]:
-    """Opacity 0..1 of clouds with haze and of the clouds' shadows, which lie towards the pole ``(t, h, w)``."""
+def _draw_sky(rng: np.random.Generator, climate: Climate, size: int, gsd: float) -> tuple[np.ndarray, ...]:
+    """Opacity 0..1 of clouds, of haze and of the clouds' shadows, which lie towards the pole ``(t, h, w)``."""
     frames = len(climate.days)
     cloudiness = rng.uniform(0.2, 0.8)
     if gsd > 100:
@@ -274,7 +276,7 @@ def _draw_sky(rng: np.random.Generator, climate: Climate, size: int, gsd: float)
     northern_rows = opacity[:, :size]
     southern_rows = opacity[:, poleward : poleward + size]
     cloud, shadow = (northern_rows, southern_rows) if climate.lat > 0 else (southern_rows, northern_rows)
-    return together(cloud[..., :size], haze), shadow[..., east : east + size]
+    return cloud[..., :size], haze, shadow[..., east : east + size]
 
 
 def _draw_swath(rng: np.random.Generator, shape: tuple[int, int, int]) -> np.ndarray:

@@ -18,7 +18,8 @@ PATCH_METERS = (35.0, 110.0)  # size of patches within fields
 _NO_CLOUDS = 2.0  # no cloud density reaches this threshold
 _SHADOW_STRENGTH = 0.55
 _HAZY = 0.45  # share of dates with haze, as a part of the cloudiness
-_HAZE = 0.09  # mean opacity of haze
+_HAZE = 0.09  # mean opacity of haze at 0.5 micrometers
+_HAZE_EXPONENT = 0.5  # by which it falls with wavelength; 0 for thin clouds, 1 and more for smoke
 _GAIN, _BAND_GAIN = 0.08, 0.03  # deviation of the brightness of a date, and of each of its bands
 _AEROSOL = 0.008  # deviation of reflectance at 0.5 micrometers that the correction of the atmosphere leaves
 _RELATIVE_NOISE, _NOISE = 0.01, 0.002  # deviation of a pixel: part of its reflectance, and reflectance
@@ -66,6 +67,21 @@ def together(cloud: np.ndarray, haze: np.ndarray) -> np.ndarray:
     return 1 - (1 - cloud) * (1 - haze)
 
 
+def add_haze(reflectance: np.ndarray, haze: np.ndarray, sensor: Sensor, cloud_spectrum: np.ndarray) -> np.ndarray:
+    """Cover the ground with haze.
+
+    Args:
+        reflectance: Reflectance of the ground ``(t, c, h, w)``.
+        haze: Opacity of haze ``(t, h, w)``.
+        sensor: Sensor with the bands.
+        cloud_spectrum: Reflectance of clouds ``(c)``.
+    """
+    wavelengths = np.array([band.wavelength for band in sensor.bands])
+    of_band = np.minimum((0.5 / wavelengths) ** _HAZE_EXPONENT, 1).astype(np.float32)
+    opacity = haze[:, None] * of_band[:, None, None]
+    return reflectance + opacity * (cloud_spectrum[:, None, None] - reflectance)
+
+
 def add_clouds(
     reflectance: np.ndarray, cloud: np.ndarray, shadow: np.ndarray, cloud_spectrum: np.ndarray
 ) -> np.ndarray:
@@ -73,7 +89,7 @@ def add_clouds(
 
     Args:
         reflectance: Reflectance of the ground ``(t, c, h, w)``.
-        cloud: Opacity of clouds and haze ``(t, h, w)``.
+        cloud: Opacity of clouds ``(t, h, w)``.
         shadow: Opacity of the clouds that cast a shadow on each pixel ``(t, h, w)``.
         cloud_spectrum: Reflectance of clouds ``(c)``.
     """
