@@ -41,7 +41,10 @@ def cloud_thresholds(cloudiness: float, kind: np.ndarray, degree: np.ndarray) ->
 
 def cloud_density(layers: Sequence[np.ndarray]) -> np.ndarray:
     """Density of clouds in 0..1 ``(t, h, w)`` from one random field in 0..1 for each of ``CLOUD_LAYERS``."""
-    return sum(weight * layer for (_, weight), layer in zip(CLOUD_LAYERS, layers, strict=True))
+    density = np.zeros_like(layers[0])
+    for (_, weight), layer in zip(CLOUD_LAYERS, layers, strict=True):
+        density += weight * layer
+    return density
 
 
 def cloud_opacity(density: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
