@@ -18,9 +18,9 @@ PATCH_METERS = (35.0, 110.0)  # size of patches within fields
 _NO_CLOUDS = 2.0  # no cloud density reaches this threshold
 _SHADOW_STRENGTH = 0.55
 _HAZY = 0.45  # share of dates with haze, as a part of the cloudiness
-_HAZE = 0.09  # mean opacity of haze at 0.5 micrometers
+_HAZE = 0.07  # mean opacity of haze at 0.5 micrometers
 _HAZE_EXPONENT = 0.5  # by which it falls with wavelength; 0 for thin clouds, 1 and more for smoke
-_GAIN, _BAND_GAIN = 0.08, 0.03  # deviation of the brightness of a date, and of each of its bands
+_GAIN, _BAND_GAIN = 0.06, 0.03  # deviation of the brightness of a date, and of each of its bands
 _AEROSOL = 0.008  # deviation of reflectance at 0.5 micrometers that the correction of the atmosphere leaves
 _RELATIVE_NOISE, _NOISE = 0.01, 0.002  # deviation of a pixel: part of its reflectance, and reflectance
 
@@ -109,7 +109,7 @@ def clear_mask(cloud: np.ndarray, shadow: np.ndarray, uncertainty: np.ndarray) -
         shadow: Opacity of the clouds that cast a shadow on each pixel ``(t, h, w)``.
         uncertainty: Random numbers in 0..1, one for each date: how much its mask misses ``(t, 1, 1)``.
     """
-    return (cloud < 0.08 + 0.3 * uncertainty) & (shadow < 0.2 + 0.4 * uncertainty)
+    return (cloud < 0.06 + 0.2 * uncertainty) & (shadow < 0.2 + 0.4 * uncertainty)
 
 
 def date_errors(
