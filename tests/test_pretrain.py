@@ -252,7 +252,8 @@ def test_a_probe_scores_frozen_features(plan, settings, tmp_path):
     best = fit(parse({**plan, "probe": str(labeled)}), out)
     rows = history(out)
     assert 0.15 < float(rows[-1]["probe_aAcc"]) <= 1
-    assert Checkpoint.load(best).scores["probe_aAcc"] == float(rows[-1]["probe_aAcc"])
+    kept = max(rows, key=lambda row: float(row["overlap"]))  # after two epochs either may be the better one
+    assert Checkpoint.load(best).scores["probe_aAcc"] == float(kept["probe_aAcc"])
     fit(parse(plan), tmp_path / "plain")
     assert_same_weights(weights_of(out), weights_of(tmp_path / "plain"), rtol=0, atol=0)
     labeled.write_text(yaml.safe_dump(plan))

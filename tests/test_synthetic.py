@@ -42,7 +42,7 @@ def test_a_sensor_looks_the_same_whoever_else_looks():
 
 def test_parcels_and_woods_run_on_across_chip_borders():
     whole = Landscape(rows=1, columns=1, size=96).ground(0, 0)
-    for part in ("parcel", "cover", "along"):
+    for part in ("parcel", "cover", "along", "border"):
         quarters = [[getattr(SMALL.ground(r, c), part) for c in (0, 1)] for r in (0, 1)]
         np.testing.assert_array_equal(np.block(quarters), getattr(whole, part))
 
@@ -64,8 +64,8 @@ def test_places_adjoin():
 def test_shapes_types_and_levels():
     sample = Landscape().sample(0, 0, ALL)
     assert {k: tuple(v.shape) for k, v in sample.images.items()} == {
-        "S2": (22, 10, 96, 96),
-        "Landsat": (12, 6, 32, 32),
+        "S2": (36, 10, 96, 96),
+        "Landsat": (15, 6, 32, 32),
         "Modis": (20, 7, 2, 2),
     }
     assert [sample.images[s.name].dtype for s in ALL] == [torch.uint16, torch.int16, torch.int16]
@@ -148,7 +148,7 @@ def test_masks_hide_most_clouds_but_not_all():
         clear, lost = clear + free.sum(), lost + (free & ~seen).sum()
     assert thick > 0
     assert missed / thick < 0.02
-    assert 0.05 < missed_edge / edge < 0.6
+    assert 0.05 < missed_edge / edge < 0.8  # most of it is haze, which real masks do not see
     assert lost / clear < 0.05
 
 
@@ -159,12 +159,30 @@ def test_clouds_are_bright_and_a_clear_sky_has_none():
     assert Landscape(cloudiness=0).sample(0, 4, (S2,)).mask("S2").all()
 
 
-def test_coarse_pixels_are_averages():
-    clean = Landscape(size=48, noise=0, cloudiness=0, frames=(("Fine", 5), ("S2", 5)))
-    fine = clean.sample(0, 0, (S2,)).images["S2"].numpy().astype(float)
+def test_coarse_pixels_are_averages_and_see_their_surroundings():
+    clean = Landscape(rows=3, columns=3, size=48, noise=0, cloudiness=0, frames=(("S2", 5),))
+    rows = []
+    for row in range(3):
+        chips = [clean.sample(row, column, (S2,)).images["S2"].numpy() for column in range(3)]
+        rows.append(np.concatenate(chips, axis=-1))
+    fine = np.concatenate(rows, axis=-2).astype(float)
     coarse_sensor = Sensor("S2", S2.bands, gsd=480, nodata=0)
-    coarse = clean.sample(0, 0, (coarse_sensor,)).images["S2"].numpy().astype(float)
-    np.testing.assert_allclose(coarse[..., 0, 0], fine.mean((-1, -2)), atol=40)
+    coarse = clean.sample(1, 1, (coarse_sensor,)).images["S2"].numpy().astype(float)
+    seen = slice(48 - 7, 96 + 7)  # a pixel reaches 0.15 of its width, 72 m, into its neighbors
+    np.testing.assert_allclose(coarse[..., 0, 0], fine[..., seen, seen].mean((-1, -2)), atol=40)
+
+
+def test_fields_vary_smoothly_and_edges_are_mixed():
+    chip = Landscape(cloudiness=0, frames=(("S2", 12),)).sample(0, 0, (S2,)).images["S2"].numpy().astype(float)
+    nir = chip[:, S2.index("nir")]
+    fields = Landscape().ground(0, 0).fields
+    both = (fields[:, 1:] > 0) & (fields[:, :-1] > 0)
+    same = both & (fields[:, 1:] == fields[:, :-1])
+    step = abs(np.diff(nir, axis=-1))
+    assert np.median(step[:, same]) < 0.5 * np.median(step[:, both & ~same])
+    far = abs(nir[:, :, 4:] - nir[:, :, :-4])
+    far_same = (fields[:, 4:] == fields[:, :-4]) & (fields[:, 4:] > 0)
+    assert np.median(step[:, same]) < 0.7 * np.median(far[:, far_same])  # neighbors are alike, noise is not white
 
 
 @pytest.mark.parametrize("columns", [5, 8, 19, 40])

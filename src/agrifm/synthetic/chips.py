@@ -17,16 +17,24 @@ from agrifm.io import write_whole
 from agrifm.sample import Sample
 from agrifm.sensors import LANDSAT, MODIS, S2, Sensor
 from agrifm.synthetic.farmland_ground import FarmGround, farm_ground
+from agrifm.synthetic.farmland_growth import Growth
 from agrifm.synthetic.observation import (
     CLOUD_LAYERS,
     SHADOW_OFFSET,
     add_clouds,
+    add_haze,
+    add_pixel_noise,
     clear_mask,
+    cloud_density,
     cloud_opacity,
     cloud_thresholds,
+    date_errors,
     digital_numbers,
+    haze_opacity,
+    together,
 )
-from agrifm.synthetic.phenology import MEMBERS, mixture
+from agrifm.synthetic.optics import GRID, REGISTRATION, averaging_weights, margin_pixels
+from agrifm.synthetic.phenology import MEMBERS
 from agrifm.synthetic.spectra import spectra
 
 CLASSES: tuple[tuple[str, str], ...] = (
@@ -38,7 +46,6 @@ CLASSES: tuple[tuple[str, str], ...] = (
     ("grassland", "#6fb556"),
 )
 RICE = ("paddy rice", "#44aa99")  # one more class, in landscapes with paddy fields
-GRID = 10.0  # meters per pixel of the label
 ORBIT = 4  # columns of chips that are observed on the same dates
 _FIRST_DAY, _LAST_DAY = 64, 302  # early March to late October
 _CHIP_FOLDER, _LIST_FOLDER = "h5_samples", "data_lists"
@@ -55,7 +62,7 @@ class Landscape:
         size: Pixels of 10 m along one side of a chip.
         year: Year of all dates, which lie between early March and late October.
         frames: Number of dates by sensor name; 16 for other sensors.
-        noise: Factor of the pixel-to-pixel scatter of growth and of measurement; 0 gives clean images.
+        noise: Factor of the scatter of growth within fields and of the errors of measurement; 0 gives clean images.
         cloudiness: Share of the dates that are not clear; half of these are nearly overcast.
         paddy: Whether rice grows too, in flooded fields; its label is one more class.
     """
@@ -65,7 +72,7 @@ class Landscape:
     columns: int = 19
     size: int = 96
     year: int = 2023
-    frames: tuple[tuple[str, int], ...] = (("S2", 22), ("Landsat", 12), ("Modis", 20))
+    frames: tuple[tuple[str, int], ...] = (("S2", 36), ("Landsat", 15), ("Modis", 20))
     noise: float = 1.0
     cloudiness: float = 0.6
     paddy: bool = False
@@ -135,30 +142,44 @@ class Landscape:
 
     def ground(self, row: int, column: int) -> FarmGround:
         """Parcels and their covers on the grid of the label of a chip."""
-        steps = (np.arange(self.size) + 0.5) * GRID
-        xs = column * self.size * GRID + steps
-        ys = row * self.size * GRID + steps
-        return farm_ground(self.seed, xs, ys, len(self.classes))
+        return farm_ground(self.seed, *self._positions(row, column), len(self.classes))
+
+    def _positions(self, row: int, column: int, margin: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Position of the columns and rows of a chip in meters, with ``margin`` more pixels on each side."""
+        steps = (np.arange(-margin, self.size + margin) + 0.5) * GRID
+        return column * self.size * GRID + steps, row * self.size * GRID + steps
 
     def sky(self, row: int, column: int, sensor: Sensor) -> tuple[np.ndarray, np.ndarray]:
-        """Opacity of the clouds and of their shadows in 0..1 ``(t, h, w)`` on the grid of the label."""
-        ground = self.ground(row, column)
-        orbit = column // ORBIT
-        keys = np.array([key(sensor.name, orbit, int(day)) for day in self.days(sensor, column)])
+        """Opacity of clouds with haze, and of shadows, in 0..1 ``(t, h, w)`` on the grid of the label."""
+        cloud, haze, shadow = self._sky(*self._positions(row, column), column, sensor)
+        return together(cloud, haze), shadow
+
+    def _sky(self, xs: np.ndarray, ys: np.ndarray, column: int, sensor: Sensor) -> tuple[np.ndarray, ...]:
+        """Opacity of clouds, of haze and of shadows ``(t, h, w)`` at positions in meters."""
+        keys = self._date_keys(column, sensor)
         kind = uniform(self.seed, 31, keys)
         degree = uniform(self.seed, 32, keys)
         thresholds = cloud_thresholds(self.cloudiness, kind, degree)[:, None, None]
+        density = self._cloud_density(xs, ys, keys)
+        hazy = uniform(self.seed, 36, keys)[:, None, None]
+        haze_degree = uniform(self.seed, 37, keys)[:, None, None]
+        haze = haze_opacity(self.cloudiness, density, hazy, haze_degree)
+        cloud = cloud_opacity(density, thresholds)
         east, south = SHADOW_OFFSET
-        cloud = cloud_opacity(self._cloud_layers(ground.xs, ground.ys, keys), thresholds)
-        shadow = cloud_opacity(self._cloud_layers(ground.xs + east, ground.ys + south, keys), thresholds)
-        return cloud, shadow
+        shadow = cloud_opacity(self._cloud_density(xs + east, ys + south, keys), thresholds)
+        return cloud, haze, shadow
 
-    def _cloud_layers(self, xs: np.ndarray, ys: np.ndarray, keys: np.ndarray) -> list[np.ndarray]:
-        """One random field ``(t, h, w)`` for each size of clouds."""
+    def _date_keys(self, column: int, sensor: Sensor) -> np.ndarray:
+        """One key for each date of a sensor over a column of chips ``(t)``."""
+        orbit = column // ORBIT
+        return np.array([key(sensor.name, orbit, int(day)) for day in self.days(sensor, column)])
+
+    def _cloud_density(self, xs: np.ndarray, ys: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """Density of clouds ``(t, h, w)`` from one random field for each size of clouds."""
         layers = []
         for number, (size, _) in enumerate(CLOUD_LAYERS, start=33):
             layers.append(field(xs, ys, size, self.seed, number, keys))
-        return layers
+        return cloud_density(layers)
 
     def sample(self, row: int, column: int, sensors: Sequence[Sensor]) -> Sample:
         """Render one chip: stored numbers, dates, imperfect masks and the true label.
@@ -181,59 +202,51 @@ class Landscape:
         dates = {}
         valid = {}
         for sensor in sensors:
-            image, clear = self._observe(row, column, ground, sensor)
+            image, clear = self._observe(row, column, sensor)
             images[sensor.name] = torch.from_numpy(image)
             dates[sensor.name] = torch.from_numpy(new_year + self.days(sensor, column) - 1)
             valid[sensor.name] = torch.from_numpy(clear)
         return Sample(images, dates, valid, label=torch.from_numpy(ground.label), name=self.name(row, column))
 
-    def _observe(self, row: int, column: int, ground: FarmGround, sensor: Sensor) -> tuple[np.ndarray, np.ndarray]:
+    def _observe(self, row: int, column: int, sensor: Sensor) -> tuple[np.ndarray, np.ndarray]:
         """Stored numbers ``(t, c, h, w)`` and mask ``(t, h, w)`` of one sensor."""
-        weights = _averaging_weights(self.size, sensor.gsd)
-        fine_cloud, fine_shadow = self.sky(row, column, sensor)
-        cloud = weights @ fine_cloud @ weights.T
-        shadow = weights @ fine_shadow @ weights.T
+        keys = self._date_keys(column, sensor)
+        xs, ys = self._positions(row, column, margin_pixels(sensor))
+        still = averaging_weights(self.size, sensor, np.zeros(1))[0]
+        sky = self._sky(xs, ys, column, sensor)
+        cloud, haze, shadow = (still @ fine @ still.T for fine in sky)
 
-        delay, vigor, soil = self._growth(row, column, ground)
-        day = self.days(sensor, column)[:, None, None] - delay
-        fine_members = mixture(ground.cover, ground.parcel, day, vigor, soil)
-        members = weights @ fine_members @ weights.T
-        image = np.einsum("mthw,mc->tchw", members, spectra(sensor.bands, MEMBERS), optimize=True)
-        image = add_clouds(image, cloud, shadow, spectra(sensor.bands, ["cloud"])[0])
-
+        image = self._clear_sky(xs, ys, column, sensor)
+        factor, addition = self._date_errors(sensor, keys)
+        image = image * factor[..., None, None] + addition[..., None, None]
+        cloud_spectrum = spectra(sensor.bands, ["cloud"])[0]
+        image = add_haze(image, haze, sensor, cloud_spectrum)
+        image = add_clouds(image, cloud, shadow, cloud_spectrum)
         rng = np.random.default_rng([self.seed, row, column, key(sensor.name)])
-        noise = self.noise * min(1.0, GRID / sensor.gsd) ** 0.5  # larger pixels average the scatter away
-        pixel_noise = rng.standard_normal(cloud.shape)
-        image *= 1 + 0.10 * noise * pixel_noise[:, None]
-        image += 0.016 * noise * rng.standard_normal(image.shape)
-        image += 0.026 * noise * rng.standard_normal(image.shape[1:])  # of the place, the same on all dates
-        uncertainty = rng.random(cloud.shape)
-        return digital_numbers(image, sensor), clear_mask(cloud, shadow, uncertainty)
+        image = add_pixel_noise(image, rng, self.noise)
+        uncertainty = uniform(self.seed, 38, keys)[:, None, None]
+        return digital_numbers(image, sensor), clear_mask(together(cloud, haze), shadow, uncertainty)
 
-    def _growth(self, row: int, column: int, ground: FarmGround) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Days of delay, vigor and brightness of the ground ``(h, w)``: by region, parcel, gradient and pixel."""
-        xs = ground.xs
-        ys = ground.ys
-        parcel = ground.parcel
-        along = ground.along - 0.5
-        rng = np.random.default_rng([self.seed, row, column])
-        noise = self.noise * rng.standard_normal((3, *parcel.shape))
+    def _clear_sky(self, xs: np.ndarray, ys: np.ndarray, column: int, sensor: Sensor) -> np.ndarray:
+        """Reflectance of the ground ``(t, c, h, w)``, seen through optics and slightly displaced on each date."""
+        ground = farm_ground(self.seed, xs, ys, len(self.classes))
+        members = Growth(self.seed, ground, self.noise).members(self.days(sensor, column))
+        keys = self._date_keys(column, sensor)
+        south, east = (self.noise * REGISTRATION * normal(self.seed, number, keys) for number in (39, 40))
+        rows = averaging_weights(self.size, sensor, south)
+        columns = averaging_weights(self.size, sensor, east)
+        averages = rows @ members @ columns.swapaxes(-1, -2)
+        return np.einsum("mthw,mc->tchw", averages, spectra(sensor.bands, MEMBERS), optimize=True)
 
-        delay = 0.0003 * (xs - ys[:, None])
-        delay += 6 * (field(xs, ys, 5000, self.seed, 41) - 0.5)
-        delay += 4 * normal(parcel, 2)
-        delay += 5 * along * normal(parcel, 3)
-        delay += 28 * noise[0]
-
-        vigor = 0.92 + 0.08 * normal(parcel, 4)
-        vigor += 0.1 * along * normal(parcel, 5)
-        vigor += 0.25 * (field(xs, ys, 300, self.seed, 42) - 0.5)
-        vigor += 0.16 * noise[1]
-
-        soil = 0.7 + 0.6 * field(xs, ys, 1500, self.seed, 43)
-        soil += 0.08 * normal(parcel, 6)
-        soil += 0.1 * noise[2]
-        return delay, np.clip(vigor, 0.3, 1.05), np.clip(soil, 0.4, 1.6)
+    def _date_errors(self, sensor: Sensor, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Factor and addition of the reflectance of each date and band ``(t, c)``."""
+        bands = np.arange(len(sensor.bands))
+        return date_errors(
+            sensor,
+            gain=self.noise * normal(self.seed, 51, keys),
+            band_gain=self.noise * normal(self.seed, 52, keys[:, None], bands),
+            aerosol=self.noise * normal(self.seed, 53, keys),
+        )
 
 
 def write_example(
@@ -266,15 +279,3 @@ def write_example(
     for split, members in splits.items():
         lines = [f"{landscape.name(*chip)}\n" for chip in members]
         write_whole(root / _LIST_FOLDER / f"{split}.txt", "".join(lines))
-
-
-def _averaging_weights(size: int, gsd: float) -> np.ndarray:
-    """Weights ``(n, size)`` that average label pixels to those of a sensor, which overlap with their neighbors."""
-    count = max(1, round(size * GRID / gsd))
-    width = size / count
-    centers = (np.arange(count)[:, None] + 0.5) * width
-    low = centers - 0.65 * width
-    high = centers + 0.65 * width
-    pixel = np.arange(size)
-    overlap = np.clip(np.minimum(high, pixel + 1) - np.maximum(low, pixel), 0, None)
-    return overlap / overlap.sum(1, keepdims=True)

@@ -15,7 +15,7 @@ from agrifm.data.randomness import cut, field, mix, uniform
 from agrifm.synthetic.phenology import BUILT, BY_COVER, FIRST_FIELD, WATER, WOODS
 
 _DISTRICT_SIZE = 1500.0  # meters
-_STRIP_WIDTH = 210  # meters
+_STRIP_WIDTH = 150  # meters
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class FarmGround:
         parcel: Number of the parcel ``(h, w)``; 0 outside.
         cover: Index into ``phenology.COVERS`` ``(h, w)``.
         along: Position along the parcel in 0..1 ``(h, w)``.
+        border: Distance to the border of the parcel in meters ``(h, w)``; 0 outside.
     """
 
     xs: np.ndarray
@@ -35,6 +36,7 @@ class FarmGround:
     parcel: np.ndarray
     cover: np.ndarray
     along: np.ndarray
+    border: np.ndarray
 
     @property
     def label(self) -> np.ndarray:
@@ -70,10 +72,14 @@ def farm_ground(seed: int, xs: np.ndarray, ys: np.ndarray, class_count: int) -> 
     angle = np.pi * uniform(seed, 11, *district)
     u = x * np.cos(angle) + y * np.sin(angle)
     v = y * np.cos(angle) - x * np.sin(angle)
-    strip, _, edge = cut(v / _STRIP_WIDTH, seed, 12, *district)
-    length = 300 + 260 * uniform(seed, 13, *district, strip)
-    piece, along, _ = cut(u / length, seed, 14, *district, strip)
+    strip, across, edge = cut(v / _STRIP_WIDTH, seed, 12, *district)
+    length = 210 + 260 * uniform(seed, 13, *district, strip)
+    piece, along, start = cut(u / length, seed, 14, *district, strip)
     parcel = mix(seed, *district, strip, piece).view(np.int64)
+
+    to_side = _to_nearer_end(across, edge * _STRIP_WIDTH)
+    to_end = _to_nearer_end(along, start * length)
+    border = np.minimum(np.minimum(to_side, to_end), border_distance)
 
     lane_beside_strip = (edge * _STRIP_WIDTH < 10) & (uniform(seed, 15, *district, strip) < 0.4)
     lane = (border_distance < 14) | lane_beside_strip
@@ -92,7 +98,20 @@ def farm_ground(seed: int, xs: np.ndarray, ys: np.ndarray, class_count: int) -> 
     cover[village_distance < village_radius] = BUILT
     cover[river] = WATER
     tilled = cover >= FIRST_FIELD
-    return FarmGround(xs, ys, np.where(tilled, parcel, 0), cover, np.where(tilled, along, 0.5))
+    return FarmGround(
+        xs,
+        ys,
+        parcel=np.where(tilled, parcel, 0),
+        cover=cover,
+        along=np.where(tilled, along, 0.5),
+        border=np.where(tilled, border, 0.0),
+    )
+
+
+def _to_nearer_end(relative: np.ndarray, from_start: np.ndarray) -> np.ndarray:
+    """Distance to the nearer end of a piece, from the relative position in it and the distance to its start."""
+    to_end = from_start * (1 - relative) / np.maximum(relative, 1e-9)
+    return np.minimum(from_start, to_end)
 
 
 def _crops(parcel: np.ndarray, class_count: int) -> np.ndarray:

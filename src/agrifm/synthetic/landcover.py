@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy import ndimage
 
 from agrifm.data.chips import FrameChoice
 from agrifm.data.randomness import key
@@ -20,14 +21,22 @@ from agrifm.sensors import LANDSAT, MODIS, S2, Sensor
 from agrifm.synthetic.landcover_ground import LandCoverGround, draw_ground, portions, smooth_field
 from agrifm.synthetic.observation import (
     CLOUD_LAYERS,
+    PATCH_METERS,
     SHADOW_OFFSET,
     add_clouds,
+    add_haze,
+    add_pixel_noise,
     clear_mask,
+    cloud_density,
     cloud_opacity,
     cloud_thresholds,
+    date_errors,
     digital_numbers,
+    haze_opacity,
     nodata_value,
+    together,
 )
+from agrifm.synthetic.optics import blur_meters
 from agrifm.synthetic.spectra import spectra
 from agrifm.synthetic.varieties import CLOUD, MEMBERS, OF_VARIETY, Climate, yearly_reflectance
 
@@ -119,15 +128,14 @@ class SyntheticLandCover:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Stored numbers ``(t, c, h, w)`` and mask ``(t, h, w)``; the order of the draws decides what a seed shows."""
         size = self.sizes[sensor.name]
-        cloud, shadow = _draw_sky(rng, climate, size, sensor.gsd)
+        cloud, haze, shadow = _draw_sky(rng, climate, size, sensor.gsd)
         image = _clear_sky_reflectance(rng, climate, ground, sensor, size)
+        image = _blur(image, sensor)
+        image = add_haze(image, haze, sensor, _colors(sensor)[CLOUD])
         image = add_clouds(image, cloud, shadow, _colors(sensor)[CLOUD])
-        noise = 0.012 * min(1.0, 10 / sensor.gsd) ** 0.3  # larger pixels average the noise away
-        pixel_noise = rng.standard_normal(cloud.shape, np.float32)
-        image *= 1 + 2 * noise * pixel_noise[:, None]
-        image += noise / 2 * rng.standard_normal(image.shape, np.float32)
-        uncertainty = rng.random(cloud.shape, np.float32)
-        clear = clear_mask(cloud, shadow, uncertainty)
+        image = add_pixel_noise(image, rng)
+        uncertainty = rng.random((len(cloud), 1, 1), np.float32)
+        clear = clear_mask(together(cloud, haze), shadow, uncertainty)
         covered = _draw_swath(rng, cloud.shape)
         numbers = digital_numbers(image, sensor)
         nodata = numbers.dtype.type(nodata_value(sensor))
@@ -200,12 +208,13 @@ def _clear_sky_reflectance(
 
     detail = min(1.0, 20 / sensor.gsd)  # larger pixels average the scatter away
     vigor_field = smooth_field(rng, size, max(2.0, 250 / sensor.gsd))
-    vigor = (0.35 * (vigor_field - 0.5)).astype(np.float32)
-    vigor += 0.05 * detail * rng.standard_normal((size, size), np.float32)
+    vigor = (0.2 * (vigor_field - 0.5)).astype(np.float32)
+    vigor += 0.1 * detail * _patches(rng, size, sensor.gsd)
     shares = portions(ground.piece, pieces, size)
     rough = OF_VARIETY["rough"][ground.variety].astype(np.float32)
     roughness = (rough @ shares).reshape(size, size)
-    roughness *= detail**0.5 * rng.standard_normal((size, size), np.float32)
+    texture = rng.standard_normal((size, size), np.float32) + _patches(rng, size, sensor.gsd)
+    roughness *= detail**0.5 * texture
 
     image = reflectance.reshape(-1, pieces) @ shares
     change_of_pixels = change.astype(np.float32).reshape(-1, pieces) @ shares
@@ -214,20 +223,38 @@ def _clear_sky_reflectance(
     return image.reshape(frames, bands, size, size) * brightness
 
 
+def _patches(rng: np.random.Generator, size: int, gsd: float) -> np.ndarray:
+    """Patches within pieces of ground ``(h, w)`` with a deviation of about one, of two sizes, as in the farmland."""
+    small, large = (smooth_field(rng, size, max(1.5, meters / gsd)) for meters in PATCH_METERS)
+    return (3.5 * (small + large - 1)).astype(np.float32)
+
+
 def _add_atmosphere(rng: np.random.Generator, reflectance: np.ndarray, sensor: Sensor) -> np.ndarray:
-    """Scatter the calibration of bands and dates, and add haze, strongest at short wavelengths ``(t, c, k)``."""
+    """Scatter the calibration of the bands, and add the errors of the dates ``(t, c, k)``."""
     frames, bands, _ = reflectance.shape
-    band_error = 0.03 * rng.standard_normal((bands, 1))
-    date_error = 0.03 * rng.standard_normal((frames, 1, 1))
-    gain = 1 + band_error + date_error
-    wavelengths = np.array([band.wavelength for band in sensor.bands])
-    haze_spectrum = (0.5 / wavelengths[:, None]) ** 2
-    haze = 0.012 * rng.random((frames, 1, 1)) * haze_spectrum
-    return (reflectance * gain + haze).astype(np.float32)
+    calibration = 1 + 0.03 * rng.standard_normal(bands)
+    factor, addition = date_errors(
+        sensor,
+        gain=rng.standard_normal(frames),
+        band_gain=rng.standard_normal((frames, bands)),
+        aerosol=rng.standard_normal(frames),
+    )
+    gain = calibration * factor
+    return (reflectance * gain[..., None] + addition[..., None]).astype(np.float32)
 
 
-def _draw_sky(rng: np.random.Generator, climate: Climate, size: int, gsd: float) -> tuple[np.ndarray, np.ndarray]:
-    """Opacity 0..1 of clouds and of their shadows, which lie towards the pole ``(t, h, w)``."""
+def _blur(image: np.ndarray, sensor: Sensor) -> np.ndarray:
+    """Spread the light of each pixel ``(t, c, h, w)`` over its neighbors."""
+    deviation = blur_meters(sensor) / sensor.gsd
+    if deviation < 0.1:
+        return image
+    for axis in (-2, -1):
+        image = ndimage.gaussian_filter1d(image, deviation, axis=axis, mode="nearest", radius=1)
+    return image
+
+
+def _draw_sky(rng: np.random.Generator, climate: Climate, size: int, gsd: float) -> tuple[np.ndarray, ...]:
+    """Opacity 0..1 of clouds, of haze and of the clouds' shadows, which lie towards the pole ``(t, h, w)``."""
     frames = len(climate.days)
     cloudiness = rng.uniform(0.2, 0.8)
     if gsd > 100:
@@ -241,12 +268,15 @@ def _draw_sky(rng: np.random.Generator, climate: Climate, size: int, gsd: float)
     layers = []
     for scale, _ in CLOUD_LAYERS:
         layers.append(smooth_field(rng, n, scale / gsd, np.arange(frames)))
-    opacity = cloud_opacity(layers, thresholds).astype(np.float32)
+    density = cloud_density(layers)
+    opacity = cloud_opacity(density, thresholds).astype(np.float32)
+    hazy, haze_degree = rng.random((2, frames, 1, 1))
+    haze = haze_opacity(cloudiness, density[:, :size, :size], hazy, haze_degree).astype(np.float32)
     # One sky is cut twice; a pixel of the second cut lies under the cloud that casts the shadow on it.
     northern_rows = opacity[:, :size]
     southern_rows = opacity[:, poleward : poleward + size]
     cloud, shadow = (northern_rows, southern_rows) if climate.lat > 0 else (southern_rows, northern_rows)
-    return cloud[..., :size], shadow[..., east : east + size]
+    return cloud[..., :size], haze, shadow[..., east : east + size]
 
 
 def _draw_swath(rng: np.random.Generator, shape: tuple[int, int, int]) -> np.ndarray:
