@@ -213,7 +213,7 @@ def test_errors_cross_process_borders():
 def test_sensors_refuse_contradictions():
     with pytest.raises(ValueError, match="no bands"):
         Sensor("x", (), 10)
-    with pytest.raises(ValueError, match="1 statistics for 10 bands"):
+    with pytest.raises(ValueError, match="1 statistic for 10 bands"):
         S2.with_statistics(Statistics((1.0,), (1.0,), ""))
     with pytest.raises(InputError, match="statistics: data"):
         LANDSAT.known_statistics()

@@ -192,7 +192,7 @@ def test_the_branch_takes_the_time_steps_of_the_model_or_its_own():
 
 
 def test_it_learns_farmland_from_few_labeled_pixels():
-    """Some 500 labeled pixels, and chips that it did not see, of which the most frequent class covers a fifth."""
+    """Some 500 labeled pixels, and chips that it did not see."""
     samples = [FARM.sample(row, column, (S2,)) for row in range(2) for column in range(7)]
     train, test = collate(samples[:10]), collate(samples[11:])
     image = train.images["S2"]
@@ -210,8 +210,8 @@ def test_it_learns_farmland_from_few_labeled_pixels():
         optimizer.step()
     with torch.no_grad():
         correct = model.eval()(test).argmax(1) == test.label
-    assert correct.float().mean() > 0.4
-    assert test.label.flatten().bincount().max() / test.label.numel() < 0.25
+    most_frequent = test.label.flatten().bincount().max() / test.label.numel()
+    assert correct.float().mean() > most_frequent + 0.15
 
 
 def test_it_trains_at_labeled_pixels_from_an_experiment(settings, tmp_path):

@@ -65,7 +65,8 @@ def test_a_run_leaves_everything_behind(settings, tmp_path):
     assert len(history(tmp_path)) == 2
     source = checkpoint.experiment.data.split("val")
     scores = evaluate(checkpoint, source)
-    assert scores.summary["aAcc"] == pytest.approx(checkpoint.scores["aAcc"], abs=1e-6)
+    # Batches of another size round differently, so that one or two of 4,608 pixels may get another class.
+    assert scores.summary["aAcc"] == pytest.approx(checkpoint.scores["aAcc"], abs=5e-4)
 
 
 def test_the_same_seed_gives_the_same_run(settings, tmp_path):
