@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from agrifm.nn.probabilities import LEAST_OUTPUT
 from agrifm.pixels import ensemble, members
 from agrifm.pixels.ensemble import Fitted, PixelEnsemble
 from agrifm.pixels.features import PixelFeatures
@@ -121,7 +122,7 @@ def test_maps_do_not_depend_on_how_pixels_are_divided(monkeypatch, chunk):
     model = PixelEnsemble(features, 3, (0, 1, 2), fitted)
     expected = model.probabilities(values, ("S2",)).T.view(3, 20, 24)
     monkeypatch.setattr(ensemble, "CHUNK", chunk)
-    torch.testing.assert_close(model(batch).exp()[0], expected.clamp(min=ensemble.TINY), atol=BOUND, rtol=0)
+    torch.testing.assert_close(model(batch).exp()[0], expected.clamp(min=LEAST_OUTPUT), atol=BOUND, rtol=0)
 
 
 def test_deviation_is_that_of_all_dates():

@@ -28,9 +28,10 @@ from agrifm.pixels.config import PixelsConfig
 from agrifm.pixels.draw import PixelDraw
 from agrifm.pixels.features import PixelFeatures, index_bands
 from agrifm.pixels.fitting import choose, compare_members, fit_ensemble
-from agrifm.pixels.learners import LEARNERS, _boosting, _forest, fit_member
+from agrifm.pixels.learners import LEARNERS, fit_member
 from agrifm.pixels.members import widen
 from agrifm.pixels.series import interpolate
+from agrifm.pixels.trees import from_boosting, from_forest
 from agrifm.sample import Sample, Season, collate
 from agrifm.sensors import LANDSAT, S2
 from agrifm.synthetic.chips import Landscape
@@ -125,10 +126,10 @@ def test_trees_equal_those_of_scikit_learn(classes):
     features, truth = table(classes=classes)
     unseen, _ = table(classes=classes, seed=1)
     for model in (RandomForestClassifier(20, random_state=0), ExtraTreesClassifier(20, random_state=0)):
-        ours = _forest(model.fit(features, truth).estimators_)(torch.from_numpy(unseen))
+        ours = from_forest(model.fit(features, truth).estimators_)(torch.from_numpy(unseen))
         np.testing.assert_allclose(ours, model.predict_proba(unseen), atol=1e-5)
     model = HistGradientBoostingClassifier(max_iter=10, random_state=0).fit(features, truth)
-    np.testing.assert_allclose(_boosting(model)(torch.from_numpy(unseen)), model.predict_proba(unseen), atol=1e-5)
+    np.testing.assert_allclose(from_boosting(model)(torch.from_numpy(unseen)), model.predict_proba(unseen), atol=1e-5)
 
 
 def test_discriminant_analysis_equals_that_of_scikit_learn():

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from agrifm.errors import InputError, refusing
+from agrifm.nn.probabilities import LEAST_OUTPUT
 from agrifm.pixels.config import MemberName
 from agrifm.pixels.features import PixelFeatures
 from agrifm.pixels.members import KINDS, Member, TreesMember
@@ -21,7 +22,6 @@ from agrifm.sensors import Sensor
 from agrifm.tensor_files import DAMAGED
 
 CHUNK = 1024  # pixels computed at a time; their features stay in the cache of a processor
-TINY = 1e-6  # least probability; its logarithm is finite
 DEEPEST = 1000  # levels of a tree
 
 
@@ -78,7 +78,7 @@ class PixelEnsemble(nn.Module):
                 features = self.features.of_sample(batch, index, sensors, size, pixels)
                 parts.append(self.probabilities(features, sensors))
             maps.append(torch.cat(parts).T.view(self.classes, *size))
-        return torch.stack(maps).clamp(min=TINY).log()
+        return torch.stack(maps).clamp(min=LEAST_OUTPUT).log()
 
     def probabilities(self, features: Float[Tensor, "n f"], sensors: Sequence[str]) -> Float[Tensor, "n k"]:
         """Mean of the probabilities of the members for these sensors."""

@@ -91,11 +91,15 @@ class KernelMember(nn.Module):
 
     def forward(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n k"]:
         """Compute probabilities."""
-        kernels = _gaussian_kernels(self.standardize(features), self.landmarks, self.gamma)
+        kernels = _gaussian_kernels(self.points(features), self.landmarks, self.gamma)
         return torch.softmax(kernels @ self.weight.T + self.bias, 1)
 
+    def points(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n d"]:
+        """Return where pixels lie among the landmarks."""
+        return self.standardize(features)
 
-class DiscriminantKernelMember(nn.Module):
+
+class DiscriminantKernelMember(KernelMember):
     """Softmax of linear functions of Gaussian kernels on the axes of a linear discriminant analysis.
 
     Args:
@@ -109,10 +113,6 @@ class DiscriminantKernelMember(nn.Module):
     """
 
     axes: Tensor
-    landmarks: Tensor
-    gamma: Tensor
-    weight: Tensor
-    bias: Tensor
 
     def __init__(
         self,
@@ -124,19 +124,12 @@ class DiscriminantKernelMember(nn.Module):
         weight: Tensor,
         bias: Tensor,
     ) -> None:
-        super().__init__()
-        self.standardize = Standardize(mean, std)
+        super().__init__(mean, std, landmarks, gamma, weight, bias)
         self.register_buffer("axes", axes.float())
-        self.register_buffer("landmarks", landmarks.float())
-        self.register_buffer("gamma", gamma.float())
-        self.register_buffer("weight", weight.float())
-        self.register_buffer("bias", bias.float())
 
-    def forward(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n k"]:
-        """Compute probabilities."""
-        coordinates = self.standardize(features) @ self.axes.T
-        kernels = _gaussian_kernels(coordinates, self.landmarks, self.gamma)
-        return torch.softmax(kernels @ self.weight.T + self.bias, 1)
+    def points(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n d"]:
+        """Return where pixels lie on the axes."""
+        return super().points(features) @ self.axes.T
 
 
 def _gaussian_kernels(
