@@ -103,11 +103,11 @@ def _twice(array: np.ndarray) -> np.ndarray:
 def _belgium(arrays: Mapping[str, np.ndarray]) -> Sample:
     image = _widen(np.concatenate([arrays["s2_10m"], _twice(arrays["s2_20m"])], axis=1), 0)
     clear = _widen(_twice(np.isin(arrays["s2_scl_20m"], SCL_CLEAR)), 0)
-    series = {"S2": (image, clear, _days(arrays["s2_dates"]))}
+    series = {"S2": (image, clear, dates_of(arrays["s2_dates"]))}
     cells = (..., slice(1, None, 3), slice(2, None, 3))  # all nine pixels of a cell are equal; these are never rim
     landsat = _widen(arrays["l8_10m"], 0)[cells]
     clear = np.isin(_widen(arrays["l8_pixel_qa"], 0)[cells], QA_CLEAR) & (landsat < SATURATED).all(1)
-    series["Landsat"] = (landsat, clear, _days(arrays["l8_dates"]))
+    series["Landsat"] = (landsat, clear, dates_of(arrays["l8_dates"]))
     crop, cover = arrays["ct"], arrays["lc"]
     label = np.full(crop.shape, UNLABELED)
     for codes, layer in ((COVER, np.where(crop == 0, cover, 0)), (CROPS, crop)):
@@ -123,7 +123,7 @@ def _belgium(arrays: Mapping[str, np.ndarray]) -> Sample:
     )
 
 
-def _days(text: np.ndarray) -> np.ndarray:
+def dates_of(text: np.ndarray) -> np.ndarray:
     return text.astype("U10").astype("datetime64[D]")
 
 
@@ -146,7 +146,7 @@ def mato_grosso(data: Path, out: Path, folds: int, seed: int = 0) -> Prepared:
 
 
 def _season(arrays: Mapping[str, np.ndarray], start: str, index: int) -> Sample:
-    days, first = _days(arrays["dates"]), np.datetime64(start)
+    days, first = dates_of(arrays["dates"]), np.datetime64(start)
     chosen = (days >= first) & (days < first + np.timedelta64(365, "D"))
     whole = [(0, -size % 6) for size in arrays["labels"].shape[1:]]  # to whole blocks
     image = np.pad(arrays["x"][chosen], [(0, 0), (0, 0), *whole], constant_values=np.nan)
@@ -177,7 +177,7 @@ def points(data: Path, out: Path, folds: int, seed: int = 0) -> Prepared:
         places = [len(np.unique(block[arrays["label_id"] == k])) for k in range(len(arrays["classes"]))]
         kept = np.flatnonzero(np.array(places) > 1)
         chosen = np.isin(arrays["label_id"], kept)
-        image, days, block = arrays["x"][chosen, ..., None, None], _days(arrays["dates"][chosen]), block[chosen]
+        image, days, block = arrays["x"][chosen, ..., None, None], dates_of(arrays["dates"][chosen]), block[chosen]
         label, classes = np.searchsorted(kept, arrays["label_id"][chosen]), arrays["classes"][kept]
     samples = [_modis(image[i], days[i], label[i, None, None], f"point_{i:04}") for i in range(len(image))]
     return _write_points(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from real_data import QA_CLEAR, SATURATED, SCL_CLEAR
+from real_data import NO_DATA_16_BITS, QA_CLEAR, SATURATED, SCL_CLEAR, dates_of
 from scipy import ndimage
 
 from agrifm.sensors import LANDSAT, S2, Sensor
@@ -24,8 +24,9 @@ from agrifm.synthetic.varieties import CROPLAND, GRASSLAND
 
 FINE = ("B02", "B03", "B04", "B08")  # bands of 10 m; the other ones have 20 m
 COARSE = ("B05", "B06", "B07", "B8A", "B11", "B12")
+SIZES = {"s2_10m": (FINE, 1), "s2_20m": (COARSE, 2)}  # bands of an array, and the side of its pixels in 10 m
 GRASS = 9120  # code of crop in Flanders
-WINTER_WHEAT, NO_DATA = 1101010011, 65535  # of the points in France
+WINTER_WHEAT = 1101010011  # code of points in France
 SCALE = 1e-4
 SEASON = (60, 304)  # March to October: days of the year in which the demo's dates lie
 
@@ -88,10 +89,6 @@ def _wavelengths(sensor: Sensor, names: Sequence[str]) -> np.ndarray:
     return np.array([sensor.bands[sensor.band_ids.index(name)].wavelength for name in names])
 
 
-def _days(text: np.ndarray) -> np.ndarray:
-    return text.astype("U10").astype("datetime64[D]")
-
-
 def _in_season(dates: np.ndarray, year: int) -> np.ndarray:
     """Dates from March to October of a year."""
     day_of_year = (dates - np.datetime64(f"{year}-01-01")).astype(int) + 1
@@ -101,37 +98,20 @@ def _in_season(dates: np.ndarray, year: int) -> np.ndarray:
 def worldcereal(data: Path, name: str, year: int | None) -> Place:
     """Sentinel-2 of a patch from March to October of a year, or at all dates where the tropics have no such season."""
     with np.load(data / "worldcereal_patches" / "npz" / f"{name}.npz") as arrays:
-        dates = _days(arrays["s2_dates"])
+        dates = dates_of(arrays["s2_dates"])
         seen = np.ones(len(dates), bool) if year is None else _in_season(dates, year)
         crop = arrays["ct"].astype(int)
         fields = components(crop)
         annual = tuple(int(code) for code in np.unique(crop) if code not in (0, GRASS))
         clear = np.isin(arrays["s2_scl_20m"][seen], SCL_CLEAR)
-        place = []
-        for key, names, size in (("s2_10m", FINE, 1), ("s2_20m", COARSE, 2)):
-            if key not in arrays.files:
-                continue
-            image = arrays[key][seen]
-            mask = clear.repeat(2, -2).repeat(2, -1) if size == 1 else clear
-            place.append(
-                Grid(
-                    gsd=10.0 * size,
-                    wavelengths=_wavelengths(S2, names),
-                    image=image.astype(np.float32) * SCALE,
-                    clear=mask & (image > 0).all(1),
-                    days=dates[seen].astype(int),
-                    fields=_pure(fields, size),
-                    crop=_pure(crop, size),
-                    annual=annual,
-                )
-            )
-    return place
+        images = {key: arrays[key][seen] for key in SIZES if key in arrays.files}
+    return _sentinel2(images, clear, dates[seen].astype(int), fields, crop, annual)
 
 
 def worldcereal_landsat(data: Path) -> Place:
     """Landsat-8 of the patch of 2018; its pixels of 30 m begin at the second row and third column of 10 m."""
     with np.load(data / "worldcereal_patches" / "npz" / "be_a_2018.npz") as arrays:
-        dates = _days(arrays["l8_dates"])
+        dates = dates_of(arrays["l8_dates"])
         seen = _in_season(dates, 2018)
         inner = (..., slice(2, 62), slice(1, 61))
         one_of_nine = (..., slice(None, None, 3), slice(None, None, 3))
@@ -160,27 +140,48 @@ def france(data: Path) -> Place:
         fields = np.where(crop > 0, parcels, 0)
         names = [str(name) for name in arrays["crop_names"]]
         annual = tuple(k for k, crop_name in enumerate(names) if "wheat" in crop_name or "maize" in crop_name)
-        clear = np.isin(arrays["scl_20m"], SCL_CLEAR)
         height, width = (2 * (side // 2) for side in crop.shape)
-        place = []
-        for key, bands, size in (("s2_10m", FINE, 1), ("s2_20m", COARSE, 2)):
-            part = (..., slice(height // size), slice(width // size))
-            image = arrays[key][part]
-            mask = clear[..., : height // 2, : width // 2]
-            if size == 1:
-                mask = mask.repeat(2, -2).repeat(2, -1)
-            place.append(
-                Grid(
-                    gsd=10.0 * size,
-                    wavelengths=_wavelengths(S2, bands),
-                    image=image.astype(np.float32) * SCALE,
-                    clear=mask & (image > 0).all(1),
-                    days=_days(arrays["dates"]).astype(int),
-                    fields=_pure(fields[:height, :width], size),
-                    crop=_pure(crop[:height, :width], size),
-                    annual=annual,
-                )
+        clear = np.isin(arrays["scl_20m"], SCL_CLEAR)[..., : height // 2, : width // 2]
+        images = {}
+        for key, (_, size) in SIZES.items():
+            images[key] = arrays[key][..., : height // size, : width // size]
+        days = dates_of(arrays["dates"]).astype(int)
+    return _sentinel2(images, clear, days, fields[:height, :width], crop[:height, :width], annual)
+
+
+def _sentinel2(
+    images: Mapping[str, np.ndarray],
+    clear: np.ndarray,
+    days: np.ndarray,
+    fields: np.ndarray,
+    crop: np.ndarray,
+    annual: tuple[int, ...],
+) -> Place:
+    """Sentinel-2 on its own pixels of 10 m and 20 m.
+
+    Args:
+        images: Stored numbers ``(t, c, h, w)`` by the keys of ``SIZES``.
+        clear: Pixels of 20 m that the mask calls clear ``(t, h, w)``.
+        days: Days since 1970-01-01 ``(t)``.
+        fields, crop: Number of the field and code of the crop on pixels of 10 m ``(h, w)``.
+        annual: Codes of crops that are sown and harvested within a year.
+    """
+    place = []
+    for key, image in images.items():
+        bands, size = SIZES[key]
+        mask = clear.repeat(2, -2).repeat(2, -1) if size == 1 else clear
+        place.append(
+            Grid(
+                gsd=10.0 * size,
+                wavelengths=_wavelengths(S2, bands),
+                image=image.astype(np.float32) * SCALE,
+                clear=mask & (image > 0).all(1),
+                days=days,
+                fields=_pure(fields, size),
+                crop=_pure(crop, size),
+                annual=annual,
             )
+        )
     return place
 
 
@@ -190,7 +191,7 @@ def wheat_points(data: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         names = list(arrays["bands"])
         wheat = arrays["x"][arrays["ewoc"] == WINTER_WHEAT].astype(np.float64)
     red, nir = wheat[..., names.index("B04")], wheat[..., names.index("B08")]
-    known = np.isfinite(red) & np.isfinite(nir) & (red < NO_DATA) & (nir < NO_DATA)
+    known = np.isfinite(red) & np.isfinite(nir) & (red < NO_DATA_16_BITS) & (nir < NO_DATA_16_BITS)
     middles = (30.4 * np.arange(wheat.shape[1]) + 15).astype(int)
     for point in np.flatnonzero(known.sum(1) >= 9):
         seen = known[point]

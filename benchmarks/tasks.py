@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from real import CASES, Job, Memory, baselines, quick
-from real_data import S2, SCL_CLEAR, SPLITS, UNLABELED, Blocks, Prepared, _belgium, _days, _widen, _write
+from real_data import S2, SCL_CLEAR, SPLITS, UNLABELED, Blocks, Prepared, _belgium, _widen, _write, dates_of
 from real_table import MODEL, MODELS, Confusions, markdown, pool, save, show
 from rich.console import Console
 
@@ -73,7 +73,7 @@ def flanders_2019(data: Path) -> tuple[Sample, Georeference, Blocks]:
     with np.load(data / "worldcereal_patches" / "npz" / "be_b_2019.npz") as arrays:
         image = np.concatenate([arrays["s2_10m"], arrays["s2_20m"].repeat(2, -2).repeat(2, -1)], axis=1)
         clear = np.isin(arrays["s2_scl_20m"], SCL_CLEAR).repeat(2, -2).repeat(2, -1)
-        days = _days(arrays["s2_dates"])
+        days = dates_of(arrays["s2_dates"])
         season = (days >= np.datetime64("2018-10-01")) & (days < np.datetime64("2019-10-01"))
         seen = season & (clear.mean((1, 2)) >= 0.5)
         series = image[seen], clear[seen], days[seen].astype(np.int64)
@@ -86,7 +86,7 @@ def slovenia(data: Path) -> tuple[Sample, Georeference, Blocks]:
         bands = [list(arrays["s2_bands"]).index(band.id) for band in S2.bands]
         image = arrays["s2_l1c"][:, bands, :96, :96]
         label = np.where(np.isin(arrays["lulc"], (0, 255)), UNLABELED, arrays["lulc"].astype(np.int64))[:96, :96]
-        days = _days(arrays["s2_dates"]).astype(np.int64)
+        days = dates_of(arrays["s2_dates"]).astype(np.int64)
         return _sample("slovenia", image, (image > 0).all(1), days, label), _place(arrays), Blocks(16, FOLDS, 0)
 
 
