@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import argparse
 import io
-import time
-from collections.abc import Iterator
+import resource
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -90,30 +91,66 @@ ALL_PLACES = {
 }
 
 
-def run_job(job: Job, branch: str) -> tuple[np.ndarray, float]:
-    """Train and test one branch, or the forest, on one fold; return the confusion matrix and the CPU seconds."""
+@dataclass(frozen=True)
+class Result:
+    """What one model reached on one fold.
+
+    Args:
+        confusion: confusion matrix of the test pixels, rows are the truth.
+        seconds: CPU time of training and testing.
+        megabytes: peak memory of the whole process.
+    """
+
+    confusion: np.ndarray
+    seconds: float
+    megabytes: float
+
+
+def measured(model: Callable[[], np.ndarray]) -> Result:
+    """Train and test a model in a process of its own, so that time and memory are its own."""
+    context = get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(sender, model))
+    process.start()
+    sender.close()
+    result = receiver.recv()
+    process.join()
+    return result
+
+
+def _send(sender: Connection, model: Callable[[], np.ndarray]) -> None:
+    confusion = model()
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    sender.send(Result(confusion, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024))
+
+
+def run_job(job: Job, branch: str) -> Result:
+    """Train and test one branch, or the forest, on one fold."""
     torch.set_num_threads(1)
-    begun, experiment, case = time.process_time(), job.experiment, job.case
+    experiment, case = job.experiment, job.case
     train, val, test = (Memory.of(experiment.data.split(split)) for split in SPLITS)
-    if branch == FOREST:
+
+    def forest() -> np.ndarray:
         count = len(experiment.task.classes)
         options: dict[str, Any] = {"sensors": case.sensors, "steps": case.steps, "trees": case.trees, "jobs": 1}
-        confusion = random_forest(train.samples, test.samples, count, **options)
-        return confusion, time.process_time() - begun
-    sources = {"train": Memory(train.samples, case.repeats), "val": val}
-    path = fit(experiment, job.out, resume=False, sources=sources, console=Console(file=io.StringIO()))
-    confusion = np.array(evaluate(Checkpoint.load(path), test).confusion)
-    return confusion, time.process_time() - begun
+        return random_forest(train.samples, test.samples, count, **options)
+
+    def network() -> np.ndarray:
+        sources = {"train": Memory(train.samples, case.repeats), "val": val}
+        path = fit(experiment, job.out, resume=False, sources=sources, console=Console(file=io.StringIO()))
+        return np.array(evaluate(Checkpoint.load(path), test).confusion)
+
+    return measured(forest if branch == FOREST else network)
 
 
-def cells(results: list[tuple[np.ndarray, float]], classes: tuple[str, ...]) -> str:
-    """Scores over the pixels of all folds with their deviation over folds, and the mean of the seconds."""
-    confusions = [confusion for confusion, _ in results]
-    pooled = scores(np.sum(confusions, axis=0), classes).summary
-    folds = [scores(confusion, classes).summary for confusion in confusions]
+def cells(results: list[Result], classes: tuple[str, ...]) -> str:
+    """Scores over the pixels of all folds with their deviation over folds, mean seconds, largest memory."""
+    pooled = scores(np.sum([result.confusion for result in results], axis=0), classes).summary
+    folds = [scores(result.confusion, classes).summary for result in results]
     parts = [f"{pooled[key]:.3f} ± {np.std([fold[key] for fold in folds]):.3f}" for key in ("aAcc", "mFscore")]
-    seconds = np.mean([seconds for _, seconds in results])
-    return f"{' | '.join(parts)} | {seconds:.0f}"
+    seconds = np.mean([result.seconds for result in results])
+    megabytes = max(result.megabytes for result in results)
+    return f"{' | '.join(parts)} | {seconds:.1f} | {megabytes:.0f}"
 
 
 def parser(description: str | None, out: str) -> argparse.ArgumentParser:
@@ -132,12 +169,12 @@ class Table:
     """Rows of scores, printed as they come."""
 
     console: Console = field(default_factory=lambda: Console(width=120))
-    lines: list[str] = field(default_factory=lambda: ["| data | model | aAcc | mFscore | seconds |"])
+    lines: list[str] = field(default_factory=lambda: ["| data | model | aAcc | mFscore | seconds | MB |"])
 
     def __post_init__(self) -> None:
-        self.lines.append("|---|---|---:|---:|---:|")
+        self.lines.append("|---|---|---:|---:|---:|---:|")
 
-    def add(self, title: str, model: str, results: list[tuple[np.ndarray, float]], classes: tuple[str, ...]) -> None:
+    def add(self, title: str, model: str, results: list[Result], classes: tuple[str, ...]) -> None:
         """Add a row."""
         self.lines.append(f"| {title} | {model} | {cells(results, classes)} |")
         self.console.print(self.lines[-1], highlight=False)
@@ -148,14 +185,20 @@ class Table:
             path.write_text("\n".join(self.lines) + "\n")
 
 
-def prepared_places(options: argparse.Namespace) -> Iterator[tuple[Place, Prepared]]:
-    """Write the chips of each wanted data set once; yield each way to train on them."""
+def prepared_places(options: argparse.Namespace, seed: int = 0) -> Iterator[tuple[Place, Prepared]]:
+    """Write the chips of each wanted data set once; yield each way to train on them.
+
+    Args:
+        options: of the command line.
+        seed: of the division of the ground into folds.
+    """
     prepared = {}
     for place in PLACES_HERE:
         if place.title not in options.titles:
             continue
         if place.place not in prepared:
-            prepared[place.place] = ALL_PLACES[place.place](options.data, options.out / "chips" / place.place, 4)
+            folder = options.out / "chips" / f"{place.place}_{seed}"
+            prepared[place.place] = ALL_PLACES[place.place](options.data, folder, 4, seed)
         yield place, prepared[place.place]
 
 
