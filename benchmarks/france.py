@@ -2,8 +2,8 @@
 
 ``python benchmarks/france.py --data ../shared/data/france_parcels_2018 --out runs/france`` does what the README's
 second example does, once for each seed (of the split and of the training), and prints the scores of the finished map on
-the test parcels beside those of a random forest and of the most frequent class on the same pixels. Choices were made on
-val blocks; test blocks are read once, at the end.
+the test parcels beside those of other models on the same pixels: a random forest, linear discriminant analysis,
+LightGBM where it is installed, and the most frequent class. All learn from train and val. Test blocks are read once, at the end.
 """
 
 from __future__ import annotations
@@ -11,20 +11,19 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import rasterio
+from pixels import LIGHTGBM, MODELS, QUICK, Fold
 from rasterio.windows import from_bounds
-from real import Memory
-from real_data import SPLITS
-from real_table import FOREST, MAJORITY, MODEL, MODELS, Confusions, markdown, pool, save, show
+from real_table import Confusions, markdown, pool, save, show
 from rich.console import Console
 
 from agrifm.chips.writer import ChipPlan, write_chips
 from agrifm.config import Experiment, load
 from agrifm.data.chips import read_georeference
-from agrifm.evaluation.baselines import majority, random_forest
 from agrifm.maps.files.legend import picture
 from agrifm.maps.map_scene import MapOptions, map_scene
 from agrifm.opening import open_scene
@@ -34,6 +33,7 @@ from agrifm.scenes.scene import Scene
 from agrifm.training import fit
 
 CLASSES = Path(__file__).parents[1] / "configs" / "france_classes.csv"
+DEFAULT = "map of the default experiment"
 TITLE = "France, 10 dates of Sentinel-2, 82 parcels"
 
 
@@ -47,23 +47,23 @@ def run(scene: Scene, parcels: Path, out: Path, seed: int, settings: list[str], 
     mapped = map_scene(best, scene, out / "map.tif", options, overwrite=True, console=console)
     console.print(f"seams: {mapped.seams}", highlight=False)
     picture(out / "map.tif", out / "map.png")
-    train, val, test = (Memory.of(experiment.data.split(split)).samples for split in SPLITS)
-    labeled = (*train, *val)
-    count = len(experiment.task.classes)
-    return {
-        (TITLE, MODEL): on_test(experiment, out / "map.tif"),
-        (TITLE, FOREST): random_forest(labeled, test, count, sensors=["S2"]),
-        (TITLE, MAJORITY): majority(labeled, test, count),
-    }
+    fold = Fold.of(experiment, out)
+    results = {(TITLE, DEFAULT): on_test(experiment, out / "map.tif")}
+    for name, model in MODELS.items():
+        if name != QUICK and (name != LIGHTGBM or find_spec("lightgbm")):
+            results[(TITLE, name)] = model(fold)
+    return results
 
 
 def on_test(experiment: Experiment, target: Path) -> np.ndarray:
     """Confusion matrix of a map with the labels of the test chips."""
-    count, source = len(experiment.task.classes), experiment.data.split("test")
+    count = len(experiment.task.classes)
+    source = experiment.data.split("test")
     found = np.zeros((count, count), np.int64)
     with rasterio.open(target) as file:
         for i in range(len(source)):
-            label, place = np.asarray(source.read(i).label), read_georeference(source.path(i))
+            label = np.asarray(source.read(i).label)
+            place = read_georeference(source.path(i))
             assert place is not None
             left, top, size = place.transform[2], place.transform[5], place.transform[0]
             bounds = left, top - label.shape[0] * size, left + label.shape[1] * size, top
@@ -93,7 +93,7 @@ def main() -> None:
         found = run(scene, parcels, out, seed, asked.set, console)
         names = load(out / "chips" / "crops.yaml").task.names
         results.append((names, found))
-    rows = pool(results, [(TITLE, model) for model in MODELS])
+    rows = pool(results, [(TITLE, model) for model in (DEFAULT, *MODELS)])
     console.print(show(rows))
     save(rows, asked.out / "scores.json")
     (asked.out / "table.md").write_text(markdown(rows))

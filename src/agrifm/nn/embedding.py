@@ -16,6 +16,7 @@ from agrifm.sensors import Sensor
 
 HARMONICS = 4
 DATE_CHANNELS = 2 * HARMONICS
+LEAST_WALKED = 1024  # pixels of an image; for fewer, the steps of a walk take longer than what they compute
 
 
 def pad_to_multiple(x: Tensor, multiple: Triple) -> Tensor:
@@ -64,46 +65,126 @@ def fill_gaps(
     Returns:
         The filled images, and the days from each value to the nearest valid one (infinity if there is none).
     """
-    earlier, later = _valid_neighbors(valid)
-    return _interpolate(image, valid, days, earlier, later, days)
+    frames = image.shape[1]
+    frame = torch.arange(frames, device=image.device)
+    # Every frame is followed by a target on the same day.
+    order = torch.stack([frame, frame + frames], 1).flatten()
+    return _interpolate(image, valid, days, order.expand(len(image), -1), days)
+
+
+class Neighbors(NamedTuple):
+    """The valid values before and after each target day.
+
+    Args:
+        left: Last valid values ``(b s c h w)`` up to the target.
+        right: First valid values after it.
+        start: Days ``(b s h w)`` of the last valid values; -infinity where there is none.
+        end: Days of the first valid values after the target; infinity where there is none.
+    """
+
+    left: Tensor
+    right: Tensor
+    start: Tensor
+    end: Tensor
 
 
 def _interpolate(
     image: Float[Tensor, "b t c h w"],
     valid: Bool[Tensor, "b t h w"],
     days: Float[Tensor, "b t"],
-    earlier: Int[Tensor, "b s h w"],
-    later: Int[Tensor, "b s h w"],
+    order: Int[Tensor, "b n"],
     targets: Float[Tensor, "b s"],
 ) -> tuple[Float[Tensor, "b s c h w"], Float[Tensor, "b s h w"]]:
-    """Interpolate to target days between an earlier and a later frame, which are valid wherever any frame is."""
-    never_valid = ~valid.any(1, keepdim=True)
-    frame_days = days[:, :, None, None].expand_as(valid)
+    """Interpolate to target days between the valid frames before and after them.
+
+    Args:
+        image: Values of the frames.
+        valid: Whether they were observed.
+        days: Days of the frames.
+        order: Numbers of the frames and, counted on from ``t``, of the targets, in the order of time.
+        targets: Target days.
+
+    Returns:
+        The values, 0 where no frame is valid, and the days to the nearest valid frame, infinity where there is none.
+    """
+    # A walk over the dates copies whole images. It is faster unless they are small, and no good on a GPU.
+    walks = image.device.type == "cpu" and image[0, 0, 0].numel() >= LEAST_WALKED and not torch.compiler.is_compiling()
+    find = _walk if walks else _gather
+    left, right, start, end = find(image, valid, days, order, targets.shape[1])
     time = targets[:, :, None, None]
-    start = frame_days.gather(1, earlier)
-    end = frame_days.gather(1, later)
     distance = torch.minimum((time - start).abs(), (end - time).abs())
-    distance = distance.masked_fill(never_valid, float("inf"))
-    share = ((time - start) / (end - start).clamp(min=1e-6)).clamp(0, 1).unsqueeze(2)
-    bands = image.shape[2]
-    left = image.gather(1, earlier.unsqueeze(2).expand(-1, -1, bands, -1, -1))
-    right = image.gather(1, later.unsqueeze(2).expand(-1, -1, bands, -1, -1))
-    # Pixels that are never valid may hold anything, also NaN.
-    interpolated = torch.lerp(left, right, share).masked_fill(never_valid.unsqueeze(2), 0.0)
-    return interpolated, distance
+    share = ((time - start) / (end - start).clamp(min=1e-6)).clamp(0, 1)
+    share = share.masked_fill(start.isneginf(), 1.0).masked_fill(end.isposinf(), 0.0)
+    return left.lerp_(right, share.unsqueeze(2)), distance
 
 
-def _valid_neighbors(valid: Bool[Tensor, "b t h w"]) -> tuple[Tensor, Tensor]:
-    """Return the last valid frame up to each frame and the first one from it on, or twice the only one there is."""
-    frames = valid.shape[1]
-    frame = torch.arange(frames, device=valid.device).view(1, frames, 1, 1)
-    last_before = torch.where(valid, frame, -1).cummax(1).values
-    reversed_frames = torch.where(valid, frame, frames).flip(1)
-    first_after = reversed_frames.cummin(1).values.flip(1)
-    earlier = torch.where(last_before < 0, first_after, last_before)
-    later = torch.where(first_after >= frames, last_before, first_after)
-    # Pixels that are never valid have no neighbor; any index inside the series will do for them.
-    return earlier.clamp(0, frames - 1), later.clamp(0, frames - 1)
+def _walk(image: Tensor, valid: Tensor, days: Tensor, order: Tensor, count: int) -> Neighbors:
+    """Find neighbors by going through the dates once forward and once backward."""
+    values = (len(image), count, *image.shape[2:])
+    times = (len(image), count, *valid.shape[2:])
+    found = Neighbors(image.new_empty(values), image.new_empty(values), days.new_empty(times), days.new_empty(times))
+    for sample, steps in enumerate(order.tolist()):
+        series = image[sample], valid[sample], days[sample]
+        _carry(*series, steps, found.left[sample], found.start[sample], unseen=-math.inf)
+        _carry(*series, steps[::-1], found.right[sample], found.end[sample], unseen=math.inf)
+    return found
+
+
+def _carry(
+    image: Float[Tensor, "t c h w"],
+    valid: Bool[Tensor, "t h w"],
+    days: Float[Tensor, " t"],
+    steps: list[int],
+    values: Float[Tensor, "s c h w"],
+    times: Float[Tensor, "s h w"],
+    *,
+    unseen: float,
+) -> None:
+    """Carry the latest valid value along and write it, with its day, wherever a target is passed."""
+    frames = len(image)
+    value = torch.zeros_like(image[0])
+    day = torch.full_like(times[0], unseen)
+    for step in steps:
+        if step < frames:
+            value = torch.where(valid[step], image[step], value)
+            day = torch.where(valid[step], days[step], day)
+        else:
+            values[step - frames] = value
+            times[step - frames] = day
+
+
+def _gather(image: Tensor, valid: Tensor, days: Tensor, order: Tensor, count: int) -> Neighbors:
+    """Find neighbors by their numbers, for all pixels at once."""
+    frames = image.shape[1]
+    samples = torch.arange(len(order), device=order.device)[:, None]
+    # A target is a frame that is never valid.
+    with_targets = torch.cat([valid, valid.new_zeros(len(valid), count, *valid.shape[2:])], 1)
+    in_order = with_targets[samples, order]
+    steps = in_order.shape[1]
+    step = torch.arange(steps, device=order.device).view(1, steps, 1, 1)
+    latest = torch.where(in_order, step, -1).cummax(1).values
+    following = torch.where(in_order, step, steps).flip(1).cummin(1).values.flip(1)
+    of_targets = order.argsort(dim=1)[:, frames:]
+    latest = latest[samples, of_targets]
+    following = following[samples, of_targets]
+    left, start = _at(image, days, order, latest.clamp(min=0))
+    right, end = _at(image, days, order, following.clamp(max=steps - 1))
+    none_before = latest < 0
+    none_after = following >= steps
+    return Neighbors(
+        left.masked_fill(none_before.unsqueeze(2), 0.0),
+        right.masked_fill(none_after.unsqueeze(2), 0.0),
+        start.masked_fill(none_before, -math.inf),
+        end.masked_fill(none_after, math.inf),
+    )
+
+
+def _at(image: Tensor, days: Tensor, order: Tensor, steps: Int[Tensor, "b s h w"]) -> tuple[Tensor, Tensor]:
+    """Values and days of the frames at some steps of the order; any frame where the step is a target."""
+    frames, bands = image.shape[1:3]
+    numbers = order[:, :, None, None].expand(-1, -1, *steps.shape[2:]).gather(1, steps).clamp(max=frames - 1)
+    values = image.gather(1, numbers.unsqueeze(2).expand(-1, -1, bands, -1, -1))
+    return values, days[:, :, None, None].expand(-1, -1, *steps.shape[2:]).gather(1, numbers)
 
 
 def fill_series(series: Series, real: Bool[Tensor, "b t"]) -> Series:
@@ -126,21 +207,11 @@ def resample_in_time(series: Series, begin: Float[Tensor, " b"], length: float, 
         count: Number of dates.
     """
     image, valid, days = series
-    frames = image.shape[1]
     step = length / count
     targets = (torch.arange(count, device=days.device) + 0.5).expand(len(days), -1) * step
     days = days - begin[:, None]
-    # Insert an invalid frame at each target date, in the order of time, to find the valid frames before and after it.
     order = torch.cat([days, targets], 1).argsort(dim=1, stable=True)
-    samples = torch.arange(len(order), device=days.device)[:, None]
-    with_targets = torch.cat([valid, valid.new_zeros(len(valid), count, *valid.shape[2:])], 1)
-    earlier, later = _valid_neighbors(with_targets[samples, order])
-    target_frames = order.argsort(dim=1)[:, frames:]
-    frame_numbers = order[:, :, None, None].expand(-1, -1, *valid.shape[2:])
-    # Pixels that are never valid have no neighbor; any frame will do for them.
-    earlier = frame_numbers.gather(1, earlier[samples, target_frames]).clamp(max=frames - 1)
-    later = frame_numbers.gather(1, later[samples, target_frames]).clamp(max=frames - 1)
-    image, distance = _interpolate(image, valid, days, earlier, later, targets)
+    image, distance = _interpolate(image, valid, days, order, targets)
     return Series(image, distance <= step, begin[:, None] + targets)
 
 

@@ -103,14 +103,14 @@ class GatherRows(torch.autograd.Function):
     ) -> Tensor:
         """Return ``x[rows]`` with zeros in the rows ``empty``. The last two arguments do the same for the gradient."""
         ctx.save_for_backward(backward_rows, backward_empty)
-        return x[rows].index_fill_(0, empty, 0)
+        return x.index_select(0, rows).index_fill_(0, empty, 0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradient of ``x``."""
         rows, empty = ctx.saved_tensors
-        return gradient[rows].index_fill_(0, empty, 0), None, None, None, None
+        return gradient.index_select(0, rows).index_fill_(0, empty, 0), None, None, None, None
 
 
 @lru_cache(maxsize=32)
