@@ -3,7 +3,8 @@
 ``python benchmarks/france.py --data ../shared/data/france_parcels_2018 --out runs/france`` does what the README's
 second example does, once for each seed (of the split and of the training), and prints the scores of the finished map on
 the test parcels beside those of other models on the same pixels: a random forest, linear discriminant analysis,
-LightGBM where it is installed, and the most frequent class. All learn from train and val. Test blocks are read once, at the end.
+LightGBM where it is installed, and the most frequent class. All learn from train and val. Test blocks are read once, at
+the end.
 """
 
 from __future__ import annotations
