@@ -25,9 +25,9 @@ from agrifm.evaluation.baselines import majority
 from agrifm.evaluation.calibration import calibrate_checkpoint
 from agrifm.evaluation.scoring import evaluate
 from agrifm.pixels.config import PixelsConfig
-from agrifm.pixels.draw import PixelDraw
+from agrifm.pixels.draw import PixelDraw, smallest_keys
 from agrifm.pixels.features import PixelFeatures, index_bands
-from agrifm.pixels.fitting import choose, compare_members, fit_ensemble
+from agrifm.pixels.fitting import FEWER_PIXELS, _fewer, choose, compare_members, fit_ensemble
 from agrifm.pixels.learners import LEARNERS, fit_member
 from agrifm.pixels.members import widen
 from agrifm.pixels.series import interpolate
@@ -190,6 +190,69 @@ def test_every_labeled_pixel_is_drawn_with_the_same_probability():
     rows = {(sample, block.tobytes()) for sample, block in zip(few.sample, few.blocks["S2"], strict=True)}
     all_pixels = everything.pixels()
     assert rows <= {(s, b.tobytes()) for s, b in zip(all_pixels.sample, all_pixels.blocks["S2"], strict=True)}
+
+
+def classes_only(counts, most, seed=0, labels=40):
+    """A draw of pixels with these numbers of each class, spread over several samples, and all of its keys."""
+    rng = np.random.default_rng(seed)
+    classes = rng.permutation(np.repeat(np.arange(len(counts)), counts))
+    draw = PixelDraw(PixelFeatures((LANDSAT,), YEAR, 2, indices=False, statistics=False), most, seed)
+    for part in np.array_split(classes, labels):
+        image = torch.ones(1, 6, 1, len(part))
+        sample = Sample(
+            {"Landsat": image}, {"Landsat": torch.tensor([9])}, label=torch.from_numpy(part[None]), name="x"
+        )
+        batch = collate([sample])
+        draw.add(batch, batch.label, -1)
+    return draw, np.random.default_rng(seed).random(len(classes)), classes
+
+
+def test_rare_classes_keep_their_pixels():
+    draw, keys, classes = classes_only([40_000, 2_000, 60, 7], 1_000)
+    pixels = draw.pixels()
+    counts = np.bincount(pixels.classes)
+    assert len(pixels) == 1_000
+    assert counts[2:].tolist() == [20, 7]
+    # The pixels of each class are those with the smallest keys, however many samples were read before.
+    for number, count in enumerate(counts):
+        np.testing.assert_array_equal(
+            np.sort(pixels.key[pixels.classes == number]), np.sort(keys[classes == number])[:count]
+        )
+    assert max(draw.held, len(draw.parts[0])) <= 1_000 + 4 * 20
+    again, _, _ = classes_only([40_000, 2_000, 60, 7], 1_000)
+    np.testing.assert_array_equal(again.pixels().key, pixels.key)
+
+
+def test_without_rare_classes_the_smallest_keys_are_drawn():
+    draw, keys, _ = classes_only([12_000, 9_000, 900], 1_000)
+    pixels = draw.pixels()
+    np.testing.assert_array_equal(pixels.key, keys[np.sort(np.argsort(keys)[:1_000])])
+
+
+def test_a_rare_class_that_comes_late_is_drawn_and_many_classes_share():
+    key = np.random.default_rng(0).random(5_000)
+    classes = np.arange(5_000) % 100
+    assert np.bincount(classes[smallest_keys(key, classes, 1_000)]).tolist() == [10] * 100
+    draw, _, _ = classes_only([5_000], 300)
+    late = torch.ones(1, 5, dtype=torch.long)
+    sample = Sample({"Landsat": torch.ones(1, 6, 1, 5)}, {"Landsat": torch.tensor([9])}, label=late, name="late")
+    draw.add(collate([sample]), late[None], -1)
+    assert np.bincount(draw.pixels().classes).tolist() == [295, 5]
+
+
+def test_the_cross_validation_keeps_rare_classes():
+    rng = np.random.default_rng(0)
+    common = rng.integers(0, 3, 9_000)
+    rows = np.flatnonzero(rng.random(9_000) < 0.9)
+    today = np.sort(np.random.default_rng(5).choice(rows, FEWER_PIXELS, replace=False))
+    np.testing.assert_array_equal(_fewer(rows, common, 5), today)
+    rare = common.copy()
+    rare[rows[10:110]] = 3  # of these 100, some 50 were drawn
+    kept = _fewer(rows, rare, 5)
+    assert len(kept) == FEWER_PIXELS
+    assert np.count_nonzero(rare[kept] == 3) == 80
+    assert len(np.intersect1d(kept, today)) > FEWER_PIXELS - 80
+    assert (np.diff(kept) > 0).all()
 
 
 TWO_LINEAR = PixelsConfig(members=("lda", "logistic"))

@@ -25,7 +25,8 @@ class PixelsConfig:
         time_steps: Number of dates to interpolate to, evenly spaced over the season of the training data.
         season: The season that the dates cover; by default that of the training data.
         folds: Number of folds of the cross-validation, which divides the training ground into blocks.
-        max_pixels: Largest number of training pixels; more are drawn at random.
+        max_pixels: Largest number of training pixels; of more, some are drawn at random. Every class keeps at least 2 %
+            of this number, or all of its pixels.
         learn_from_val: Once the members are chosen, fit them to the training and validation splits together. Scores and
             calibration on the validation split use members that were fitted without it. With task ``fields``, members
             never learn from it, because the edges beside them are chosen on it.
