@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 
@@ -19,25 +20,30 @@ from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifie
 import agrifm
 from agrifm.checkpoint import Checkpoint, describe
 from agrifm.config import parse
+from agrifm.data.chips import write_chip
 from agrifm.data.transforms import Augment
 from agrifm.errors import InputError
 from agrifm.evaluation.baselines import majority
 from agrifm.evaluation.calibration import calibrate_checkpoint
 from agrifm.evaluation.scoring import evaluate
+from agrifm.maps.map_scene import map_scene, plan
+from agrifm.maps.options import MapOptions
 from agrifm.pixels.config import PixelsConfig
-from agrifm.pixels.draw import PixelDraw
+from agrifm.pixels.draw import PixelDraw, smallest_keys
 from agrifm.pixels.features import PixelFeatures, index_bands
-from agrifm.pixels.fitting import choose, compare_members, fit_ensemble
+from agrifm.pixels.fitting import FEWER_PIXELS, _fewer, choose, compare_members, fit_ensemble
 from agrifm.pixels.learners import LEARNERS, fit_member
 from agrifm.pixels.members import widen
 from agrifm.pixels.series import interpolate
 from agrifm.pixels.trees import from_boosting, from_forest
+from agrifm.products.reproduce import reproduce
 from agrifm.sample import Sample, Season, collate
+from agrifm.scenes.scene import Area
 from agrifm.sensors import LANDSAT, S2
 from agrifm.synthetic.chips import Landscape
 from agrifm.synthetic.scenes import write_scene
 from agrifm.training import fit
-from agrifm.training.pixel_stage import equal_share
+from agrifm.training.pixel_stage import draw_pixels, equal_share
 
 CLASSES = ["other", "winter wheat", "maize", "rapeseed", "sugar beet", "grassland"]
 QUIET = Console(quiet=True)
@@ -104,6 +110,69 @@ def test_a_coarse_sensor_is_brought_to_the_grid_of_the_label():
     values = features.of_sample(collate([sample]), 0, ["Landsat"], (4, 4), torch.arange(16))
     expected = torch.arange(4.0).view(2, 2).repeat_interleave(2, 0).repeat_interleave(2, 1) / 10
     torch.testing.assert_close(values[:, 0].view(4, 4), expected)
+
+
+def plain_context(image, valid, row, column):
+    """Mean of the valid pixels around a pixel by date and band, and the dates that have one, as plain loops."""
+    values, dates = [], []
+    for date in range(len(image)):
+        near = []
+        for r in range(max(0, row - 1), min(image.shape[2], row + 2)):
+            for c in range(max(0, column - 1), min(image.shape[3], column + 2)):
+                if valid[date, r, c]:
+                    near.append(image[date, :, r, c])
+        if near:
+            values.append(np.mean(near, 0))
+            dates.append(date)
+    return np.array(values), np.array(dates)
+
+
+def test_context_is_the_series_of_the_mean_of_the_neighbors():
+    rng = np.random.default_rng(0)
+    image = rng.integers(100, 4000, (5, 6, 4, 6)).astype(np.float32)
+    valid = rng.random((5, 4, 6)) < 0.3
+    valid[:, :2, :2] = False  # the corner is never seen, nor are its neighbors
+    valid[:, :3, :1] = False
+    image[~valid[:, None].repeat(6, 1)] = np.nan  # masked pixels may hold anything
+    days = np.array([40, 300, 120, 200, 10])
+    as_tensors = torch.from_numpy(image), torch.from_numpy(valid), torch.from_numpy(days)
+    sample = Sample({"Landsat": as_tensors[0]}, {"Landsat": as_tensors[2]}, {"Landsat": as_tensors[1]}, name="x")
+    features = PixelFeatures((LANDSAT,), YEAR, steps=7, statistics=False, context=True)
+    batch = collate([sample])
+    # Every pixel of the sensor lies under two rows of labels.
+    values = features.of_sample(batch, 0, ["Landsat"], (8, 6), torch.arange(48)).numpy()
+    names = features.names(["Landsat"])
+    assert values.shape == (48, len(names))
+    first = names.index("Landsat context B02 1")
+    alone = replace(features, context=False).of_sample(batch, 0, ["Landsat"], (8, 6), torch.arange(48)).numpy()
+    np.testing.assert_array_equal(values[:, :first], alone)
+    steps = np.linspace(0, 365, 7)
+    red_infrared = names.index("Landsat context nd(B04,B05) 1")
+    for row, column in ((0, 0), (0, 5), (1, 3), (3, 0), (2, 2)):
+        means, dates = plain_context(image, valid, row, column)
+        found = values[2 * row * 6 + column]
+        if not len(dates):
+            assert np.isnan(found[first:]).all()
+            continue
+        order = np.argsort(days[dates])
+        for step, day in enumerate(steps):
+            at = step * (len(names) - first) // 7
+            bands = [np.interp(day, days[dates][order], means[order, band]) / 1e4 for band in range(6)]
+            np.testing.assert_allclose(found[first + at : first + at + 6], bands, rtol=1e-5)
+            index = (bands[2] - bands[3]) / (bands[2] + bands[3])
+            assert found[red_infrared + at] == pytest.approx(index, rel=1e-4, abs=1e-5)
+    assert np.isnan(values[0, first:]).all()
+    assert np.isfinite(values[6 * 6 :, first:]).all()
+
+
+def test_context_of_a_single_pixel_is_the_pixel():
+    rng = np.random.default_rng(0)
+    image = torch.from_numpy(rng.integers(100, 4000, (5, 6, 1, 1)))
+    sample = Sample({"Landsat": image}, {"Landsat": torch.arange(0, 350, 70)}, name="x")
+    features = PixelFeatures((LANDSAT,), YEAR, steps=4, statistics=False, context=True)
+    values = features.of_sample(collate([sample]), 0, ["Landsat"], (1, 1), torch.arange(1))[0]
+    own, context = values.chunk(2)
+    assert torch.equal(own, context)
 
 
 # Members
@@ -190,6 +259,69 @@ def test_every_labeled_pixel_is_drawn_with_the_same_probability():
     rows = {(sample, block.tobytes()) for sample, block in zip(few.sample, few.blocks["S2"], strict=True)}
     all_pixels = everything.pixels()
     assert rows <= {(s, b.tobytes()) for s, b in zip(all_pixels.sample, all_pixels.blocks["S2"], strict=True)}
+
+
+def classes_only(counts, most, seed=0, labels=40):
+    """A draw of pixels with these numbers of each class, spread over several samples, and all of its keys."""
+    rng = np.random.default_rng(seed)
+    classes = rng.permutation(np.repeat(np.arange(len(counts)), counts))
+    draw = PixelDraw(PixelFeatures((LANDSAT,), YEAR, 2, indices=False, statistics=False), most, seed)
+    for part in np.array_split(classes, labels):
+        image = torch.ones(1, 6, 1, len(part))
+        sample = Sample(
+            {"Landsat": image}, {"Landsat": torch.tensor([9])}, label=torch.from_numpy(part[None]), name="x"
+        )
+        batch = collate([sample])
+        draw.add(batch, batch.label, -1)
+    return draw, np.random.default_rng(seed).random(len(classes)), classes
+
+
+def test_rare_classes_keep_their_pixels():
+    draw, keys, classes = classes_only([40_000, 2_000, 60, 7], 1_000)
+    pixels = draw.pixels()
+    counts = np.bincount(pixels.classes)
+    assert len(pixels) == 1_000
+    assert counts[2:].tolist() == [20, 7]
+    # The pixels of each class are those with the smallest keys, however many samples were read before.
+    for number, count in enumerate(counts):
+        np.testing.assert_array_equal(
+            np.sort(pixels.key[pixels.classes == number]), np.sort(keys[classes == number])[:count]
+        )
+    assert max(draw.held, len(draw.parts[0])) <= 1_000 + 4 * 20
+    again, _, _ = classes_only([40_000, 2_000, 60, 7], 1_000)
+    np.testing.assert_array_equal(again.pixels().key, pixels.key)
+
+
+def test_without_rare_classes_the_smallest_keys_are_drawn():
+    draw, keys, _ = classes_only([12_000, 9_000, 900], 1_000)
+    pixels = draw.pixels()
+    np.testing.assert_array_equal(pixels.key, keys[np.sort(np.argsort(keys)[:1_000])])
+
+
+def test_a_rare_class_that_comes_late_is_drawn_and_many_classes_share():
+    key = np.random.default_rng(0).random(5_000)
+    classes = np.arange(5_000) % 100
+    assert np.bincount(classes[smallest_keys(key, classes, 1_000)]).tolist() == [10] * 100
+    draw, _, _ = classes_only([5_000], 300)
+    late = torch.ones(1, 5, dtype=torch.long)
+    sample = Sample({"Landsat": torch.ones(1, 6, 1, 5)}, {"Landsat": torch.tensor([9])}, label=late, name="late")
+    draw.add(collate([sample]), late[None], -1)
+    assert np.bincount(draw.pixels().classes).tolist() == [295, 5]
+
+
+def test_the_cross_validation_keeps_rare_classes():
+    rng = np.random.default_rng(0)
+    common = rng.integers(0, 3, 9_000)
+    rows = np.flatnonzero(rng.random(9_000) < 0.9)
+    today = np.sort(np.random.default_rng(5).choice(rows, FEWER_PIXELS, replace=False))
+    np.testing.assert_array_equal(_fewer(rows, common, 5), today)
+    rare = common.copy()
+    rare[rows[10:110]] = 3  # of these 100, some 50 were drawn
+    kept = _fewer(rows, rare, 5)
+    assert len(kept) == FEWER_PIXELS
+    assert np.count_nonzero(rare[kept] == 3) == 80
+    assert len(np.intersect1d(kept, today)) > FEWER_PIXELS - 80
+    assert (np.diff(kept) > 0).all()
 
 
 TWO_LINEAR = PixelsConfig(members=("lda", "logistic"))
@@ -380,6 +512,80 @@ def test_runs_with_equal_seeds_are_equal(quick_run, tmp_path):
     first, second = load_file(quick_run / "best.safetensors"), load_file(tmp_path / "best.safetensors")
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.fixture(scope="module")
+def with_context(tmp_path_factory, farm):
+    """A checkpoint of classifiers that read the neighbors of each pixel."""
+    values = {
+        "data": {"root": str(farm), "sensors": ["S2", "Landsat"]},
+        "pixels": {"members": ["lda"], "features": ["series", "context"], "time_steps": 6, "max_pixels": 1000},
+        "network": False,
+        "task": {"classes": CLASSES},
+        "training": {"workers": 0},
+    }
+    return fit(parse(values, "experiment"), tmp_path_factory.mktemp("context"), console=QUIET)
+
+
+def test_context_survives_the_disk_and_old_checkpoints_have_none(with_context, quick_run, tmp_path):
+    checkpoint = Checkpoint.load(with_context)
+    assert checkpoint.pixels.features.context
+    assert (checkpoint.uses_context, checkpoint.sees_neighbors) == (True, False)
+    checkpoint.save(tmp_path / "copy.safetensors")
+    again = Checkpoint.load(tmp_path / "copy.safetensors")
+    batch = collate([checkpoint.experiment.data.split("test").read(0)])
+    assert torch.equal(checkpoint.model()(batch), again.model()(batch))
+    # Without the key, the description is that of earlier versions.
+    plain = Checkpoint.load(quick_run / "best.safetensors")
+    assert "context" not in plain.pixels.description()
+    assert not plain.uses_context
+    # Arrays for features with context do not fit a description without it.
+    without = lambda arrays, header: header.update(pixels=header["pixels"].replace(',\\"context\\":true', ""))  # noqa: E731
+    with pytest.raises(InputError, match="pixels"):
+        Checkpoint.load(damage(with_context, tmp_path / "damaged.safetensors", without))
+
+
+def test_a_map_with_context_is_seamless_and_the_same_for_any_tiles(with_context, tmp_path):
+    folder = write_scene(tmp_path / "scene", LAND, rows=range(2), columns=range(3), sensors=(S2, LANDSAT))
+    scene = agrifm.open_scene(folder)
+    options = MapOptions(extras=("probabilities",))
+    checkpoint = Checkpoint.load(with_context)
+    job = plan(checkpoint, scene, options)
+    assert (job.windows.margin, len(job.windows.rows.starts), len(job.windows.columns.starts)) == (3, 2, 3)
+    # As if the whole scene were one window.
+    whole = Area(0, 0, *scene.grid.shape)
+    data = scene.read(whole)
+    expected = checkpoint.model()(collate([data.cut(whole)])).softmax(1)[0].numpy()
+    with ThreadPoolExecutor(1) as threads:
+        blended, _ = job.blend(whole, job.read(whole), threads)
+    np.testing.assert_allclose(blended, expected, atol=1e-4)
+
+    mapped = map_scene(with_context, scene, tmp_path / "large" / "map.tif", options)
+    small = replace(options, memory=0.1)
+    assert len(plan(checkpoint, scene, small).windows.tiles()) > len(job.windows.tiles())
+    map_scene(with_context, scene, tmp_path / "small" / "map.tif", small)
+    for name in ("map.tif", "map_probabilities.tif"):
+        assert (tmp_path / "large" / name).read_bytes() == (tmp_path / "small" / name).read_bytes()
+    assert mapped.seams.agreement > 0.999
+    assert reproduce(tmp_path / "large" / "map.passport.json").identical
+
+
+def test_context_needs_pixels_that_are_neighbors(with_context, farm, tmp_path):
+    experiment = Checkpoint.load(with_context).experiment
+    source = experiment.data.split("train")
+    folder = tmp_path / "h5"
+    folder.mkdir()
+    write_chip(folder / "a.h5", source.read(0), (S2, LANDSAT), block="a")
+    packed = replace(source, folder=folder, names=("a",))
+    with pytest.raises(InputError, match="leave out 'context'"):
+        draw_pixels(experiment, packed, None, 100, lambda line: None)
+    values = {
+        "data": {"root": str(farm), "sensors": ["S2"], "resize": {"S2": [64, 64]}},
+        "pixels": {"features": ["series", "context"]},
+        "task": {"classes": CLASSES},
+    }
+    with pytest.raises(InputError, match=r"leave S2 out of data\.resize"):
+        parse(values, "experiment")
 
 
 def damage(path, out, edit):

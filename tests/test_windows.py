@@ -66,6 +66,18 @@ def test_a_weight_does_not_depend_on_the_tile():
     assert np.array_equal(axis.weight(2, 150, 200), whole[150:200])
 
 
+def test_a_margin_is_read_but_belongs_to_no_tile():
+    plain = lay_out((353, 232), 64, [1, 3], 240, 20e6, overlap=False)
+    wide = lay_out((353, 232), 64, [1, 3], 240, 20e6, overlap=False, margin=2)
+    assert wide.margin == 3  # whole pixels of 3 x 3
+    assert (wide.rows, wide.columns) == (plain.rows, plain.columns)
+    tile = plain.tiles()[0]
+    inner, outer = plain.reach(tile), wide.reach(tile)
+    assert (outer.row, outer.column) == (inner.row - 3, inner.column - 3)
+    assert (outer.height, outer.width) == (inner.height + 6, inner.width + 6)
+    assert wide.shifted(3).margin == 3
+
+
 def test_a_smaller_budget_gives_smaller_tiles():
     sides = [lay_out((5000, 5000), 96, [1, 3], 240, budget).tile for budget in (1e6, 50e6, 1e9)]
     assert sides == sorted(sides)

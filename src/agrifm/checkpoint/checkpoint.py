@@ -151,11 +151,17 @@ class Checkpoint:
 
     @property
     def sees_neighbors(self) -> bool:
-        """Whether the class of a pixel depends on pixels around it, in this model or another of the ensemble."""
+        """Whether the class of a pixel depends on ground far around it, in this model or another of the ensemble."""
         members = (self, *self.others)
         return any(
             member._uses_edges or (member.uses_network and member.experiment.model.has_pyramid) for member in members
         )
+
+    @property
+    def uses_context(self) -> bool:
+        """Whether classifiers read the pixels beside each pixel, in this model or another of the ensemble."""
+        members = (self, *self.others)
+        return any(member.pixels is not None and member.pixels.features.context for member in members)
 
     def for_split(self, split: str) -> Checkpoint:
         """Return the checkpoint that may be judged on a split.

@@ -139,6 +139,16 @@ class Experiment(Section):
         return self
 
     @model_validator(mode="after")
+    def _context_fits_grids(self) -> Experiment:
+        # Windows of a map are not as large as chips, so that the same size would give neighborhoods of another size.
+        resized = [name for name in self.data.resize if name != "label"]
+        if self.pixels is not None and "context" in self.pixels.features and resized:
+            raise ValueError(
+                f"pixels.features 'context' averages pixels as they are stored: leave {resized[0]} out of data.resize"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _branch_fits(self) -> Experiment:
         if self.model.has_pixel_branch and self.data.shards is not None:
             raise ValueError(

@@ -213,7 +213,10 @@ def windows_on(
         window = max(1, round(footprint / scene.resolution)) if sees_neighbors else _pixel_window(factors)
     size = (scene.grid.shape[0], scene.grid.shape[1])
     pixel_bytes = scene.pixel_bytes + output_bytes
-    return lay_out(size, window, factors, pixel_bytes, memory * 1e6, overlap=sees_neighbors)
+    # Overlapping windows fade out toward their borders, where neighborhoods are not complete. Others do not overlap, so
+    # that they need the pixels beside them: one of the coarsest sensor.
+    margin = max(factors) if checkpoint.uses_context and not sees_neighbors else 0
+    return lay_out(size, window, factors, pixel_bytes, memory * 1e6, overlap=sees_neighbors, margin=margin)
 
 
 def _pixel_window(factors: Sequence[int]) -> int:

@@ -132,7 +132,7 @@ class TileJob(ABC):
         self, data: Tile, numbers: Sequence[tuple[int, int]], outputs_of: Callable[[nn.Module, Batch], Tensor]
     ) -> np.ndarray:
         """Apply a function of the model and a batch to some windows, and return its outputs at full resolution."""
-        areas = [self.windows.area(number) for number in numbers]
+        areas = [self.windows.with_margin(number) for number in numbers]
         sizes = dict(self.checkpoint.experiment.data.resize)
         batch = collate([resize(data.cut(area, name=str(area)), sizes) for area in areas])
         batch = batch.to(device_of(self.model))
@@ -141,8 +141,11 @@ class TileJob(ABC):
             size = (areas[0].height, areas[0].width)
             if values.shape[-2:] != size:
                 values = F.interpolate(values, size, mode="bilinear")
+        windows = [self.windows.area(number) for number in numbers]
+        margin = self.windows.margin
         array = values.cpu().numpy()
-        self.refuse_infinite(array, areas)
+        array = array[..., margin : margin + windows[0].height, margin : margin + windows[0].width]
+        self.refuse_infinite(array, windows)
         return array
 
     def refuse_infinite(self, values: np.ndarray, areas: Sequence[Area]) -> None:

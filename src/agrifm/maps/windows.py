@@ -100,11 +100,13 @@ class Windows:
         rows: Windows along the rows.
         columns: Windows along the columns.
         tile: Side of a tile in pixels.
+        margin: Pixels on each side of a window that a model is given besides it, for its view of neighbors only.
     """
 
     rows: Axis
     columns: Axis
     tile: int
+    margin: int = 0
 
     @property
     def size(self) -> tuple[int, int]:
@@ -131,6 +133,12 @@ class Windows:
         row, column = number
         return Area(self.rows.starts[row], self.columns.starts[column], self.rows.window, self.columns.window)
 
+    def with_margin(self, number: tuple[int, int]) -> Area:
+        """Pixels of a window and of its margin."""
+        area = self.area(number)
+        both = 2 * self.margin
+        return Area(area.row - self.margin, area.column - self.margin, area.height + both, area.width + both)
+
     def part(self, number: tuple[int, int], tile: Area) -> WindowPart:
         """The part of a window that lies in a tile, with its weights."""
         area = self.area(number)
@@ -147,12 +155,12 @@ class Windows:
         )
 
     def reach(self, tile: Area) -> Area:
-        """Smallest rectangle that holds all windows over a tile."""
+        """Smallest rectangle that holds all windows over a tile, with their margins."""
         return self.around(self.over(tile))
 
     def around(self, numbers: Sequence[tuple[int, int]]) -> Area:
-        """Smallest rectangle that holds some windows."""
-        areas = [self.area(number) for number in numbers]
+        """Smallest rectangle that holds some windows, with their margins."""
+        areas = [self.with_margin(number) for number in numbers]
         row = min(area.row for area in areas)
         column = min(area.column for area in areas)
         bottom = max(area.row + area.height for area in areas)
@@ -161,7 +169,7 @@ class Windows:
 
     def shifted(self, unit: int) -> Windows:
         """The same windows moved by half their distance, to measure what depends on their position."""
-        return Windows(_shifted(self.rows, unit), _shifted(self.columns, unit), self.tile)
+        return Windows(_shifted(self.rows, unit), _shifted(self.columns, unit), self.tile, self.margin)
 
 
 def _shifted(axis: Axis, unit: int) -> Axis:
@@ -178,6 +186,7 @@ def lay_out(
     budget: float,
     *,
     overlap: bool = True,
+    margin: int = 0,
 ) -> Windows:
     """Lay out windows with a quarter of overlap, in tiles that fit into memory.
 
@@ -188,6 +197,7 @@ def lay_out(
         pixel_bytes: Memory that one pixel of the scene takes, with all dates and sensors.
         budget: Memory that a tile may take, in bytes.
         overlap: Whether windows overlap; those of a model that sees single pixels need not.
+        margin: Least margin of a window in pixels; it becomes a whole number of pixels of the finer sensors.
 
     Raises:
         InputError: If windows are too large to compute, or the scene has too many pixels.
@@ -202,9 +212,10 @@ def lay_out(
     unit = common_unit(window, factors)
     window = max(unit, round(window / unit) * unit)
     stride = _stride(window, unit) if overlap else window
+    margin = -(-margin // unit) * unit
     # The bound keeps budgets far beyond any need from overflowing an integer.
     side = int(min((budget / pixel_bytes) ** 0.5, 1e9))
-    steps = (side - window) // stride
+    steps = (side - window - 2 * margin) // stride
     tile = stride * min(max(steps, 2), MOST_STEPS)
     rows, columns = size
     if -(-rows // tile) * -(-columns // tile) > MOST_TILES:
@@ -214,7 +225,9 @@ def lay_out(
             expected=f"at most {MOST_TILES:,} tiles",
             repair="map it in parts, e.g. with --set bbox=..., or at a coarser resolution.",
         )
-    return Windows(Axis.regular(rows, window, stride, unit), Axis.regular(columns, window, stride, unit), tile)
+    of_rows = Axis.regular(rows, window, stride, unit)
+    of_columns = Axis.regular(columns, window, stride, unit)
+    return Windows(of_rows, of_columns, tile, margin)
 
 
 def common_unit(window: int, factors: list[int]) -> int:

@@ -125,10 +125,12 @@ class PixelEnsemble(nn.Module):
             time_steps=self.features.steps,
             indices=self.features.indices,
             statistics=self.features.statistics,
+            context=self.features.context,
             known=tuple(self.known.tolist()),
             members=tuple(members),
         )
-        return document.model_dump_json()
+        # A key that says what its absence says is left out, so that earlier versions open the file.
+        return document.model_dump_json(exclude_defaults=True)
 
     @classmethod
     def restore(
@@ -155,7 +157,12 @@ class PixelEnsemble(nn.Module):
             if len(set(document.known)) < len(document.known) or max(document.known) >= classes:
                 raise ValueError("classes that the task does not have")
             features = PixelFeatures(
-                tuple(sensors), document.season, document.time_steps, document.indices, document.statistics
+                tuple(sensors),
+                document.season,
+                document.time_steps,
+                document.indices,
+                document.statistics,
+                document.context,
             )
             fitted = []
             for number, member in enumerate(document.members):
@@ -185,6 +192,7 @@ class EnsembleDocument(BaseModel):
     time_steps: Annotated[int, Field(ge=2, le=1000)]
     indices: bool
     statistics: bool
+    context: bool = False
     known: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=2)]
     members: Annotated[tuple[MemberDocument, ...], Field(min_length=1)]
 

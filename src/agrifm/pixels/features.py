@@ -1,4 +1,4 @@
-"""Features of single pixels: gap-filled series, spectral indices, and statistics of the season."""
+"""Features of single pixels: gap-filled series, spectral indices, statistics of the season, means of neighbors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from agrifm.pixels.series import interpolate, step_days
+from agrifm.pixels.series import interpolate, neighborhood_mean, step_days
 from agrifm.sample import Batch, Season
 from agrifm.sensors import Sensor
 
@@ -30,6 +30,7 @@ class PixelFeatures:
         steps: Number of dates to interpolate to.
         indices: Whether to add normalized differences of bands at every date.
         statistics: Whether to add mean, deviation, minimum, maximum and median over the season.
+        context: Whether to add the series of the mean of the 3 x 3 neighborhood, on the grid of each sensor.
     """
 
     sensors: tuple[Sensor, ...]
@@ -37,6 +38,7 @@ class PixelFeatures:
     steps: int = 24
     indices: bool = True
     statistics: bool = True
+    context: bool = False
 
     def names(self, sensors: Sequence[str]) -> list[str]:
         """Names of the features of some sensors, in order."""
@@ -51,6 +53,9 @@ class PixelFeatures:
             if self.statistics:
                 for statistic in STATISTICS:
                     names += [f"{sensor.name} {channel} {statistic}" for channel in channels]
+            if self.context:
+                for step in range(self.steps):
+                    names += [f"{sensor.name} context {channel} {step + 1}" for channel in channels]
         return names
 
     def _chosen(self, sensors: Sequence[str]) -> list[Sensor]:
@@ -84,20 +89,19 @@ class PixelFeatures:
             nearest = (rows * height // size[0]) * width + columns * width // size[1]
             # Several pixels may lie in one pixel of a coarse sensor, which is computed once.
             cells, cell_of_pixel = nearest.unique(return_inverse=True)
-            series = interpolate(
-                image.flatten(2)[..., cells],
-                valid.flatten(1)[:, cells],
-                batch.days[sensor.name][index, :frames],
-                steps,
-            )
-            blocks.append(self._block(series, sensor)[cell_of_pixel])
+            days = batch.days[sensor.name][index, :frames]
+            series = interpolate(image.flatten(2)[..., cells], valid.flatten(1)[:, cells], days, steps)
+            block = self._block(series, sensor)
+            if self.context:
+                means, seen = neighborhood_mean(image, valid, cells)
+                channels = self._channels(interpolate(means, seen, days, steps), sensor)
+                block = torch.cat([block, channels.flatten(1)], 1)
+            blocks.append(block[cell_of_pixel])
         return torch.cat(blocks, 1)
 
     def _block(self, series: Float[Tensor, "n s c"], sensor: Sensor) -> Float[Tensor, "n f"]:
-        """Features of one sensor, from its series in stored numbers."""
-        channels = series * sensor.scale + sensor.offset
-        if self.indices:
-            channels = torch.cat([channels, *_normalized_differences(channels, sensor)], -1)
+        """Features of one sensor but for the context, from its series in stored numbers."""
+        channels = self._channels(series, sensor)
         parts = [channels.flatten(1)]
         if self.statistics:
             mean = channels.mean(1)
@@ -110,6 +114,13 @@ class PixelFeatures:
                 channels.median(1).values,
             ]
         return torch.cat(parts, 1)
+
+    def _channels(self, series: Float[Tensor, "n s c"], sensor: Sensor) -> Float[Tensor, "n s k"]:
+        """Reflectance and indices of one sensor at every date, from its series in stored numbers."""
+        channels = series * sensor.scale + sensor.offset
+        if self.indices:
+            channels = torch.cat([channels, *_normalized_differences(channels, sensor)], -1)
+        return channels
 
 
 def index_bands(sensor: Sensor) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ import torch
 
 from agrifm.errors import InputError
 from agrifm.pixels.config import MemberName, PixelsConfig
-from agrifm.pixels.draw import LabeledPixels
+from agrifm.pixels.draw import LabeledPixels, smallest_keys
 from agrifm.pixels.ensemble import Fitted, PixelEnsemble
 from agrifm.pixels.features import PixelFeatures
 from agrifm.pixels.learners import fit_member
@@ -120,7 +120,7 @@ def fit_ensemble(
         chosen = names
         # Members for a missing sensor are a fallback, and there are up to six sets of them.
         if sensors != subsets[0]:
-            rows = _fewer(rows, seed)
+            rows = _fewer(rows, pixels.classes, seed)
             chosen = names[:1]
         of_rows = pixels.features(sensors)[rows]
         for name in chosen:
@@ -154,11 +154,15 @@ def _subsets(pixels: LabeledPixels, sensors: Sequence[str]) -> list[tuple[str, .
     return subsets
 
 
-def _fewer(rows: np.ndarray, seed: int) -> np.ndarray:
-    """Draw rows at random if there are many."""
+def _fewer(rows: np.ndarray, classes: np.ndarray, seed: int) -> np.ndarray:
+    """Draw rows at random if there are many, as :func:`smallest_keys` does; ``classes`` are those of all pixels."""
     if len(rows) <= FEWER_PIXELS:
         return rows
-    return np.sort(np.random.default_rng(seed).choice(rows, FEWER_PIXELS, replace=False))
+    rng = np.random.default_rng(seed)
+    drawn = rng.choice(len(rows), FEWER_PIXELS, replace=False)
+    key = rng.random(len(rows))
+    key[drawn] -= 1  # before all others, which only make up for rare classes
+    return rows[smallest_keys(key, classes[rows], FEWER_PIXELS)]
 
 
 def _fit(name: MemberName, features: np.ndarray, classes: np.ndarray, known: np.ndarray, seed: int) -> Member:
@@ -191,7 +195,7 @@ def compare_members(
     """
     refuse_one_class(pixels.classes)
     usable = _subsets(pixels, sensors)[0]
-    rows = _fewer(pixels.with_all(usable), seed)
+    rows = _fewer(pixels.with_all(usable), pixels.classes, seed)
     features, classes, blocks = pixels.features(usable)[rows], pixels.classes[rows], blocks[rows]
     count = len(np.unique(blocks))
     if len(config.members) < 2:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 LEAST_INTERVAL = 1e-6  # days; keeps the weight finite where the dates before and after a step are the same
@@ -43,6 +43,38 @@ def interpolate(
     values = torch.lerp(image.gather(0, before), image.gather(0, after), weight[:, None])
     values = values.masked_fill(~valid.any(0), torch.nan)
     return values.permute(2, 0, 1)
+
+
+def neighborhood_mean(
+    image: Float[Tensor, "t c h w"], valid: Bool[Tensor, "t h w"], pixels: Int[Tensor, " n"]
+) -> tuple[Float[Tensor, "t c n"], Bool[Tensor, "t n"]]:
+    """Average the valid pixels of the 3 x 3 neighborhood of some pixels, date by date.
+
+    A neighborhood at the border of the image has fewer pixels. No value of an invalid pixel has an influence.
+
+    Args:
+        image: Values of ``t`` dates and ``c`` bands.
+        valid: Pixels whose ground was seen on each date.
+        pixels: Flat indices of the pixels in the middle of the neighborhoods.
+
+    Returns:
+        The means, and whether a pixel of each neighborhood was seen; the mean is 0 where none was.
+    """
+    height, width = image.shape[-2:]
+    rows, columns = pixels // width, pixels % width
+    values, seen = image.flatten(2), valid.flatten(1)
+    total = values.new_zeros(*values.shape[:2], len(pixels))
+    count = values.new_zeros(len(values), len(pixels))
+    # Neighbors are picked for these pixels only: a map asks for a few rows of a window at a time.
+    for row_step in (-1, 0, 1):
+        for column_step in (-1, 0, 1):
+            row, column = rows + row_step, columns + column_step
+            is_inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            neighbor = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+            counts = seen[:, neighbor] & is_inside
+            total += values[..., neighbor].masked_fill(~counts[:, None], 0.0)
+            count += counts
+    return total / count.clamp(min=1)[:, None], count > 0
 
 
 def _valid_neighbors(

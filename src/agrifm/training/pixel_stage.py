@@ -109,7 +109,7 @@ def draw_pixels(
         progress: Receives a line about the current step.
 
     Raises:
-        InputError: If nothing is labeled.
+        InputError: If nothing is labeled, or the feature ``context`` meets pixels that are no neighbors.
     """
     config, task = experiment.pixels, experiment.task
     assert config is not None
@@ -121,7 +121,10 @@ def draw_pixels(
         config.time_steps,
         indices="indices" in config.features,
         statistics="statistics" in config.features,
+        context="context" in config.features,
     )
+    if features.context:
+        _refuse_pixels_without_neighbors(source)
     draw = PixelDraw(features, most, experiment.seed)
     _add_pixels(draw, experiment, source, augment, progress)
     if not draw.parts:
@@ -132,6 +135,27 @@ def draw_pixels(
             repair="check task.ignore_index and the lists.",
         )
     return draw
+
+
+def _refuse_pixels_without_neighbors(source: SampleSource) -> None:
+    """Refuse chips of samples of a table, whose pixels lie side by side but come from anywhere.
+
+    Raises:
+        InputError: If there is one.
+    """
+    if not isinstance(source, ChipFolder):
+        return
+    for index in range(len(source)):
+        path = source.path(index)
+        if read_block(path, allow_links=source.allow_links) is None:
+            continue
+        if read_grid(path, allow_links=source.allow_links) is None:
+            raise InputError(
+                f"{path}: pixels.features",
+                found="context, and a chip with a block but without a georeference, as chips of a table are",
+                expected="chips whose pixels are neighbors on the ground",
+                repair="leave out 'context', or make chips from images with 'agrifm chips'.",
+            )
 
 
 def _add_pixels(
