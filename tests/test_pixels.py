@@ -36,7 +36,7 @@ from agrifm.sample import Sample, Season, collate
 from agrifm.sensors import LANDSAT, S2
 from agrifm.synthetic.chips import Landscape
 from agrifm.synthetic.scenes import write_scene
-from agrifm.training import fit
+from agrifm.training.fit import fit
 from agrifm.training.pixel_stage import equal_share
 
 CLASSES = ["other", "winter wheat", "maize", "rapeseed", "sugar beet", "grassland"]
