@@ -22,7 +22,7 @@ from rich.console import Console
 
 from agrifm.checkpoint import Checkpoint, build
 from agrifm.config import load
-from agrifm.training import fit
+from agrifm.training.fit import fit
 from agrifm.training.linear_probe import LinearProbe
 
 FOLDS = 4

@@ -30,11 +30,11 @@ from rich.console import Console
 from agrifm.checkpoint import Checkpoint
 from agrifm.config import TrainingConfig
 from agrifm.data.transforms import Augment
-from agrifm.evaluation import evaluate
 from agrifm.evaluation.baselines import random_forest
+from agrifm.evaluation.scoring import evaluate
 from agrifm.nn.model import ModelConfig
 from agrifm.tasks.scores import scores
-from agrifm.training import fit
+from agrifm.training.fit import fit
 
 FOREST = "random forest"
 BRANCHES = ("pyramid", "pixel", "both")

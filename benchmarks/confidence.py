@@ -23,7 +23,7 @@ from agrifm.errors import InputError
 from agrifm.evaluation.calibration import Unit, calibrate, fit_temperature, gather
 from agrifm.evaluation.reliability import Pixels, Reliability, draw_diagram, measure_coverage, measure_reliability
 from agrifm.tasks.calibration import at_temperature
-from agrifm.training import fit
+from agrifm.training.fit import fit
 
 COVERAGES = (0.8, 0.9, 0.95)
 PLAIN, FLIPS = "one orientation", "eight orientations (`--flips`)"

@@ -16,6 +16,7 @@ from rasterio.plot import plotting_extent
 
 from agrifm.opening import open_scene
 from agrifm.products.picture import false_color
+from agrifm.scenes.cutting import cut_sample
 from agrifm.scenes.scene import Area
 from agrifm.synthetic.chips import CLASSES
 
@@ -31,7 +32,7 @@ def main() -> None:
     asked = parser.parse_args()
     scene, found = open_scene(asked.scene), geopandas.read_file(asked.fields)
     whole = Area(0, 0, *scene.grid.shape)
-    image = false_color(scene.read(whole).cut(whole), scene.sensors)
+    image = false_color(cut_sample(scene.read(whole), whole), scene.sensors)
     with rasterio.open(asked.scene / "truth.tif") as file:
         extent = plotting_extent(file)
     true = geopandas.read_file(asked.scene / "parcels.gpkg").to_crs(found.crs)

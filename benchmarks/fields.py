@@ -29,7 +29,7 @@ from agrifm.sample import Sample, days_since_epoch
 from agrifm.sensors import S2, Band, Sensor
 from agrifm.tasks.field_scores import compare, score
 from agrifm.tasks.watershed import Watershed
-from agrifm.training import fit
+from agrifm.training.fit import fit
 
 SMALL = {"width": 32, "depths": [1, 1, 2, 1], "heads": [2, 4, 8, 16], "drop_path": 0.1}
 INDICES = Sensor(

@@ -31,7 +31,7 @@ from agrifm.opening import open_scene
 from agrifm.scenes.checks.units import check_units
 from agrifm.scenes.quicklook import show as quick_look
 from agrifm.scenes.scene import Scene
-from agrifm.training import fit
+from agrifm.training.fit import fit
 
 CLASSES = Path(__file__).parents[1] / "configs" / "france_classes.csv"
 DEFAULT = "map of the default experiment"

@@ -27,10 +27,10 @@ from rich.console import Console
 from rich.table import Table
 
 from agrifm.checkpoint import Checkpoint
-from agrifm.evaluation import evaluate
 from agrifm.evaluation.baselines import random_forest
+from agrifm.evaluation.scoring import evaluate
 from agrifm.tasks.scores import scores
-from agrifm.training import fit
+from agrifm.training.fit import fit
 
 SHARES = (0.05, 0.10, 0.25, 1.0)
 STARTS = ("random start", "pre-trained", "random forest")

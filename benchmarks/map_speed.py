@@ -32,11 +32,12 @@ from agrifm.pixels.ensemble import CHUNK, PixelEnsemble
 from agrifm.pixels.features import PixelFeatures
 from agrifm.pixels.series import interpolate, step_days
 from agrifm.sample import Batch, collate
+from agrifm.scenes.cutting import cut_sample
 from agrifm.scenes.scene import Area
 from agrifm.sensors import S2
 from agrifm.synthetic.chips import Landscape, write_example
 from agrifm.synthetic.scenes import write_scene
-from agrifm.training import fit
+from agrifm.training.fit import fit
 
 CORES = 2
 REPEATS = 3  # of which the fastest counts
@@ -91,7 +92,7 @@ def one_window(out: Path, member: MemberName) -> tuple[PixelEnsemble, Batch, int
     area = Area(0, 0, side, side)
     model = checkpoint.pixels
     assert model is not None
-    return model, collate([job.scene.read(area).cut(area)]), side * side
+    return model, collate([cut_sample(job.scene.read(area), area)]), side * side
 
 
 def feature_steps(ensemble: PixelEnsemble, batch: Batch) -> dict[str, float]:

@@ -32,11 +32,11 @@ from rich.console import Console
 
 from agrifm.checkpoint import Checkpoint
 from agrifm.config import Experiment, TrainingConfig
-from agrifm.evaluation import evaluate
 from agrifm.evaluation.baselines import majority, random_forest
+from agrifm.evaluation.scoring import evaluate
 from agrifm.pixels.config import PixelsConfig
 from agrifm.tasks.segmentation import Segmentation
-from agrifm.training import fit
+from agrifm.training.fit import fit
 from agrifm.training.pixel_stage import draw_pixels
 
 MAJORITY, FOREST, QUICK = "most frequent class", "random forest", "pixel classifiers (default)"

@@ -31,14 +31,14 @@ from agrifm.config import DataConfig, Experiment, TrainingConfig
 from agrifm.data.chips import FrameChoice
 from agrifm.data.folder import SampleSource
 from agrifm.data.transforms import Augment, pick_frames
-from agrifm.evaluation import evaluate
 from agrifm.evaluation.baselines import majority, random_forest
+from agrifm.evaluation.scoring import evaluate
 from agrifm.nn.model import ModelConfig
 from agrifm.sample import Sample
 from agrifm.tasks.losses import CrossEntropy
 from agrifm.tasks.scores import scores
 from agrifm.tasks.segmentation import CropClass, Segmentation
-from agrifm.training import fit
+from agrifm.training.fit import fit
 
 CALENDAR = 24  # dates that every series is interpolated to, for the model as for the forest
 

@@ -37,13 +37,13 @@ from rich.console import Console
 from agrifm.checkpoint import Checkpoint
 from agrifm.chips.writer import ChipPlan, write_chips
 from agrifm.config import Experiment, load
-from agrifm.evaluation import evaluate
 from agrifm.evaluation.as_of import SeasonSamples
 from agrifm.evaluation.baselines import majority, random_forest
+from agrifm.evaluation.scoring import evaluate
 from agrifm.opening import open_scene
 from agrifm.sample import Sample
 from agrifm.scenes.checks.units import check_units
-from agrifm.training import fit
+from agrifm.training.fit import fit
 
 ONE, WHOLE, FOREST, MAJORITY = "one model", "whole seasons", "forest", "majority"
 ALONE = "trained on what is left"

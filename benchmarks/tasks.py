@@ -29,9 +29,9 @@ from rich.console import Console
 from agrifm.checkpoint import Checkpoint
 from agrifm.config import Experiment
 from agrifm.data.chips import Georeference
-from agrifm.evaluation import evaluate
+from agrifm.evaluation.scoring import evaluate
 from agrifm.sample import Sample, days_since_epoch
-from agrifm.training import fit
+from agrifm.training.fit import fit
 
 FOLDS = 4
 LAND_USE = [

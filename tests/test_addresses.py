@@ -20,6 +20,7 @@ from agrifm.addresses import is_address, local, normalized
 from agrifm.errors import InputError, Unreadable
 from agrifm.network import files as remote
 from agrifm.network import http as fetch
+from agrifm.network import json_text
 from agrifm.network import retry as retry_module
 from agrifm.network.retry import TemporaryFailure, retry
 from agrifm.opening import open_scene
@@ -470,7 +471,7 @@ def test_a_shard_of_another_size_is_not_read(tmp_path):
 
 def test_a_file_of_absurd_size_is_not_read(tmp_path):
     with (tmp_path / "list.json").open("wb") as file:
-        file.truncate(fetch.MOST_FILE + 1)
+        file.truncate(json_text.MOST_FILE + 1)
     began = time.process_time()
     with pytest.raises(InputError, match="bytes; JSON files of up to"):
         frames_of(tmp_path / "list.json")

@@ -1,8 +1,6 @@
 """The front door: ``import agrifm`` alone is enough to open, predict, map, embed, train and evaluate."""
 
 import doctest
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -19,8 +17,6 @@ from agrifm.scenes.datasets import to_xarray
 from agrifm.sensors import LANDSAT, S2
 from agrifm.synthetic.chips import Landscape
 from agrifm.synthetic.scenes import write_scene
-
-HEAVY = ("torch", "numpy", "rasterio", "xarray", "lightning", "pandas", "matplotlib", "pydantic")
 
 
 @pytest.fixture(scope="module")
@@ -43,17 +39,6 @@ def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "best.safetensors"
     Checkpoint(experiment, build(experiment).state_dict()).save(path)
     return agrifm.load(path)
-
-
-@pytest.mark.parametrize(
-    ("statement", "heavy"),
-    [("import agrifm", HEAVY), ("from agrifm import Model, load, open_scene", ("lightning", "torchmetrics"))],
-)
-def test_only_what_is_needed_is_imported(statement, heavy):
-    """The first import takes no time, and only those who train wait for Lightning."""
-    code = f"import sys; {statement}; print([name for name in {heavy} if name in sys.modules])"
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert answer.stdout.strip() == "[]"
 
 
 def test_every_public_name_is_there():

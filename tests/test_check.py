@@ -6,7 +6,8 @@ import pytest
 from farmland_series import DAYS, farmland
 
 from agrifm.checks.band_order import check_band_order
-from agrifm.checks.chips import evenly, splits_overlap, survey, values
+from agrifm.checks.chips import splits_overlap, survey, values
+from agrifm.checks.choice import evenly
 from agrifm.checks.survey import Survey
 from agrifm.config import parse
 from agrifm.data.folder import ChipFolder
@@ -14,7 +15,7 @@ from agrifm.errors import InputError
 from agrifm.sample import Sample, days_since_epoch
 from agrifm.sensors import LANDSAT, MODIS, S2, Sensor
 from agrifm.training.data_checks import cautions, examine
-from agrifm.training.loaders import open_sources
+from agrifm.training.sources import open_sources
 
 
 @pytest.fixture
@@ -162,7 +163,7 @@ def test_water_snow_and_desert_are_not_called_swapped(sensor):
         image = torch.as_tensor((reflectance[:, None, None] + noise) * 1e4)
         seen = Survey()
         seen.add(Sample({sensor.name: image}, name=name), [sensor])
-        check_band_order(sensor, seen, name, single=True)
+        check_band_order(sensor, seen.pixels[sensor.name], name, single=True)
 
 
 def test_evenly():
@@ -288,10 +289,10 @@ def test_names_of_one_crop_are_told(farm):
 
 
 def pixels(*spectra, seed=0):
-    """A survey of stored numbers of Sentinel-2 around some spectra, given by wavelength."""
+    """Stored numbers of Sentinel-2 around some spectra, given by wavelength."""
     rng, waves = np.random.default_rng(seed), [band.wavelength for band in S2.bands]
     parts = [np.interp(waves, *spectrum) * rng.normal(1, 0.1, (400, 10)) for spectrum in spectra]
-    return Survey(pixels={"S2": [np.concatenate(parts) * 1e4]})
+    return [np.concatenate(parts) * 1e4]
 
 
 HAZY = ([0.45, 0.66, 0.86, 2.2], [0.24, 0.25, 0.22, 0.15])
@@ -308,7 +309,7 @@ def test_weak_evidence_is_a_warning_where_no_file_names_its_bands():
 def test_strong_evidence_is_refused_with_both_numbers():
     crop = ([0.45, 0.66, 0.70, 0.78, 2.2], [0.03, 0.04, 0.1, 0.4, 0.1])
     seen = pixels(crop)
-    seen.pixels["S2"][0][:, [2, 3]] = seen.pixels["S2"][0][:, [3, 2]]
+    seen[0][:, [2, 3]] = seen[0][:, [3, 2]]
     with pytest.raises(InputError, match=r"medians of 0\.04\d and 0\.38") as error:
         check_band_order(S2, seen, "all chips", single=True, named=False)
     assert "check_bands: false" in error.value.repair

@@ -19,15 +19,14 @@ from agrifm.cli.evaluate import show_scores
 from agrifm.config import parse
 from agrifm.data.folder import CachedDataset
 from agrifm.errors import InputError
-from agrifm.evaluation import evaluate
-from agrifm.evaluation.scoring import write_scores
+from agrifm.evaluation.scoring import evaluate, write_scores
 from agrifm.sensors import LANDSAT, MODIS
 from agrifm.synthetic.chips import Landscape, write_example
 from agrifm.tasks.class_choice import chosen
 from agrifm.tasks.class_table import SHIPPED, Table, read_rows
 from agrifm.tasks.losses import CrossEntropy, Dice, Focal, GeneralizedCrossEntropy, LogitAdjusted
 from agrifm.tasks.segmentation import Segmentation
-from agrifm.training import fit
+from agrifm.training.fit import fit
 from agrifm.training.resolve import resolve
 
 ROOT = Path(__file__).parents[1]

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from agrifm.config import load, override, parse
+from agrifm.config import load, parse
 from agrifm.config.migration import RENAMED_KEYS, RENAMED_VALUES, migrate
 from agrifm.demo import EXAMPLE
 from agrifm.errors import InputError, RenamedKeyWarning, nearest
 from agrifm.nn.swin import SwinSize
 from agrifm.sensors import LANDSAT, S2, Band, Sensor, Statistics
+from agrifm.settings.overrides import override
 from agrifm.tasks.losses import Dice, Focal
 
 SHIPPED = [EXAMPLE, *sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))]

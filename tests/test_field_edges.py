@@ -30,8 +30,8 @@ from agrifm.tasks.edges import EdgeChoice, FieldEdges
 from agrifm.tasks.field_scores import compare, score
 from agrifm.tasks.fields import Fields, percent
 from agrifm.tasks.segmentation import CropClass
-from agrifm.training import fit
 from agrifm.training.field_stage import Candidate, clearly_best
+from agrifm.training.fit import fit
 
 CROPS = (CropClass("other"), CropClass("wheat"), CropClass("maize"))
 QUIET = Console(quiet=True)

@@ -13,7 +13,7 @@ from conftest import FARM, SENSORS, TINY, random_sample, unequal_samples, unit
 from agrifm.checkpoint import Checkpoint, build, describe
 from agrifm.config import load, parse
 from agrifm.errors import InputError
-from agrifm.evaluation import evaluate
+from agrifm.evaluation.scoring import evaluate
 from agrifm.maps.in_memory import embed_scene, predict_scene
 from agrifm.maps.map_scene import map_scene, plan
 from agrifm.maps.options import MapOptions
@@ -27,7 +27,7 @@ from agrifm.synthetic.chips import CLASSES, Landscape
 from agrifm.synthetic.scenes import write_scene
 from agrifm.tasks.segmentation import CropClass, Segmentation
 from agrifm.tensor_files import load_strict
-from agrifm.training import fit
+from agrifm.training.fit import fit
 from agrifm.training.module import TrainingModule
 
 SMALL = SwinSize(width=16, depths=(1, 1), heads=(1, 2), window=(4, 3, 3))

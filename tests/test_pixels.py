@@ -42,7 +42,7 @@ from agrifm.scenes.scene import Area
 from agrifm.sensors import LANDSAT, S2
 from agrifm.synthetic.chips import Landscape
 from agrifm.synthetic.scenes import write_scene
-from agrifm.training import fit
+from agrifm.training.fit import fit
 from agrifm.training.pixel_stage import draw_pixels, equal_share
 
 CLASSES = ["other", "winter wheat", "maize", "rapeseed", "sugar beet", "grassland"]

@@ -27,7 +27,7 @@ from agrifm.config import load
 from agrifm.errors import InputError
 from agrifm.synthetic.chips import Landscape
 from agrifm.synthetic.scenes import write_scene
-from agrifm.training import fit
+from agrifm.training.fit import fit
 from agrifm.vectors.points import located
 
 CROPS = ("grass", "maize", "wheat")

@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 from agrifm.checkpoint import Checkpoint, build
 from agrifm.cli import app
 from agrifm.config import parse
-from agrifm.config.reading import override
 from agrifm.data.chips import write_chip
 from agrifm.data.folder import ChipFolder, CustomDataset
 from agrifm.errors import InputError
 from agrifm.maps.predict_chips import predict
 from agrifm.sensors import LANDSAT, S2
+from agrifm.settings.overrides import override
 
 SENSORS = (S2, LANDSAT)
 NAMES = ["other", "wheat", "maize"]

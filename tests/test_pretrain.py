@@ -22,18 +22,20 @@ from agrifm.compat.weights import describe_weights, released_layout
 from agrifm.config import load, parse
 from agrifm.data.transforms import Augment
 from agrifm.errors import InputError
-from agrifm.evaluation import evaluate
+from agrifm.evaluation.scoring import evaluate
 from agrifm.nn.model import CropModel, ModelConfig
 from agrifm.nn.swin import SwinSize
 from agrifm.pretraining.shard_writer import ShardWriter
 from agrifm.sensors import LANDSAT, S2
 from agrifm.synthetic.landcover import SyntheticLandCover
 from agrifm.tasks.fractions import COVERS, Fractions
-from agrifm.training import fit, mean_teacher, resolve
+from agrifm.training import mean_teacher, resolve
+from agrifm.training.fit import fit
 from agrifm.training.linear_probe import LinearProbe
-from agrifm.training.loaders import open_sources
-from agrifm.training.mean_teacher import AugmentedViews, Views, confidence, update_teacher
+from agrifm.training.mean_teacher import confidence, update_teacher
 from agrifm.training.module import BAD
+from agrifm.training.pretraining_data import AugmentedViews, Views
+from agrifm.training.sources import open_sources
 from agrifm.training.throughput import forward_flops, tokens
 from agrifm.weight_files.start_weights import start_weights
 

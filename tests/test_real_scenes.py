@@ -16,7 +16,7 @@ from agrifm.maps.map_scene import MapOptions, map_scene
 from agrifm.opening import open_scene
 from agrifm.scenes.checks.units import check_units
 from agrifm.scenes.scene import Area
-from agrifm.training import fit
+from agrifm.training.fit import fit
 
 PATCH = Path(__file__).parents[2] / "shared" / "data" / "worldcereal_patches" / "netcdf_be_a"
 pytestmark = pytest.mark.skipif(not PATCH.is_dir(), reason=f"needs {PATCH.parent.name}/{PATCH.name} of the real series")

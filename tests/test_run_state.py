@@ -20,12 +20,12 @@ from agrifm.checkpoint import Checkpoint
 from agrifm.cli import shell
 from agrifm.config import parse
 from agrifm.errors import InputError, Terminated
-from agrifm.evaluation import evaluate
-from agrifm.evaluation.scoring import outputs
+from agrifm.evaluation.scoring import evaluate, outputs
 from agrifm.io import locked
 from agrifm.synthetic.chips import Landscape, write_example
-from agrifm.training import fit, parallel
+from agrifm.training import parallel
 from agrifm.training.callbacks import BEST, HISTORY, LAST, ScoreAndSave, read_history, write_history
+from agrifm.training.fit import fit
 from agrifm.training.module import TrainingModule
 from agrifm.training.state import INPUTS, RESUME, with_sizes_of_run
 

@@ -27,7 +27,7 @@ from agrifm.sample import Sample
 from agrifm.sample_tables.columns import TableOptions
 from agrifm.sample_tables.offset import offset_warning
 from agrifm.sample_tables.suggest import suggest
-from agrifm.sample_tables.suspects import check_labels, open_experiment, write_suspects
+from agrifm.sample_tables.suspects.check import check_labels, open_experiment, write_suspects
 from agrifm.sample_tables.suspects.confident import contradictions, thresholds
 from agrifm.sample_tables.table import read_table
 from agrifm.sample_tables.writer import SamplePlan, write_samples
@@ -35,7 +35,7 @@ from agrifm.sensors import LANDSAT, S2
 from agrifm.statistics.interpretation import estimates, read_answers
 from agrifm.synthetic.chips import Landscape
 from agrifm.synthetic.scenes import write_scene
-from agrifm.training import fit
+from agrifm.training.fit import fit
 from agrifm.training.pixel_stage import blocks_of
 
 QUIET = Console(quiet=True)

@@ -28,7 +28,7 @@ from agrifm.scenes.scene import Scene
 from agrifm.sensors import S2
 from agrifm.synthetic.chips import CLASSES, Landscape
 from agrifm.synthetic.scenes import write_scene
-from agrifm.training import fit
+from agrifm.training.fit import fit
 
 FRANCE = Path(__file__).parents[2] / "shared/data/france_parcels_2018"
 QUIET = Console(quiet=True)

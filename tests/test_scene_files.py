@@ -15,6 +15,7 @@ from rasterio.transform import from_origin
 
 from agrifm.errors import InputError, Unreadable
 from agrifm.opening import open_scene
+from agrifm.scenes.cutting import cut_sample
 from agrifm.scenes.scene import Area
 from agrifm.sensors import LANDSAT, MODIS, S2
 from agrifm.synthetic.chips import Landscape
@@ -288,7 +289,7 @@ def test_two_sensors_of_the_made_up_farmland(tmp_path):
     assert scene.grid.shape == (48, 48)
     assert {frame.quality.rule for layer in scene.layers for frame in layer.frames} == {"SCL", "Fmask"}
     sample = land.sample(0, 0, (S2, LANDSAT))
-    tile = scene.read(Area(0, 0, 48, 48)).cut(Area(0, 0, 48, 48))
+    tile = cut_sample(scene.read(Area(0, 0, 48, 48)), Area(0, 0, 48, 48))
     assert np.array_equal(tile.images["S2"][0, :4], sample.images["S2"][0, :4])
     assert np.array_equal(tile.images["Landsat"][0], sample.images["Landsat"][0])
 

@@ -24,10 +24,10 @@ from agrifm.data.growing_season import GrowingSeason, date_of, day_number, growi
 from agrifm.data.loader import Split
 from agrifm.data.transforms import Augment, truncate
 from agrifm.errors import InputError
-from agrifm.evaluation import evaluate
 from agrifm.evaluation.as_of import SeasonSamples, as_of_day
 from agrifm.evaluation.missing_sensors import early_season, failures, first_days
 from agrifm.evaluation.score_table import ScoreTable
+from agrifm.evaluation.scoring import evaluate
 from agrifm.maps.files.writer import NODATA
 from agrifm.maps.map_scene import map_scene
 from agrifm.maps.predict_chips import predict
@@ -36,11 +36,12 @@ from agrifm.nn.model import CropModel, ModelConfig
 from agrifm.nn.swin import SwinSize
 from agrifm.opening import open_scene
 from agrifm.sample import Season, collate
+from agrifm.scenes.cutting import cut_sample
 from agrifm.scenes.scene import Area
 from agrifm.sensors import LANDSAT, S2
 from agrifm.synthetic.chips import CLASSES, Landscape
 from agrifm.synthetic.scenes import write_scene
-from agrifm.training import fit
+from agrifm.training.fit import fit
 
 NAMES = [name for name, _ in CLASSES]
 CONFIG = Path(__file__).parents[1] / "configs" / "early_season.yaml"
@@ -439,7 +440,7 @@ def test_map_and_evaluation_as_of_a_day_agree_pixel_for_pixel(model, tmp_path, m
     with rasterio.open(tmp_path / "map.tif") as file:
         mapped = file.read(1)
     area = Area(0, 0, 48, 48)
-    sample = replace(scene.read(area).cut(area), label=land.sample(0, 0, (S2,)).label)
+    sample = replace(cut_sample(scene.read(area), area), label=land.sample(0, 0, (S2,)).label)
     write_chip(tmp_path / "chips" / "place.h5", sample, (S2, LANDSAT), scene.georeference(area))
     source = as_of_day(ChipFolder(tmp_path / "chips", ("place",), (S2, LANDSAT)), (), moment)
     checkpoint = Checkpoint.load(model)

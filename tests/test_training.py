@@ -18,9 +18,9 @@ from agrifm.cli import app
 from agrifm.config import parse
 from agrifm.data.folder import import_dataset
 from agrifm.errors import InputError
-from agrifm.evaluation import evaluate
-from agrifm.training import fit
+from agrifm.evaluation.scoring import evaluate
 from agrifm.training.callbacks import write_history
+from agrifm.training.fit import fit
 from agrifm.training.module import TrainingModule, parameter_groups, rate
 from agrifm.training.resolve import resolve
 
@@ -82,7 +82,7 @@ def test_resuming_goes_on_exactly(settings, tmp_path, ema):
     """Stopped after an epoch and started again, a run ends as the one that was never stopped."""
     from lightning.pytorch import Callback
 
-    from agrifm.training import fit as module
+    from agrifm.training.fit import fit as module
 
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     fit(plan(settings, epochs=3, ema_decay=ema), whole)
@@ -223,7 +223,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(settings, tmp_path):
 def test_given_statistics_are_kept(settings, farm):
     from rich.console import Console
 
-    from agrifm.training.loaders import open_sources
+    from agrifm.training.sources import open_sources
 
     experiment = parse({**settings, "data": {"root": str(farm), "sensors": ["S2"], "statistics": "given"}})
     settled = resolve(experiment, open_sources(experiment), Console(quiet=True))

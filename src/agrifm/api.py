@@ -23,6 +23,7 @@ from agrifm.chips.writer import write_chips
 from agrifm.config import Experiment
 from agrifm.config import load as load_experiment
 from agrifm.errors import InputError
+from agrifm.evaluation.scoring import evaluate as score
 from agrifm.maps.embedding.points import embed_points
 from agrifm.maps.embedding.scene import Embedded, write_embedding
 from agrifm.maps.in_memory import embed_scene, predict_scene
@@ -35,6 +36,7 @@ from agrifm.sensors import Sensor
 from agrifm.tasks.field_scores import FieldScores
 from agrifm.tasks.fractions import FractionScores
 from agrifm.tasks.scores import Scores
+from agrifm.training.sources import open_sources
 from agrifm.weight_files.start_weights import weights_path
 
 Data = Scene | xr.Dataset | Sample | Mapping[str, Any]
@@ -301,7 +303,7 @@ def train(
     Raises:
         InputError: If the experiment or its data cannot be used.
     """
-    from agrifm.training import fit  # imports Lightning, which takes seconds
+    from agrifm.training.fit import fit  # imports Lightning, which takes seconds
 
     if not isinstance(experiment, Experiment):
         experiment = load_experiment(Path(experiment), overrides)
@@ -332,9 +334,6 @@ def evaluate(
     Raises:
         InputError: If there is no such split or the data do not fit.
     """
-    from agrifm.evaluation import evaluate as score  # imports Lightning, which takes seconds
-    from agrifm.training.loaders import open_sources
-
     opened = model if isinstance(model, Model) else load(model)
     checkpoint = opened.checkpoint.with_root(None if root is None else Path(root))
     source = open_sources(checkpoint.experiment, (split,))[split]

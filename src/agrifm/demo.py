@@ -17,8 +17,8 @@ from agrifm.checkpoint import Checkpoint
 from agrifm.config import Experiment, load
 from agrifm.data.folder import ChipFolder
 from agrifm.errors import counted
-from agrifm.evaluation import evaluate
 from agrifm.evaluation.baselines import majority, random_forest
+from agrifm.evaluation.scoring import evaluate
 from agrifm.maps.files.legend import picture
 from agrifm.maps.map_scene import MapOptions, map_scene
 from agrifm.maps.predict_chips import predict
@@ -32,7 +32,7 @@ from agrifm.synthetic.chips import ORBIT, Landscape, write_example
 from agrifm.synthetic.scenes import write_scene
 from agrifm.tasks.scores import Scores, scores
 from agrifm.tasks.segmentation import Segmentation
-from agrifm.training import fit
+from agrifm.training.fit import fit
 
 EXAMPLE = Path(__file__).with_name("example.yaml")  # the experiment of the demo
 ROWS = 3  # chips in the picture

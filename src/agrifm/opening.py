@@ -10,7 +10,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from agrifm.config.problems import explain
 from agrifm.errors import InputError, Unreadable
 from agrifm.scenes.assemble import assemble
 from agrifm.scenes.corrections import apply_corrections
@@ -20,6 +19,7 @@ from agrifm.scenes.discovery.frames import FrameBuilder
 from agrifm.scenes.folders import kind_of
 from agrifm.scenes.scene import Layer, Scene
 from agrifm.scenes.units import refuse_unknown_offset
+from agrifm.settings.problems import explain
 from agrifm.stac.items import frames_of
 
 ITEM_LIST_KEYS = ("scale", "offset", "folders")  # settings of item lists; the items state everything else

@@ -38,6 +38,7 @@ from agrifm.pretraining.shards import Shards
 from agrifm.products.reproduce import reproduce
 from agrifm.sample import Sample
 from agrifm.scenes.checks.units import check_units
+from agrifm.scenes.cutting import cut_sample
 from agrifm.scenes.scene import Area
 from agrifm.sensors import LANDSAT, S2, Statistics
 from agrifm.stac import search as stac
@@ -239,7 +240,7 @@ def read_scene(path: Path) -> None:
     height, width = scene.grid.shape
     promise(0 < height * width < 1e7, f"a grid of {height} x {width}")
     area = Area(0, 0, min(height, 96), min(width, 96))
-    sample = scene.read(area).cut(area)
+    sample = cut_sample(scene.read(area), area)
     check_sample(sample)
     for layer in scene.layers:
         promise(all(1970 < day.year < 2100 for day in layer.days), f"days {layer.days}")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from agrifm.checks.ground import CLOUD, infrared_bands, may_be_water, near_infrared_band
-from agrifm.checks.survey import Survey
 from agrifm.errors import InputError
 from agrifm.sensors import Sensor
 
@@ -19,7 +18,12 @@ class BandOrder(InputError):
 
 
 def check_band_order(
-    sensor: Sensor, survey: Survey, where: str, *, single: bool, named: bool | Callable[[], bool] = True
+    sensor: Sensor,
+    pixels: Sequence[np.ndarray],
+    where: str,
+    *,
+    single: bool,
+    named: bool | Callable[[], bool] = True,
 ) -> list[str]:
     """Refuse values in the wrong unit and bands in the wrong order.
 
@@ -29,7 +33,7 @@ def check_band_order(
 
     Args:
         sensor: Sensor of the bands.
-        survey: Survey with pixels of the sensor.
+        pixels: Stored numbers ``(n, c)`` of some valid pixels, in any number of parts.
         where: Where the pixels come from, for the error.
         single: Whether all pixels are of one chip.
         named: Whether the files name their bands; without names, weak evidence is only a warning.
@@ -40,7 +44,7 @@ def check_band_order(
     Raises:
         BandOrder: If bands seem exchanged, or the unit is wrong.
     """
-    parts = [part for part in survey.pixels.get(sensor.name, []) if len(part)]
+    parts = [part for part in pixels if len(part)]
     if not parts:
         return []
     reflectance = np.concatenate(parts).astype(np.float64) * sensor.scale + sensor.offset

@@ -6,8 +6,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from agrifm.checks.band_order import check_band_order
 from agrifm.checks.chip_dates import contradicting_days, count_votes
 from agrifm.checks.survey import Survey
@@ -26,13 +24,6 @@ def survey(source: SampleSource, sensors: Sequence[Sensor], indices: Sequence[in
     for index in indices:
         total.add(source.read(index), sensors)
     return total
-
-
-def evenly(count: int, limit: int) -> list[int]:
-    """Return at most ``limit`` numbers spread evenly over ``range(count)``; a limit of 0 returns all."""
-    if limit == 0 or limit >= count:
-        return list(range(count))
-    return np.linspace(0, count - 1, limit).astype(int).tolist()
 
 
 def splits_overlap(splits: Mapping[str, ChipFolder]) -> Iterator[InputError]:
@@ -113,7 +104,8 @@ def _check_sample(source: SampleSource, index: int, sample: Sample, sensors: Seq
     for sensor in sensors:
         where = f"{sample.name}: {sensor.name}"
         named = partial(_names_bands, source, [index], sensor)
-        survey.warnings += check_band_order(sensor, survey, where, single=True, named=named)
+        pixels = survey.pixels.get(sensor.name, ())
+        survey.warnings += check_band_order(sensor, pixels, where, single=True, named=named)
         count_votes(survey, sample, sensor)
 
 
@@ -124,7 +116,8 @@ def _check_all_samples(
     for sensor in sensors:
         named = partial(_names_bands, source, indices, sensor)
         try:
-            survey.warnings += check_band_order(sensor, survey, f"all chips: {sensor.name}", single=False, named=named)
+            pixels = survey.pixels.get(sensor.name, ())
+            survey.warnings += check_band_order(sensor, pixels, f"all chips: {sensor.name}", single=False, named=named)
         except InputError as error:
             yield error
         yield from contradicting_days(survey, sensor)

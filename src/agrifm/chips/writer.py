@@ -27,6 +27,7 @@ from agrifm.data.chips import write_chip
 from agrifm.errors import InputError, counted, reason
 from agrifm.io import locked, write_whole, writing
 from agrifm.progress import counting
+from agrifm.scenes.cutting import cut_sample
 from agrifm.scenes.scene import Area, Scene, Stack
 
 TILE_BYTES = 1 << 28  # of images that are read at once; reading takes some three times as much memory
@@ -199,7 +200,7 @@ def _write_images(
             for sensor, stack in tile.stacks.items():
                 _add_impossible(impossible[sensor], stack)
             for chip in chips_of_area:
-                sample = tile.cut(chip.cell.area, chip.name)
+                sample = cut_sample(tile, chip.cell.area, chip.name)
                 sample = replace(sample, label=torch.from_numpy(chip.label(label)))
                 path = out / "h5_samples" / f"{chip.name}.h5"
                 numbers = None if fields is None else chip.label(fields)

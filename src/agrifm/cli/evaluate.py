@@ -39,9 +39,9 @@ def evaluate(
 ) -> None:
     """Score a checkpoint on a split of its data, or of other data."""
     from agrifm.checkpoint import Checkpoint
-    from agrifm.evaluation import evaluate as score
     from agrifm.evaluation.as_of import as_of_day
-    from agrifm.training.loaders import open_sources
+    from agrifm.evaluation.scoring import evaluate as score
+    from agrifm.training.sources import open_sources
 
     model = Checkpoint.load(checkpoint).with_root(root, allow_links=allow_links)
     model = model.averaging(flips=flips, others=ensemble or ())

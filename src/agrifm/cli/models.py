@@ -26,7 +26,7 @@ def train(
 ) -> None:
     """Train what an experiment describes: classifiers of single pixels, a network, or both."""
     from agrifm.config import load
-    from agrifm.training import fit
+    from agrifm.training.fit import fit
 
     experiment = load(config, overrides or ())
     if quick:

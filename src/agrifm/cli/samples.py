@@ -88,7 +88,7 @@ def check(
     overwrite: Overwrite = False,
 ) -> None:
     """List labels that their series contradict, worst first, with a picture of the worst twelve beside the table."""
-    from agrifm.sample_tables.suspects import check_labels, open_experiment, write_suspects
+    from agrifm.sample_tables.suspects.check import check_labels, open_experiment, write_suspects
     from agrifm.sample_tables.suspects.picture import save_suspects
     from agrifm.sample_tables.suspects.units import refuse_without_places
     from agrifm.statistics.area_sample import check_target

@@ -109,7 +109,7 @@ def _train(arguments: Namespace) -> None:
         path = out / f"{experiment.name}.yaml"
         write_whole(path, experiment.to_yaml())
         _print_equivalent(remark, "train", path, "--out", out, *([] if resume else ["--no-resume"]))
-    from agrifm.training import fit
+    from agrifm.training.fit import fit
 
     try:
         best = fit(experiment, out, resume=resume)
@@ -130,7 +130,7 @@ def _with_original_key(error: BandOrder) -> InputError:
 def _test(arguments: Namespace) -> None:
     checkpoint, path, out = _open_checkpoint(arguments)
     _print_equivalent("", "evaluate", path, "--split", "test", "--out", out / "test")
-    from agrifm.evaluation import evaluate
+    from agrifm.evaluation.scoring import evaluate
 
     scores = evaluate(checkpoint, _test_chips(checkpoint.experiment, label=True), out / "test")
     table = Table("score", "0 to 1")

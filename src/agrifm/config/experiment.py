@@ -14,13 +14,14 @@ import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
 from agrifm.config.limits import refuse_nonsense, refuse_size
-from agrifm.config.sections import DataConfig, Section, Teacher, TrainingConfig
+from agrifm.config.sections import DataConfig, Teacher, TrainingConfig
 from agrifm.data.transforms import Augment
 from agrifm.errors import InputError
 from agrifm.nn.model import ModelConfig
 from agrifm.pixels.config import PixelsConfig
 from agrifm.sample import Sample, Season
 from agrifm.sensors import Sensor
+from agrifm.settings.section import Section
 from agrifm.tasks.class_choice import chosen
 from agrifm.tasks.fields import Fields
 from agrifm.tasks.fractions import Fractions

@@ -9,9 +9,9 @@ from dataclasses import fields, is_dataclass
 
 from pydantic import BaseModel
 
-from agrifm.config.problems import shown
 from agrifm.errors import InputError, counted
 from agrifm.nn.swin import SwinSize
+from agrifm.settings.problems import shown
 
 INFINITY = math.inf
 SHARE = (0.0, 1.0)

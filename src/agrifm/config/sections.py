@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from agrifm.data.folder import ChipFolder
 from agrifm.data.growing_season import GrowingSeason
 from agrifm.errors import nearest
 from agrifm.sensors import SENSORS, Sensor
+from agrifm.settings.section import Section
 
 SENSOR_NAME = re.compile(r"[\w-]+")  # it becomes part of the names of weights, in which '.' divides
 
@@ -45,12 +46,6 @@ Seasons = Annotated[
 Places = Annotated[tuple[str, ...], BeforeValidator(_as_list, json_schema_input_type=tuple[str, ...] | str)]
 
 
-class Section(BaseModel):
-    """A frozen part of the configuration that refuses unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
-
-
 class ShardsConfig(Section):
     """Samples with land-cover fractions, for pre-training.
 
@@ -71,7 +66,7 @@ class ShardsConfig(Section):
     sampling_weights: tuple[Annotated[int, Field(ge=1)], ...] = ()
     epoch_size: int = Field(1024, ge=1)
     val_samples: int = Field(256, ge=1)
-    sensor_sampling_weights: dict[str, float] = {}
+    sensor_sampling_weights: dict[str, float] = Field({})
     shuffle_window: int = Field(2048, ge=1)
     damaged: Literal["refuse", "skip"] = "refuse"
 
@@ -141,7 +136,7 @@ class DataConfig(Section):
     allow_missing: bool = False
     allow_links: bool = Field(False, exclude=True)
     frames: int | None = Field(None, ge=1)
-    resize: dict[str, tuple[int, int]] = {}
+    resize: dict[str, tuple[int, int]] = Field({})
     footprint: float | None = Field(None, gt=0)
     label_key: str | tuple[str, str] = "label"
     seasons: Seasons = ()

@@ -16,13 +16,13 @@ from agrifm.checkpoint import Checkpoint, write_provenance
 from agrifm.data.folder import SampleSource
 from agrifm.figures import save_png
 from agrifm.io import write_csv, write_whole
+from agrifm.nn.finite import refuse_not_finite_output
 from agrifm.nn.memory import keep_freed_memory
 from agrifm.sample import Batch
 from agrifm.tasks.field_scores import FieldScores
 from agrifm.tasks.fractions import FractionScores
 from agrifm.tasks.scores import Scores
-from agrifm.training.loaders import batches_in_order
-from agrifm.training.module import refuse_not_finite_output
+from agrifm.training.sources import batches_in_order
 
 
 def outputs(

@@ -16,7 +16,6 @@ import rasterio
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from agrifm.checkpoint import library_versions
-from agrifm.config.problems import explain
 from agrifm.errors import LONGEST, InputError, printable, refusing
 from agrifm.io import plain_name, sha256
 from agrifm.maps.inputs import checksums, stamps
@@ -25,6 +24,7 @@ from agrifm.maps.seam_audit import Seams
 from agrifm.maps.tiles import TileJob
 from agrifm.scenes.document import scene_from_dict, scene_to_dict
 from agrifm.scenes.scene import Scene
+from agrifm.settings.problems import explain
 from agrifm.tasks.watershed import Watershed
 
 FORMAT = "agrifm-passport-1"

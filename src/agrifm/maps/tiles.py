@@ -24,6 +24,7 @@ from agrifm.maps.windows import Windows
 from agrifm.nn.memory import keep_freed_memory
 from agrifm.nn.model import device_of
 from agrifm.sample import Batch, collate
+from agrifm.scenes.cutting import cut_sample
 from agrifm.scenes.scene import Area, Scene, Stack, Tile
 from agrifm.tasks.calibration import Calibration
 from agrifm.tasks.fields import LAYERS, Fields
@@ -134,7 +135,7 @@ class TileJob(ABC):
         """Apply a function of the model and a batch to some windows, and return its outputs at full resolution."""
         areas = [self.windows.with_margin(number) for number in numbers]
         sizes = dict(self.checkpoint.experiment.data.resize)
-        batch = collate([resize(data.cut(area, name=str(area)), sizes) for area in areas])
+        batch = collate([resize(cut_sample(data, area, str(area)), sizes) for area in areas])
         batch = batch.to(device_of(self.model))
         with torch.inference_mode():
             values = outputs_of(self.model, batch)

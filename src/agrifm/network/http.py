@@ -5,7 +5,6 @@ Requests are retried after temporary failures, no faster than the server allows.
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 import time
@@ -23,6 +22,7 @@ from requests.exceptions import ChunkedEncodingError, ConnectionError, InvalidSc
 
 from agrifm.addresses import is_address, normalized
 from agrifm.errors import InputError, printable
+from agrifm.network.json_text import json_object, read_file, text_of
 from agrifm.network.retry import Attempt, TemporaryFailure, retry
 
 WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds before a request is sent again
@@ -32,7 +32,6 @@ TEMPORARY = (429, 500, 502, 503, 504)  # statuses after which a request is sent 
 GRACE = 1.0  # seconds after which a request that exceeds its limit is abandoned
 REDIRECTS = 5
 MOST_ANSWER = 64 * 2**20  # bytes of one answer
-MOST_FILE = 256 * 2**20  # bytes of one file
 
 Result = TypeVar("Result")
 
@@ -182,44 +181,6 @@ def within(work: Callable[[], Result], seconds: float) -> Result:
     if results:
         return results[0]
     raise APIError(f"no complete answer within {seconds:.0f} seconds")
-
-
-def read_file(path: Path) -> bytes:
-    """Read a JSON file if it is a regular file of a sensible size.
-
-    Raises:
-        OSError: If it cannot be read.
-        ValueError: If it is larger than ``MOST_FILE``, or a device.
-    """
-    if path.exists() and not path.is_file():
-        raise ValueError("no plain file")
-    if path.stat().st_size > MOST_FILE:
-        raise ValueError(f"{path.stat().st_size:,} bytes; JSON files of up to {MOST_FILE:,} are read")
-    return path.read_bytes()
-
-
-def text_of(data: bytes) -> str:
-    """Decode JSON: UTF-8 with or without a byte order mark, or UTF-16 or 32 with one.
-
-    Raises:
-        ValueError: If it is none of them.
-    """
-    return data.decode(json.detect_encoding(data))
-
-
-def json_object(text: str) -> dict[str, Any]:
-    """Parse a JSON object.
-
-    Raises:
-        ValueError: If there is none, it is nested too deeply, or a number is too long.
-    """
-    try:
-        value = json.loads(text.removeprefix("\ufeff"))
-    except RecursionError as error:
-        raise ValueError("JSON that is nested too deeply") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"JSON that is no object: {str(value)[:80]}")
-    return value
 
 
 @contextmanager

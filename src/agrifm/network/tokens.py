@@ -9,7 +9,6 @@ from datetime import datetime
 from urllib.parse import urlsplit
 
 from agrifm.errors import InputError
-from agrifm.network.http import HttpReader
 
 ENDPOINT = "https://planetarycomputer.microsoft.com/api/sas/v1/token/{account}/{container}"
 STORED = re.compile(r"https://([a-z0-9]+)\.blob\.core\.windows\.net/([a-z0-9$-]+)/.*")  # account and container
@@ -54,6 +53,9 @@ class Tokens:
 
 def _fetch(address: str) -> tuple[float, str]:
     """Fetch a token; returns its end in seconds since 1970 and the token."""
+    # It imports requests and pystac-client, which takes long, and most files need no token.
+    from agrifm.network.http import HttpReader
+
     answer = HttpReader(rate=1).document(address, "a token to read files of Planetary Computer")
     try:
         return datetime.fromisoformat(answer["msft:expiry"]).timestamp(), answer["token"]

@@ -10,8 +10,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
-from agrifm.config.problems import explain, shown
 from agrifm.errors import InputError, nearest
+from agrifm.settings.problems import explain, shown
 from agrifm.tasks.class_table import read_rows
 from agrifm.tasks.fractions import COVERS
 from agrifm.yaml_text import read_yaml

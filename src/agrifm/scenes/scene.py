@@ -17,7 +17,7 @@ from odc.geo.geobox import GeoBox
 from pydantic import Field
 
 from agrifm.addresses import is_address
-from agrifm.data.chips import Georeference
+from agrifm.data.georeference import Georeference
 from agrifm.errors import InputError
 from agrifm.rasters.bands import read_rasters
 from agrifm.rasters.cube_band import CubeBand

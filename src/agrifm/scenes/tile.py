@@ -11,11 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from agrifm.sample import Sample, days_since_epoch
 from agrifm.scenes.frame_pixels import FramePixels, fill_value, stored_dtype
 from agrifm.sensors import Sensor
 
@@ -62,7 +60,7 @@ class Stack:
         return cls(
             images=np.full(image_shape, fill_value(sensor), stored_dtype(sensor)),
             clear=np.zeros(shape, bool),
-            days=days_since_epoch([day.isoformat() for day in days]).numpy(),
+            days=np.array([(day - EPOCH).days for day in days], np.int64),
             first=first,
             factor=factor,
             has_data=np.zeros(shape, bool),
@@ -115,21 +113,6 @@ class Tile:
 
     area: Area
     stacks: dict[str, Stack] = field(default_factory=dict)
-
-    def cut(self, area: Area, name: str = "") -> Sample:
-        """Cut the sample of an area inside the tile; each sensor has the pixels that a chip of that size has."""
-        images = {}
-        dates = {}
-        valid = {}
-        for sensor, stack in self.stacks.items():
-            rows, columns = stack.under(area)
-            image = stack.images[:, :, rows, columns]
-            if image.dtype == np.uint16:  # few operations of PyTorch know this type
-                image = image.astype(np.int32)
-            images[sensor] = torch.from_numpy(image)
-            valid[sensor] = torch.from_numpy(stack.clear[:, rows, columns])
-            dates[sensor] = torch.from_numpy(stack.days)
-        return Sample(images, dates, valid, name=name)
 
     def has_clear_pixels(self, area: Area) -> bool:
         """Whether an area inside the tile has a clear pixel of any sensor."""

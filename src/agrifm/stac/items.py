@@ -14,7 +14,7 @@ from typing import Any
 from agrifm.addresses import is_address
 from agrifm.errors import InputError
 from agrifm.io import write_whole
-from agrifm.network.http import json_object, read_file, text_of
+from agrifm.network.json_text import json_object, read_file, text_of
 from agrifm.rasters.file_band import FileBand
 from agrifm.scenes.quality import Quality
 from agrifm.scenes.scene import Frame, Layer

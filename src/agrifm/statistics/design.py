@@ -17,8 +17,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pyproj import CRS
 
-from agrifm.config.problems import explain
 from agrifm.errors import InputError, counted, nearest, refusing
+from agrifm.settings.problems import explain
 
 FORMAT = "agrifm-area-design-1"
 METHOD = "stratified random sampling of pixels, without replacement within strata"

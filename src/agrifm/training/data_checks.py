@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from agrifm.checks.child_process import TimeLimitExceeded, in_child_process
-from agrifm.checks.chips import evenly, splits_overlap, structure, unlabeled, values
+from agrifm.checks.chips import splits_overlap, structure, unlabeled, values
+from agrifm.checks.choice import evenly
 from agrifm.checks.survey import Survey
 from agrifm.config import DataConfig, Experiment
 from agrifm.data.folder import ChipFolder, SampleSource

@@ -11,7 +11,7 @@ from rich.table import Table
 from torch import Tensor
 
 from agrifm.checkpoint import Checkpoint
-from agrifm.checks.chips import evenly
+from agrifm.checks.choice import evenly
 from agrifm.config import Experiment
 from agrifm.data.folder import SampleSource, SampleSubset
 from agrifm.errors import counted

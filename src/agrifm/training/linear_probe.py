@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agrifm.checks.chips import evenly
+from agrifm.checks.choice import evenly
 from agrifm.checks.two_classes import refuse_one_class
 from agrifm.config import Experiment
 from agrifm.config import load as read_experiment
@@ -22,7 +22,7 @@ from agrifm.errors import InputError
 from agrifm.nn.model import CropModel
 from agrifm.tasks.scores import scores
 from agrifm.tasks.segmentation import Segmentation
-from agrifm.training.loaders import open_sources
+from agrifm.training.sources import open_sources
 
 MAX_CHIPS = 64  # of each split
 MAX_PIXELS = 5000  # of each split

@@ -22,6 +22,7 @@ from torchmetrics import Metric
 from agrifm.checkpoint import build
 from agrifm.config import Experiment, TrainingConfig
 from agrifm.errors import InputError
+from agrifm.nn.finite import refuse_not_finite_output
 from agrifm.sample import Batch
 from agrifm.tasks.fractions import Fractions
 from agrifm.tensor_files import write_safetensors
@@ -152,27 +153,6 @@ class TrainingModule(pl.LightningModule):
         total_steps = int(self.trainer.estimated_stepping_batches)
         schedule = LambdaLR(optimizer, lambda step: rate(step, total_steps, config))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def refuse_not_finite_output(output: Tensor, batch: Batch) -> None:
-    """Refuse model output that is not finite, which would count as class 0.
-
-    Raises:
-        InputError: If the output of a sample is not finite; it names the sample.
-    """
-    finite = torch.isfinite(output)
-    if bool(finite.all()):
-        return
-    for name, sample_finite in zip(batch.names, finite, strict=True):
-        pixels = int((~sample_finite.all(0)).sum())
-        if pixels:
-            raise InputError(
-                f"sample {name}",
-                found=f"output of the model that is not finite on {pixels} pixels",
-                expected="finite numbers: any others would count as the first class",
-                repair="look for impossible values with 'agrifm data check'; if all samples fail, the weights are "
-                "damaged, or training needs a lower training.learning_rate or training.precision 32-true.",
-            )
 
 
 def _labels(batch: Batch) -> Tensor:

@@ -21,7 +21,7 @@ from agrifm.pretraining.stream import Stream
 from agrifm.sample import Season
 from agrifm.tasks.segmentation import Segmentation
 from agrifm.training.data_checks import cautions, examine
-from agrifm.training.mean_teacher import Unlabeled, training_shards, with_order
+from agrifm.training.pretraining_data import Unlabeled, training_shards, with_order
 
 STEPS = 300  # optimizer steps of a network of single pixels, as far as the limits of its epochs allow
 EPOCHS = (15, 100)  # least and largest number of its epochs
@@ -168,4 +168,4 @@ def _check_bands(experiment: Experiment, shards: Shards) -> None:
     indices = [index for _, index in order.order(0, BAND_CHECK_SAMPLES * len(shards.groups))]
     facts = survey(Unlabeled(shards), experiment.data.sensors, indices)
     for sensor in experiment.data.sensors:
-        check_band_order(sensor, facts, f"{shards.root}: {sensor.name}", single=False)
+        check_band_order(sensor, facts.pixels.get(sensor.name, ()), f"{shards.root}: {sensor.name}", single=False)

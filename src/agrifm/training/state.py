@@ -21,8 +21,8 @@ from agrifm.data.folder import ChipFolder, SampleSource
 from agrifm.errors import InputError, reason
 from agrifm.io import whole, write_whole
 from agrifm.tasks.fields import Fields
-from agrifm.training.mean_teacher import fingerprint
 from agrifm.training.module import TrainingModule
+from agrifm.training.pretraining_data import fingerprint
 
 RESUME, INPUTS = "resume.ckpt", "inputs.json"
 SECTIONS = ("seed", "data", "augment", "model", "task", "teacher")  # of an experiment; they decide the result

@@ -8,13 +8,12 @@ import zipfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
-import pyogrio
-from pyogrio.errors import DataSourceError
 from pyproj import CRS
 
 from agrifm.errors import InputError, nearest, refusing
@@ -43,8 +42,16 @@ VIEW = re.compile(r"ogr_geocode|load_extension|gdal_|ogr_inflate|fts3_tokenizer"
 REPAIR = "copy it again with the files that belong to it, or convert it, e.g. 'ogr2ogr NEW.gpkg OLD'."
 EXPECTED = "a vector file of polygons or points, e.g. GeoPackage, Shapefile, GeoJSON or FlatGeobuf"
 
-# A GML file may name the address of its schema, from where GDAL would download it.
-pyogrio.set_gdal_config_options({"GML_DOWNLOAD_SCHEMA": False})
+
+@cache
+def _pyogrio() -> ModuleType:
+    """Import pyogrio, once and set up for files of unknown origin."""
+    # It imports geopandas and pandas, which takes long; a scene needs it only for an area of interest.
+    import pyogrio
+
+    # A GML file may name the address of its schema, from where GDAL would download it.
+    pyogrio.set_gdal_config_options({"GML_DOWNLOAD_SCHEMA": False})
+    return pyogrio
 
 
 def vector_layers(path: Path) -> list[str]:
@@ -58,8 +65,8 @@ def vector_layers(path: Path) -> list[str]:
     _refuse_virtual(path)
     with _reading(path):
         try:
-            layers = pyogrio.list_layers(path.absolute())
-        except DataSourceError:  # no vector format that GDAL knows
+            layers = _pyogrio().list_layers(path.absolute())
+        except _pyogrio().errors.DataSourceError:  # no vector format that GDAL knows
             return []
     return [str(name) for name, geometry_type in layers if geometry_type is not None]
 
@@ -96,7 +103,7 @@ class Layer:
         """
         recoded = path.suffix.lower() == ".shp" and text_encoding(path) == UTF8
         with _reading(path):
-            info = pyogrio.read_info(
+            info = _pyogrio().read_info(
                 path.absolute(),
                 layer=name,
                 encoding="ISO-8859-1" if recoded else None,
@@ -200,7 +207,7 @@ class Layer:
     ) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
         stored = [str(self.info["fields"][self.columns.index(name)]) for name in columns]
         with _reading(self.path):
-            info, numbers, shapes, values = pyogrio.raw.read(
+            info, numbers, shapes, values = _pyogrio().raw.read(
                 self.path.absolute(),
                 layer=self.name,
                 encoding="ISO-8859-1" if self.recoded else None,
@@ -244,9 +251,9 @@ def read_table(path: Path) -> Any:
         raise InputError(path, found="no vector file", expected=EXPECTED, repair=REPAIR)
     _refuse_virtual(path)
     with _reading(path):
-        if pyogrio.read_info(path.absolute())["driver"] not in DRIVERS:
+        if _pyogrio().read_info(path.absolute())["driver"] not in DRIVERS:
             raise _virtual(path, "a virtual format")
-        return pyogrio.read_dataframe(path.absolute())
+        return _pyogrio().read_dataframe(path.absolute())
 
 
 @contextmanager

@@ -13,9 +13,8 @@ from functools import partial
 import numpy as np
 
 from agrifm.checks.band_order import check_band_order, unequal_infrared
-from agrifm.checks.chips import evenly
+from agrifm.checks.choice import evenly
 from agrifm.checks.ground import dark_end, has_vegetation, median_visible
-from agrifm.checks.survey import Survey
 from agrifm.errors import InputError
 from agrifm.scenes.checks.date_samples import MIN_GROUND, DateSamples
 from agrifm.scenes.checks.date_settings import units_setting
@@ -206,7 +205,7 @@ def _refuse_wrong_order(samples: Sequence[FrameSample], where: str) -> None:
         return
     pixels = (land - sensor.offset) / sensor.scale
     try:
-        check_band_order(sensor, Survey(pixels={sensor.name: [pixels.T]}), where, single=True)
+        check_band_order(sensor, [pixels.T], where, single=True)
         _refuse_unequal_infrared(sensor, np.median(land, axis=1), where)
     except InputError as error:
         raise InputError(

@@ -11,7 +11,6 @@ from odc.geo.crs import CRS
 from odc.geo.geom import Geometry, box
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from agrifm.config import Section
 from agrifm.errors import reason
 from agrifm.scenes.description.area import read_area
 from agrifm.scenes.description.values import (
@@ -27,6 +26,7 @@ from agrifm.scenes.frame_pixels import ReflectanceLimits
 from agrifm.scenes.quality import RULES
 from agrifm.scenes.units import Units
 from agrifm.sensors import SENSORS
+from agrifm.settings.section import Section
 
 Finite = Annotated[float, BeforeValidator(no_boolean), Field(allow_inf_nan=False)]
 Positive = Annotated[Finite, Field(gt=0)]

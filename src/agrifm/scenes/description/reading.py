@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from agrifm.config import override
-from agrifm.config.problems import explain
 from agrifm.errors import InputError, counted, nearest
 from agrifm.scenes.description.model import Description, Source
+from agrifm.settings.overrides import override
+from agrifm.settings.problems import explain
 from agrifm.yaml_text import read_yaml
 
 SCENE_KEYS = tuple(name for name in Description.model_fields if name != "sources")
