@@ -38,6 +38,7 @@ from agrifm.pixels.series import interpolate
 from agrifm.pixels.trees import from_boosting, from_forest
 from agrifm.products.reproduce import reproduce
 from agrifm.sample import Sample, Season, collate
+from agrifm.scenes.cutting import cut_sample
 from agrifm.scenes.scene import Area
 from agrifm.sensors import LANDSAT, S2
 from agrifm.synthetic.chips import Landscape
@@ -555,7 +556,7 @@ def test_a_map_with_context_is_seamless_and_the_same_for_any_tiles(with_context,
     # As if the whole scene were one window.
     whole = Area(0, 0, *scene.grid.shape)
     data = scene.read(whole)
-    expected = checkpoint.model()(collate([data.cut(whole)])).softmax(1)[0].numpy()
+    expected = checkpoint.model()(collate([cut_sample(data, whole)])).softmax(1)[0].numpy()
     with ThreadPoolExecutor(1) as threads:
         blended, _ = job.blend(whole, job.read(whole), threads)
     np.testing.assert_allclose(blended, expected, atol=1e-4)
