@@ -14,7 +14,7 @@ help:  ## show this list
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: .venv/ready  ## example data, training, scores beside baselines, maps and a picture (about 6 minutes)
+demo: .venv/ready  ## example data, training, scores beside baselines, maps and a picture (a few minutes)
 	$(BIN)/agrifm demo
 
 test: .venv/ready  ## all tests, with coverage of the product code

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agrifm.checkpoint import Checkpoint
-from agrifm.config import Experiment, load
+from agrifm.config import Experiment
 from agrifm.data.folder import ChipFolder
 from agrifm.errors import counted
 from agrifm.evaluation.baselines import majority, random_forest
@@ -57,15 +57,14 @@ def write_data(out: Path, seed: int, console: Console, *, paddy: bool = False) -
     console.print(f"example data written to {out}", highlight=False)
 
 
-def run(config: Path, out: Path, console: Console) -> None:
+def run(experiment: Experiment, out: Path, console: Console) -> None:
     """Write data, train, test, map and draw; then map a scene that the model never saw.
 
     Args:
-        config: Experiment in YAML.
+        experiment: A segmentation of the example data.
         out: Folder of the results.
         console: Where progress and the table of scores are shown.
     """
-    experiment = load(config)
     write_data(experiment.data.root, 0, console)
     start = time.monotonic()
     path = fit(experiment, out, console=console)

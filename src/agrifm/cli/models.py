@@ -115,9 +115,16 @@ def demo(
         Path | None, typer.Argument(help="Experiment in YAML. Default: the example of the package.", show_default=False)
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/demo"),
+    network: Annotated[
+        bool, typer.Option("--network", help="Also train the network of the example, which takes several times longer.")
+    ] = False,
 ) -> None:
     """Run the whole workflow on synthetic farmland: data, training, scores beside baselines, maps, a picture."""
+    from agrifm.config import load
     from agrifm.demo import EXAMPLE, run
 
     with resumable():
-        run(config or EXAMPLE, out, console)
+        experiment = load(config or EXAMPLE)
+        if config is None and not network:
+            experiment = experiment.quick()
+        run(experiment, out, console)
