@@ -31,6 +31,7 @@ PICTURE_PIXELS = 400  # along a side, for the picture
 MAX_DATES = 12  # of a sensor, in the picture
 DATE_WIDTH = 2.9  # inches of one date in the picture
 MAX_NAME = 44  # letters of a product's name in the table
+Colors = Sequence[Sequence[str]]  # STAC common names for red, green and blue of an image
 TRUE_COLOR = (("red",), ("green",), ("blue",))
 INFRARED = (("nir", "nir08"), ("red",), ("green",))
 VEIL = np.array((0.72, 0.82, 0.95))  # blue, over pixels that are not clear
@@ -69,7 +70,9 @@ def _read_dates(scene: Scene, layer: Layer, days: Sequence[dt.date], size: int, 
         return list(thumbnails)
 
 
-def read_composite(layer: Layer, day: dt.date, box: GeoBox, colors: Sequence[Sequence[str]] = TRUE_COLOR) -> FramePixels:
+def read_composite(
+    layer: Layer, day: dt.date, box: GeoBox, colors: Sequence[Sequence[str]] = TRUE_COLOR
+) -> FramePixels:
     """Read three bands of one date as an image.
 
     Args:
@@ -108,7 +111,7 @@ def _read_frame(frame: Frame, sensor: Sensor, box: GeoBox, bands: Sequence[str])
     return FramePixels(image, has_data, clear & ~outside, clear & outside)
 
 
-def composite_bands(sensor: Sensor, colors: Sequence[Sequence[str]] = TRUE_COLOR) -> list[str]:
+def composite_bands(sensor: Sensor, colors: Colors = TRUE_COLOR) -> list[str]:
     """Return the band ids of a composite; fewer than three if the sensor lacks one."""
     ids = []
     for names in colors:

@@ -267,17 +267,12 @@ def serve(view: View, port: int, opened: Callable[[str], None]) -> None:
         uvicorn.Server(config).run(sockets=[listening])
 
 
-def sentence(error: InputError) -> str:
-    """Return an error as one sentence for the page."""
-    return f"{error.where}: found {error.found}, but expected {error.expected}; {error.repair}"
-
-
 def _error(status: int, text: str) -> Response:
     return JSONResponse({"error": text}, status_code=status, headers=NOT_KEPT)
 
 
 async def _refused(request: Request, error: InputError) -> Response:
-    return _error(422, sentence(error))
+    return _error(422, error.sentence)
 
 
 async def _missing(request: Request, error: IndexError) -> Response:

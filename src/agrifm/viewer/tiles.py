@@ -123,7 +123,10 @@ def color_scale(steps: int) -> list[str]:
 
 def _read(path: Path, band: int, tile: TileIndex) -> np.ma.MaskedArray:
     """Read a band on a tile by nearest neighbor, from overviews where the tile is coarser than the file."""
-    with refusing(path, expected="a complete raster file"), Reader(str(path)) as reader:
+    with (
+        refusing(path, expected="a complete raster file"),
+        Reader(input=str(path)) as reader,  # ty: ignore[missing-argument] (it does not know the defaults of attrs)
+    ):
         if not reader.tile_exists(tile.x, tile.y, tile.z):
             return np.ma.masked_all((TILE, TILE), np.uint8)
         image = reader.tile(tile.x, tile.y, tile.z, tilesize=TILE, indexes=band, resampling_method="nearest")

@@ -112,7 +112,7 @@ def open_view(
     if scenes:
         found = open_scene(scenes[0], settings, skip_unreadable=skip_unreadable)
         notes += [f"Left out, because it cannot be read: {href}" for href in found.skipped]
-        images = located(found, f"Images of {scenes[0].name}.")
+        images = located(found, f"Read from {scenes[0].name}.")
     elif maps:
         images, note = _images_of(map_paths[0])
         notes += [note] if note else []
@@ -166,4 +166,4 @@ def _images_of(path: Path) -> tuple[Images | None, str]:
         check_images(provenance, hrefs_of(provenance.scene), allow_network=False)
         return located(provenance.scene, f"Images named in {file.name}."), ""
     except InputError as error:
-        return None, f"Images are not shown: {error.found}; name them with --scene FOLDER."
+        return None, f"Images are not shown; name them with --scene FOLDER. {error.sentence}"

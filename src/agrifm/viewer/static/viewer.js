@@ -178,7 +178,8 @@ class Pane {
     this.slots = { images: { url: "", ids: [] }, classes: { url: "", ids: [] } };
     this.count = 0;
     this.map.on("error", (/** @type {any} */ event) => tileError(event.error));
-    this.map.on("idle", () => this.dropOld());
+    this.busy = false;
+    this.map.on("idle", () => this.settle());
     this.map.on("click", (/** @type {any} */ event) => select(event));
     this.map.on("mousemove", (/** @type {any} */ event) => showPlace(event.lngLat));
     this.map.on("mouseout", () => (byId("place").textContent = ""));
@@ -228,8 +229,17 @@ class Pane {
     return above ?? (this.map.getLayer("parcels-fill") ? "parcels-fill" : undefined);
   }
 
-  /** Remove layers that newer ones have covered. */
-  dropOld() {
+  /** Wait until everything is drawn. */
+  wait() {
+    this.busy = true;
+    this.map.triggerRepaint();
+    showBusy();
+  }
+
+  /** Everything is drawn: remove layers that newer ones have covered. */
+  settle() {
+    this.busy = false;
+    showBusy();
     for (const drawn of Object.values(this.slots)) {
       drawn.ids.splice(0, drawn.ids.length - 1).forEach((id) => this.remove(id));
     }
@@ -245,9 +255,11 @@ class Pane {
     this.map.addSource("parcels", { type: "geojson", data: new URL("parcels.json", location.href).href });
     const none = { "fill-color": "#000", "fill-opacity": 0 };
     this.map.addLayer({ id: "parcels-fill", type: "fill", source: "parcels", paint: none });
-    const casing = { "line-color": "#fff", "line-width": 3, "line-opacity": 0.75 };
+    const growing = (/** @type {number} */ far, /** @type {number} */ near) =>
+      ["interpolate", ["linear"], ["zoom"], 12, far, 17, near];
+    const casing = { "line-color": "#fff", "line-width": growing(1.6, 4), "line-opacity": 0.6 };
     this.map.addLayer({ id: "parcels-casing", type: "line", source: "parcels", paint: casing });
-    const line = { "line-color": "#1d2125", "line-width": 1.2 };
+    const line = { "line-color": "#1d2125", "line-width": growing(0.5, 1.8) };
     this.map.addLayer({ id: "parcels-line", type: "line", source: "parcels", paint: line });
   }
 
@@ -264,6 +276,12 @@ class Pane {
 let left;
 /** @type {Pane | null} */
 let right = null;
+
+/** Tell whether tiles are still missing, which readers of the screen announce. */
+function showBusy() {
+  const busy = left.busy || (right !== null && state.compare !== "off" && right.busy);
+  byId("stage").setAttribute("aria-busy", String(busy));
+}
 
 /** Pixels of the page that panels cover, so that what is shown lies beside them. */
 function padding() {
@@ -331,11 +349,13 @@ function redraw() {
   left.draw("images", below, images, 1);
   if (view.maps.length) left.draw("classes", mapTiles(0), view.maps[0], state.opacity);
   left.showParcels(state.parcels);
+  left.wait();
   if (right === null || state.compare === "off") return;
   const other = state.compare === "map";
   right.draw("images", other ? below : imageTiles(), images, 1);
   right.draw("classes", other ? mapTiles(1) : "", other ? view.maps[1] : null, state.opacity);
   right.showParcels(state.parcels);
+  right.wait();
 }
 
 let redrawTimer = 0;
@@ -399,6 +419,10 @@ function segments(name, options, chosen, change) {
 
 function buildPanel() {
   byId("title").textContent = view.title;
+  if (view.images && view.maps.length === 0) {
+    const dates = view.images.sensors.map((sensor) => `${sensor.days.length} of ${sensor.name}`);
+    byId("subtitle").textContent = `Dates: ${dates.join(", ")}`;
+  }
   document.title = `${view.title} – AgriFM`;
   const groups = byId("groups");
   if (view.maps.length) groups.append(mapGroup());
@@ -414,7 +438,7 @@ function buildPanel() {
   if (sides.length > 1) {
     const box = h("div", { class: "segments row", role: "radiogroup", "aria-label": "Compare" });
     box.append(...segments("compare", sides, state.compare, (value) => compare(value)));
-    groups.append(group("Compare with", null, () => {}, box));
+    groups.append(group("Compare", null, () => {}, box));
   }
   if (view.notes.length) {
     groups.append(h("section", { class: "group" }, ...view.notes.map((text) => h("p", { class: "note" }, text))));
@@ -424,7 +448,7 @@ function buildPanel() {
 /** @returns {[string, string][]} */
 function compareOptions() {
   /** @type {[string, string][]} */
-  const options = [["off", "Nothing"]];
+  const options = [["off", "Off"]];
   if (view.maps.length && view.images) options.push(["images", "Images"]);
   if (view.maps.length > 1) options.push(["map", view.maps[1].title]);
   return options;
@@ -564,7 +588,7 @@ function imageGroup(images) {
   sensorChanged.push(fillChoices);
   const mark = (/** @type {any} */ event) => ((state.veil = event.target.checked), redraw());
   const veil = h("label", { class: "check" }, h("input", { type: "checkbox", id: "veil", change: mark }),
-    h("span", {}, "Blue veil over pixels that are not clear"));
+    h("span", {}, "Veil over clouds and gaps"));
   const colors = h("div", { class: "row" }, h("span", { class: "name" }, "Colors"), choices);
   const on = view.maps.length ? true : null;
   const note = images.note ? [h("p", { class: "note" }, images.note)] : [];
@@ -598,8 +622,11 @@ function buildTimeline() {
   showTimeline();
 }
 
+let touched = false; // whether the user has chosen a date
+
 /** @param {number} step */
 function setStep(step) {
+  touched = true;
   const days = /** @type {Images} */ (view.images).sensors[state.sensor].days;
   state.steps[state.sensor] = Math.max(0, Math.min(days.length - 1, step));
   showTimeline();
@@ -646,25 +673,40 @@ function showBars(days, chosen) {
   });
 }
 
-/** Ask for the clear share of one date after the other, those of the chosen sensor first. */
+/**
+ * Ask for the clear share of a date, unless it is known.
+ * @param {number} sensor @param {number} step
+ * @returns {Promise<boolean>} whether the server answered
+ */
+async function readClearShare(sensor, step) {
+  const key = `${sensor}/${step}`;
+  if (clear.has(key)) return true;
+  const found = await ask(`clear/${key}.json`);
+  if (found === undefined) return false;
+  clear.set(key, found.clear);
+  showTimeline();
+  return true;
+}
+
+/** Begin with the clearest of a few dates, so that the first image is no cloud. */
+async function chooseFirstDate() {
+  const days = /** @type {Images} */ (view.images).sensors[0].days;
+  const candidates = [1, 3, 5, 7, 9].map((tenth) => Math.floor((tenth / 10) * days.length));
+  const share = (/** @type {number} */ step) => clear.get(`0/${step}`) ?? 0;
+  for (const step of candidates) {
+    if (touched || !(await readClearShare(0, step))) return;
+  }
+  if (!touched) state.steps[0] = candidates.reduce((best, step) => (share(step) > share(best) ? step : best));
+  showTimeline();
+}
+
+/** Ask for the clear shares of all dates, one after the other, those of the chosen sensor first. */
 async function readClearShares() {
-  const images = view.images;
-  if (images === null) return;
-  for (let asked = 0; ; asked++) {
-    const order = [state.sensor, ...images.sensors.keys()];
-    let next = null;
-    for (const sensor of order) {
-      const step = images.sensors[sensor].days.findIndex((_, i) => !clear.has(`${sensor}/${i}`));
-      if (step >= 0) {
-        next = `${sensor}/${step}`;
-        break;
-      }
-    }
-    if (next === null) return;
-    const found = await ask(`clear/${next}.json`);
-    if (found === undefined) return;
-    clear.set(next, found.clear);
-    showTimeline();
+  const images = /** @type {Images} */ (view.images);
+  for (;;) {
+    const open = [state.sensor, ...images.sensors.keys()].flatMap((sensor) =>
+      images.sensors[sensor].days.map((_, step) => ({ sensor, step })).filter(({ step }) => !clear.has(`${sensor}/${step}`)));
+    if (open.length === 0 || !(await readClearShare(open[0].sensor, open[0].step))) return;
   }
 }
 
@@ -773,7 +815,7 @@ function pixelFacts(pixel) {
 
 /** The most probable classes. @param {LayerValue[]} shares @param {ClassMap} shown */
 function shareTable(shares, shown) {
-  const sorted = [...shares].sort((a, b) => Number(b.value) - Number(a.value)).slice(0, 6);
+  const sorted = [...shares].sort((a, b) => Number(b.value) - Number(a.value)).slice(0, view.maps.length > 1 ? 3 : 6);
   const table = h("table", { class: "shares", "aria-label": "Class probabilities" });
   for (const share of sorted) {
     const name = share.name.replace("Probability of ", "");
@@ -1092,7 +1134,7 @@ function everything() {
 /** @param {Pane} pane */
 function addControls(pane) {
   pane.map.addControl(new maplibre.NavigationControl({ showCompass: false }), "top-right");
-  pane.map.addControl(new maplibre.ScaleControl({ maxWidth: 110 }), "bottom-right");
+  pane.map.addControl(new maplibre.ScaleControl({ maxWidth: 110 }), "bottom-left");
 }
 
 function listenToKeys() {
@@ -1123,9 +1165,10 @@ async function start() {
   listenToKeys();
   await left.ready;
   if (view.parcels) left.addParcels();
+  if (view.images) await chooseFirstDate();
   redraw();
   await readAreas();
-  await readClearShares();
+  if (view.images) await readClearShares();
 }
 
 start();
