@@ -178,7 +178,8 @@ class Pane {
     this.slots = { images: { url: "", ids: [] }, classes: { url: "", ids: [] } };
     this.count = 0;
     this.map.on("error", (/** @type {any} */ event) => tileError(event.error));
-    this.busy = false;
+    this.busy = true;
+    this.begun = false; // whether there is anything to draw yet
     this.map.on("idle", () => this.settle());
     this.map.on("click", (/** @type {any} */ event) => select(event));
     this.map.on("mousemove", (/** @type {any} */ event) => showPlace(event.lngLat));
@@ -231,6 +232,7 @@ class Pane {
 
   /** Wait until everything is drawn. */
   wait() {
+    this.begun = true;
     this.busy = true;
     this.map.triggerRepaint();
     showBusy();
@@ -238,6 +240,7 @@ class Pane {
 
   /** Everything is drawn: remove layers that newer ones have covered. */
   settle() {
+    if (!this.begun) return;
     this.busy = false;
     showBusy();
     for (const drawn of Object.values(this.slots)) {
@@ -360,6 +363,8 @@ function redraw() {
 
 let redrawTimer = 0;
 function redrawSoon() {
+  left.busy = true;
+  showBusy();
   clearTimeout(redrawTimer);
   redrawTimer = window.setTimeout(redraw, DELAY);
 }
