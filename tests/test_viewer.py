@@ -544,6 +544,9 @@ def test_the_page_in_a_browser(address, tmp_path):
         page.keyboard.press("ArrowRight")
         drawn(page)
         assert page.locator("#shown").inner_text() != before
+        page.keyboard.press("ArrowLeft")
+        drawn(page)
+        assert page.locator("#shown").inner_text() == before
 
         page.select_option("#layer", "Confidence")
         drawn(page)
