@@ -35,6 +35,12 @@ class InputError(ValueError):
             f"{self.where}\n  found:    {self.found}\n  expected: {self.expected}\n  repair:   {self.repair}"
         )
 
+    @property
+    def sentence(self) -> str:
+        """The four parts in one line."""
+        text = f"{self.where}: found {self.found}, expected {self.expected}; {self.repair}"
+        return " ".join(text.split())
+
     def __reduce__(self) -> tuple:
         """Keep the four parts when the error crosses a process border (data-loader workers)."""
         return _rebuild, (type(self), self.where, self.found, self.expected, self.repair)

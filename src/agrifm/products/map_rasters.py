@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+from rasterio.enums import ColorInterp
+from rasterio.errors import RasterioIOError
 
 from agrifm.errors import InputError, counted, refusing
+from agrifm.maps.files.legend import NODATA
 
 BLOCK = 1024  # pixels along the side of a block
 
@@ -55,6 +58,28 @@ def bands_of(path: Path) -> Iterator[tuple[slice, np.ndarray]]:
             with refusing(path, expected="a complete raster file"):
                 part = file.read(window=((rows.start, rows.stop), (0, file.width)))
             yield rows, part
+
+
+def is_class_map(path: Path) -> bool:
+    """Whether a file is a raster of classes with their colors."""
+    try:
+        with rasterio.open(path) as file:
+            return file.colorinterp[0] == ColorInterp.palette
+    except RasterioIOError:
+        return False
+
+
+def class_counts(path: Path) -> np.ndarray:
+    """Count the pixels of each value ``(256)`` of a map of classes, block by block.
+
+    Raises:
+        InputError: If a block cannot be read.
+    """
+    counts = np.zeros(NODATA + 1, np.int64)
+    with refusing(path, expected="a complete raster file"), rasterio.open(path) as file:
+        for _, window in file.block_windows(1):
+            counts += np.bincount(file.read(1, window=window).ravel(), minlength=len(counts))
+    return counts
 
 
 def beside(target: Path, key: str) -> Path:

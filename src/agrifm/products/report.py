@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import rasterio
 import yaml
-from rasterio.enums import ColorInterp, Resampling
-from rasterio.errors import RasterioIOError
+from rasterio.enums import Resampling
 
 from agrifm.checkpoint import Checkpoint, describe
 from agrifm.errors import InputError, refusing
@@ -22,6 +21,7 @@ from agrifm.figures import png_bytes
 from agrifm.io import sha256, write_whole
 from agrifm.maps.files.legend import NODATA, picture
 from agrifm.maps.provenance import Provenance
+from agrifm.products.map_rasters import class_counts, is_class_map
 from agrifm.products.page import Html, facts, folded, image, missing, note, page, section, table
 
 WIDTH = 1200  # pixels of a picture
@@ -43,7 +43,7 @@ def report(source: Path, out: Path) -> None:
             out, found=f"the ending '{out.suffix}'", expected="an HTML file", repair="give a name that ends in .html."
         )
     kinds = {".safetensors": _model_page, ".tif": _map_page, ".tiff": _map_page}
-    readable = source.suffix.lower() == ".safetensors" or _of_classes(source)
+    readable = source.suffix.lower() == ".safetensors" or is_class_map(source)
     if source.suffix.lower() not in kinds or not readable:
         raise InputError(
             source,
@@ -53,15 +53,6 @@ def report(source: Path, out: Path) -> None:
         )
     title, parts = kinds[source.suffix.lower()](source)
     write_whole(out, page(title, parts))
-
-
-def _of_classes(path: Path) -> bool:
-    """Whether a file is a raster of classes with their colors."""
-    try:
-        with rasterio.open(path) as file:
-            return file.colorinterp[0] == ColorInterp.palette
-    except RasterioIOError:
-        return False
 
 
 def _model_page(path: Path) -> tuple[str, list[Html]]:
@@ -185,10 +176,8 @@ def _picture(path: Path) -> Html:
 
 def _areas(path: Path) -> Html:
     """Area and share of each class, from counted pixels."""
-    counts = np.zeros(NODATA + 1, np.int64)
+    counts = class_counts(path)
     with rasterio.open(path) as file:
-        for _, window in file.block_windows(1):
-            counts += np.bincount(file.read(1, window=window).ravel(), minlength=len(counts))
         names = file.tags(1)
         colors = file.colormap(1)
         hectares = None

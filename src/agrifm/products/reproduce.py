@@ -85,7 +85,7 @@ def reproduce(
     for other in document.ensemble:
         _check_model(other, Path(other.path))
     hrefs = hrefs_of(provenance.scene)
-    _check_images(provenance, hrefs, allow_network=allow_network)
+    check_images(provenance, hrefs, allow_network=allow_network)
     _check_size(provenance, path.with_name(target))
     _list_inputs(console, model, hrefs)
     with ExitStack() as stack:
@@ -140,8 +140,17 @@ def _check_model(noted: Model, path: Path) -> None:
         )
 
 
-def _check_images(provenance: Provenance, hrefs: Sequence[str], *, allow_network: bool) -> None:
-    """Refuse images that are neither files or folders of this machine nor, on request, addresses."""
+def check_images(provenance: Provenance, hrefs: Sequence[str], *, allow_network: bool) -> None:
+    """Refuse images that are neither files or folders of this machine nor, on request, addresses.
+
+    Args:
+        provenance: Provenance that names the images.
+        hrefs: Their paths and addresses.
+        allow_network: Allow addresses.
+
+    Raises:
+        InputError: If an image is missing, or would be read over the network without permission.
+    """
     where = f"{provenance.path}: scene"
     for href in hrefs:
         if is_address(href):

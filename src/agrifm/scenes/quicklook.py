@@ -31,7 +31,9 @@ PICTURE_PIXELS = 400  # along a side, for the picture
 MAX_DATES = 12  # of a sensor, in the picture
 DATE_WIDTH = 2.9  # inches of one date in the picture
 MAX_NAME = 44  # letters of a product's name in the table
-TRUE_COLOR = ("red", "green", "blue")
+Colors = Sequence[Sequence[str]]  # STAC common names for red, green and blue of an image
+TRUE_COLOR = (("red",), ("green",), ("blue",))
+INFRARED = (("nir", "nir08"), ("red",), ("green",))
 VEIL = np.array((0.72, 0.82, 0.95))  # blue, over pixels that are not clear
 NO_DATA_GRAY = 0.90
 EQUAL_AREA = "EPSG:6933"
@@ -58,7 +60,7 @@ def _read_dates(scene: Scene, layer: Layer, days: Sequence[dt.date], size: int, 
     box = overview(scene, layer.sensor, size)
     with ThreadPoolExecutor(READERS) as pool:
         thumbnails = track(
-            pool.map(lambda day: _read_thumbnail(layer, day, box), days),
+            pool.map(lambda day: read_composite(layer, day, box), days),
             f"reading {layer.sensor.name}",
             total=len(days),
             console=console,
@@ -68,21 +70,36 @@ def _read_dates(scene: Scene, layer: Layer, days: Sequence[dt.date], size: int, 
         return list(thumbnails)
 
 
-def _read_thumbnail(layer: Layer, day: dt.date, box: GeoBox) -> FramePixels:
-    """Read red, green and blue of one date."""
-    thumbnail = FramePixels.empty((3, *box.shape), np.nan, np.float32)
+def read_composite(
+    layer: Layer, day: dt.date, box: GeoBox, colors: Sequence[Sequence[str]] = TRUE_COLOR
+) -> FramePixels:
+    """Read three bands of one date as an image.
+
+    Args:
+        layer: Layer of a sensor.
+        day: One of its days.
+        box: Grid of the image.
+        colors: STAC common names for red, green and blue of the image; of several, the first that the sensor has.
+
+    Returns:
+        Reflectance ``(3, h, w)`` as float32, NaN where there are no data, and its masks.
+
+    Raises:
+        InputError: If a file cannot be read.
+    """
+    composite = FramePixels.empty((3, *box.shape), np.nan, np.float32)
     for frame in layer.on(day):
-        thumbnail.merge(_read_true_color(frame, layer.sensor, box))
-    return thumbnail
+        composite.merge(_read_frame(frame, layer.sensor, box, composite_bands(layer.sensor, colors)))
+    return composite
 
 
-def _read_true_color(frame: Frame, sensor: Sensor, box: GeoBox) -> FramePixels:
-    """Read red, green and blue of a frame as reflectance, NaN where there are no data."""
+def _read_frame(frame: Frame, sensor: Sensor, box: GeoBox, bands: Sequence[str]) -> FramePixels:
+    """Read bands of a frame as reflectance, NaN where there are no data."""
     limits = frame.possible.stored(frame.units)
     missing = MissingPixels(sensor, box)
     outside = np.zeros(box.shape, bool)
     stored = []
-    for band in _true_color_bands(sensor):
+    for band in bands:
         pixels = frame.bands[band].read(box)
         missing.add(pixels)
         outside |= pixels.outside(limits)
@@ -94,9 +111,15 @@ def _read_true_color(frame: Frame, sensor: Sensor, box: GeoBox) -> FramePixels:
     return FramePixels(image, has_data, clear & ~outside, clear & outside)
 
 
-def _true_color_bands(sensor: Sensor) -> list[str]:
-    """Return the band ids of red, green and blue."""
-    return [band.id for color in TRUE_COLOR for band in sensor.bands if band.common_name == color]
+def composite_bands(sensor: Sensor, colors: Colors = TRUE_COLOR) -> list[str]:
+    """Return the band ids of a composite; fewer than three if the sensor lacks one."""
+    ids = []
+    for names in colors:
+        positions = [sensor.index(name) for name in names]
+        found = [position for position in positions if position is not None]
+        if found:
+            ids.append(sensor.bands[found[0]].id)
+    return ids
 
 
 def show(scene: Scene, picture: Path | None, console: Console) -> None:
@@ -250,7 +273,7 @@ def _draw_contact_sheet(scene: Scene, shares: dict[str, list[float]], path: Path
         dates = counted(len(days), "date")
         if len(days) < len(layer.days):
             dates = f"{len(days)} of {len(layer.days)} dates, the clearest of their time"
-        bands = ", ".join(_true_color_bands(layer.sensor))
+        bands = ", ".join(composite_bands(layer.sensor))
         part.suptitle(f"{layer.sensor.name}: true color ({bands}), {dates}", fontsize=10)
         images = _stretch(_read_dates(scene, layer, days, PICTURE_PIXELS, console))
         axes = part.subplots(line_count, per_line, squeeze=False).ravel()
@@ -270,19 +293,33 @@ def _clearest_positions(shares: list[float]) -> list[int]:
 
 
 def _stretch(thumbnails: list[FramePixels]) -> list[np.ndarray]:
-    """Return images ``(h, w, 3)`` in 0..1; all dates are stretched between the same percentiles of clear pixels."""
-    reference = np.concatenate([thumbnail.image[:, thumbnail.clear] for thumbnail in thumbnails], axis=1)
-    if not reference.size:
-        reference = np.concatenate([thumbnail.image[:, thumbnail.has_data] for thumbnail in thumbnails], axis=1)
-    low = np.zeros(3)
-    high = np.ones(3)
-    if reference.size:
-        low, high = np.percentile(reference, (2, 98), axis=1)
+    """Return images ``(h, w, 3)`` in 0..1; all dates are stretched between the same limits."""
+    limits = stretch_limits(thumbnails)
     images = []
     for thumbnail in thumbnails:
-        image = (thumbnail.image.transpose(1, 2, 0) - low) / np.maximum(high - low, 1e-6)
-        image = image.clip(0, 1)
-        veiled = ~thumbnail.clear
-        image[veiled] = 0.45 * image[veiled] + 0.55 * VEIL
+        image = veiled(stretched(thumbnail.image, limits), thumbnail.clear)
         images.append(np.where(np.isnan(image), NO_DATA_GRAY, image))
     return images
+
+
+def stretch_limits(composites: Sequence[FramePixels]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the darkest and brightest reflectance ``(3)`` of images: percentiles 2 and 98 of their clear pixels."""
+    reference = np.concatenate([composite.image[:, composite.clear] for composite in composites], axis=1)
+    if not reference.size:
+        reference = np.concatenate([composite.image[:, composite.has_data] for composite in composites], axis=1)
+    if not reference.size:
+        return np.zeros(3), np.ones(3)
+    low, high = np.percentile(reference, (2, 98), axis=1)
+    return low, high
+
+
+def stretched(image: np.ndarray, limits: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Stretch reflectance ``(3, h, w)`` between limits to ``(h, w, 3)`` in 0..1; NaN stays."""
+    low, high = limits
+    return ((image.transpose(1, 2, 0) - low) / np.maximum(high - low, 1e-6)).clip(0, 1)
+
+
+def veiled(image: np.ndarray, clear: np.ndarray) -> np.ndarray:
+    """Return an image ``(h, w, 3)`` with a blue veil over pixels that are not clear."""
+    mixed = 0.45 * image + 0.55 * VEIL
+    return np.where(clear[..., None], image, mixed)

@@ -1,0 +1,169 @@
+"""What one page shows together, from the paths that a user names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agrifm.errors import InputError, counted
+from agrifm.maps.inputs import hrefs_of
+from agrifm.maps.provenance import Provenance
+from agrifm.opening import open_scene
+from agrifm.products.map_rasters import is_class_map
+from agrifm.products.reproduce import check_images
+from agrifm.viewer.class_map import ClassMap
+from agrifm.viewer.images import Images, located
+from agrifm.viewer.parcels import Parcels
+from agrifm.viewer.tiles import TileCache, color_scale
+
+MOST_MAPS = 2
+RASTERS = (".tif", ".tiff")
+CACHE = 128 * 2**20  # bytes of tiles in memory
+SCALE_STEPS = 9  # colors of the scale in the legend
+
+
+@dataclass(frozen=True)
+class View:
+    """Maps, images and parcels that one page shows.
+
+    Args:
+        maps: At most two maps of classes; the second one is compared with the first.
+        images: Scene below the maps.
+        parcels: Outlines above them.
+        notes: What could not be shown and why, for the page.
+        cache: Memory for tiles.
+    """
+
+    maps: tuple[ClassMap, ...] = ()
+    images: Images | None = None
+    parcels: Parcels | None = None
+    notes: tuple[str, ...] = ()
+    cache: TileCache = field(default_factory=lambda: TileCache(CACHE))
+
+    @property
+    def title(self) -> str:
+        """Names of what is shown."""
+        titles = [shown.path.name for shown in self.maps]
+        return " and ".join(titles) or (self.images.scene.name if self.images else "")
+
+    def describe(self) -> dict[str, Any]:
+        """Return everything that the page needs before it asks for tiles."""
+        return {
+            "title": self.title,
+            "maps": [shown.describe() for shown in self.maps],
+            "images": None if self.images is None else self.images.describe(),
+            "parcels": None if self.parcels is None else self.parcels.describe(),
+            "notes": list(self.notes),
+            "scale": color_scale(SCALE_STEPS),
+        }
+
+    def __str__(self) -> str:
+        parts = [f"{shown.path.name} ({counted(len(shown.classes), 'class', 'classes')})" for shown in self.maps]
+        if self.images is not None:
+            for layer in self.images.scene.layers:
+                parts.append(f"{counted(len(layer.days), 'date')} of {layer.sensor.name}")
+        if self.parcels is not None:
+            parts.append(counted(self.parcels.count, "parcel"))
+        return ", ".join(parts)
+
+
+def open_view(
+    paths: Sequence[Path],
+    scene: Path | None = None,
+    parcels: Path | None = None,
+    settings: Sequence[str] = (),
+    *,
+    skip_unreadable: bool = False,
+) -> View:
+    """Open maps, a scene and parcels for one page; headers and overviews are read.
+
+    Without ``scene``, the images of a map are those that its provenance names, if all of them are on this machine.
+
+    Args:
+        paths: One or two maps, a scene, or a map and a scene.
+        scene: Scene below the maps.
+        parcels: Vector file of parcels.
+        settings: ``key=value`` of ``scene.yaml``, for the scene.
+        skip_unreadable: Leave out dates of the scene with a file that does not open.
+
+    Raises:
+        InputError: If a path is nothing that can be shown, or there are too many.
+    """
+    map_paths = []
+    scenes = [] if scene is None else [scene]
+    for path in paths:
+        if _is_map(path):
+            map_paths.append(path)
+        else:
+            refuse_other_products(path)
+            scenes.append(path)
+    if len(map_paths) > MOST_MAPS or len(scenes) > 1:
+        raise InputError(
+            "agrifm view",
+            found=f"{counted(len(map_paths), 'map')} and {counted(len(scenes), 'scene')}",
+            expected="at most two maps, which are compared, and one scene",
+            repair="name fewer of them.",
+        )
+    maps = tuple(ClassMap.open(path) for path in map_paths)
+    images = None
+    notes: list[str] = []
+    if scenes:
+        found = open_scene(scenes[0], settings, skip_unreadable=skip_unreadable)
+        notes += [f"Left out, because it cannot be read: {href}" for href in found.skipped]
+        images = located(found, f"Read from {scenes[0].name}.")
+    elif maps:
+        images, note = _images_of(map_paths[0])
+        notes += [note] if note else []
+    outlines = None if parcels is None else Parcels.open(parcels)
+    return View(maps, images, outlines, tuple(notes))
+
+
+def refuse_other_products(path: Path) -> None:
+    """Refuse what is neither a map nor a scene, with a hint at what can be shown of it.
+
+    Raises:
+        InputError: If it is a folder of chips, a run, a checkpoint or a raster without classes.
+    """
+    expected = "a map (OUT.tif of 'agrifm map') or a scene (a folder of images)"
+    if not path.exists() and not any(character in str(path) for character in "{*?"):
+        raise InputError(path, found="no such file or folder", expected=expected, repair="check the path.")
+    if (path / "data_lists").is_dir() or (path / "h5_samples").is_dir():
+        raise InputError(
+            path,
+            found="a folder of chips",
+            expected=expected,
+            repair="view the scene that the chips were cut from; split.png in this folder shows the chips on it.",
+        )
+    if (path / "best.safetensors").is_file() or path.suffix == ".safetensors":
+        raise InputError(
+            path,
+            found="a run or a checkpoint",
+            expected=expected,
+            repair="write a map with 'agrifm map' and view it, or write a report with 'agrifm report'.",
+        )
+    if path.is_file() and path.suffix.lower() in RASTERS:
+        raise InputError(
+            path,
+            found="a raster without classes",
+            expected=expected,
+            repair="give OUT.tif itself, beside which its other layers are found; or the folder of a scene.",
+        )
+
+
+def _is_map(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in RASTERS and is_class_map(path)
+
+
+def _images_of(path: Path) -> tuple[Images | None, str]:
+    """Return the images that the provenance of a map names, or None and the reason why they are not shown."""
+    file = Provenance.beside(path)
+    if not file.is_file():
+        return None, "Images are not shown, because no provenance lies beside the map; name them with --scene FOLDER."
+    try:
+        provenance = Provenance.load(file)
+        check_images(provenance, hrefs_of(provenance.scene), allow_network=False)
+        return located(provenance.scene, f"Images named in {file.name}."), ""
+    except InputError as error:
+        return None, f"Images are not shown; name them with --scene FOLDER. {error.sentence}"
