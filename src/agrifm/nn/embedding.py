@@ -108,7 +108,8 @@ def _valid_neighbors(valid: Bool[Tensor, "b t h w"]) -> tuple[Tensor, Tensor]:
 
 def fill_series(series: Series, real: Bool[Tensor, "b t"]) -> Series:
     """Fill the gaps of a series. Frames that are not ``real`` are padding and become zeros."""
-    if bool(series.valid.all()):
+    # What a mask holds is not known when a model is exported.
+    if not torch.compiler.is_exporting() and bool(series.valid.all()):
         return series
     image, _ = fill_gaps(*series)
     return series._replace(image=image * real[:, :, None, None, None])

@@ -90,10 +90,10 @@ class PixelFeatures:
                 batch.days[sensor.name][index, :frames],
                 steps,
             )
-            blocks.append(self._block(series, sensor)[cell_of_pixel])
+            blocks.append(self.of_series(series, sensor)[cell_of_pixel])
         return torch.cat(blocks, 1)
 
-    def _block(self, series: Float[Tensor, "n s c"], sensor: Sensor) -> Float[Tensor, "n f"]:
+    def of_series(self, series: Float[Tensor, "n s c"], sensor: Sensor) -> Float[Tensor, "n f"]:
         """Features of one sensor, from its series in stored numbers."""
         channels = series * sensor.scale + sensor.offset
         if self.indices:
