@@ -127,14 +127,15 @@ def resample_in_time(series: Series, begin: Float[Tensor, " b"], length: float, 
         count: Number of dates.
     """
     image, valid, days = series
+    # Unlike len, shapes stay open while a model is exported.
     frames = image.shape[1]
     step = length / count
-    targets = (torch.arange(count, device=days.device) + 0.5).expand(len(days), -1) * step
+    targets = (torch.arange(count, device=days.device) + 0.5).expand(days.shape[0], -1) * step
     days = days - begin[:, None]
     # Insert an invalid frame at each target date, in the order of time, to find the valid frames before and after it.
     order = torch.cat([days, targets], 1).argsort(dim=1, stable=True)
-    samples = torch.arange(len(order), device=days.device)[:, None]
-    with_targets = torch.cat([valid, valid.new_zeros(len(valid), count, *valid.shape[2:])], 1)
+    samples = torch.arange(order.shape[0], device=days.device)[:, None]
+    with_targets = torch.cat([valid, valid.new_zeros(valid.shape[0], count, *valid.shape[2:])], 1)
     earlier, later = _valid_neighbors(with_targets[samples, order])
     target_frames = order.argsort(dim=1)[:, frames:]
     frame_numbers = order[:, :, None, None].expand(-1, -1, *valid.shape[2:])

@@ -34,7 +34,8 @@ class PlainTrees(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return probabilities ``(n, k)`` for features ``(n, f)``."""
         trees = self.trees
-        node = trees.roots.long().expand(len(features), -1)
+        # Unlike len, the shape stays open while the module is exported.
+        node = trees.roots.long().expand(features.shape[0], -1)
         for _ in range(self.depth):
             value = features.gather(1, trees.feature[node].long())
             go_left = (value <= trees.threshold[node]) | (value.isnan() & trees.missing_left[node])
