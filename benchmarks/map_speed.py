@@ -106,7 +106,7 @@ def feature_steps(ensemble: PixelEnsemble, batch: Batch) -> dict[str, float]:
 
     def block(indices: bool, statistics: bool) -> float:
         chosen = PixelFeatures(features.sensors, features.season, features.steps, indices, statistics)
-        return cpu_seconds(lambda: chosen._block(series, features.sensors[0]))
+        return cpu_seconds(lambda: chosen.of_series(series, features.sensors[0]))
 
     plain = block(indices=False, statistics=False)
     with_indices = block(indices=True, statistics=False)

@@ -129,7 +129,7 @@ def test_deviation_is_that_of_all_dates():
     series = torch.rand(50, 24, 10, generator=torch.Generator().manual_seed(0)) * 5000
     series[0] = torch.nan
     features = PixelFeatures((S2,), YEAR, indices=False)
-    found = features._block(series, S2)
+    found = features.of_series(series, S2)
     place = features.names(["S2"]).index("S2 B02 deviation")
     expected = (series * S2.scale + S2.offset).double().std(1, correction=0).float()
     torch.testing.assert_close(found[:, place : place + 10], expected, atol=1e-6, rtol=0, equal_nan=True)

@@ -1,4 +1,4 @@
-"""Commands for models: ``train``, ``predict``, ``show``, ``weights`` and ``demo``."""
+"""Commands for models: ``train``, ``predict``, ``show``, ``export``, ``weights`` and ``demo``."""
 
 from __future__ import annotations
 
@@ -86,6 +86,30 @@ def show(path: Annotated[Path, typer.Argument(help="Experiment in YAML, or check
     # A network can be built once every sensor has statistics to normalize with.
     if experiment.network and all(sensor.statistics is not None for sensor in experiment.data.sensors):
         console.print(f"weights: {count_parameters(build(experiment)):,}", highlight=False)
+
+
+@app.command()
+def export(
+    checkpoint: Ckpt,
+    out: Annotated[Path, typer.Argument(help="File to write, OUT.onnx.")],
+    dates: Annotated[
+        int | None,
+        typer.Option(min=1, help="Dates of a network's series. Default: those of the experiment, or 24."),
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rows and columns of the finest sensor. Default: those of training."),
+    ] = None,
+) -> None:
+    """Write a model as an ONNX file that runs without this package, and compare the two."""
+    from agrifm.products.export.file import export as write_file
+
+    with console.status("writing the file, running it, and comparing it with the model"):
+        written = write_file(checkpoint, out, dates, size)
+    for name, shape in written.inputs.items():
+        console.print(f"input {name}: {shape}", highlight=False)
+    console.print(f"largest difference of probabilities from the model: {written.difference:.2g}", highlight=False)
+    console.print(f"written to {out}", highlight=False)
 
 
 @weights.command("show")

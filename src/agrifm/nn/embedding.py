@@ -69,7 +69,7 @@ def fill_gaps(
     frame = torch.arange(frames, device=image.device)
     # Every frame is followed by a target on the same day.
     order = torch.stack([frame, frame + frames], 1).flatten()
-    return _interpolate(image, valid, days, order.expand(len(image), -1), days)
+    return _interpolate(image, valid, days, order.expand(image.shape[0], -1), days)
 
 
 class Neighbors(NamedTuple):
@@ -156,9 +156,9 @@ def _carry(
 def _gather(image: Tensor, valid: Tensor, days: Tensor, order: Tensor, count: int) -> Neighbors:
     """Find neighbors by their numbers, for all pixels at once."""
     frames = image.shape[1]
-    samples = torch.arange(len(order), device=order.device)[:, None]
+    samples = torch.arange(order.shape[0], device=order.device)[:, None]
     # A target is a frame that is never valid.
-    with_targets = torch.cat([valid, valid.new_zeros(len(valid), count, *valid.shape[2:])], 1)
+    with_targets = torch.cat([valid, valid.new_zeros(valid.shape[0], count, *valid.shape[2:])], 1)
     in_order = with_targets[samples, order]
     steps = in_order.shape[1]
     step = torch.arange(steps, device=order.device).view(1, steps, 1, 1)
@@ -189,7 +189,8 @@ def _at(image: Tensor, days: Tensor, order: Tensor, steps: Int[Tensor, "b s h w"
 
 def fill_series(series: Series, real: Bool[Tensor, "b t"]) -> Series:
     """Fill the gaps of a series. Frames that are not ``real`` are padding and become zeros."""
-    if bool(series.valid.all()):
+    # What a mask holds is not known when a model is exported.
+    if not torch.compiler.is_exporting() and bool(series.valid.all()):
         return series
     image, _ = fill_gaps(*series)
     return series._replace(image=image * real[:, :, None, None, None])
@@ -208,7 +209,8 @@ def resample_in_time(series: Series, begin: Float[Tensor, " b"], length: float, 
     """
     image, valid, days = series
     step = length / count
-    targets = (torch.arange(count, device=days.device) + 0.5).expand(len(days), -1) * step
+    # Unlike len, shapes stay open while a model is exported.
+    targets = (torch.arange(count, device=days.device) + 0.5).expand(days.shape[0], -1) * step
     days = days - begin[:, None]
     order = torch.cat([days, targets], 1).argsort(dim=1, stable=True)
     image, distance = _interpolate(image, valid, days, order, targets)

@@ -163,7 +163,7 @@ class CropModel(nn.Module):
         extents = {}
         for sensor in present:
             reduced[sensor] = self._reduce(sensor, batch)
-            extents[sensor] = self._extents(batch.images[sensor])
+            extents[sensor] = self.extents(batch.images[sensor])
         logits = self.head(self.decoder(reduced, extents, size))
         if self.config.has_pixel_branch:
             logits = logits + self.pixel_head(self._pixel_features(present, batch, size, pixels))
@@ -213,9 +213,7 @@ class CropModel(nn.Module):
         for count in tokens[tokens > 0].unique().tolist():
             rows = (tokens == count).nonzero().flatten()
             series, real = self._series(sensor, batch, rows)
-            pyramid = self.encode(sensor, series, real)
-            valid = token_validity(series.valid, self.config.swin.strides(self.config.patch))
-            part = self.decoder.reduce(sensor, pyramid, valid)
+            part = self.reduce_series(sensor, series, real)
             if not reduced:
                 reduced = [(_zeros(features, len(batch)), _zeros(observed, len(batch))) for features, observed in part]
             rows = rows.to(real.device)
@@ -226,6 +224,12 @@ class CropModel(nn.Module):
                     all_observed.index_copy(0, rows, observed),
                 )
         return reduced
+
+    def reduce_series(self, sensor: str, series: Series, real: Bool[Tensor, "b t"]) -> Reduced:
+        """Encode series without gaps and remove their time axis. Frames that are not ``real`` are padding."""
+        pyramid = self.encode(sensor, series, real)
+        valid = token_validity(series.valid, self.config.swin.strides(self.config.patch))
+        return self.decoder.reduce(sensor, pyramid, valid)
 
     def _frame_tokens(self, frames: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
         """Number of tokens along time for each sample. With ``time_steps`` it is the same for all that have a frame."""
@@ -270,7 +274,7 @@ class CropModel(nn.Module):
         """Return the backbone that encodes a sensor."""
         return cast(Swin, self.backbones[SHARED if self.config.shared_backbone else sensor])
 
-    def _extents(self, image: Tensor) -> list[Extent]:
+    def extents(self, image: Tensor) -> list[Extent]:
         """Return for each level how many rows and columns of tokens cover an image."""
         h, w = image.shape[-2:]
         strides = self.config.swin.strides(self.config.patch)

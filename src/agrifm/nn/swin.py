@@ -169,6 +169,9 @@ class Block(nn.Module):
     def _attend(self, x: Tokens) -> Tokens:
         size = cast(Triple, tuple(x.shape[1:4]))
         window, shift = clip_window(size, self.window, shifted=self.shifted)
+        if torch.compiler.is_exporting():
+            # An exported model takes any number of samples, so the layout is that of a single grid.
+            return self.attn.of_grids(self.norm1(x), lay_out(1, size, window, shift, x.device))
         layout = lay_out(len(x), size, window, shift, x.device)
         # Padded tokens take part as zeros: the published weights were trained with them.
         windows = layout.split(self.norm1(x))

@@ -251,6 +251,24 @@ class WindowAttention(nn.Module):
             return self.proj(MemoryEfficientAttention.apply(qkv, bias, groups))
         return self.proj(attend_groups(qkv, bias, groups))
 
+    def of_grids(self, x: Float[Tensor, "b t h w c"], layout: WindowLayout) -> Float[Tensor, "b t h w c"]:
+        """Split, attend and join grids of any number, in operations that every exporter knows.
+
+        Args:
+            x: Tokens of all grids.
+            layout: The layout of one grid.
+        """
+        is_token = torch.ones(len(layout.tokens), 1).index_fill(0, layout.padding, 0.0)
+        rows = x.flatten(1, 3)[:, layout.tokens.long()] * is_token
+        qkv = self.qkv(rows).unflatten(1, (-1, prod(layout.window))).unflatten(-1, (3, self.heads, -1))
+        outputs = []
+        for windows, mask in window_batches(self.bias(layout.window), layout.groups, qkv.shape[1]):
+            q, k, v = qkv[:, windows].permute(3, 0, 1, 4, 2, 5)
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            outputs.append(attended.transpose(2, 3).flatten(3))
+        grids = self.proj(torch.cat(outputs, 1)).flatten(1, 2)[:, layout.positions.long()]
+        return grids.view(x.shape)
+
     def _project(self, x: Float[Tensor, "n k c"]) -> Float[Tensor, "n k 3 heads d"]:
         return self.qkv(x).unflatten(-1, (3, self.heads, -1))
 

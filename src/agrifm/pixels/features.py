@@ -91,7 +91,7 @@ class PixelFeatures:
             cells, cell_of_pixel = nearest.unique(return_inverse=True)
             days = batch.days[sensor.name][index, :frames]
             series = interpolate(image.flatten(2)[..., cells], valid.flatten(1)[:, cells], days, steps)
-            block = self._block(series, sensor)
+            block = self.of_series(series, sensor)
             if self.context:
                 means, seen = neighborhood_mean(image, valid, cells)
                 channels = self._channels(interpolate(means, seen, days, steps), sensor)
@@ -99,7 +99,7 @@ class PixelFeatures:
             blocks.append(block[cell_of_pixel])
         return torch.cat(blocks, 1)
 
-    def _block(self, series: Float[Tensor, "n s c"], sensor: Sensor) -> Float[Tensor, "n f"]:
+    def of_series(self, series: Float[Tensor, "n s c"], sensor: Sensor) -> Float[Tensor, "n f"]:
         """Features of one sensor but for the context, from its series in stored numbers."""
         channels = self._channels(series, sensor)
         parts = [channels.flatten(1)]

@@ -1,0 +1,1 @@
+"""A trained model as one ONNX file, which runs without this package."""
