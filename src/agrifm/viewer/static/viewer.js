@@ -441,7 +441,7 @@ function buildPanel() {
   }
   const sides = compareOptions();
   if (sides.length > 1) {
-    const box = h("div", { class: "segments row", role: "radiogroup", "aria-label": "Compare" });
+    const box = h("div", { class: "segments", role: "radiogroup", "aria-label": "Compare" });
     box.append(...segments("compare", sides, state.compare, (value) => compare(value)));
     groups.append(group("Compare", null, () => {}, box));
   }
