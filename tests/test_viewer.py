@@ -573,8 +573,11 @@ def test_the_page_in_a_browser(address, tmp_path):
             colors = {color for _, color in saved.convert("RGB").getcolors(1 << 24)}
         assert tuple(bytes.fromhex(maize[1:])) in colors
 
+        page.set_viewport_size({"width": 1280, "height": 1000})
+        page.locator("#zoom").click()
         page.mouse.click(480, 400)
         page.wait_for_selector("#series .chart")
+        page.wait_for_timeout(1000)  # for the movement of the map
         drawn(page)
         picture = page.screenshot()
         browser.close()

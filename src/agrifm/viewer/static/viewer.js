@@ -258,8 +258,8 @@ class Pane {
     this.map.addSource("parcels", { type: "geojson", data: new URL("parcels.json", location.href).href });
     const none = { "fill-color": "#000", "fill-opacity": 0 };
     this.map.addLayer({ id: "parcels-fill", type: "fill", source: "parcels", paint: none });
-    const growing = (/** @type {number} */ far, /** @type {number} */ near) =>
-      ["interpolate", ["linear"], ["zoom"], 12, far, 17, near];
+    /** @type {(far: number, near: number) => any} an expression of MapLibre, whose types lists do not have */
+    const growing = (far, near) => ["interpolate", ["linear"], ["zoom"], 12, far, 17, near];
     const casing = { "line-color": "#fff", "line-width": growing(1.6, 4), "line-opacity": 0.6 };
     this.map.addLayer({ id: "parcels-casing", type: "line", source: "parcels", paint: casing });
     const line = { "line-color": "#1d2125", "line-width": growing(0.5, 1.8) };
@@ -441,7 +441,7 @@ function buildPanel() {
   }
   const sides = compareOptions();
   if (sides.length > 1) {
-    const box = h("div", { class: "segments row", role: "radiogroup", "aria-label": "Compare" });
+    const box = h("div", { class: "segments", role: "radiogroup", "aria-label": "Compare" });
     box.append(...segments("compare", sides, state.compare, (value) => compare(value)));
     groups.append(group("Compare", null, () => {}, box));
   }
