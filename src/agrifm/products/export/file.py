@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import logging
+import warnings
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -64,7 +67,8 @@ def export(checkpoint: Path, out: Path, dates: int | None = None, side: int | No
         "agrifm": library_versions()["agrifm"],
     }
     with torch.no_grad(), whole(out) as unfinished:
-        shapes = _write(plain, facts, unfinished)
+        with _quietly():
+            shapes = _write(plain, facts, unfinished)
         difference = _compare(plain, unfinished)
         # Written so that a difference that is not a number is refused, too.
         if not difference <= LARGEST_DIFFERENCE:
@@ -123,6 +127,20 @@ def _plain(model: Checkpoint, path: Path, dates: int | None, side: int | None) -
             repair="leave them out.",
         )
     return PlainClassifiers(model)
+
+
+@contextmanager
+def _quietly() -> Generator[None]:
+    """Suppress what the exporter reports about its own operations: missing torchvision, deprecated calls of PyTorch."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _write(plain: Plain, facts: dict[str, Any], path: Path) -> dict[str, tuple[int, ...]]:
