@@ -14,8 +14,8 @@ from agrifm.data.folder import ChipFolder
 from agrifm.errors import InputError
 from agrifm.sample import Sample, days_since_epoch
 from agrifm.sensors import LANDSAT, MODIS, S2, Sensor
-from agrifm.training.data_checks import cautions, examine
-from agrifm.training.sources import open_sources
+from agrifm.training.samples.data_checks import cautions, examine
+from agrifm.training.samples.sources import open_sources
 
 
 @pytest.fixture

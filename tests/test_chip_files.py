@@ -477,8 +477,8 @@ def test_a_chip_that_takes_for_ever_or_crashes_is_named(chip, tmp_path, monkeypa
 
 
 def test_data_check_goes_on_after_a_chip_that_takes_for_ever(farm, settings, monkeypatch):
-    from agrifm.training.data_checks import examine_watched
-    from agrifm.training.sources import open_sources
+    from agrifm.training.samples.data_checks import examine_watched
+    from agrifm.training.samples.sources import open_sources
 
     experiment = parse(settings)
     sources = open_sources(experiment, ("train", "val"))

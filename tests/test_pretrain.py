@@ -34,8 +34,8 @@ from agrifm.training.fit import fit
 from agrifm.training.linear_probe import LinearProbe
 from agrifm.training.mean_teacher import confidence, update_teacher
 from agrifm.training.module import BAD
-from agrifm.training.pretraining_data import AugmentedViews, Views
-from agrifm.training.sources import open_sources
+from agrifm.training.samples.pretraining_data import AugmentedViews, Views
+from agrifm.training.samples.sources import open_sources
 from agrifm.training.throughput import forward_flops, tokens
 from agrifm.weight_files.start_weights import start_weights
 

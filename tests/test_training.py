@@ -223,7 +223,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(settings, tmp_path):
 def test_given_statistics_are_kept(settings, farm):
     from rich.console import Console
 
-    from agrifm.training.sources import open_sources
+    from agrifm.training.samples.sources import open_sources
 
     experiment = parse({**settings, "data": {"root": str(farm), "sensors": ["S2"], "statistics": "given"}})
     settled = resolve(experiment, open_sources(experiment), Console(quiet=True))

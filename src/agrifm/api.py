@@ -36,7 +36,7 @@ from agrifm.sensors import Sensor
 from agrifm.tasks.field_scores import FieldScores
 from agrifm.tasks.fractions import FractionScores
 from agrifm.tasks.scores import Scores
-from agrifm.training.sources import open_sources
+from agrifm.training.samples.sources import open_sources
 from agrifm.weight_files.start_weights import weights_path
 
 Data = Scene | xr.Dataset | Sample | Mapping[str, Any]

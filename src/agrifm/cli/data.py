@@ -28,9 +28,9 @@ def check(
 ) -> None:
     """Run all checks that come before training, on every chip, and list what is wrong."""
     from agrifm.config import load
-    from agrifm.training.data_checks import cautions, examine_watched
     from agrifm.training.resolve import survey_covers
-    from agrifm.training.sources import open_sources
+    from agrifm.training.samples.data_checks import cautions, examine_watched
+    from agrifm.training.samples.sources import open_sources
 
     experiment = load(config, overrides or ())
     if experiment.data.shards is not None:
@@ -93,7 +93,7 @@ def stats(config: Config, overrides: Overrides = None) -> None:
     from agrifm.checks.chips import survey
     from agrifm.config import load
     from agrifm.training.resolve import survey_covers
-    from agrifm.training.sources import open_sources
+    from agrifm.training.samples.sources import open_sources
 
     experiment = load(config, overrides or ())
     with console.status("reading the training split"):

@@ -41,7 +41,7 @@ def evaluate(
     from agrifm.checkpoint import Checkpoint
     from agrifm.evaluation.as_of import as_of_day
     from agrifm.evaluation.scoring import evaluate as score
-    from agrifm.training.sources import open_sources
+    from agrifm.training.samples.sources import open_sources
 
     model = Checkpoint.load(checkpoint).with_root(root, allow_links=allow_links)
     model = model.averaging(flips=flips, others=ensemble or ())

@@ -31,7 +31,7 @@ from agrifm.io import write_whole
 from agrifm.nn.probabilities import LEAST_PROBABILITY
 from agrifm.tasks.calibration import Calibration
 from agrifm.tasks.segmentation import Segmentation
-from agrifm.training.sources import open_sources
+from agrifm.training.samples.sources import open_sources
 
 MAX_PIXELS = 1000  # of a chip
 TEMPERATURES = (0.05, 20.0)  # range of the search

@@ -22,7 +22,7 @@ from agrifm.sample import Batch
 from agrifm.tasks.field_scores import FieldScores
 from agrifm.tasks.fractions import FractionScores
 from agrifm.tasks.scores import Scores
-from agrifm.training.sources import batches_in_order
+from agrifm.training.samples.sources import batches_in_order
 
 
 def outputs(

@@ -22,13 +22,13 @@ from agrifm.tasks.fields import Fields
 from agrifm.training.callbacks import BEST, HISTORY, LAST
 from agrifm.training.field_stage import choose, fit_edges
 from agrifm.training.linear_probe import open_probe
-from agrifm.training.loaders import Loaders
 from agrifm.training.mean_teacher import MeanTeacher
 from agrifm.training.module import TrainingModule
 from agrifm.training.parallel import from_first, is_first
 from agrifm.training.pixel_stage import MEMBERS, blend, fit_pixels, score, write_members
 from agrifm.training.resolve import resolve
-from agrifm.training.sources import open_sources
+from agrifm.training.samples.loaders import Loaders
+from agrifm.training.samples.sources import open_sources
 from agrifm.training.state import (
     RESUME,
     checksums_of,

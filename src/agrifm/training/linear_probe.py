@@ -22,7 +22,7 @@ from agrifm.errors import InputError
 from agrifm.nn.model import CropModel
 from agrifm.tasks.scores import scores
 from agrifm.tasks.segmentation import Segmentation
-from agrifm.training.sources import open_sources
+from agrifm.training.samples.sources import open_sources
 
 MAX_CHIPS = 64  # of each split
 MAX_PIXELS = 5000  # of each split

@@ -19,7 +19,7 @@ from agrifm.errors import InputError
 from agrifm.sample import Batch
 from agrifm.training.module import TrainingModule
 from agrifm.training.parallel import shard, whole_norm
-from agrifm.training.pretraining_data import Views
+from agrifm.training.samples.pretraining_data import Views
 
 MAX_NOT_FINITE = 20  # gradients in a row that are not finite and left out, until training stops
 

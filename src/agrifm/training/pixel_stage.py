@@ -30,7 +30,7 @@ from agrifm.pixels.fitting import Comparison, compare_members, fit_ensemble
 from agrifm.sample import Batch
 from agrifm.tasks.fields import Fields
 from agrifm.tasks.segmentation import Segmentation
-from agrifm.training.sources import batches_in_order
+from agrifm.training.samples.sources import batches_in_order
 
 MEMBERS = "members.csv"
 BLOCKS_PER_FOLD = 4  # blocks of ground that the cross-validation deals out to its folds

@@ -20,8 +20,8 @@ from agrifm.pretraining.shards import Shards
 from agrifm.pretraining.stream import Stream
 from agrifm.sample import Season
 from agrifm.tasks.segmentation import Segmentation
-from agrifm.training.data_checks import cautions, examine
-from agrifm.training.pretraining_data import Unlabeled, training_shards, with_order
+from agrifm.training.samples.data_checks import cautions, examine
+from agrifm.training.samples.pretraining_data import Unlabeled, training_shards, with_order
 
 STEPS = 300  # optimizer steps of a network of single pixels, as far as the limits of its epochs allow
 EPOCHS = (15, 100)  # least and largest number of its epochs

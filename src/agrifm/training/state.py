@@ -22,7 +22,7 @@ from agrifm.errors import InputError, reason
 from agrifm.io import whole, write_whole
 from agrifm.tasks.fields import Fields
 from agrifm.training.module import TrainingModule
-from agrifm.training.pretraining_data import fingerprint
+from agrifm.training.samples.pretraining_data import fingerprint
 
 RESUME, INPUTS = "resume.ckpt", "inputs.json"
 SECTIONS = ("seed", "data", "augment", "model", "task", "teacher")  # of an experiment; they decide the result

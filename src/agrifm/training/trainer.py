@@ -18,9 +18,9 @@ from agrifm.errors import Terminated
 from agrifm.nn.memory import keep_freed_memory
 from agrifm.training.callbacks import ProgressPrinter, ScoreAndSave
 from agrifm.training.linear_probe import LinearProbe
-from agrifm.training.loaders import Loaders
 from agrifm.training.module import TrainingModule
 from agrifm.training.parallel import on_gpu, strategy
+from agrifm.training.samples.loaders import Loaders
 from agrifm.training.state import RESUME, SameExperiment, WholeFiles
 from agrifm.training.throughput import Throughput
 

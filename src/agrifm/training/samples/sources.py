@@ -10,7 +10,7 @@ from agrifm.data.loader import EpochBatches, Split, collate_by_shape, load
 from agrifm.data.transforms import Augment
 from agrifm.errors import InputError
 from agrifm.sample import Batch
-from agrifm.training.pretraining_data import open_pretraining_sources
+from agrifm.training.samples.pretraining_data import open_pretraining_sources
 
 FEW_SAMPLES = 8  # up to which starting worker processes takes longer than reading
 

@@ -15,7 +15,7 @@ from agrifm.data.loader import EpochBatches, Split, load
 from agrifm.errors import InputError, counted
 from agrifm.pretraining.blend import Blend
 from agrifm.sample import Batch
-from agrifm.training.pretraining_data import train_loader
+from agrifm.training.samples.pretraining_data import train_loader
 
 
 class Loaders(pl.LightningDataModule):
