@@ -419,8 +419,8 @@ class Recorded:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: dict[str, tuple[tuple, dict]] = {}
         answers = {
-            "agrifm.training.fit": Path("best.safetensors"),
-            "agrifm.evaluation.evaluate": SimpleNamespace(summary={"mFscore": 0.5}),
+            "agrifm.training.fit.fit": Path("best.safetensors"),
+            "agrifm.evaluation.scoring.evaluate": SimpleNamespace(summary={"mFscore": 0.5}),
             "agrifm.maps.predict_chips.predict": [Path("a_pred.png")],
         }
         for name, answer in answers.items():

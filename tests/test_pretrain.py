@@ -34,6 +34,7 @@ from agrifm.training.fit import fit
 from agrifm.training.linear_probe import LinearProbe
 from agrifm.training.mean_teacher import confidence, update_teacher
 from agrifm.training.module import BAD
+from agrifm.training.samples import pretraining_data
 from agrifm.training.samples.pretraining_data import AugmentedViews, Views
 from agrifm.training.samples.sources import open_sources
 from agrifm.training.throughput import forward_flops, tokens
@@ -235,7 +236,7 @@ def test_several_sources_are_drawn_in_their_shares(endless_plan, shards, tmp_pat
     plan["data"]["shards"] |= places
     experiment = parse({**plan, "seed": 7})
     train = open_sources(experiment)["train"]
-    order = mean_teacher.with_order(experiment, train)[1]
+    order = pretraining_data.with_order(experiment, train)[1]
     names = [train.read(index).name for _, index in order.order(0, 16)]
     synthetic = [name for name in names if name.split("-")[1] == "7"]
     stored = {name for name in names if name.split("-")[1] == "0"}
