@@ -499,7 +499,7 @@ class TestCommands:
         def refuse(*_: Any, **__: Any):
             raise BandOrder("a: S2", found="x", expected="y", repair=repair)
 
-        monkeypatch.setattr("agrifm.training.fit", refuse)
+        monkeypatch.setattr("agrifm.training.fit.fit", refuse)
         assert commands.train(["c.py"]) == 2
         errors = capsys.readouterr().err
         option = re.search(r"--cfg-options ([\w.=]+)", errors)
