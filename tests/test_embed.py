@@ -6,8 +6,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -21,6 +19,7 @@ import rasterio
 import shapely
 import xarray as xr
 from conftest import TINY, unit
+from processes import Command
 from rio_cogeo.cogeo import cog_validate
 from test_mapping import folder, model, scene  # noqa: F401
 from typer.testing import CliRunner
@@ -293,16 +292,17 @@ def test_changed_inputs_are_refused_by_name(folder, model, tmp_path, monkeypatch
 def test_a_signal_ends_the_command_and_the_same_command_goes_on(folder, undisturbed, model, tmp_path):  # noqa: F811
     out = tmp_path / "e.tif"
     words = ["embed", str(model), str(folder), str(out), "--memory", "0.5"]
-    command = [sys.executable, "-m", "agrifm.cli", *words]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = Command(words, tmp_path / "log")
     parts = Store.beside(out).folder
     while process.poll() is None and not list(parts.glob("[0-9]*.npz")):
         time.sleep(0.005)
-    process.send_signal(signal.SIGTERM)
-    text = process.communicate(timeout=60)[0].decode()
-    if process.returncode == 0:
+    process.send(signal.SIGTERM)
+    code = process.wait(60)
+    text = process.text()
+    (tmp_path / "log").unlink()
+    if code == 0:
         pytest.skip("it was finished before the signal came")
-    assert (process.returncode, "Traceback" in text) == (143, False), text
+    assert (code, "Traceback" in text) == (143, False), text
     assert "the same command resumes from here" in text
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output

@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -17,7 +15,8 @@ import psutil
 import pytest
 import rasterio
 from rich.console import Console
-from test_mapping import EVERYTHING, SLOW, SMALL, folder, model, scene, whole  # noqa: F401
+from processes import Command, slow_audit
+from test_mapping import EVERYTHING, SMALL, folder, model, scene, whole  # noqa: F401
 
 from agrifm.errors import InputError
 from agrifm.io import locked
@@ -381,16 +380,14 @@ def alive(group):
 def test_signals_stop_workers_as_well_without_a_traceback(number, code, folder, model, tmp_path):  # noqa: F811
     """Ctrl-C reaches every process of the group, SIGTERM the main one."""
     out = tmp_path / "map.tif"
-    command = [sys.executable, "-c", SLOW, "map", str(model), str(folder), str(out), "--memory", "0.1"]
-    process = subprocess.Popen(
-        [*command, "--workers", "2"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-    )
+    words = ["map", model, folder, out, "--memory", "0.1", "--workers", "2"]
+    process = Command(words, tmp_path / "log", before=slow_audit)
     parts = Store.beside(out).folder
     while process.poll() is None and not list(parts.glob("[0-9]*.npz")):
         time.sleep(0.01)
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
-    said = process.communicate(timeout=60)[0].decode()
-    assert process.returncode == code, said
+    assert process.wait(60) == code, process.text()
+    said = process.text()
     assert "the same command resumes from here" in said
     assert "Traceback" not in said
     deadline = time.monotonic() + 60

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -16,6 +14,7 @@ import pytest
 import rasterio
 import torch
 from conftest import TINY, unit
+from processes import Command, slow_audit
 from rio_cogeo.cogeo import cog_validate
 from typer.testing import CliRunner
 
@@ -43,18 +42,6 @@ LAND = Landscape(rows=2, columns=3, size=48, frames=(("S2", 4), ("Landsat", 3), 
 NAMES = [name for name, _ in CLASSES]
 SMALL = MapOptions(memory=0.5)  # several tiles even here
 EVERYTHING = replace(SMALL, extras=("probabilities", "confidence", "entropy", "observations"))
-
-
-# The command that does not end before it is stopped.
-SLOW = """
-import time
-
-from agrifm.cli import main
-from agrifm.maps import map_scene
-
-map_scene.audit = lambda *_: time.sleep(100)
-main()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -226,11 +213,11 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(whole, model, fold
     extras = [f"--{name}" for name in EVERYTHING.extras]
     words = ["map", str(model), str(folder), str(out), "--memory", "0.1", *extras]
     parts = Store.beside(out).folder
-    process = subprocess.Popen([sys.executable, "-c", SLOW, *words], stdout=subprocess.DEVNULL)
+    process = Command(words, tmp_path / "log", before=slow_audit)
     deadline = time.monotonic() + 120
     while not list(parts.glob("[0-9]*.npz")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
+    process.send(signal.SIGKILL)
     process.wait()
     kept = {path.name: path.stat().st_mtime_ns for path in parts.glob("[0-9]*.npz")}
     assert kept

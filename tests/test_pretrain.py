@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from conftest import SENSORS, TINY
+from processes import train_in_processes
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_training import assert_same_weights, history, weights_of
 from typer.testing import CliRunner
@@ -142,11 +143,10 @@ def test_killed_in_mid_epoch_it_goes_on_to_the_same_bits(plan, endless_plan, pla
 
 def trained(config, out, *settings):
     """Train by the command line, in two processes of their own."""
-    words = [sys.executable, "-m", "agrifm.cli", "train", str(config), "--out", str(out)]
-    for text in ("training.devices=2", *settings):
+    words = [config, "--out", out]
+    for text in settings:
         words += ["--set", text]
-    finished = subprocess.run(words, capture_output=True, text=True, timeout=300)
-    assert finished.returncode == 0, finished.stderr
+    train_in_processes(words, out.parent / "output")
     return out
 
 

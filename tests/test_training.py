@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from processes import Command
 from typer.testing import CliRunner
 
 from agrifm.checkpoint import Checkpoint
@@ -116,26 +117,16 @@ def test_resuming_goes_on_exactly(settings, tmp_path, ema):
 def test_a_killed_process_can_be_resumed(config_file, tmp_path):
     """SIGKILL at an arbitrary moment leaves only whole files, and the same command finishes the run."""
     out = tmp_path / "out"
-    command = [
-        sys.executable,
-        "-m",
-        "agrifm.cli",
-        "train",
-        str(config_file),
-        "--out",
-        str(out),
-        "--set",
-        "training.epochs=3",
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    words = ["train", str(config_file), "--out", str(out), "--set", "training.epochs=3"]
+    command = Command(words, tmp_path / "log")
     deadline = time.monotonic() + 120
     while not (out / "resume.ckpt").is_file() and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    command.send(signal.SIGKILL)
+    command.wait()
     for path in out.glob("*.safetensors"):
         Checkpoint.load(path)
-    resumed = CliRunner().invoke(app, command[3:])
+    resumed = CliRunner().invoke(app, words)
     assert resumed.exit_code == 0, resumed.output
     assert [row["epoch"] for row in history(out)] == ["0", "1", "2"]
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import pickle
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Generator, Iterator, Sequence
@@ -183,7 +184,12 @@ def _client(workers: int, address: str | None) -> Generator[Client]:
         "distributed.scheduler.allowed-failures": DEATHS,
         "distributed.comm.timeouts.connect": f"{CONNECTING:g}s",
     }
+    forked = address is None and sys.platform == "linux"
+    if forked:
+        settings["distributed.worker.multiprocessing-method"] = "forkserver"
     with dask.config.set(settings), _quiet():
+        if forked:
+            _import_before_workers_start()
         if address is None:
             local = LocalCluster(
                 n_workers=workers,
@@ -202,6 +208,14 @@ def _client(workers: int, address: str | None) -> Generator[Client]:
         finally:
             with suppress(Exception):  # it may be gone, which was reported before
                 client.close(timeout=CONNECTING)
+
+
+def _import_before_workers_start() -> None:
+    """Let the process from which workers are forked import what they need, once instead of in each of them."""
+    from distributed.utils import get_mp_context
+
+    context = get_mp_context()  # the first call sets dask's own list of modules, which this one replaces
+    context.set_forkserver_preload(["distributed", __name__])
 
 
 def _connected(address: str) -> Client:
