@@ -14,8 +14,8 @@ import numpy as np
 import psutil
 import pytest
 import rasterio
-from rich.console import Console
 from processes import Command, slow_audit
+from rich.console import Console
 from test_mapping import EVERYTHING, SMALL, folder, model, scene, whole  # noqa: F401
 
 from agrifm.errors import InputError
