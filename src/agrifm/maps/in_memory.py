@@ -13,6 +13,7 @@ from agrifm.maps.map_scene import plan
 from agrifm.maps.options import DEFAULTS, EmbedOptions, MapOptions
 from agrifm.maps.runner import here
 from agrifm.maps.tiles import MapJob, TileJob
+from agrifm.progress import Timing
 from agrifm.scenes.scene import Area, Scene
 from agrifm.tasks.segmentation import Segmentation
 
@@ -37,7 +38,7 @@ def predict_scene(checkpoint: Checkpoint, scene: Scene, options: MapOptions = DE
     """
     job = plan(checkpoint, scene, options)
     layers: dict[str, np.ndarray] = {}
-    for tile, arrays in here(job, job.windows.tiles()):
+    for tile, arrays in here(job, job.windows.tiles(), Timing()):
         for name in ("classes", *job.extras):
             array = arrays[name]
             if name not in layers:
@@ -63,7 +64,7 @@ def embed_scene(checkpoint: Checkpoint, scene: Scene, options: MapOptions = DEFA
     """
     job = plan_embedding(checkpoint, scene, EmbedOptions("float32", options.window, options.memory, options.device))
     embedding = np.full((job.channels, *scene_shape(job)), np.nan, np.float32)
-    for tile, arrays in here(job, job.windows.tiles()):
+    for tile, arrays in here(job, job.windows.tiles(), Timing()):
         rows, columns = _slices(tile)
         embedding[:, rows, columns] = arrays["embedding"]
     y, x = job.scene.grid.dimensions

@@ -119,7 +119,7 @@ class _MapRun(Run[MapJob, MapOptions, Mapped]):
 
     def write(self, job: MapJob, store: Store, folder: Path) -> tuple[list[Path], dict[str, Any]]:
         tiles = job.windows.tiles()
-        with self.console.status("writing the map"):
+        with self.timing.during("writing"), self.console.status("writing the map"):
             files = build(
                 folder,
                 self.out,
@@ -131,7 +131,7 @@ class _MapRun(Run[MapJob, MapOptions, Mapped]):
                 extras=job.extras,
                 calibration=job.checkpoint.calibration,
             )
-        with self.console.status("auditing window borders"):
+        with self.timing.during("auditing"), self.console.status("auditing window borders"):
             seams = audit(folder / self.out.name, job)
         return files, {"seams": seams.to_dict()}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -22,6 +22,7 @@ from agrifm.maps.provenance import Provenance, fingerprint, provenance_of
 from agrifm.maps.runner import work
 from agrifm.maps.store import DamagedTile, Store
 from agrifm.maps.tiles import TileJob, impossible_key
+from agrifm.progress import Timing
 from agrifm.scenes.scene import Scene
 
 Options = TypeVar("Options", MapOptions, EmbedOptions)
@@ -48,6 +49,7 @@ class Run(ABC, Generic[Job, Options, Result]):
     out: Path
     options: Options
     console: Console
+    timing: Timing = field(default_factory=Timing, init=False, compare=False)
 
     noun: ClassVar[str]  # what is written, in messages
 
@@ -146,7 +148,7 @@ class Run(ABC, Generic[Job, Options, Result]):
             store.open(request, afresh=afresh)
             try:
                 job = self.prepare(job, store)
-                work(job, store, self.console, workers=workers, dask=dask)
+                work(job, store, self.console, self.timing, workers=workers, dask=dask)
                 return self._finish(job, store, request)
             except Unreadable as error:
                 if not skip_unreadable or error.where not in hrefs_of(job.scene):
@@ -186,6 +188,7 @@ class Run(ABC, Generic[Job, Options, Result]):
         store.complete(self.out, (*self.known_files(), self._provenance))
         if store.folder.is_dir():
             self.console.print(f"kept because it holds files of something else: {store.folder}", highlight=False)
+        self.console.print(str(self.timing), highlight=False)
         return self.result(job, files, values)
 
     def _refuse_changes(self, before: dict[str, Any], job: Job) -> None:

@@ -20,18 +20,22 @@ from agrifm.errors import counted
 from agrifm.maps.dask_cluster import spread
 from agrifm.maps.store import DamagedTile, Store
 from agrifm.maps.tiles import ComputedTile, TileJob, one_thread
+from agrifm.progress import Timing
 from agrifm.scenes.scene import Area
 
 REPORT_EVERY = 60.0  # seconds between lines of progress where there is no terminal
 
 
-def work(job: TileJob, store: Store, console: Console, *, workers: int = 1, dask: str | None = None) -> None:
+def work(
+    job: TileJob, store: Store, console: Console, timing: Timing, *, workers: int = 1, dask: str | None = None
+) -> None:
     """Compute all tiles that are not finished yet.
 
     Args:
         job: What to compute.
         store: Where finished tiles are stored.
         console: Where progress is shown.
+        timing: Where the seconds of reading, computing and writing are added.
         workers: Processes on this machine; 1 computes in this process, on as many threads as there are cores.
         dask: Address of a dask scheduler whose workers compute the tiles instead.
     """
@@ -45,17 +49,22 @@ def work(job: TileJob, store: Store, console: Console, *, workers: int = 1, dask
     total = sum(km2(tile) for tile in tiles)
     left = sum(km2(tile) for tile in todo)
     in_this_process = workers == 1 and dask is None
-    results = here(job, todo) if in_this_process else spread(job, todo, workers, dask)
+    if in_this_process:
+        results = here(job, todo, timing)
+    else:
+        results = timing.each("computing", spread(job, todo, workers, dask))
     # One tile is written while the next is computed; more would pile up in memory on a slow disk.
     with _progress(console, total, left) as step, ThreadPoolExecutor(1) as writer:
         writing: deque = deque()
         for tile, arrays in results:
             writing.append(writer.submit(store.save, tile, arrays))
-            while len(writing) > 1:
-                writing.popleft().result()
+            with timing.during("writing"):
+                while len(writing) > 1:
+                    writing.popleft().result()
             step(km2(tile))
-        for unfinished in writing:
-            unfinished.result()
+        with timing.during("writing"):
+            for unfinished in writing:
+                unfinished.result()
 
 
 def _unfinished(tiles: Sequence[Area], store: Store, console: Console) -> Iterator[Area]:
@@ -70,16 +79,19 @@ def _unfinished(tiles: Sequence[Area], store: Store, console: Console) -> Iterat
             yield tile
 
 
-def here(job: TileJob, tiles: Sequence[Area]) -> Iterator[ComputedTile]:
+def here(job: TileJob, tiles: Sequence[Area], timing: Timing) -> Iterator[ComputedTile]:
     """Compute tiles in this process, and read the next one meanwhile."""
     with one_thread(), ThreadPoolExecutor(os.cpu_count()) as threads, ThreadPoolExecutor(1) as reader:
         reading = reader.submit(job.read, tiles[0]) if tiles else None
         for number, tile in enumerate(tiles):
             assert reading is not None
-            data = reading.result()
+            with timing.during("reading"):
+                data = reading.result()
             if number + 1 < len(tiles):
                 reading = reader.submit(job.read, tiles[number + 1])
-            yield tile, job.make(tile, data, threads)
+            with timing.during("computing"):
+                arrays = job.make(tile, data, threads)
+            yield tile, arrays
 
 
 def _km2(resolution: float, tile: Area) -> float:

@@ -122,13 +122,13 @@ class _EmbedRun(Run[EmbedJob, EmbedOptions, Embedded]):
         """Take scales and offsets that are kept with the tiles, so that all tiles have the same ones."""
         if job.dtype != "int8":
             return job
-        with self.console.status("measuring the range of the features"):
+        with self.timing.during("computing"), self.console.status("measuring the range of the features"):
             arrays = store.kept(RANGE, lambda: _arrays(job.with_range().coding))
         return replace(job, coding=Coding(job.dtype, arrays["scale"], arrays["offset"]))
 
     def write(self, job: EmbedJob, store: Store, folder: Path) -> tuple[list[Path], dict[str, Any]]:
         tiles = job.windows.tiles()
-        with self.console.status("writing the embedding"):
+        with self.timing.during("writing"), self.console.status("writing the embedding"):
             files = build_embedding(
                 folder, self.out, job, lambda product: store.tiles(product, tiles), sha256(self.models[0])
             )
