@@ -34,6 +34,8 @@ soak: .venv/ready  ## 200 commands stopped at random moments and given again; th
 
 bench: .venv/ready  ## cost of the model against a plainly written one, as ratios (about an hour for everything)
 	$(BIN)/python benchmarks/cost.py
+	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/counted.py
 
 real: .venv/ready  ## accuracy on real series, if they are on this machine
 	$(BIN)/python benchmarks/real.py

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from run_log import append
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from yardstick import ExplicitSwin, yardstick_model
@@ -315,10 +316,14 @@ def main() -> None:
     if options.task:
         return run_task(options.task)
     rows = product(options.sizes, map(int, options.pixels), options.precisions, SUBJECTS)
-    text = report(run_all([Case(*row) for row in rows], options), options)
+    results = run_all([Case(*row) for row in rows], options)
+    text = report(results, options)
     print(text)
     if options.out:
         options.out.write_text(text, encoding="utf-8")
+    measured = [line for line, _ in floors(results) if "not measured" not in line]
+    if measured:
+        append(f"cost: {'; '.join(measured)}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import cost  # noqa: E402
+import counted  # noqa: E402
+import scaling  # noqa: E402
 from yardstick import ExplicitSwin, yardstick_model  # noqa: E402
 
 SMALL = SwinSize(
@@ -220,3 +222,25 @@ def test_yardstick_model_equals_ours() -> None:
     batch = cost.collate([cost.Sample({"S2": torch.rand(8, 10, 32, 32) * 1e4})])
     with torch.no_grad():
         assert difference(ours(batch), plain(batch)) < 1e-4
+
+
+def test_operations_and_bytes_are_those_that_are_stored() -> None:
+    """More of either is a slower model; after a change that is meant, ``benchmarks/counted.py --write`` stores them."""
+    stored = json.loads(counted.STORED.read_text())
+    for name, count in counted.all_counts().items():
+        gflop, megabytes = stored.pop(name)
+        assert count.gflop == pytest.approx(gflop, rel=1e-3), name
+        assert count.megabytes == pytest.approx(megabytes, rel=1e-3), name
+    assert not stored
+
+
+def test_training_creates_what_inference_does_and_more() -> None:
+    """A count that misses the backward pass would be the same for both."""
+    forward = counted.count("tiny", 64, train=False)
+    training = counted.count("tiny", 64, train=True)
+    assert 2.5 < training.gflop / forward.gflop < 3.5
+    assert training.megabytes > 1.5 * forward.megabytes
+
+
+def test_exponents_are_fitted() -> None:
+    assert scaling.exponent([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
