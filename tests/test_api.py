@@ -162,3 +162,11 @@ def scene_parcels(scene, folder):
     path = folder / "parcels.gpkg"
     gpd.GeoDataFrame({"crop": crops}, geometry=squares, crs=str(scene.grid.crs)).to_file(path)
     return path
+
+
+def test_a_model_is_shown_in_one_line_without_its_weights():
+    shown = repr(agrifm.load("agrifm-tiny"))
+    assert shown.startswith("<agrifm.Model agrifm-tiny")
+    assert "sensors S2, Landsat, Modis" in shown
+    assert "cropland" in shown
+    assert "tensor(" not in shown

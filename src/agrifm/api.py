@@ -32,7 +32,7 @@ from agrifm.maps.options import EMBED_DEFAULTS, EmbedOptions, MapOptions
 from agrifm.opening import open_scene
 from agrifm.sample import Sample, collate
 from agrifm.scenes.scene import Scene
-from agrifm.sensors import Sensor
+from agrifm.sensors import Sensor, names
 from agrifm.tasks.field_scores import FieldScores
 from agrifm.tasks.fractions import FractionScores
 from agrifm.tasks.scores import Scores
@@ -53,6 +53,11 @@ class Model:
 
     path: Path
     checkpoint: Checkpoint
+
+    def __repr__(self) -> str:
+        """One line without the weights, for notebooks and terminals."""
+        facts = [f"sensors {', '.join(names(self.sensors))}", f"outputs {', '.join(self.classes)}"]
+        return f"<agrifm.Model {self.path.name}: {'; '.join(facts)}>"
 
     @property
     def classes(self) -> tuple[str, ...]:
