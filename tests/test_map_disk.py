@@ -21,7 +21,7 @@ def test_a_new_map_leaves_nothing_of_the_old_one(tmp_path):
     target = tmp_path / "m.tif"
     a_map(target)
     a_map(target, seed=1, extras=("confidence",))
-    expected = {"m.tif", "m.tif.aux.xml", "m.qml", "m.json", "m_confidence.tif"}
+    expected = {"m.tif", "m.tif.aux.xml", "m.qml", "m.qlr", "m.json", "m_confidence.tif"}
     assert set(contents(tmp_path)) == expected
     a_map(tmp_path / "other" / "m.tif", seed=1, extras=("confidence",))
     assert contents(tmp_path / "other") == contents(tmp_path)
@@ -135,4 +135,4 @@ def test_what_a_killed_run_left_is_cleaned(tmp_path):
     (left / "m.tif.tiles").write_bytes(b"half")
     (left / "m.tif").write_bytes(b"half")
     a_map(tmp_path / "m.tif", extras=())
-    assert {path.name for path in tmp_path.iterdir()} == {"m.tif", "m.tif.aux.xml", "m.qml", "m.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"m.tif", "m.tif.aux.xml", "m.qml", "m.qlr", "m.json"}

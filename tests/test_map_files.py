@@ -152,6 +152,35 @@ def test_qgis_style_lists_the_classes(made):
     assert entries == [(i, LABELS[i], COLORS[i].lower()) for i in range(len(LABELS))]
 
 
+def test_qgis_layers_open_the_map_and_its_confidence(made):
+    path = made[0].with_suffix(".qlr")
+    assert path.read_text(encoding="utf-8").startswith("<!DOCTYPE qgis-layer-definition>\n<qlr>")
+    root = ElementTree.parse(path).getroot()
+    group = root.find("layer-tree-group/layer-tree-group")
+    assert group.get("name") == made[0].stem
+    tree = {layer.get("id"): layer for layer in group.iter("layer-tree-layer")}
+    shown = {layer.get("name"): layer.get("checked") == "Qt::Checked" for layer in tree.values()}
+    assert shown == {"classes": True, "confidence": False, "entropy": False}
+    layers = {layer.findtext("id"): layer for layer in root.iter("maplayer")}
+    assert layers.keys() == tree.keys()
+    for key, layer in layers.items():
+        source = layer.findtext("datasource")
+        assert source == tree[key].get("source")
+        assert source.startswith("./")
+        with rasterio.open(path.parent / source) as file:
+            assert rasterio.CRS.from_wkt(layer.findtext("srs/spatialrefsys/wkt")) == file.crs
+    classes, confidence, _ = layers.values()
+    style = ElementTree.parse(made[0].with_suffix(".qml")).getroot()
+    entries = [entry.attrib for entry in style.iter("paletteEntry")]
+    assert [entry.attrib for entry in classes.iter("paletteEntry")] == entries
+    assert confidence.find("pipe/rasterrenderer").get("type") == "singlebandpseudocolor"
+    assert [float(item.get("value")) for item in confidence.iter("item")] == [0, 0.25, 0.5, 0.75, 1]
+
+
+def test_legends_are_read_back(made):
+    assert Legend.read(made[0]) == Legend(LABELS, tuple(color.lower() for color in COLORS))
+
+
 def test_254_classes_fit_and_255_are_refused(tmp_path):
     names = tuple(f"class {i}" for i in range(MOST_CLASSES + 1))
     colors = tuple(f"#{i:02x}{255 - i:02x}80" for i in range(MOST_CLASSES + 1))

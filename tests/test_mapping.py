@@ -92,7 +92,7 @@ def read(path):
 def test_all_files_are_there_and_lie_where_the_scene_lies(whole, scene):
     out, mapped = whole
     assert {path.name for path in mapped.files} == {
-        *("map.tif", "map.tif.aux.xml", "map.qml", "map.json", "map.passport.json"),
+        *("map.tif", "map.tif.aux.xml", "map.qml", "map.qlr", "map.json", "map.passport.json"),
         *(f"map_{name}.tif" for name in EVERYTHING.extras),
     }
     assert sorted(path.name for path in out.parent.iterdir()) == sorted(path.name for path in mapped.files)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import geopandas
 import h5py
@@ -12,6 +13,7 @@ import shapely
 import yaml
 from conftest import FARM, FEW_PIXELS, TINY
 from drawn_parcels import GRID, LEFT, TOP, frame_of, holds, save, square, write_tif
+from pyproj import CRS
 from test_cli import agrifm, runner
 from test_fields import layers_of, random_fields
 from test_scene_chips import scene  # noqa: F401
@@ -22,6 +24,7 @@ from agrifm.config import load, parse
 from agrifm.data.chips import read_chip
 from agrifm.errors import InputError
 from agrifm.maps.files import writer
+from agrifm.maps.files.legend import Legend
 from agrifm.products import fiboa
 from agrifm.products.field_shapes import find_fields, join_small, outlines
 from agrifm.products.parcels import ParcelRule, parcels_of
@@ -249,6 +252,23 @@ def test_files_follow_the_fiboa_schema(drawn, tmp_path, ending):
     assert frame["crop"].tolist() == ["maize", "rapeseed"]
     assert not list(tmp_path.glob("*.part*"))
     assert "an existing file" in refused("parcels", drawn, path)
+
+
+def test_qgis_layers_lay_the_fields_over_their_map(made, tmp_path):
+    for source in made.parent.glob("map*.*"):
+        (tmp_path / source.name).write_bytes(source.read_bytes())
+    folder = tmp_path / "fields"
+    folder.mkdir()
+    path = folder / "made.gpkg"
+    agrifm("parcels", tmp_path / "map.tif", path)
+    root = ElementTree.parse(folder / "made.gpkg.qlr").getroot()
+    layers = list(root.iter("maplayer"))
+    assert [layer.findtext("layername") for layer in layers] == ["fields", "classes"]
+    assert [layer.findtext("datasource") for layer in layers] == ["./made.gpkg", "../map.tif"]
+    assert [layer.findtext("provider") for layer in layers] == ["ogr", "gdal"]
+    assert {layer.findtext("srs/spatialrefsys/wkt") for layer in layers} == {CRS.from_epsg(32631).to_wkt()}
+    assert layers[0].find("renderer-v2//Option[@name='style']").get("value") == "no"
+    assert [entry.get("label") for entry in layers[1].iter("paletteEntry")] == list(Legend.read(made).names)
 
 
 def test_geoparquet_has_the_types_and_the_metadata_of_the_specification(made):

@@ -77,7 +77,7 @@ def run(experiment: Experiment, out: Path, console: Console) -> None:
     _draw(experiment, test, out, result)
     console.print(score_table(rows, f"held-out ground: {counted(len(test), 'chip')}"))
     summary = {name: row.summary for name, row in rows.items()}
-    (out / "scores.json").write_text(json.dumps(summary, indent=2))
+    (out / "scores.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
     console.print(f"{counted(len(maps), 'map')} in {out / 'maps'}, picture {out / 'demo.png'}", highlight=False)
     _map_scene(path, out, console)
     console.print(f"{(time.monotonic() - start) / 60:.1f} minutes", highlight=False)

@@ -138,7 +138,8 @@ def sync(path: Path) -> None:
         return
     if path.is_dir() and os.name == "nt":  # Windows cannot open folders
         return
-    handle = os.open(path, os.O_RDONLY)
+    # Windows flushes only what is open for writing, and elsewhere folders cannot be opened so.
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:

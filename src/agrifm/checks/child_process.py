@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing as mp
+import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -13,8 +14,9 @@ import torch
 from agrifm.data import hdf5 as h5_files
 from agrifm.errors import Unreadable
 
-# On systems without fork, a new process starts without the state of this one, and the work must be picklable.
-METHOD = "fork" if "fork" in mp.get_all_start_methods() else "spawn"
+# Windows has no fork, and on macOS system libraries may crash after one. A new process there starts without the state
+# of this one, so the work must be picklable.
+METHOD = "fork" if sys.platform == "linux" else "spawn"
 
 
 class TimeLimitExceeded(Unreadable):

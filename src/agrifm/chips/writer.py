@@ -169,7 +169,8 @@ def _prepare_folder(out: Path) -> None:
     with writing(out):
         for folder in ("data_lists", "h5_samples"):
             (out / folder).mkdir(parents=True, exist_ok=True)
-        (out / UNFINISHED).write_text("These chips are not complete. Run the command that writes them again.\n")
+        note = "These chips are not complete. Run the command that writes them again.\n"
+        (out / UNFINISHED).write_text(note, encoding="utf-8")
         for split in SPLITS:
             (out / "data_lists" / f"{split}.txt").unlink(missing_ok=True)
         for path in (out / "h5_samples").iterdir():

@@ -10,6 +10,7 @@ import traceback
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
+from importlib.metadata import version as package_version
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -44,6 +45,21 @@ Ensemble = Annotated[
 ]
 Links = Annotated[bool, typer.Option("--allow-links", help="Follow links in chips to other files.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"agrifm {package_version('agrifm')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _global_options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    """Options before the name of a command."""
 
 
 def main() -> None:

@@ -43,6 +43,12 @@ Seasons = Annotated[
     tuple[GrowingSeason, ...],
     BeforeValidator(_as_list, json_schema_input_type=tuple[GrowingSeason, ...] | GrowingSeason),
 ]
+LoggerName = Literal["tensorboard", "csv", "wandb", "mlflow"]
+Loggers = Annotated[
+    tuple[LoggerName, ...],
+    Field(min_length=1),
+    BeforeValidator(_as_list, json_schema_input_type=tuple[LoggerName, ...] | LoggerName),
+]
 Places = Annotated[tuple[str, ...], BeforeValidator(_as_list, json_schema_input_type=tuple[str, ...] | str)]
 
 
@@ -212,6 +218,8 @@ class TrainingConfig(Section):
         strategy: How several processes train: ``ddp`` keeps all weights in each; ``fsdp`` shards weights, gradients
             and optimizer state, for models that do not fit on one device.
         workers: Number of processes of each data loader.
+        logger: Where losses, rates and scores of a network's training go: ``tensorboard``, ``csv``, ``wandb``,
+            ``mlflow``, or a list of several. The last two need their own library.
     """
 
     epochs: int = Field(50, ge=1)
@@ -234,3 +242,10 @@ class TrainingConfig(Section):
     nodes: int = Field(1, ge=1)
     strategy: Literal["ddp", "fsdp"] = "ddp"
     workers: int = Field(2, ge=0)
+    logger: Loggers = ("tensorboard",)
+
+    @model_validator(mode="after")
+    def _loggers_are_distinct(self) -> TrainingConfig:
+        if len(set(self.logger)) < len(self.logger):
+            raise ValueError(f"each logger once, not {', '.join(self.logger)}")
+        return self

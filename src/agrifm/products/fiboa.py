@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
+from pyproj import CRS
 
 from agrifm.checkpoint import Checkpoint
 from agrifm.errors import InputError, reason
-from agrifm.io import whole
+from agrifm.io import whole, write_whole
+from agrifm.maps.files.legend import Legend
+from agrifm.maps.files.qgis import QgisLayer, layer_definition
 from agrifm.maps.files.writer import check_table
+from agrifm.products.map_rasters import beside, is_class_map
 from agrifm.products.parcels import Parcels
 from agrifm.tasks.fields import Fields
 
@@ -68,6 +72,8 @@ def check_map(checkpoint: Path, path: Path, *, overwrite: bool = False) -> None:
 def write_parcels(parcels: Parcels, path: Path) -> None:
     """Write fields atomically, with the metadata of the collection in the metadata of the file.
 
+    ``OUT.gpkg.qlr`` beside them opens the fields in QGIS, over their map.
+
     Raises:
         InputError: If the suffix is unknown, or pyarrow is missing for GeoParquet.
     """
@@ -80,6 +86,19 @@ def write_parcels(parcels: Parcels, path: Path) -> None:
         else:
             metadata = {"collection": json.dumps(collection)}
             frame.to_file(unfinished, layer=path.stem, driver="GPKG", engine="pyogrio", layer_metadata=metadata)
+    write_whole(path.with_name(f"{path.name}.qlr"), _layers(parcels, path))
+
+
+def _layers(parcels: Parcels, path: Path) -> str:
+    """Layer definition of QGIS with the fields and, below them, the map that they come from, if it is there."""
+    layers = [QgisLayer(path, "fields", outlines=True)]
+    target = parcels.provenance.path.with_name(next(iter(parcels.provenance.document.files)))
+    if is_class_map(target):
+        layers.append(QgisLayer(target, "classes", Legend.read(target)))
+    confidence = beside(target, "confidence")
+    if confidence.is_file():
+        layers.append(QgisLayer(confidence, "confidence", visible=False))
+    return layer_definition(path, path.stem, layers, CRS.from_user_input(parcels.crs).to_wkt())
 
 
 @contextmanager

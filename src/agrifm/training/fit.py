@@ -22,6 +22,7 @@ from agrifm.tasks.fields import Fields
 from agrifm.training.callbacks import BEST, HISTORY, LAST
 from agrifm.training.field_stage import choose, fit_edges
 from agrifm.training.linear_probe import open_probe
+from agrifm.training.loggers import refuse_missing
 from agrifm.training.mean_teacher import MeanTeacher
 from agrifm.training.module import TrainingModule
 from agrifm.training.parallel import from_first, is_first
@@ -59,7 +60,7 @@ def fit(
     Args:
         experiment: The experiment.
         out: Folder of the results: ``best.safetensors``, ``last.safetensors``, ``history.csv``,
-            ``experiment.yaml``, ``environment.json``, TensorBoard logs and the state for resuming; with pixel
+            ``experiment.yaml``, ``environment.json``, logs and the state for resuming; with pixel
             classifiers also ``pixels.safetensors`` and ``members.csv``.
         resume: Continue an interrupted run in ``out``, if there is one; otherwise start from the beginning.
         sources: Samples of ``train`` and ``val``, instead of those that the experiment names.
@@ -69,6 +70,7 @@ def fit(
         InputError: If the data, the configuration or the weights are wrong.
     """
     console = console or Console()
+    refuse_missing(experiment)
     weights = start_weights(experiment)
     refuse_unwritable(out)
     _refuse_to_replace_network(experiment, out)

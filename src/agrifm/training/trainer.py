@@ -10,7 +10,6 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
 from agrifm.config import Experiment
@@ -18,6 +17,7 @@ from agrifm.errors import Terminated
 from agrifm.nn.memory import keep_freed_memory
 from agrifm.training.callbacks import ProgressPrinter, ScoreAndSave
 from agrifm.training.linear_probe import LinearProbe
+from agrifm.training.loggers import make_loggers
 from agrifm.training.module import TrainingModule
 from agrifm.training.parallel import on_gpu, strategy
 from agrifm.training.samples.loaders import Loaders
@@ -57,7 +57,7 @@ def make_trainer(experiment: Experiment, out: Path, console: Console, probe: Lin
         enable_model_summary=False,
         log_every_n_steps=1,
         callbacks=_callbacks(experiment, out, console, probe),
-        logger=TensorBoardLogger(out, name="tensorboard", version=""),
+        logger=make_loggers(experiment, out),
         plugins=[WholeFiles()],
     )
 

@@ -82,6 +82,15 @@ class Legend:
         """Return the legend of a task."""
         return cls(task.names, task.colors)
 
+    @classmethod
+    def read(cls, path: Path) -> Legend:
+        """Read the legend of a map of classes from its file."""
+        with rasterio.open(path) as file:
+            tags, colors = file.tags(1), file.colormap(1)
+        values = [value for value in range(NODATA) if f"class_{value}" in tags]
+        names = tuple(tags[f"class_{value}"] for value in values)
+        return cls(names, tuple(f"#{bytes(colors[value][:3]).hex()}" for value in values))
+
     @property
     def labels(self) -> tuple[str, ...]:
         """Names with the characters that files can hold."""
@@ -117,36 +126,45 @@ class Legend:
             row = SubElement(table, "Row", index=str(i))
             for cell in (i, name, *rgb(color)):
                 SubElement(row, "F").text = str(cell)
-        return _text(root)
+        return document_text(root)
 
-    def qml(self) -> str:
-        """Text of ``MAP.qml``: the style that QGIS 3 applies when it opens ``MAP.tif``."""
-        root = Element("qgis", version="3.22.0", styleCategories="Symbology")
-        pipe = SubElement(root, "pipe")
-        provider = SubElement(pipe, "provider")
-        nearest = "nearestNeighbour"
-        SubElement(
-            provider,
-            "resampling",
-            enabled="false",
-            maxOversampling="2",
-            zoomedInResamplingMethod=nearest,
-            zoomedOutResamplingMethod=nearest,
-        )
-        renderer = SubElement(
-            pipe, "rasterrenderer", type="paletted", band="1", opacity="1", alphaBand="-1", nodataColor=""
-        )
+    def renderer(self) -> Element:
+        """How QGIS 3 draws the map: each class in its color."""
+        renderer = Element("rasterrenderer", type="paletted", band="1", opacity="1", alphaBand="-1", nodataColor="")
         SubElement(renderer, "rasterTransparency")
         palette = SubElement(renderer, "colorPalette")
         for i, (name, color) in enumerate(zip(self.labels, self.colors, strict=True)):
             SubElement(palette, "paletteEntry", value=str(i), label=name, color=color.lower(), alpha="255")
-        SubElement(pipe, "brightnesscontrast", brightness="0", contrast="0", gamma="1")
-        SubElement(pipe, "rasterresampler", maxOversampling="2")
-        SubElement(root, "blendMode").text = "0"
-        return "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n" + _text(root)
+        return renderer
+
+    def qml(self) -> str:
+        """Text of ``MAP.qml``: the style that QGIS 3 applies when it opens ``MAP.tif``."""
+        root = Element("qgis", version="3.22.0", styleCategories="Symbology")
+        add_raster_style(root, self.renderer())
+        return "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n" + document_text(root)
 
 
-def _text(root: Element) -> str:
+def add_raster_style(parent: Element, renderer: Element) -> None:
+    """Add the style of a raster to a document of QGIS."""
+    pipe = SubElement(parent, "pipe")
+    provider = SubElement(pipe, "provider")
+    nearest = "nearestNeighbour"
+    SubElement(
+        provider,
+        "resampling",
+        enabled="false",
+        maxOversampling="2",
+        zoomedInResamplingMethod=nearest,
+        zoomedOutResamplingMethod=nearest,
+    )
+    pipe.append(renderer)
+    SubElement(pipe, "brightnesscontrast", brightness="0", contrast="0", gamma="1")
+    SubElement(pipe, "rasterresampler", maxOversampling="2")
+    SubElement(parent, "blendMode").text = "0"
+
+
+def document_text(root: Element) -> str:
+    """Text of an XML document, indented."""
     indent(root)
     return tostring(root, encoding="unicode") + "\n"
 

@@ -30,6 +30,7 @@ from agrifm.maps.files.cog import (
     writing_files,
 )
 from agrifm.maps.files.legend import NODATA, Legend, plain, rgb
+from agrifm.maps.files.qgis import layer_definition, raster_layers
 from agrifm.maps.files.stac_item import stac_item
 from agrifm.maps.store import TILES_ARE_KEPT
 from agrifm.tasks.calibration import Calibration
@@ -106,8 +107,8 @@ def build(
 ) -> list[Path]:
     """Write all files of a map from its tiles: the map of classes, the extras, and their metadata.
 
-    Beside ``OUT.tif`` are ``OUT.tif.aux.xml`` (attribute table), ``OUT.qml`` (QGIS style), ``OUT.json`` (STAC item) and
-    ``OUT_<extra>.tif``.
+    Beside ``OUT.tif`` are ``OUT.tif.aux.xml`` (attribute table), ``OUT.qml`` (QGIS style), ``OUT.qlr`` (QGIS layers),
+    ``OUT.json`` (STAC item) and ``OUT_<extra>.tif``.
 
     Args:
         folder: Folder to which the files are written, under their final names.
@@ -132,6 +133,7 @@ def build(
     texts = {
         _table(target): legend.attribute_table(),
         target.with_suffix(".qml"): legend.qml(),
+        target.with_suffix(".qlr"): _layers(target, grid, chosen),
         target.with_suffix(".json"): item_text(stac_item(target, grid, chosen, interval, properties)),
     }
     rasters = {product.path(target): product for product in chosen}
@@ -147,7 +149,7 @@ def build(
 def map_files(target: Path) -> list[Path]:
     """Paths of all files that can belong to a map, the map of classes first."""
     rasters = [product.path(target) for product in products(Legend((), ()), ())]
-    return [*rasters, *map(_table, rasters), target.with_suffix(".qml"), target.with_suffix(".json")]
+    return [*rasters, *map(_table, rasters), *map(target.with_suffix, (".qml", ".qlr", ".json"))]
 
 
 def write_classes(
@@ -193,6 +195,12 @@ def _chosen(known: Sequence[MapProduct], extras: Sequence[str]) -> list[MapProdu
 def _table(path: Path) -> Path:
     """Path at which GDAL looks for a raster's attribute table."""
     return path.with_name(path.name + ".aux.xml")
+
+
+def _layers(target: Path, grid: GeoBox, chosen: Sequence[MapProduct]) -> str:
+    """Text of ``OUT.qlr``."""
+    wkt = "" if grid.crs is None else grid.crs.to_wkt()
+    return layer_definition(target, target.stem, raster_layers(target, chosen), wkt)
 
 
 def item_text(item: Mapping[str, Any]) -> str:
