@@ -27,6 +27,9 @@ def view(
         Path | None, typer.Option(help="Images below the map. Default: those that its provenance names.")
     ] = None,
     parcels: Annotated[Path | None, typer.Option(help="Vector file of parcels to outline.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="GeoPackage of labels to draw into; only this file is written.")
+    ] = None,
     port: Annotated[int, typer.Option(help="Port of this machine; 0 takes a free one.", min=0, max=65535)] = 0,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address without opening it.")] = False,
     settings: Settings = None,
@@ -40,7 +43,7 @@ def view(
     from agrifm.viewer.view import open_view
 
     with console.status("opening"):
-        shown = open_view(paths, scene, parcels, settings or (), skip_unreadable=skip_unreadable)
+        shown = open_view(paths, scene, parcels, settings or (), labels=labels, skip_unreadable=skip_unreadable)
 
     def opened(address: str) -> None:
         console.print(f"{shown}\n{address}\nCtrl-C ends the viewer.", highlight=False, soft_wrap=True)

@@ -1,13 +1,14 @@
 """The server of the viewer: this machine only, a secret in every address, and nothing but what was opened at its start.
 
-No request names a file: tiles and values are asked for by numbers, and the files of the page are held in memory.
+No request names a file: tiles and values are asked for by numbers, and the files of the page are held in memory. Labels
+are the one thing that is written, if a file for them was named at the start.
 """
 
 from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import uvicorn
 from starlette.applications import Starlette
@@ -17,6 +18,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agrifm.errors import InputError, reason
+from agrifm.viewer.answers.labels import LabelAnswers
 from agrifm.viewer.answers.maps import MapAnswers
 from agrifm.viewer.answers.replies import HANDLERS, PageFiles, Threads, error
 from agrifm.viewer.view import View
@@ -39,18 +41,20 @@ SAFE = {
 
 
 class Guard:
-    """Lets requests through that know the secret, come by a name of this machine and only read.
+    """Lets requests through that know the secret, come by a name of this machine, and read or come from the page.
 
     The name is checked because a page of another site could have its own name resolved to this machine.
 
     Args:
         app: Application behind it.
         token: Secret that every path begins with.
+        writes: Paths that may be written with PUT by the page itself.
     """
 
-    def __init__(self, app: ASGIApp, token: str) -> None:
+    def __init__(self, app: ASGIApp, token: str, writes: Collection[str] = ()) -> None:
         self.app = app
         self.token = token
+        self.writes = frozenset(writes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, with headers that restrict what the page may do."""
@@ -72,14 +76,20 @@ class Guard:
         await self.app(scope, receive, send_safely)
 
     def _refusal(self, scope: Scope) -> Response | None:
-        name = Headers(scope=scope).get("host", "").rsplit(":", 1)[0]
-        if name not in HOSTS:
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        if host.rsplit(":", 1)[0] not in HOSTS:
             return error(403, "This server answers to 127.0.0.1 and localhost only.")
         _, given, *_ = (*scope["path"].split("/", 2), "")
         if not secrets.compare_digest(given.encode("utf-8", "surrogatepass"), self.token.encode()):
             return error(403, "The address lacks the secret; open the one that 'agrifm view' printed.")
-        if scope["method"] != "GET":
-            return error(405, "This server can only be read from.")
+        if scope["method"] == "GET":
+            return None
+        if scope["method"] != "PUT" or scope["path"] not in self.writes:
+            return error(405, "This address can only be read from.")
+        # Browsers state the origin of every PUT; a page of another site cannot change it.
+        if headers.get("origin") != f"http://{host}" or headers.get("sec-fetch-site", "same-origin") != "same-origin":
+            return error(403, "Only the page of this server may write.")
         return None
 
 
@@ -93,10 +103,16 @@ def application(view: View, token: str) -> ASGIApp:
     threads = Threads()
     page = PageFiles("index.html")
     routes = {"/": page.page, **MapAnswers(view, threads).routes, "/js/{name}": page.script, "/{name}": page.page}
-    listed = [Route(f"/{token}{path}", endpoint, methods=["GET"]) for path, endpoint in routes.items()]
+    writing: dict[str, Callable] = {}
+    if view.labels is not None:
+        labels = LabelAnswers(view.labels, view.maps[0] if view.maps else None, threads)
+        routes = {**labels.routes, **routes}
+        writing |= labels.writing_routes
+    listed = [Route(f"/{token}{path}", endpoint, methods=["PUT"]) for path, endpoint in writing.items()]
+    listed += [Route(f"/{token}{path}", endpoint, methods=["GET"]) for path, endpoint in routes.items()]
     app = Starlette(routes=listed, exception_handlers=HANDLERS)
     app.router.redirect_slashes = False
-    return Guard(app, token)
+    return Guard(app, token, [f"/{token}{path}" for path in writing])
 
 
 def serve(view: View, port: int, opened: Callable[[str], None]) -> None:

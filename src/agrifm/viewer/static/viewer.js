@@ -6,6 +6,9 @@
 import { ask } from "./js/api.js";
 import { byId } from "./js/dom.js";
 import { save } from "./js/export.js";
+import { addLabelLayers } from "./js/label_layers.js";
+import { startLabeling } from "./js/label_panel.js";
+import { readLabels } from "./js/label_state.js";
 import { left, openSide, paneOpened, redraw } from "./js/layers.js";
 import { readAreas } from "./js/legend.js";
 import { padding } from "./js/pane.js";
@@ -34,6 +37,7 @@ async function start() {
   dateChanged.push(showSeries);
   sensorChanged.push(showSeries);
   paneOpened.push(listenToPane);
+  if (view.labels) paneOpened.push(addLabelLayers);
   buildTimeline();
   buildPanel();
   const opened = openSide("left");
@@ -45,6 +49,7 @@ async function start() {
   await opened;
   if (view.images) await chooseFirstDate();
   redraw();
+  if (view.labels && (await readLabels())) await startLabeling();
   await readAreas();
   if (view.images) await readClearShares();
 }

@@ -8,9 +8,25 @@ import { complain } from "./dom.js";
  * @returns {Promise<any>} the answer, or undefined after an error
  */
 export async function ask(path) {
+  return answered(() => fetch(path));
+}
+
+/**
+ * Send a value to be written; errors are shown as the sentence that the server sends.
+ * @param {string} path
+ * @param {any} value
+ * @returns {Promise<any>} the answer, or undefined after an error
+ */
+export async function send(path, value) {
+  const headers = { "Content-Type": "application/json" };
+  return answered(() => fetch(path, { method: "PUT", headers, body: JSON.stringify(value) }));
+}
+
+/** @param {() => Promise<Response>} request */
+async function answered(request) {
   let answer;
   try {
-    answer = await fetch(path);
+    answer = await request();
   } catch {
     complain("The viewer has ended; start 'agrifm view' again.");
     return undefined;

@@ -98,7 +98,7 @@ export class Pane {
    */
   above(slot) {
     const above = slot === "images" ? this.slots.classes.ids[0] : undefined;
-    return above ?? (this.map.getLayer("parcels-fill") ? "parcels-fill" : undefined);
+    return above ?? ["parcels-fill", "labels-fill"].find((id) => this.map.getLayer(id));
   }
 
   /** Wait until everything is drawn. */
@@ -128,13 +128,14 @@ export class Pane {
   addParcels() {
     this.map.addSource("parcels", { type: "geojson", data: new URL("parcels.json", location.href).href });
     const none = { "fill-color": "#000", "fill-opacity": 0 };
-    this.map.addLayer({ id: "parcels-fill", type: "fill", source: "parcels", paint: none });
+    const below = this.map.getLayer("labels-fill") ? "labels-fill" : undefined;
+    this.map.addLayer({ id: "parcels-fill", type: "fill", source: "parcels", paint: none }, below);
     /** @type {(far: number, near: number) => any} an expression of MapLibre, whose types lists do not have */
     const growing = (far, near) => ["interpolate", ["linear"], ["zoom"], 12, far, 17, near];
     const casing = { "line-color": "#fff", "line-width": growing(1.6, 4), "line-opacity": 0.6 };
-    this.map.addLayer({ id: "parcels-casing", type: "line", source: "parcels", paint: casing });
+    this.map.addLayer({ id: "parcels-casing", type: "line", source: "parcels", paint: casing }, below);
     const line = { "line-color": "#1d2125", "line-width": growing(0.5, 1.8) };
-    this.map.addLayer({ id: "parcels-line", type: "line", source: "parcels", paint: line });
+    this.map.addLayer({ id: "parcels-line", type: "line", source: "parcels", paint: line }, below);
   }
 
   /** @param {boolean} visible */

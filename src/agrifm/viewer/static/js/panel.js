@@ -1,6 +1,7 @@
 // @ts-check
 /** The panel at the left. */
 import { byId, group, h, segments } from "./dom.js";
+import { labelGroup } from "./label_panel.js";
 import { redraw } from "./layers.js";
 import { mapGroup } from "./legend.js";
 import { sensorChanged, state, view } from "./state.js";
@@ -18,6 +19,7 @@ export function buildPanel() {
   }
   document.title = `${view.title} – AgriFM`;
   const groups = byId("groups");
+  if (view.labels) groups.append(labelGroup());
   if (view.maps.length) groups.append(mapGroup());
   if (view.images) groups.append(imageGroup(view.images));
   if (view.parcels) {

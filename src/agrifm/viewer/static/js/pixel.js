@@ -3,6 +3,7 @@
 import * as maplibre from "../maplibre-gl.mjs";
 import { ask } from "./api.js";
 import { byId, h, s, swatch } from "./dom.js";
+import { labels } from "./label_state.js";
 import { left, right } from "./layers.js";
 import { setSeries } from "./series.js";
 import { state, view } from "./state.js";
@@ -20,10 +21,19 @@ let markers = [];
 let selection = 0; // number of the latest click; answers to earlier ones are dropped
 
 /** @param {any} event click of a map */
-async function select(event) {
-  const { lng, lat } = event.lngLat;
+function select(event) {
+  if (labels.tool !== "look") return;
+  selectPlace(event.lngLat.lng, event.lngLat.lat, parcelAt(event));
+}
+
+/**
+ * Show the card of a place.
+ * @param {number} lng
+ * @param {number} lat
+ * @param {Node | null} crop what is known of the parcel there
+ */
+export async function selectPlace(lng, lat, crop = null) {
   const number = ++selection;
-  const crop = parcelAt(event);
   const query = `?lon=${lng}&lat=${lat}`;
   const found = view.maps.length ? await ask(`pixel.json${query}`) : [];
   if (number !== selection || found === undefined) return;

@@ -9,8 +9,8 @@
  * @typedef {{name: string, days: string[], composites: string[]}} Sensor
  * @typedef {{title: string, bounds: Bounds, zoom: number, note: string, composites: string[], sensors: Sensor[]}} Images
  * @typedef {{title: string, count: number, bounds: Bounds, crop: string | null}} Parcels
- * @typedef {{title: string, maps: ClassMap[], images: Images | null, parcels: Parcels | null, notes: string[],
- *   scale: string[]}} View
+ * @typedef {{title: string, maps: ClassMap[], images: Images | null, parcels: Parcels | null, labels: boolean,
+ *   notes: string[], scale: string[]}} View
  * @typedef {{name: string, wavelength: number, values: (number | null)[]}} BandSeries
  * @typedef {{sensor: string, days: string[], clear: boolean[], ndvi: (number | null)[] | null, bands: BandSeries[]}} Series
  * @typedef {{name: string, product: string, value: number | null, unit: string}} LayerValue
