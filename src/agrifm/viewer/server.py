@@ -18,10 +18,14 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agrifm.errors import InputError, reason
+from agrifm.viewer.answers.chips import ChipAnswers
 from agrifm.viewer.answers.labels import LabelAnswers
 from agrifm.viewer.answers.maps import MapAnswers
 from agrifm.viewer.answers.replies import HANDLERS, PageFiles, Threads, error
-from agrifm.viewer.view import View
+from agrifm.viewer.answers.runs import RunAnswers
+from agrifm.viewer.chips import ChipSet
+from agrifm.viewer.opening import Page
+from agrifm.viewer.runs import Run
 
 ADDRESS = "127.0.0.1"
 HOSTS = (ADDRESS, "localhost")  # any port, so that a forwarded one works
@@ -93,21 +97,35 @@ class Guard:
         return None
 
 
-def application(view: View, token: str) -> ASGIApp:
+Routes = dict[str, Callable]
+
+
+def _answers(shown: Page, threads: Threads) -> tuple[str, Routes, Routes]:
+    """Return the file of the page, what is answered at each address, and what is written."""
+    if isinstance(shown, ChipSet):
+        return "chips.html", ChipAnswers(shown, threads).routes, {}
+    if isinstance(shown, Run):
+        routes = RunAnswers(shown, threads).routes
+        if shown.chips is not None:
+            routes |= ChipAnswers(shown.chips, threads).routes
+        return "run.html", routes, {}
+    routes = MapAnswers(shown, threads).routes
+    if shown.labels is None:
+        return "index.html", routes, {}
+    labels = LabelAnswers(shown.labels, shown.maps[0] if shown.maps else None, threads)
+    return "index.html", routes | labels.routes, labels.writing_routes
+
+
+def application(view: Page, token: str) -> ASGIApp:
     """Return the server of a view as an ASGI application.
 
     Args:
         view: What is shown.
         token: Secret that every path begins with.
     """
-    threads = Threads()
-    page = PageFiles("index.html")
-    routes = {"/": page.page, **MapAnswers(view, threads).routes, "/js/{name}": page.script, "/{name}": page.page}
-    writing: dict[str, Callable] = {}
-    if view.labels is not None:
-        labels = LabelAnswers(view.labels, view.maps[0] if view.maps else None, threads)
-        routes = {**labels.routes, **routes}
-        writing |= labels.writing_routes
+    start, reading, writing = _answers(view, Threads())
+    page = PageFiles(start)
+    routes = {"/": page.page, **reading, "/js/{name}": page.script, "/{name}": page.page}
     listed = [Route(f"/{token}{path}", endpoint, methods=["PUT"]) for path, endpoint in writing.items()]
     listed += [Route(f"/{token}{path}", endpoint, methods=["GET"]) for path, endpoint in routes.items()]
     app = Starlette(routes=listed, exception_handlers=HANDLERS)
@@ -115,7 +133,7 @@ def application(view: View, token: str) -> ASGIApp:
     return Guard(app, token, [f"/{token}{path}" for path in writing])
 
 
-def serve(view: View, port: int, opened: Callable[[str], None]) -> None:
+def serve(view: Page, port: int, opened: Callable[[str], None]) -> None:
     """Serve a view until Ctrl-C or SIGTERM.
 
     Args:

@@ -138,19 +138,16 @@ def refuse_other_products(path: Path) -> None:
     expected = "a map (OUT.tif of 'agrifm map') or a scene (a folder of images)"
     if not path.exists() and not any(character in str(path) for character in "{*?"):
         raise InputError(path, found="no such file or folder", expected=expected, repair="check the path.")
-    if (path / "data_lists").is_dir() or (path / "h5_samples").is_dir():
+    if is_chip_folder(path):
         raise InputError(
-            path,
-            found="a folder of chips",
-            expected=expected,
-            repair="view the scene that the chips were cut from; split.png in this folder shows the chips on it.",
+            path, found="a folder of chips", expected=expected, repair="view the folder without anything else."
         )
     if (path / "best.safetensors").is_file() or path.suffix == ".safetensors":
         raise InputError(
             path,
             found="a run or a checkpoint",
             expected=expected,
-            repair="write a map with 'agrifm map' and view it, or write a report with 'agrifm report'.",
+            repair="view the folder of a run without anything else, or write a map with 'agrifm map' and view that.",
         )
     if path.is_file() and path.suffix.lower() in RASTERS:
         raise InputError(
@@ -159,6 +156,11 @@ def refuse_other_products(path: Path) -> None:
             expected=expected,
             repair="give OUT.tif itself, beside which its other layers are found; or the folder of a scene.",
         )
+
+
+def is_chip_folder(path: Path) -> bool:
+    """Whether a folder holds chips and their lists."""
+    return (path / "data_lists").is_dir() or (path / "h5_samples").is_dir()
 
 
 def _labels(path: Path, maps: Sequence[ClassMap], images: Images | None) -> LabelFile | None:

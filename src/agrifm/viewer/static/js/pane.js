@@ -15,7 +15,7 @@ const PADDING = 40; // pixels around what is shown
 /** Pixels of the page that panels cover, so that what is shown lies beside them. */
 export function padding() {
   const panel = byId("panel").getBoundingClientRect();
-  const bottom = byId("timeline").hidden ? PADDING : 110;
+  const bottom = byId("timeline")?.hidden ?? true ? PADDING : 110;
   return { left: panel.right + PADDING, right: PADDING + 40, top: PADDING, bottom };
 }
 
