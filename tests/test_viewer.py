@@ -10,6 +10,8 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import geopandas
 import numpy as np
@@ -20,8 +22,11 @@ from shapely.geometry import Point
 from starlette.testclient import TestClient
 from viewer_ground import CHROMIUM, TOKEN, browser_page, drawn, place_of, running, write_ground
 
+import agrifm
+from agrifm.api import WrittenMap
 from agrifm.errors import InputError
 from agrifm.maps.files.legend import NODATA
+from agrifm.maps.seam_audit import Seams
 from agrifm.opening import open_scene
 from agrifm.scenes.document import scene_to_dict
 from agrifm.scenes.tile import Area
@@ -92,6 +97,7 @@ def test_every_answer_restricts_the_page(client):
         assert "default-src 'none'" in policy
         assert "script-src 'self';" in policy
         assert "unsafe" not in policy
+        assert "frame-ancestors 'none'" in policy
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["referrer-policy"] == "no-referrer"
 
@@ -419,6 +425,27 @@ def test_the_command_serves_until_a_signal(ground, number, code):
             rest = process.stdout.read()
         assert process.wait(60) == code
     assert "Traceback" not in rest
+
+
+def test_notebooks_show_a_page_in_a_frame(ground):
+    path = ground[0] / "map.tif"
+    with agrifm.view(path, scene=ground[0] / "images", height=500) as shown:
+        html = shown._repr_html_()
+        assert f'<iframe src="{shown.address}"' in html
+        assert 'height="500"' in html
+        assert "map.tif (6 classes)" in repr(shown)
+        with urlopen(f"{shown.address}view.json") as answer:
+            policy = answer.headers["Content-Security-Policy"]
+            assert json.load(answer)["images"]["sensors"][0]["name"] == "S2"
+        assert "frame-ancestors http://127.0.0.1:* http://localhost:*" in policy
+        port = int(shown.address.split(":")[2].split("/")[0])
+    with pytest.raises(URLError):
+        urlopen(shown.address)
+    mapped = WrittenMap((path,), {}, Seams(None, 0, None, 0), visible_seams=False)
+    with mapped.explore(port=port) as explored:
+        assert explored.shown.maps[0].path == path
+    with pytest.raises(InputError, match="no path"):
+        agrifm.view()
 
 
 def test_a_taken_port_is_refused(view):

@@ -34,6 +34,7 @@ from agrifm.viewer.opening import open_page
 from agrifm.viewer.runs import Run
 from agrifm.viewer.server import application
 
+PICTURES = Path(os.environ["AGRIFM_PICTURES"]).absolute() if "AGRIFM_PICTURES" in os.environ else None
 NAMES = tuple(name for name, _ in CLASSES)
 
 
@@ -252,10 +253,9 @@ def test_options_of_maps_are_refused_for_chips_and_runs(farm, run):
 
 def keep(page, name):
     """Write the picture of a page where the documentation wants it."""
-    folder = os.environ.get("AGRIFM_PICTURES")
-    if folder:
+    if PICTURES is not None:
         picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-        picture.save(f"{folder}/{name}.png", optimize=True)
+        picture.save(PICTURES / f"{name}.png", optimize=True)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, e.g. 'apt-get install chromium'")

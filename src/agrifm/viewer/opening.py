@@ -35,6 +35,10 @@ def open_page(
     Raises:
         InputError: If a path is nothing that can be shown, there are too many, or an option belongs to another page.
     """
+    if not paths:
+        raise InputError(
+            "view", found="no path", expected="a map, a scene, chips or a run", repair="name at least one."
+        )
     first = paths[0]
     is_run = (first / BEST).is_file()
     if len(paths) == 1 and (is_run or is_chip_folder(first)):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Callable, Collection
+from html import escape
+from threading import Thread
 
 import uvicorn
 from starlette.applications import Starlette
@@ -33,10 +35,11 @@ PATIENCE = 2  # seconds for which requests may finish after Ctrl-C
 # Scripts, styles and workers come from this server alone; pictures may also be drawn by the page itself.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
-    "worker-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "worker-src 'self' blob:; base-uri 'none'; form-action 'none'"
 )
+NOBODY = "'none'"
+NOTEBOOKS = "http://127.0.0.1:* http://localhost:*"
 SAFE = {
-    "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -53,12 +56,15 @@ class Guard:
         app: Application behind it.
         token: Secret that every path begins with.
         writes: Paths that may be written with PUT by the page itself.
+        framed: Let pages of this machine, such as notebooks, show the page in a frame.
     """
 
-    def __init__(self, app: ASGIApp, token: str, writes: Collection[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, token: str, writes: Collection[str] = (), *, framed: bool = False) -> None:
         self.app = app
         self.token = token
         self.writes = frozenset(writes)
+        policy = f"{POLICY}; frame-ancestors {NOTEBOOKS if framed else NOBODY}"
+        self.headers = {"Content-Security-Policy": policy, **SAFE}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, with headers that restrict what the page may do."""
@@ -69,7 +75,7 @@ class Guard:
         async def send_safely(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in SAFE.items():
+                for name, value in self.headers.items():
                     headers[name] = value
             await send(message)
 
@@ -116,12 +122,13 @@ def _answers(shown: Page, threads: Threads) -> tuple[str, Routes, Routes]:
     return "index.html", routes | labels.routes, labels.writing_routes
 
 
-def application(view: Page, token: str) -> ASGIApp:
+def application(view: Page, token: str, *, framed: bool = False) -> ASGIApp:
     """Return the server of a view as an ASGI application.
 
     Args:
         view: What is shown.
         token: Secret that every path begins with.
+        framed: Let notebooks on this machine show the page in a frame.
     """
     start, reading, writing = _answers(view, Threads())
     page = PageFiles(start)
@@ -130,7 +137,7 @@ def application(view: Page, token: str) -> ASGIApp:
     listed += [Route(f"/{token}{path}", endpoint, methods=["GET"]) for path, endpoint in routes.items()]
     app = Starlette(routes=listed, exception_handlers=HANDLERS)
     app.router.redirect_slashes = False
-    return Guard(app, token, [f"/{token}{path}" for path in writing])
+    return Guard(app, token, [f"/{token}{path}" for path in writing], framed=framed)
 
 
 def serve(view: Page, port: int, opened: Callable[[str], None]) -> None:
@@ -145,25 +152,91 @@ def serve(view: Page, port: int, opened: Callable[[str], None]) -> None:
         InputError: If the port is taken.
     """
     token = secrets.token_urlsafe(24)
-    with socket.socket() as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind((ADDRESS, port))
-        except OSError as error:
-            raise InputError(
-                f"--port {port}",
-                found=f"a port that cannot be opened: {reason(error)}",
-                expected="a free port of this machine",
-                repair="leave --port out, or name another one.",
-            ) from error
-        listening.listen()
-        config = uvicorn.Config(
-            application(view, token),
-            log_level="critical",  # the page shows errors
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            timeout_graceful_shutdown=PATIENCE,
-        )
-        opened(f"http://{ADDRESS}:{listening.getsockname()[1]}/{token}/")
-        uvicorn.Server(config).run(sockets=[listening])
+    with _listening(port) as listening:
+        opened(_address(listening, token))
+        _server(application(view, token)).run(sockets=[listening])
+
+
+class LiveView:
+    """A page that is served in the background, as :func:`agrifm.view` returns it; notebooks show it in a frame.
+
+    It ends with :meth:`close`, at the end of a ``with`` block, or with the process.
+
+    Args:
+        shown: What is shown.
+        port: Port of this machine; 0 takes a free one.
+        height: Pixels of the frame in a notebook.
+
+    Raises:
+        InputError: If the port is taken.
+    """
+
+    def __init__(self, shown: Page, port: int = 0, height: int = 640) -> None:
+        token = secrets.token_urlsafe(24)
+        self.shown = shown
+        self.height = height
+        self._socket = _listening(port)
+        self.address = _address(self._socket, token)
+        self._server = _server(application(shown, token, framed=True))
+        # A thread that does not keep the process alive.
+        self._thread = Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the server; the page stays as it is, but cannot ask for anything further."""
+        self._server.should_exit = True
+        self._thread.join(2 * PATIENCE)
+        self._socket.close()
+
+    def __enter__(self) -> LiveView:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{self.shown}\n{self.address}"
+
+    def _repr_html_(self) -> str:
+        """Return a frame for notebooks, and a link for those whose frames stay empty, as on other machines."""
+        address = escape(self.address, quote=True)
+        frame = f'<iframe src="{address}" width="100%" height="{self.height}" style="border: 0" title="AgriFM viewer">'
+        return f'{frame}</iframe><p><a href="{address}" target="_blank" rel="noopener">Open in a window</a></p>'
+
+
+def _listening(port: int) -> socket.socket:
+    """Return a socket that listens to this machine.
+
+    Raises:
+        InputError: If the port is taken.
+    """
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((ADDRESS, port))
+    except OSError as error:
+        listening.close()
+        raise InputError(
+            f"--port {port}",
+            found=f"a port that cannot be opened: {reason(error)}",
+            expected="a free port of this machine",
+            repair="leave --port out, or name another one.",
+        ) from error
+    listening.listen()
+    return listening
+
+
+def _address(listening: socket.socket, token: str) -> str:
+    return f"http://{ADDRESS}:{listening.getsockname()[1]}/{token}/"
+
+
+def _server(app: ASGIApp) -> uvicorn.Server:
+    config = uvicorn.Config(
+        app,
+        log_level="critical",  # the page shows errors
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=PATIENCE,
+    )
+    return uvicorn.Server(config)
