@@ -7,7 +7,8 @@ import geopandas
 import numpy as np
 import pytest
 from PIL import Image
-from shapely.geometry import Point, box
+from shapely.affinity import translate
+from shapely.geometry import MultiPolygon, Point, box, shape
 from starlette.testclient import TestClient
 from viewer_ground import CHROMIUM, TOKEN, browser_page, drawn, place_of, running, write_ground
 
@@ -128,6 +129,22 @@ def test_bad_geometries_are_one_sentence_and_nothing_is_written(ground, path, cl
     assert message in text
     assert "\n" not in text
     assert not path.exists()
+
+
+def test_shapes_of_several_parts_can_be_moved(ground, path):
+    grid = ground[1]
+    parts = [
+        box(*grid.affine * (20, 40), *grid.affine * (30, 30)),
+        box(*grid.affine * (50, 40), *grid.affine * (60, 30)),
+    ]
+    geopandas.GeoDataFrame({"class": ["oats"]}, geometry=[MultiPolygon(parts)], crs=str(grid.crs)).to_file(path)
+    client = client_of(ground, path)
+    (feature,) = client.get(f"/{TOKEN}/labels.json").json()["features"]
+    degrees = geopandas.GeoSeries([shape(feature["geometry"])], crs="EPSG:4326").to_crs(str(grid.crs))
+    moved = degrees.translate(10, -20).to_crs("EPSG:4326")[0].__geo_interface__
+    assert save(client, label(moved, "oats", 0)).status_code == 200
+    (found,) = geopandas.read_file(path).geometry
+    assert found.symmetric_difference(translate(MultiPolygon(parts), 10, -20)).area < 0.1
 
 
 def test_bad_documents_are_refused(ground, path, client):

@@ -27,7 +27,7 @@ SUFFIX = ".gpkg"
 MOST_FEATURES = 100_000
 MOST_VERTICES = 10_000  # of one polygon that a person draws
 LONGEST_NAME = 100  # characters of a class
-GEOMETRIES = ("Point", "Polygon")
+GEOMETRIES = ("Point", "Polygon", "MultiPoint", "MultiPolygon")  # the latter two come from files and may be moved
 WHERE = "labels"
 REPAIR = "undo it on the page and draw it again."
 
@@ -223,7 +223,7 @@ def _check_shape(geometry: shapely.Geometry, where: str) -> None:
         )
         if not is_place:
             raise _bad(where, f"the place {longitude}, {latitude}", "longitude and latitude in degrees")
-    if not geometry.is_valid or (geometry.geom_type == "Polygon" and geometry.area == 0):
+    if not geometry.is_valid or ("Polygon" in geometry.geom_type and geometry.area == 0):
         why = shapely.is_valid_reason(geometry).lower() if not geometry.is_valid else "it has no area"
         raise _bad(where, f"a polygon that cannot be used: {why}", "an outline that does not cross itself")
 
