@@ -10,6 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import yaml
 from conftest import FARM, FEW_PIXELS
 from PIL import Image
 from rich.console import Console
@@ -193,6 +194,22 @@ def test_chips_without_place_or_experiment_are_shown(unplaced):
         ChipSet.open(unplaced / "h5_samples")
 
 
+def test_the_experiment_beside_chips_says_what_labels_mean(farm, tmp_path):
+    for name in ("h5_samples", "data_lists"):
+        (tmp_path / name).symlink_to(farm / name)
+    codes = [{"name": name, "color": color, "codes": [value]} for value, (name, color) in enumerate(CLASSES)]
+    merged = [{**codes[0], "codes": [0, 5]}, *codes[1:5]]
+    values = {"data": {"root": "elsewhere", "sensors": ["Landsat"]}, "task": {"classes": merged}}
+    (tmp_path / "crops.yaml").write_text(yaml.safe_dump(values))
+    contents = ChipSet.open(tmp_path).contents
+    assert contents["classes"] == [{"name": name, "color": color} for name, color in CLASSES[:5]]
+    numbered = ChipSet.open(farm).contents["chips"]
+    for chip, plain in zip(contents["chips"], numbered, strict=True):
+        other = plain["pixels"].get("class 0", 0) + plain["pixels"].get("class 5", 0)
+        assert chip["pixels"].get("other", 0) == other
+    assert [sensor["name"] for sensor in ChipSet.open(tmp_path).chip(0)["sensors"]] == ["Landsat"]
+
+
 def test_a_run_is_described_by_its_files(run, farm):
     client = client_of(open_page([run]))
     shown = get(client, "run.json").json()
@@ -294,6 +311,10 @@ def test_the_pages_in_a_browser(run, unplaced, monkeypatch):
             keep(page, "viewer_chips")
             page.keyboard.press("Escape")
             assert page.locator("#pixel").is_hidden()
+            page.select_option("#chip", "9")
+            page.wait_for_selector("#pixel .chart")
+            name = page.locator(".chip-name").inner_text()
+            assert page.locator("#chip option:checked").inner_text() == f"{name} (test)"
         with running(application(ChipSet.open(unplaced), TOKEN)) as address:
             page.goto(address)
             page.wait_for_selector(".thumbnail")

@@ -12,7 +12,7 @@ async function start() {
   const found = await ask("chips.json");
   if (found === undefined) return;
   setChips(found);
-  buildChipPanel(location.pathname.endsWith("chips.html"));
+  buildChipPanel(location.pathname.endsWith("chips.html"), openChip);
   watchChips();
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") closeChip();
