@@ -285,11 +285,19 @@ def test_a_person_labels_in_a_browser(ground, path, tmp_path):
         assert "3 labels" in status.inner_text()
         page.keyboard.press("Control+z")
         assert "4 labels" in status.inner_text()
+        page.locator("input[name=tool][value=point]").check(force=True)
+        for _ in range(20):
+            page.keyboard.press("Shift+Tab")
+            if page.evaluate("document.activeElement.tagName") == "CANVAS":
+                break
+        assert page.locator("#cross").is_visible()
+        page.keyboard.press("Space")
+        assert "5 labels" in status.inner_text()
+        page.keyboard.press("Control+z")
         page.locator("#new-class").fill("fallow")
         page.keyboard.press("Enter")
         page.keyboard.press("Control+s")
-        page.wait_for_selector("#save-labels[disabled]")
-        assert "As in labels.gpkg" in status.inner_text()
+        page.get_by_text("As in labels.gpkg").wait_for()
         page.locator("input[name=tool][value=look]").check(force=True)
         page.keyboard.press("n")
         page.wait_for_selector("#series .chart")

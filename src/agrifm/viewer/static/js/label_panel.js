@@ -52,13 +52,14 @@ export async function startLabeling() {
 
 const HELP = {
   look: "A click shows what the map holds. Keys 1 to 9 choose a class.",
-  point: "A click adds a point of the chosen class.",
-  polygon: "Clicks add corners; a click on the first corner or Enter closes the outline.",
+  point: "A click, or Space for the middle of the map, adds a point of the chosen class.",
+  polygon: "Clicks, or Space for the middle of the map, add corners; Enter or a click on the first corner closes the outline.",
   edit: "A click selects a label: drag it, choose another class, or delete it.",
 };
 
 function showPanel() {
   byId("tool-help").textContent = HELP[labels.tool];
+  document.body.classList.toggle("drawing", labels.tool === "point" || labels.tool === "polygon");
   const chosenTool = document.querySelector(`input[name=tool][value=${labels.tool}]`);
   if (chosenTool instanceof HTMLInputElement) chosenTool.checked = true;
   showClasses();
@@ -66,8 +67,8 @@ function showPanel() {
   byId("delete").disabled = labels.selected === null;
   byId("save-labels").disabled = !isUnsaved() || labels.saving;
   const count = `${labels.features.length} ${labels.features.length === 1 ? "label" : "labels"}`;
-  const status = labels.saving ? "Saving…" : isUnsaved() ? "Not saved yet" : `As in ${labels.title}`;
-  byId("label-status").textContent = `${count}. ${status}.`;
+  const status = labels.saving ? "Saving…" : isUnsaved() ? "Not saved yet." : `As in ${labels.title}.`;
+  byId("label-status").textContent = `${count}. ${status}`;
   byId("label-status").classList.toggle("unsaved", isUnsaved());
   document.title = `${isUnsaved() ? "• " : ""}${view.title} – AgriFM`;
 }
@@ -146,9 +147,19 @@ function pressed(event) {
     if (labels.draft.length) finishPolygon();
     else labelHere();
   }
+  if (event.key === " " && target instanceof HTMLCanvasElement) addAtCenter();
   const others = { n: () => visit(current + 1), p: () => visit(current - 1), Delete: deleteSelected, Escape: leave };
   if (event.key === "Backspace" && labels.draft.length) undo();
   /** @type {Record<string, (() => void) | undefined>} */ (others)[event.key]?.();
+}
+
+/** Add a point or a corner in the middle of the map, which arrow keys move. */
+function addAtCenter() {
+  const { lng, lat } = left.map.getCenter();
+  if (labels.tool === "point") addLabel({ type: "Point", coordinates: [lng, lat] });
+  if (labels.tool !== "polygon") return;
+  labels.draft = [...labels.draft, [lng, lat]];
+  tellLabels();
 }
 
 /** Leave a polygon or a selection. */
