@@ -255,6 +255,7 @@ def test_a_person_labels_in_a_browser(ground, path, tmp_path):
         page.keyboard.press("Enter")
         assert "1 label. Not saved yet" in status.inner_text()
         assert "Place 2" in page.locator("#worklist").inner_text()
+        page.wait_for_timeout(600)  # for the movement of the map
         page.keyboard.press("Escape")
 
         page.locator("input[name=tool][value=point]").check(force=True)
@@ -299,10 +300,12 @@ def test_a_person_labels_in_a_browser(ground, path, tmp_path):
         page.keyboard.press("Control+s")
         page.get_by_text("As in labels.gpkg").wait_for()
         page.locator("input[name=tool][value=look]").check(force=True)
+        page.keyboard.press("p")
         page.keyboard.press("n")
         page.wait_for_selector("#series .chart")
-        page.wait_for_timeout(500)  # for the movement of the map
-        drawn(page)
+        page.wait_for_timeout(600)  # for the movement of the map
+        page.wait_for_load_state("networkidle")
+        page.wait_for_timeout(1000)  # for the last tiles
         page.locator("#toast").evaluate("toast => (toast.hidden = true)")
         page.screenshot(path=tmp_path / "page.png")
         assert page.locator("#label-classes .label-class").last.inner_text().split() == [

@@ -90,13 +90,14 @@ export function ndviChart(lines, title, now) {
 /**
  * The reflectance of several bands.
  * @param {Line[]} lines
+ * @param {string[]} days over which the chart extends
  * @param {string} title for readers of the screen
  * @param {string} [now] day that is marked
  */
-export function bandChart(lines, title, now) {
+export function bandChart(lines, days, title, now) {
   const values = lines.flatMap((line) => line.values.filter((value, i) => value !== null && isClear(line, i))).map(Number);
   const high = values.length ? Math.max(0.2, Math.ceil(Math.max(...values) * 10) / 10) : 0.4;
-  const { svg, x, y } = frame(lines.flatMap((line) => line.days), 0, high, high > 0.5 ? 0.2 : 0.1, now);
+  const { svg, x, y } = frame(days, 0, high, high > 0.5 ? 0.2 : 0.1, now);
   svg.setAttribute("aria-label", title);
   for (const line of lines) addLine(svg, line, x, y, { width: 1.3, radius: 2.2, digits: 3, onlyClear: true });
   return svg;

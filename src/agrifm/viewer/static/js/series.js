@@ -37,7 +37,8 @@ export function showSeries() {
     const go = (/** @type {number} */ step) => goTo(state.sensor, step);
     return { name: band.name, color, days: one.days, values: band.values, clear: one.clear, go };
   });
-  const chart = bandChart(bands, `Reflectance of the bands of ${one.sensor} over time`, now);
+  const days = shown.flatMap((each) => each.days); // as in the chart above
+  const chart = bandChart(bands, days, `Reflectance of the bands of ${one.sensor} over time`, now);
   const title = h("h2", {}, `Reflectance of ${one.sensor} on clear dates`);
   parts.push(h("section", {}, title, chart, keyList(bands.map((band) => [band.name, band.color]))));
   byId("series").replaceChildren(...parts);
