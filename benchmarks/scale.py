@@ -94,9 +94,8 @@ def main() -> None:
     asked = parser.parse_args()
     pixels = tiles_of_granule(asked.dates, asked.window, overlap=asked.overlap)
     repeated = pixels.sum() / GRANULE**2 - 1
-    print(
-        f"{len(pixels)} tiles a granule of {(GRANULE / 100) ** 2:,.0f} km2; {repeated:.0%} of the pixels computed again"
-    )
+    km2 = (GRANULE / 100) ** 2
+    print(f"{len(pixels)} tiles a granule of {km2:,.0f} km2; {repeated:.0%} of the pixels computed again")
     print("| area | workers | hours | km2 an hour | efficiency |")
     print("|---|---:|---:|---:|---:|")
     for name, granules in (("one granule", 1), ("100 granules", 100)):

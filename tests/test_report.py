@@ -15,7 +15,7 @@ from agrifm.errors import InputError
 from agrifm.evaluation.scoring import write_scores
 from agrifm.products.report import report
 from agrifm.tasks.scores import scores
-from agrifm.training.callbacks import write_history
+from agrifm.training.history import write_history
 
 EVIL = '<script>alert("x")</script>'
 CLASSES = (EVIL, "maize & rye", "grass")

@@ -24,8 +24,9 @@ from agrifm.evaluation.scoring import evaluate, outputs
 from agrifm.io import locked
 from agrifm.synthetic.chips import Landscape, write_example
 from agrifm.training import parallel
-from agrifm.training.callbacks import BEST, HISTORY, LAST, ScoreAndSave, read_history, write_history
+from agrifm.training.callbacks import BEST, LAST, ScoreAndSave
 from agrifm.training.fit import fit
+from agrifm.training.history import HISTORY, read_history, write_history
 from agrifm.training.module import TrainingModule
 from agrifm.training.state import INPUTS, RESUME, with_sizes_of_run
 

@@ -20,8 +20,8 @@ from agrifm.config import parse
 from agrifm.data.folder import import_dataset
 from agrifm.errors import InputError
 from agrifm.evaluation.scoring import evaluate
-from agrifm.training.callbacks import write_history
 from agrifm.training.fit import fit
+from agrifm.training.history import write_history
 from agrifm.training.module import TrainingModule, parameter_groups, rate
 from agrifm.training.resolve import resolve
 

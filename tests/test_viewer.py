@@ -9,78 +9,37 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import geopandas
 import numpy as np
 import pytest
-import rasterio
-import uvicorn
-from odc.geo.geobox import GeoBox
 from PIL import Image
 from rasterio.warp import transform
-from scipy.ndimage import gaussian_filter
 from shapely.geometry import Point
 from starlette.testclient import TestClient
+from viewer_ground import CHROMIUM, TOKEN, browser_page, drawn, place_of, running, write_ground
 
+import agrifm
+from agrifm.api import WrittenMap
 from agrifm.errors import InputError
-from agrifm.maps.files.legend import NODATA, Legend
-from agrifm.maps.files.writer import products, write_cog
+from agrifm.maps.files.legend import NODATA
+from agrifm.maps.seam_audit import Seams
 from agrifm.opening import open_scene
 from agrifm.scenes.document import scene_to_dict
 from agrifm.scenes.tile import Area
-from agrifm.synthetic.chips import CLASSES, Landscape
-from agrifm.synthetic.scenes import write_scene
+from agrifm.synthetic.chips import CLASSES
 from agrifm.viewer.server import application, serve
 from agrifm.viewer.tiles import TileCache, TileIndex
 from agrifm.viewer.view import open_view
-
-TOKEN = "a-secret"
-LAND = Landscape(seed=4, rows=2, columns=3, size=96, frames=(("S2", 8), ("Landsat", 4)))
-LEGEND = Legend(tuple(name for name, _ in CLASSES), tuple(color for _, color in CLASSES))
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-CHROMIUM_OPTIONS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader"]
-
-
-def write_map(path, truth, grid, seed, noise):
-    """A map as a model would make it from the truth: right within most fields, wrong in spots."""
-    rng = np.random.default_rng(seed)
-    scores = []
-    for value in range(len(CLASSES)):
-        scores.append(2.2 * (truth == value) + noise * gaussian_filter(rng.normal(size=truth.shape), 3))
-    share = np.exp(scores) / np.exp(scores).sum(0)
-    percent = np.rint(100 * share).astype(np.uint8)
-    classes = share.argmax(0).astype(np.uint8)
-    gap = (slice(0, 20), slice(0, 25))
-    percent[:, *gap] = NODATA
-    classes[gap] = NODATA
-    sets = np.concatenate([(percent >= 10).sum(0)[None], percent >= 10]).astype(np.uint8)
-    sets[:, *gap] = NODATA
-    arrays = {
-        "classes": classes[None],
-        "probabilities": percent,
-        "confidence": percent.max(0)[None],
-        "observations": rng.integers(1, 9, (2, *truth.shape)).astype(np.uint8),
-        "sets": sets,
-    }
-    for product in products(LEGEND, ("S2", "Landsat")):
-        if product.key in arrays:
-            write_cog(product.path(path), grid, product, [(0, 0, arrays[product.key])])
-    return arrays
 
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory):
     """Folder with a scene, two maps of it and their arrays."""
-    folder = tmp_path_factory.mktemp("viewer")
-    write_scene(folder / "images", LAND, rows=slice(None), columns=slice(None))
-    with rasterio.open(folder / "images" / "truth.tif") as file:
-        truth = file.read(1)
-        grid = GeoBox.from_rio(file)
-    arrays = write_map(folder / "map.tif", truth, grid, 1, 6.0)
-    write_map(folder / "earlier.tif", truth, grid, 2, 9.0)
-    return folder, grid, arrays
+    return write_ground(tmp_path_factory.mktemp("viewer"))
 
 
 @pytest.fixture(scope="module")
@@ -98,13 +57,6 @@ def get(client, path, status=200):
     answer = client.get(f"/{TOKEN}/{path}")
     assert answer.status_code == status, answer.text[:300]
     return answer
-
-
-def place_of(grid, row, column):
-    """Longitude and latitude of the middle of a pixel."""
-    x, y = grid.affine * (column + 0.5, row + 0.5)
-    longitude, latitude = transform(str(grid.crs), "EPSG:4326", [x], [y])
-    return longitude[0], latitude[0]
 
 
 def tile_at(grid, row, column, zoom):
@@ -145,6 +97,7 @@ def test_every_answer_restricts_the_page(client):
         assert "default-src 'none'" in policy
         assert "script-src 'self';" in policy
         assert "unsafe" not in policy
+        assert "frame-ancestors 'none'" in policy
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["referrer-policy"] == "no-referrer"
 
@@ -158,8 +111,13 @@ def test_no_request_names_a_file(client, ground):
 
 
 def test_the_page_never_turns_text_into_markup():
-    script = (Path(__file__).parents[1] / "src/agrifm/viewer/static/viewer.js").read_text()
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|setHTML|eval\(|new Function", script)
+    folder = Path(__file__).parents[1] / "src/agrifm/viewer/static"
+    scripts = [*folder.glob("*.js"), *folder.glob("js/*.js")]
+    assert len(scripts) > 10
+    for path in scripts:
+        script = path.read_text()
+        found = re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|setHTML|eval\(|new Function", script)
+        assert found is None, path
 
 
 def test_the_page_learns_what_is_shown(client, ground):
@@ -469,6 +427,27 @@ def test_the_command_serves_until_a_signal(ground, number, code):
     assert "Traceback" not in rest
 
 
+def test_notebooks_show_a_page_in_a_frame(ground):
+    path = ground[0] / "map.tif"
+    with agrifm.view(path, scene=ground[0] / "images", height=500) as shown:
+        html = shown._repr_html_()
+        assert f'<iframe src="{shown.address}"' in html
+        assert 'height="500"' in html
+        assert "map.tif (6 classes)" in repr(shown)
+        with urlopen(f"{shown.address}view.json") as answer:
+            policy = answer.headers["Content-Security-Policy"]
+            assert json.load(answer)["images"]["sensors"][0]["name"] == "S2"
+        assert "frame-ancestors http://127.0.0.1:* http://localhost:*" in policy
+        port = int(shown.address.split(":")[2].split("/")[0])
+    with pytest.raises(URLError):
+        urlopen(shown.address)
+    mapped = WrittenMap((path,), {}, Seams(None, 0, None, 0), visible_seams=False)
+    with mapped.explore(port=port) as explored:
+        assert explored.shown.maps[0].path == path
+    with pytest.raises(InputError, match="no path"):
+        agrifm.view()
+
+
 def test_a_taken_port_is_refused(view):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -483,15 +462,8 @@ def address(ground):
     folder, _, _ = ground
     paths = [folder / "map.tif", folder / "earlier.tif"]
     shown = open_view(paths, folder / "images", folder / "images" / "parcels.gpkg")
-    listening = socket.socket()
-    listening.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(application(shown, TOKEN), log_level="error", lifespan="off"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}/{TOKEN}/"
-    server.should_exit = True
-    thread.join(60)
-    listening.close()
+    with running(application(shown, TOKEN)) as found:
+        yield found
 
 
 def seen(page, color):
@@ -501,23 +473,13 @@ def seen(page, color):
     return (pixels == list(bytes.fromhex(color.removeprefix("#")))).all(-1).mean()
 
 
-def drawn(page):
-    page.wait_for_selector("#stage[aria-busy=false]")
-
-
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, e.g. 'apt-get install chromium'")
 def test_the_page_in_a_browser(address, tmp_path):
     """What an analyst does. AGRIFM_VIEWER_PICTURE=docs/images/viewer.png writes the picture of the documentation."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
     problems = []
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_OPTIONS)
-        page = browser.new_page(viewport={"width": 1280, "height": 800})
-        page.set_default_timeout(120_000)  # machines without a GPU draw slowly
-        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        requests = []
-        page.on("request", lambda request: requests.append(request.url))
+    requests = []
+    with browser_page(playwright, problems, requests) as page:
         page.goto(address)
         drawn(page)
         maize = dict(CLASSES)["maize"]
@@ -580,7 +542,6 @@ def test_the_page_in_a_browser(address, tmp_path):
         page.wait_for_timeout(1000)  # for the movement of the map
         drawn(page)
         picture = page.screenshot()
-        browser.close()
     assert problems == []
     assert {url.split("/")[2] for url in requests if url.startswith("http")} == {address.split("/")[2]}
     target = os.environ.get("AGRIFM_VIEWER_PICTURE")

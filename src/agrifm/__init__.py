@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agrifm.api import Model, evaluate, load, make_chips, open_scene, train
+    from agrifm.api import Model, evaluate, load, make_chips, open_scene, train, view
     from agrifm.chips.plan import ChipPlan
     from agrifm.config import Experiment
     from agrifm.errors import InputError
@@ -37,6 +37,7 @@ _HOMES = {
     "make_chips": "agrifm.api",
     "open_scene": "agrifm.api",
     "train": "agrifm.api",
+    "view": "agrifm.api",
 }
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "make_chips",
     "open_scene",
     "train",
+    "view",
 ]
 
 

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -39,7 +39,23 @@ from agrifm.tasks.scores import Scores
 from agrifm.training.samples.sources import open_sources
 from agrifm.weight_files.start_weights import weights_path
 
+if TYPE_CHECKING:
+    from agrifm.viewer.server import LiveView
+
 Data = Scene | xr.Dataset | Sample | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class WrittenMap(Mapped):
+    """A map that :meth:`Model.map` wrote."""
+
+    def explore(self, *, port: int = 0, height: int = 640) -> LiveView:
+        """Show the map in a browser or notebook, above the images that it was made from; see :func:`view`.
+
+        Raises:
+            InputError: If the port is taken, or the files were moved.
+        """
+        return view(self.files[0], port=port, height=height)
 
 
 @dataclass(frozen=True)
@@ -151,7 +167,7 @@ class Model:
         overwrite: bool = False,
         workers: int = 1,
         console: Console | None = None,
-    ) -> Mapped:
+    ) -> WrittenMap:
         """Write the map of a scene as a Cloud-Optimized GeoTIFF, with style, STAC item and provenance beside it.
 
         Args:
@@ -163,13 +179,14 @@ class Model:
             console: Where progress is shown.
 
         Returns:
-            The written files and the hectares of each class.
+            The written files and the hectares of each class; its ``explore()`` shows the map.
 
         Raises:
             InputError: If sensors do not fit, a file cannot be read, or the map exists.
         """
         options = options or MapOptions()
-        return map_scene(self.path, scene, Path(path), options, overwrite=overwrite, workers=workers, console=console)
+        mapped = map_scene(self.path, scene, Path(path), options, overwrite=overwrite, workers=workers, console=console)
+        return WrittenMap(**vars(mapped))
 
     def embed(self, data: Scene | xr.Dataset, *, device: str = "auto") -> xr.Dataset:
         """Compute the features of every pixel, e.g. for a classifier of scikit-learn.
@@ -345,6 +362,40 @@ def evaluate(
     return score(checkpoint.for_split(split), source, None if out is None else Path(out), console=console)
 
 
+def view(
+    *paths: str | Path,
+    scene: str | Path | None = None,
+    parcels: str | Path | None = None,
+    labels: str | Path | None = None,
+    port: int = 0,
+    height: int = 640,
+) -> LiveView:
+    """Show maps, a scene, chips or a run in a browser; in a notebook, the result appears as a frame.
+
+    The page is served by this machine to this machine only, from a thread that ends with the process.
+
+    Args:
+        paths: One or two maps, a scene, or a map and a scene; or a folder of chips; or a folder of a run.
+        scene: Scene below the maps; by default the images that the provenance of the map names.
+        parcels: Vector file of parcels to outline.
+        labels: GeoPackage of labels to draw into; it may not exist yet, and is the only file that is written.
+        port: Port of this machine; 0 takes a free one.
+        height: Pixels of the frame in a notebook.
+
+    Returns:
+        The page: its ``address``, and ``close()``, which ends it.
+
+    Raises:
+        InputError: If a path is nothing that can be shown, or the port is taken.
+    """
+    from agrifm.viewer.opening import open_page  # imports a web server, which nothing else here needs
+    from agrifm.viewer.server import LiveView
+
+    given = [None if path is None else Path(path) for path in (scene, parcels, labels)]
+    page = open_page([Path(path) for path in paths], given[0], given[1], labels=given[2])
+    return LiveView(page, port, height)
+
+
 def scene_of(dataset: xr.Dataset, folder: Path) -> Scene:
     """Open a dataset in memory as a scene: it is written as a netCDF cube and read like any other cube.
 
@@ -360,4 +411,4 @@ def scene_of(dataset: xr.Dataset, folder: Path) -> Scene:
     return open_scene(path)
 
 
-__all__ = ["Model", "evaluate", "load", "make_chips", "open_scene", "scene_of", "train"]
+__all__ = ["Model", "evaluate", "load", "make_chips", "open_scene", "scene_of", "train", "view"]

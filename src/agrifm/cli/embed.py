@@ -35,7 +35,7 @@ def embed(
     ] = None,
     memory: Annotated[
         float, typer.Option(help="Memory for the images and features of one tile, in megabytes.", min=0.1)
-    ] = 128.0,
+    ] = 512.0,
     settings: Settings = None,
     skip_unreadable: Skip = False,
     overwrite: Overwrite = False,

@@ -42,7 +42,7 @@ def map_(
     window: Annotated[
         int | None, typer.Option(help="Side of a window in pixels. Default: that of the training chips.", min=1)
     ] = None,
-    memory: Annotated[float, typer.Option(help="Memory for the images of one tile, in megabytes.", min=0.1)] = 128.0,
+    memory: Annotated[float, typer.Option(help="Memory for the images of one tile, in megabytes.", min=0.1)] = 512.0,
     seam_limit: Annotated[
         float, typer.Option(help="Highest rate of class changes on window borders, relative to other lines.")
     ] = 1.25,

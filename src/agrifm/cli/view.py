@@ -1,4 +1,4 @@
-"""Command ``view``: maps and scenes in a browser."""
+"""Command ``view``: maps, scenes, chips and runs in a browser."""
 
 from __future__ import annotations
 
@@ -20,27 +20,31 @@ def view(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            metavar="MAP|SCENE...", help="Map of classes or scene; two maps, or a map and a scene, are compared."
+            metavar="MAP|SCENE|CHIPS|RUN...",
+            help="One or two maps, a scene, or a map and a scene; or a folder of chips, or of a run.",
         ),
     ],
     scene: Annotated[
         Path | None, typer.Option(help="Images below the map. Default: those that its provenance names.")
     ] = None,
     parcels: Annotated[Path | None, typer.Option(help="Vector file of parcels to outline.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="GeoPackage of labels to draw into; only this file is written.")
+    ] = None,
     port: Annotated[int, typer.Option(help="Port of this machine; 0 takes a free one.", min=0, max=65535)] = 0,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address without opening it.")] = False,
     settings: Settings = None,
     skip_unreadable: Skip = False,
 ) -> None:
-    """Show maps and scenes in the browser: classes, confidence, images of any date, and series of pixels.
+    """Show maps, scenes, chips and runs in the browser: classes, images of any date, series of pixels, scores.
 
     The page is served by this machine to this machine only, and loads nothing from elsewhere. Ctrl-C ends it.
     """
+    from agrifm.viewer.opening import open_page
     from agrifm.viewer.server import serve
-    from agrifm.viewer.view import open_view
 
     with console.status("opening"):
-        shown = open_view(paths, scene, parcels, settings or (), skip_unreadable=skip_unreadable)
+        shown = open_page(paths, scene, parcels, settings or (), labels=labels, skip_unreadable=skip_unreadable)
 
     def opened(address: str) -> None:
         console.print(f"{shown}\n{address}\nCtrl-C ends the viewer.", highlight=False, soft_wrap=True)

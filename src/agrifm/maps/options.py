@@ -34,7 +34,7 @@ class MapOptions:
 
     extras: tuple[str, ...] = ()
     window: int | None = None
-    memory: float = 128.0
+    memory: float = 512.0
     seam_limit: float = 1.25
     device: str = "auto"
     flips: bool = False
@@ -68,7 +68,7 @@ class EmbedOptions:
 
     dtype: str = "int8"
     window: int | None = None
-    memory: float = 128.0
+    memory: float = 512.0
     device: str = "auto"
 
     def __post_init__(self) -> None:

@@ -23,9 +23,9 @@ from agrifm.maps.files.legend import NODATA, picture
 from agrifm.maps.provenance import Provenance
 from agrifm.products.map_rasters import class_counts, is_class_map
 from agrifm.products.page import Html, facts, folded, image, missing, note, page, section, table
+from agrifm.training.history import HISTORY
 
 WIDTH = 1200  # pixels of a picture
-HISTORY = "history.csv"
 
 
 def report(source: Path, out: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import time
 from datetime import timedelta
@@ -17,14 +16,14 @@ from torch import Tensor
 
 from agrifm.checkpoint import Checkpoint, write_provenance
 from agrifm.errors import InputError
-from agrifm.io import whole
 from agrifm.nn.model import CropModel
 from agrifm.tensor_files import refuse_not_finite
+from agrifm.training.history import HISTORY, write_history
 from agrifm.training.linear_probe import LinearProbe
 from agrifm.training.module import TrainingModule
 from agrifm.training.parallel import whole_state
 
-BEST, LAST, HISTORY = "best.safetensors", "last.safetensors", "history.csv"
+BEST, LAST = "best.safetensors", "last.safetensors"
 
 
 class ScoreAndSave(pl.Callback):
@@ -117,35 +116,6 @@ def _refuse_not_finite(loss: float, weights: dict[str, Tensor], epoch: int) -> N
             expected="a finite loss",
             repair="lower training.learning_rate, set training.gradient_clip_val, or use training.precision 32-true.",
         )
-
-
-def write_history(path: Path, epoch: int, values: dict[str, float]) -> None:
-    """Append an epoch to the history, in place of this and later epochs that a killed run may have written."""
-    rows = read_history(path, epoch)
-    with whole(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["epoch", *values], restval="nan", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows([*rows, {"epoch": epoch, **values}])
-
-
-def read_history(path: Path, epoch: int) -> list[dict[str, str]]:
-    """Read the rows of a history before an epoch.
-
-    Damaged rows are left out: the history is shown to people, and nothing depends on it.
-    """
-    if not path.is_file():
-        return []
-    lines = path.read_bytes().decode("utf-8", "replace").replace("\0", "").splitlines()
-    rows: dict[int, dict[str, str]] = {}
-    for row in csv.DictReader(lines):
-        number = row.get("epoch") or ""
-        # DictReader puts surplus cells under None, and None into cells that are missing.
-        is_complete = None not in row and None not in row.values()
-        is_number = number.isascii() and number.isdecimal()
-        # Python refuses to convert very long numbers, which only a damaged file has.
-        if is_complete and is_number and int(number[:9]) < epoch:
-            rows[int(number[:9])] = row
-    return [rows[number] for number in sorted(rows)]
 
 
 class ProgressPrinter(pl.Callback):

@@ -19,8 +19,9 @@ from agrifm.data.folder import SampleSource
 from agrifm.errors import InputError
 from agrifm.io import locked, refuse_unwritable
 from agrifm.tasks.fields import Fields
-from agrifm.training.callbacks import BEST, HISTORY, LAST
+from agrifm.training.callbacks import BEST, LAST
 from agrifm.training.field_stage import choose, fit_edges
+from agrifm.training.history import HISTORY
 from agrifm.training.linear_probe import open_probe
 from agrifm.training.loggers import refuse_missing
 from agrifm.training.mean_teacher import MeanTeacher

@@ -168,7 +168,7 @@ class Images:
                     "sensor": printable(sensor.name),
                     "days": [day.isoformat() for day in layer.days],
                     "clear": stack.clear[:, 0, 0].tolist(),
-                    "ndvi": _ndvi(sensor, reflectance),
+                    "ndvi": ndvi_of(sensor, reflectance),
                     "bands": bands,
                 }
             )
@@ -204,7 +204,7 @@ def _spread(days: Sequence[dt.date]) -> list[dt.date]:
     return [days[position] for position in positions]
 
 
-def _ndvi(sensor: Sensor, reflectance: np.ndarray) -> list[float | None] | None:
+def ndvi_of(sensor: Sensor, reflectance: np.ndarray) -> list[float | None] | None:
     """Return the NDVI of each date from reflectance ``(t, c)``; None if the sensor lacks a band."""
     red = sensor.index("red")
     infrared = near_infrared_band(sensor)

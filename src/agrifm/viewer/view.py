@@ -15,6 +15,7 @@ from agrifm.products.map_rasters import is_class_map
 from agrifm.products.reproduce import check_images
 from agrifm.viewer.class_map import ClassMap
 from agrifm.viewer.images import Images, located
+from agrifm.viewer.labels import LabelClass, LabelFile
 from agrifm.viewer.parcels import Parcels
 from agrifm.viewer.tiles import TileCache, color_scale
 
@@ -32,6 +33,7 @@ class View:
         maps: At most two maps of classes; the second one is compared with the first.
         images: Scene below the maps.
         parcels: Outlines above them.
+        labels: Labels that a person draws.
         notes: What could not be shown and why, for the page.
         cache: Memory for tiles.
     """
@@ -39,6 +41,7 @@ class View:
     maps: tuple[ClassMap, ...] = ()
     images: Images | None = None
     parcels: Parcels | None = None
+    labels: LabelFile | None = None
     notes: tuple[str, ...] = ()
     cache: TileCache = field(default_factory=lambda: TileCache(CACHE))
 
@@ -55,6 +58,7 @@ class View:
             "maps": [shown.describe() for shown in self.maps],
             "images": None if self.images is None else self.images.describe(),
             "parcels": None if self.parcels is None else self.parcels.describe(),
+            "labels": self.labels is not None,
             "notes": list(self.notes),
             "scale": color_scale(SCALE_STEPS),
         }
@@ -66,6 +70,8 @@ class View:
                 parts.append(f"{counted(len(layer.days), 'date')} of {layer.sensor.name}")
         if self.parcels is not None:
             parts.append(counted(self.parcels.count, "parcel"))
+        if self.labels is not None:
+            parts.append(f"{counted(len(self.labels.table), 'label')} in {self.labels.path}")
         return ", ".join(parts)
 
 
@@ -75,6 +81,7 @@ def open_view(
     parcels: Path | None = None,
     settings: Sequence[str] = (),
     *,
+    labels: Path | None = None,
     skip_unreadable: bool = False,
 ) -> View:
     """Open maps, a scene and parcels for one page; headers and overviews are read.
@@ -86,6 +93,7 @@ def open_view(
         scene: Scene below the maps.
         parcels: Vector file of parcels.
         settings: ``key=value`` of ``scene.yaml``, for the scene.
+        labels: GeoPackage of labels to draw into; it may not exist yet.
         skip_unreadable: Leave out dates of the scene with a file that does not open.
 
     Raises:
@@ -117,7 +125,8 @@ def open_view(
         images, note = _images_of(map_paths[0])
         notes += [note] if note else []
     outlines = None if parcels is None else Parcels.open(parcels)
-    return View(maps, images, outlines, tuple(notes))
+    drawn = None if labels is None else _labels(labels, maps, images)
+    return View(maps, images, outlines, drawn, tuple(notes))
 
 
 def refuse_other_products(path: Path) -> None:
@@ -129,19 +138,16 @@ def refuse_other_products(path: Path) -> None:
     expected = "a map (OUT.tif of 'agrifm map') or a scene (a folder of images)"
     if not path.exists() and not any(character in str(path) for character in "{*?"):
         raise InputError(path, found="no such file or folder", expected=expected, repair="check the path.")
-    if (path / "data_lists").is_dir() or (path / "h5_samples").is_dir():
+    if is_chip_folder(path):
         raise InputError(
-            path,
-            found="a folder of chips",
-            expected=expected,
-            repair="view the scene that the chips were cut from; split.png in this folder shows the chips on it.",
+            path, found="a folder of chips", expected=expected, repair="view the folder without anything else."
         )
     if (path / "best.safetensors").is_file() or path.suffix == ".safetensors":
         raise InputError(
             path,
             found="a run or a checkpoint",
             expected=expected,
-            repair="write a map with 'agrifm map' and view it, or write a report with 'agrifm report'.",
+            repair="view the folder of a run without anything else, or write a map with 'agrifm map' and view that.",
         )
     if path.is_file() and path.suffix.lower() in RASTERS:
         raise InputError(
@@ -150,6 +156,19 @@ def refuse_other_products(path: Path) -> None:
             expected=expected,
             repair="give OUT.tif itself, beside which its other layers are found; or the folder of a scene.",
         )
+
+
+def is_chip_folder(path: Path) -> bool:
+    """Whether a folder holds chips and their lists."""
+    return (path / "data_lists").is_dir() or (path / "h5_samples").is_dir()
+
+
+def _labels(path: Path, maps: Sequence[ClassMap], images: Images | None) -> LabelFile | None:
+    """Return labels on the grid of the first map, with its classes, or on the grid of the scene."""
+    if maps:
+        classes = [LabelClass(entry.name, entry.color) for entry in maps[0].classes]
+        return LabelFile.open(path, maps[0].grid, classes)
+    return None if images is None else LabelFile.open(path, images.scene.grid, [])
 
 
 def _is_map(path: Path) -> bool:
