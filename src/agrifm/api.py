@@ -256,16 +256,17 @@ class Model:
 
 
 def load(model: str | Path) -> Model:
-    """Open a model: a checkpoint of ``agrifm train``, or weights that come with the package.
+    """Open a model: a checkpoint of ``agrifm train``, a model on the Hugging Face Hub, or weights of the package.
 
     Args:
-        model: Path of a checkpoint, or a name such as ``agrifm-tiny``.
+        model: Path of a checkpoint, ``hf://org/name[@revision][/file.safetensors]``, or a name such as ``agrifm-tiny``.
+            An address is downloaded once, into the cache of ``huggingface_hub``; a path or name needs no network.
 
     Returns:
         The model. Opening the file runs no code.
 
     Raises:
-        InputError: If there is no such file or it is no checkpoint.
+        InputError: If there is no such file, it is no checkpoint, or the hub does not serve it.
 
     Example:
         >>> import agrifm

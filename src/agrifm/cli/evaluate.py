@@ -10,6 +10,7 @@ from rich.table import Table
 
 from agrifm.cli.shell import Ckpt, Ensemble, Flips, Links, app, console
 from agrifm.errors import InputError, nearest
+from agrifm.network.hub import results_folder
 
 if TYPE_CHECKING:
     from agrifm.checkpoint import Checkpoint
@@ -80,7 +81,7 @@ def _default_folder(checkpoint: Path, split: str, *, flips: bool, ensemble: bool
         name += "_flips"
     if ensemble:
         name += "_ensemble"
-    return checkpoint.parent / name
+    return results_folder(checkpoint) / name
 
 
 def _names_several_days(as_of: str) -> bool:

@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from agrifm.cli.scenes import ScenePath, Settings, Skip, opened
-from agrifm.cli.shell import Ckpt, Ensemble, Flips, Overwrite, app, console, resumable
+from agrifm.cli.shell import Ckpt, Ensemble, Flips, Overwrite, app, console, local_checkpoint, resumable
 
 if TYPE_CHECKING:
     from agrifm.maps.map_scene import Mapped
@@ -144,7 +144,9 @@ def _outline(
 @app.command()
 def reproduce(
     provenance: Annotated[Path, typer.Argument(help="Provenance file beside a map, MAP.passport.json.")],
-    checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint, if it has moved.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Checkpoint, if it has moved.", callback=local_checkpoint)
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to keep the new map in.")] = None,
     workers: Annotated[int, typer.Option(help="Processes on this machine.", min=1)] = 1,
     allow_network: Annotated[

@@ -1,4 +1,4 @@
-"""Commands for models: ``train``, ``predict``, ``show``, ``export``, ``weights`` and ``demo``."""
+"""Commands for models: ``train``, ``predict``, ``show``, ``export``, ``push``, ``weights`` and ``demo``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ from typing import Annotated, Literal
 
 import typer
 
-from agrifm.cli.shell import Ckpt, Config, Ensemble, Flips, Links, Overrides, app, console, resumable
+from agrifm.cli.shell import (
+    Ckpt,
+    Config,
+    Ensemble,
+    Flips,
+    Links,
+    Overrides,
+    app,
+    console,
+    local_checkpoint,
+    resumable,
+)
 from agrifm.errors import counted
 
 weights = typer.Typer(no_args_is_help=True, help="Inspect and convert weight files.")
@@ -69,7 +80,9 @@ def predict(
 
 
 @app.command()
-def show(path: Annotated[Path, typer.Argument(help="Experiment in YAML, or checkpoint.")]) -> None:
+def show(
+    path: Annotated[Path, typer.Argument(help="Experiment in YAML, or checkpoint.", callback=local_checkpoint)],
+) -> None:
     """Show an experiment or a checkpoint in full, with the size of its model."""
     from agrifm.checkpoint import Checkpoint, build, describe
     from agrifm.config import load
@@ -110,6 +123,23 @@ def export(
         console.print(f"input {name}: {shape}", highlight=False)
     console.print(f"largest difference of probabilities from the model: {written.difference:.2g}", highlight=False)
     console.print(f"written to {out}", highlight=False)
+
+
+@app.command()
+def push(
+    checkpoint: Ckpt,
+    address: Annotated[str, typer.Argument(help="Repository on the hub: hf://ORG/NAME, or hf://ORG/NAME@BRANCH.")],
+    license_: Annotated[
+        str, typer.Option("--license", help="License of the weights by its name on the hub, e.g. cc-by-4.0.")
+    ] = "unknown",
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+) -> None:
+    """Publish a checkpoint on the Hugging Face Hub, with a model card that states its facts."""
+    from agrifm.products.push import push as publish
+
+    with console.status("uploading the model"):
+        commit = publish(checkpoint, address, license_name=license_, private=private)
+    console.print(f"published: {commit}\nnext: agrifm show {address}", highlight=False, soft_wrap=True)
 
 
 @weights.command("show")

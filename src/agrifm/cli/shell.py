@@ -20,6 +20,7 @@ from rich.text import Text
 
 from agrifm.errors import InputError, RenamedKeyWarning, Terminated, reason
 from agrifm.io import disk_refusal
+from agrifm.network.hub import local_file
 from agrifm.progress import Terminal
 
 WRONG_INPUT, INTERNAL, INTERRUPTED, TERMINATED = 2, 70, 130, 143  # exit codes
@@ -34,14 +35,29 @@ app = typer.Typer(
 _later = any(os.environ.get(key, "0") != "0" for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 console = Terminal(quiet=_later)
 
+
+def local_checkpoint(path: Path | None) -> Path | None:
+    """Callback of an argument that may be an address ``hf://``: return the downloaded copy, or the path unchanged."""
+    return None if path is None else local_file(path)
+
+
+def _local_checkpoints(paths: list[Path] | None) -> list[Path] | None:
+    return None if paths is None else [local_file(path) for path in paths]
+
+
 Config = Annotated[Path, typer.Argument(help="Experiment in YAML.")]
-Ckpt = Annotated[Path, typer.Argument(help="Checkpoint of 'agrifm train'.")]
+Ckpt = Annotated[
+    Path, typer.Argument(help="Checkpoint of 'agrifm train', or hf://ORG/NAME.", callback=local_checkpoint)
+]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.key=value. Can be repeated.")]
 Flips = Annotated[
     bool, typer.Option("--flips", help="Average over the eight orientations of a square (test-time augmentation).")
 ]
 Ensemble = Annotated[
-    list[Path] | None, typer.Option(help="Another checkpoint whose probabilities are averaged. Can be repeated.")
+    list[Path] | None,
+    typer.Option(
+        help="Another checkpoint whose probabilities are averaged. Can be repeated.", callback=_local_checkpoints
+    ),
 ]
 Links = Annotated[bool, typer.Option("--allow-links", help="Follow links in chips to other files.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from agrifm.cli.shell import Ckpt, Ensemble, Flips, Links, app, console
+from agrifm.cli.shell import Ckpt, Ensemble, Flips, Links, app, console, local_checkpoint
 from agrifm.errors import InputError
+from agrifm.network.hub import results_folder
 
 
 @app.command()
@@ -34,7 +35,7 @@ def calibrate(
     from agrifm.checkpoint import Checkpoint
     from agrifm.evaluation.calibration import calibrate_checkpoint
 
-    out = out or checkpoint.with_name("calibrated.safetensors")
+    out = out or results_folder(checkpoint) / "calibrated.safetensors"
     if out.resolve() == checkpoint.resolve():
         raise InputError(out, found="the checkpoint itself", expected="a new file", repair="give another --out.")
     model = replace(Checkpoint.load(checkpoint).with_root(root, allow_links=allow_links), calibration=None)
@@ -74,7 +75,7 @@ def show(splits: dict[str, dict[str, Any]]) -> None:
 
 @app.command()
 def report(
-    source: Annotated[Path, typer.Argument(help="Checkpoint, or GeoTIFF of a map.")],
+    source: Annotated[Path, typer.Argument(help="Checkpoint, or GeoTIFF of a map.", callback=local_checkpoint)],
     out: Annotated[Path, typer.Argument(help="HTML file to write.")],
 ) -> None:
     """Write one HTML file with scores, curves, confusion matrix, class areas, pictures and provenance."""

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_serializer, model_validator
 
 from agrifm.config.limits import refuse_nonsense, refuse_size
 from agrifm.config.sections import DataConfig, Teacher, TrainingConfig
 from agrifm.data.transforms import Augment
 from agrifm.errors import InputError
+from agrifm.network.hub import shown
 from agrifm.nn.model import ModelConfig
 from agrifm.pixels.config import PixelsConfig
 from agrifm.sample import Sample, Season
@@ -70,8 +71,9 @@ class Experiment(Section):
     Args:
         name: Name of the experiment. Results go to ``runs/<name>`` unless the command says otherwise.
         seed: Seed of all random numbers.
-        start_from: Weights to start from: a checkpoint of this project, the published ``AgriFM.pth``, or the name of
-            weights that come with the package, such as ``agrifm-tiny``. Random weights by default.
+        start_from: Weights to start from: a checkpoint of this project, the published ``AgriFM.pth``, a model on a hub
+            (``hf://org/name``), or the name of weights that come with the package, such as ``agrifm-tiny``. Random
+            weights by default.
         data: Where the samples are and how they are read.
         augment: Random augmentations of training samples.
         model: Architecture of the network. A segmentation that states neither this section nor ``start_from`` trains
@@ -102,6 +104,10 @@ class Experiment(Section):
     teacher: Teacher | None = None
     probe: Path | None = None
     training: TrainingConfig = TrainingConfig()
+
+    @field_serializer("start_from", when_used="json-unless-none")
+    def _address(self, start_from: Path) -> str:
+        return shown(start_from)
 
     @model_validator(mode="before")
     @classmethod

@@ -11,6 +11,7 @@ from torch import Tensor
 from agrifm.checkpoint import Checkpoint, is_checkpoint
 from agrifm.config import Experiment
 from agrifm.errors import InputError, counted, nearest
+from agrifm.network.hub import is_hub, local_file
 from agrifm.nn.model import SHARED, ModelConfig
 from agrifm.nn.swin import SwinSize
 from agrifm.sensors import names
@@ -47,11 +48,16 @@ def start_weights(experiment: Experiment) -> State | None:
 
 
 def weights_path(start_from: Path) -> Path:
-    """Return the file that ``start_from`` means: a path, or the name of weights that come with the package.
+    """Return the file that ``start_from`` means: a path, a model on a hub, or weights that come with the package.
+
+    Args:
+        start_from: Path, ``hf://org/name[@revision][/file]``, or name of weights.
 
     Raises:
-        InputError: If it is neither.
+        InputError: If it is none of these, or the hub does not serve the file.
     """
+    if is_hub(start_from):
+        return local_file(start_from)
     is_path = start_from.suffix or len(start_from.parts) > 1 or start_from.exists()
     if is_path:
         return start_from

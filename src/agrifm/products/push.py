@@ -1,0 +1,42 @@
+"""Publish a model on a hub: its file and a model card, in one commit."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from agrifm.checkpoint import Checkpoint
+from agrifm.errors import InputError
+from agrifm.network.hub import MODEL, HubAddress, upload
+from agrifm.products.model_card import model_card
+
+CARD = "README.md"
+LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
+
+
+def push(checkpoint: Path, address: str, *, license_name: str = "unknown", private: bool = False) -> str:
+    """Publish a checkpoint with a model card. A repository that does not exist is created.
+
+    Args:
+        checkpoint: Path of the checkpoint.
+        address: ``hf://org/name[@branch][/file]``; the file is ``model.safetensors`` by default.
+        license_name: License of the weights by the name that the hub uses, e.g. ``apache-2.0``.
+        private: Make a new repository private.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        InputError: If the file is no checkpoint, the address or license has another form, the library of the hub is
+            missing, or the hub refuses.
+    """
+    target = HubAddress.parse(address)
+    if not LICENSE.fullmatch(license_name):
+        raise InputError(
+            "--license",
+            found=license_name,
+            expected="the name of a license on the hub: small letters, digits, dots and hyphens",
+            repair="give a name such as apache-2.0, cc-by-4.0 or other.",
+        )
+    card = model_card(Checkpoint.load(checkpoint), target, license_name)
+    return upload(target, {target.file or MODEL: checkpoint, CARD: card}, private=private)
