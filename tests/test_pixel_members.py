@@ -7,7 +7,7 @@ import torch
 from agrifm.nn.probabilities import LEAST_OUTPUT
 from agrifm.pixels import ensemble, members
 from agrifm.pixels.ensemble import Fitted, PixelEnsemble
-from agrifm.pixels.features import PixelFeatures
+from agrifm.pixels.features import PixelFeatures, _median
 from agrifm.pixels.learners import fit_member
 from agrifm.pixels.members import TreesMember
 from agrifm.sample import Sample, Season, collate
@@ -133,3 +133,10 @@ def test_deviation_is_that_of_all_dates():
     place = features.names(["S2"]).index("S2 B02 deviation")
     expected = (series * S2.scale + S2.offset).double().std(1, correction=0).float()
     torch.testing.assert_close(found[:, place : place + 10], expected, atol=1e-6, rtol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("dates", [1, 2, 7, 8])
+def test_the_median_of_a_season_is_that_of_torch(dates):
+    channels = torch.rand(50, dates, 3, generator=torch.Generator().manual_seed(dates))
+    channels[0] = 0.5  # ties
+    assert torch.equal(_median(channels), channels.median(1).values)

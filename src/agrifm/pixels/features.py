@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -111,7 +112,7 @@ class PixelFeatures:
                 (channels - mean.unsqueeze(1)).square_().mean(1).sqrt_(),
                 channels.amin(1),
                 channels.amax(1),
-                channels.median(1).values,
+                _median(channels),
             ]
         return torch.cat(parts, 1)
 
@@ -121,6 +122,15 @@ class PixelFeatures:
         if self.indices:
             channels = torch.cat([channels, *_normalized_differences(channels, sensor)], -1)
         return channels
+
+
+def _median(channels: Float[Tensor, "n s k"]) -> Float[Tensor, "n k"]:
+    """Median over the dates; of an even number of dates, the lower one of the two in the middle."""
+    if channels.device.type != "cpu" or torch.compiler.is_exporting():
+        return channels.median(1).values
+    # The same values in a sixth of the time.
+    middle = (channels.shape[1] - 1) // 2
+    return torch.from_numpy(np.partition(channels.numpy(), middle, axis=1)[:, middle])
 
 
 def index_bands(sensor: Sensor) -> list[tuple[int, int]]:
