@@ -24,7 +24,6 @@ from agrifm.cli import main
 from agrifm.config import parse
 from agrifm.config.reading import load as load_experiment
 from agrifm.errors import InputError
-from agrifm.network import hub
 from agrifm.network.hub import HubAddress, results_folder
 from agrifm.products.push import push
 from agrifm.sensors import LANDSAT, S2
@@ -291,7 +290,7 @@ def test_a_push_without_a_checkpoint_or_license_name_sends_nothing(server, tmp_p
 
 
 def test_a_missing_library_is_named(monkeypatch, run):
-    monkeypatch.setattr(hub, "find_spec", lambda name: None)
+    monkeypatch.setattr("agrifm.errors.find_spec", lambda name: None)
     code, printed = run("show", "hf://org/name")
     assert code == 2
     assert "pip install 'agrifm[hub]'" in printed

@@ -23,7 +23,6 @@ from agrifm.cli import app
 from agrifm.config import load, parse
 from agrifm.data.chips import read_chip
 from agrifm.errors import InputError
-from agrifm.maps.files import writer
 from agrifm.maps.files.legend import Legend
 from agrifm.products import fiboa
 from agrifm.products.field_shapes import find_fields, join_small, outlines
@@ -287,7 +286,7 @@ def test_geoparquet_has_the_types_and_the_metadata_of_the_specification(made):
 
 
 def test_geoparquet_without_its_library_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer, "find_spec", lambda name: None)
+    monkeypatch.setattr("agrifm.errors.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'agrifm\[parquet\]'"):
         fiboa.check_target(tmp_path / "fields.parquet")
     fiboa.check_target(tmp_path / "fields.gpkg")

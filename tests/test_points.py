@@ -139,7 +139,7 @@ def test_parquet_is_read_where_pyarrow_is(geo, tmp_path, monkeypatch):
     table = few().to_crs("EPSG:4326") if geo else degrees(few())
     table.to_parquet(tmp_path / "a.parquet")
     assert labeled(read_labels(tmp_path / "a.parquet", GRID, class_column="crop")) == FEW
-    monkeypatch.setattr("agrifm.vectors.parquet.find_spec", lambda name: None)
+    monkeypatch.setattr("agrifm.errors.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"(?s)no pyarrow.*agrifm\[parquet\].*CSV"):
         read_labels(tmp_path / "a.parquet", GRID)
 

@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from difflib import get_close_matches
+from importlib.util import find_spec
 
 LONGEST = 1_000  # characters of one part of an error that are shown
 
@@ -92,6 +93,22 @@ def refusing(
         raise
     except Exception as error:
         raise kind(where, found=f"it cannot be read: {reason(error)}", expected=expected, repair=repair) from error
+
+
+def refuse_missing_library(where: object, library: str, purpose: str, repair: str) -> None:
+    """Refuse work for which an optional library is not installed.
+
+    Args:
+        where: What needs it.
+        library: Name by which it is imported.
+        purpose: What it does, e.g. ``which reads Parquet``.
+        repair: How to install it, or what to do without it.
+
+    Raises:
+        InputError: If it is missing.
+    """
+    if find_spec(library) is None:
+        raise InputError(where, found=f"no {library}, {purpose}", expected="this optional library", repair=repair)
 
 
 def reason(error: BaseException) -> str:

@@ -11,10 +11,9 @@ import re
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
-from agrifm.errors import InputError, reason
+from agrifm.errors import InputError, reason, refuse_missing_library
 
 SUFFIX = ".safetensors"
 MODEL = f"model{SUFFIX}"  # name of the weights in a repository
@@ -183,13 +182,8 @@ def _asking(address: HubAddress) -> Generator[None]:
     Raises:
         InputError: Names the address, and what the hub answered.
     """
-    if find_spec("huggingface_hub") is None:
-        raise InputError(
-            address,
-            found="no huggingface_hub, which reads and writes models on a hub",
-            expected="this optional library",
-            repair="run pip install 'agrifm[hub]'.",
-        )
+    purpose = "which reads and writes models on a hub"
+    refuse_missing_library(address, "huggingface_hub", purpose, "run pip install 'agrifm[hub]'.")
     try:
         yield
     except InputError:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from agrifm.errors import InputError
+from agrifm.errors import refuse_missing_library
 
 PARQUET = (".parquet", ".geoparquet")
 
@@ -24,13 +23,8 @@ def read_parquet(path: Path) -> Any:
     Raises:
         InputError: If pyarrow is missing. Of damaged files, the errors of the libraries pass.
     """
-    if find_spec("pyarrow") is None:
-        raise InputError(
-            path,
-            found="no pyarrow, which reads Parquet",
-            expected="this optional library",
-            repair="run pip install 'agrifm[parquet]', or save the table as CSV.",
-        )
+    repair = "run pip install 'agrifm[parquet]', or save the table as CSV."
+    refuse_missing_library(path, "pyarrow", "which reads Parquet", repair)
     import geopandas
     import pyarrow.parquet
 

@@ -8,7 +8,6 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.transform import Affine
 
 from agrifm.data.chips import Georeference
-from agrifm.errors import InputError, nearest
+from agrifm.errors import InputError, nearest, refuse_missing_library
 from agrifm.io import whole
 from agrifm.maps.files.cog import (
     MapProduct,
@@ -67,13 +66,9 @@ def check_table(path: Path, *, parquet: str, other: str, expected: str, repair: 
     suffix = path.suffix.lower()
     if suffix not in (".parquet", other):
         raise InputError(path, found=f"the ending '{path.suffix}'", expected=expected, repair=repair)
-    if suffix == ".parquet" and find_spec("pyarrow") is None:
-        raise InputError(
-            path,
-            found=f"no pyarrow, which writes {parquet}",
-            expected="this optional library",
-            repair=f"run pip install 'agrifm[parquet]', or end the name in {other}.",
-        )
+    if suffix == ".parquet":
+        advice = f"run pip install 'agrifm[parquet]', or end the name in {other}."
+        refuse_missing_library(path, "pyarrow", f"which writes {parquet}", advice)
     refuse_existing(path, overwrite=overwrite)
 
 
