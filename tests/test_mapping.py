@@ -29,9 +29,10 @@ from agrifm.maps.files.writer import NODATA
 from agrifm.maps.map_scene import fit_sensors, map_scene, plan
 from agrifm.maps.options import MapOptions
 from agrifm.maps.provenance import Provenance
-from agrifm.maps.seam_audit import Seams, audit
+from agrifm.maps.seam_audit import Seams, audit, audited_areas
 from agrifm.maps.store import Store
 from agrifm.maps.tiles import own_device
+from agrifm.maps.windows import lay_out
 from agrifm.opening import open_scene
 from agrifm.products.reproduce import reproduce
 from agrifm.sensors import LANDSAT, MODIS, S2
@@ -441,6 +442,20 @@ def test_the_audit_finds_a_planted_seam(whole, model, scene, tmp_path):
     found = audit(seamed, job)
     assert found.ratio > 1.5
     assert found.visible(1.25)
+
+
+@pytest.mark.parametrize("side", [64, 100, 300, 1111, 4000])
+@pytest.mark.parametrize("overlap", [True, False])
+def test_the_audit_computes_at_most_a_twentieth_of_the_windows(side, overlap):
+    windows = lay_out((side, side + 7), 32, [1], 100.0, 1e6, overlap=overlap)
+    moved = windows.shifted(1)
+    areas = audited_areas(windows, moved)
+    computed = sum(len(moved.over(area)) for area in areas)
+    whole = len(windows.rows.starts) * len(windows.columns.starts)
+    assert 1 <= computed <= max(4, whole / 20)
+    assert all(area.height > 0 and area.width > 0 for area in areas)
+    crossed = [set(range(area.row + 1, area.row + area.height)) & {*windows.rows.borders()} for area in areas]
+    assert all(crossed), "an area in which no window begins or ends shows nothing"
 
 
 def test_seams_end_in_an_exit_code_of_their_own(model, folder, tmp_path, monkeypatch):

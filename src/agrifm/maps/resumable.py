@@ -97,8 +97,8 @@ class Run(ABC, Generic[Job, Options, Result]):
             completed = self._store.complete(self.out, (*self.known_files(), self._provenance))
             if completed:
                 self.console.print(f"completed the {self.noun} of a run that was stopped at its end", highlight=False)
-            finished = self._finished(skip_unreadable=skip_unreadable)
-            if finished is not None and (completed or not overwrite):
+            finished = self._finished(skip_unreadable=skip_unreadable) if completed or not overwrite else None
+            if finished is not None:
                 return finished
             self.refuse_existing(overwrite=overwrite)
             return self._make(overwrite=overwrite, skip_unreadable=skip_unreadable, workers=workers, dask=dask)

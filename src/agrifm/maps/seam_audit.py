@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from math import gcd
+from math import gcd, isqrt
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +20,14 @@ from rasterio.windows import Window
 from agrifm.maps.files.writer import NODATA
 from agrifm.maps.runner import one_thread
 from agrifm.maps.tiles import MapJob
-from agrifm.maps.windows import Axis, common_unit
+from agrifm.maps.windows import Axis, Windows, common_unit
 from agrifm.scenes.scene import Area
 
 SIGNIFICANT = 4.0  # standard errors from which on a difference is no chance
 OTHER, PATCH, BORDER = 0, 1, 2  # kinds of lines: any, where patches meet, where windows begin or end
 AREAS = 3  # largest number of areas whose windows are moved
+MOST_WINDOWS = 3  # along a side of such an area
+SHARE = 20  # at most one in so many windows is computed again
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def _agreement(path: Path, job: MapJob) -> tuple[float | None, int]:
     same = 0
     total = 0
     with one_thread(), ThreadPoolExecutor() as threads, rasterio.open(path) as file:
-        for area in _areas(job):
+        for area in audited_areas(job.windows, moved.windows):
             before = file.read(1, window=Window(area.column, area.row, area.width, area.height))  # ty: ignore[too-many-positional-arguments]
             after = moved.make(area, moved.read(area), threads)["classes"]
             valid = (before != NODATA) & (after != NODATA)
@@ -147,15 +149,42 @@ def _agreement(path: Path, job: MapJob) -> tuple[float | None, int]:
     return (same / total if total else None), total
 
 
-def _areas(job: MapJob) -> list[Area]:
-    """Areas of twice the width of a window, in the middle of some evenly spread tiles."""
-    tiles = job.windows.tiles()
-    count = min(AREAS, max(1, len(tiles) // 8))
-    side = 2 * job.windows.rows.window
+def audited_areas(windows: Windows, moved: Windows) -> list[Area]:
+    """Areas in which the audit computes a map again: squares of a few moved windows, along the diagonal of the scene.
+
+    Args:
+        windows: Windows of the map.
+        moved: The same windows moved.
+
+    Returns:
+        At most three areas. Unless the scene is small, their windows are at most a twentieth of those of the map.
+    """
+    rows, columns = moved.rows, moved.columns
+    budget = len(windows.rows.starts) * len(windows.columns.starts) // SHARE
+    side = min(MOST_WINDOWS, max(1, isqrt(budget)), len(rows.starts), len(columns.starts))
+    count = min(AREAS, max(1, budget // side**2))
     areas = []
-    for i in range(count):
-        tile = tiles[round((i + 0.5) * len(tiles) / count - 0.5)]
-        row = tile.row + max(0, tile.height - side) // 2
-        column = tile.column + max(0, tile.width - side) // 2
-        areas.append(Area(row, column, min(side, tile.height), min(side, tile.width)))
+    for number in range(count):
+        place = (number + 0.5) / count
+        top, bottom = _span(rows, place, side)
+        left, right = _span(columns, place, side)
+        areas.append(Area(top, left, bottom - top, right - left))
     return areas
+
+
+def _span(axis: Axis, place: float, count: int) -> tuple[int, int]:
+    """First pixel of ``count`` windows and the one after the last, without what they share with windows beside them.
+
+    Args:
+        axis: Windows along an axis.
+        place: Position among them, from 0 to 1.
+        count: Number of windows.
+    """
+    # The first window begins outside of the scene, and the last one is moved inward to its end.
+    regular = len(axis.starts) - 1
+    lowest = 1 if regular > count else 0
+    first = lowest + round(place * max(0, regular - count - lowest))
+    shared = max(0, axis.starts[0] + axis.window - axis.starts[1]) if regular > 1 else 0
+    begin = axis.starts[first] + shared
+    end = axis.starts[first + count - 1] + axis.window - shared
+    return max(0, begin), min(axis.size, end)

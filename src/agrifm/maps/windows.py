@@ -7,7 +7,7 @@ divided by their sum; the weight of a pixel is the product over both axes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import lcm
 
 import numpy as np
@@ -100,12 +100,14 @@ class Windows:
         rows: Windows along the rows.
         columns: Windows along the columns.
         tile: Side of a tile in pixels.
+        stride: Pixels from one window to the next.
         margin: Pixels on each side of a window that a model is given besides it, for its view of neighbors only.
     """
 
     rows: Axis
     columns: Axis
     tile: int
+    stride: int
     margin: int = 0
 
     @property
@@ -169,13 +171,10 @@ class Windows:
 
     def shifted(self, unit: int) -> Windows:
         """The same windows moved by half their distance, to measure what depends on their position."""
-        return Windows(_shifted(self.rows, unit), _shifted(self.columns, unit), self.tile, self.margin)
-
-
-def _shifted(axis: Axis, unit: int) -> Axis:
-    stride = _stride(axis.window, unit)
-    shift = max(unit, stride // 2 // unit * unit)
-    return Axis.regular(axis.size, axis.window, stride, unit, shift)
+        shift = max(unit, self.stride // 2 // unit * unit)
+        rows = Axis.regular(self.rows.size, self.rows.window, self.stride, unit, shift)
+        columns = Axis.regular(self.columns.size, self.columns.window, self.stride, unit, shift)
+        return replace(self, rows=rows, columns=columns)
 
 
 def lay_out(
@@ -227,7 +226,7 @@ def lay_out(
         )
     of_rows = Axis.regular(rows, window, stride, unit)
     of_columns = Axis.regular(columns, window, stride, unit)
-    return Windows(of_rows, of_columns, tile, margin)
+    return Windows(of_rows, of_columns, tile, stride, margin)
 
 
 def common_unit(window: int, factors: list[int]) -> int:
