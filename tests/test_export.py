@@ -1,6 +1,9 @@
-"""ONNX files compute what the model computes, and say what goes in and comes out."""
+"""Exported files compute what the model computes, and say what goes in and comes out."""
 
 import json
+import subprocess
+import sys
+from zipfile import ZipFile
 
 import pytest
 import torch
@@ -115,12 +118,41 @@ def test_classifiers_of_pixels(classifiers, tmp_path):
     assert json.loads(facts["step_days"]) == pytest.approx([0, 200 / 3, 400 / 3, 200], abs=1e-3)
 
 
+RUN_ALONE = """
+import sys
+sys.modules["agrifm"] = None  # an import would fail
+import torch
+for name in sys.argv[1:]:
+    program = torch.export.load(f"{name}.pt2").module()
+    torch.save(program(*torch.load(f"{name}.inputs")), f"{name}.outputs")
+"""
+
+
+def test_programs_of_pytorch_run_without_this_package(network, classifiers, tmp_path):
+    assert file.export(network, tmp_path / "network.pt2", 5, 9).difference < BOUND
+    assert file.export(classifiers, tmp_path / "classifiers.pt2").difference < BOUND
+    plain_models = {
+        "network": PlainNetwork(Checkpoint.load(network), 5, 9).eval(),
+        "classifiers": PlainClassifiers(Checkpoint.load(classifiers)).eval(),
+    }
+    inputs = {}
+    for name, plain in plain_models.items():
+        inputs[name] = plain.random_inputs(7)  # another number of samples than the file was made with
+        torch.save(inputs[name], tmp_path / f"{name}.inputs")
+    subprocess.run([sys.executable, "-c", RUN_ALONE, *plain_models], check=True, cwd=tmp_path)
+    for name, plain in plain_models.items():
+        with torch.no_grad():
+            expected = plain.reference(inputs[name])
+        torch.testing.assert_close(torch.load(tmp_path / f"{name}.outputs"), expected, atol=BOUND, rtol=0)
+        with ZipFile(tmp_path / f"{name}.pt2") as archive:
+            [facts] = [entry for entry in archive.namelist() if entry.endswith(file.FACTS)]
+            assert json.loads(archive.read(facts))["classes"] == CLASSES
+
+
 def test_a_file_that_computes_something_else_is_not_kept(classifiers, tmp_path, monkeypatch):
-    monkeypatch.setattr(file, "_refuse_missing_libraries", lambda out: None)
-    monkeypatch.setattr(file, "_write", lambda plain, facts, path: path.touch())
-    monkeypatch.setattr(file, "_compare", lambda plain, path: float("nan"))
+    monkeypatch.setattr(file, "_run_program", lambda path, tensors: torch.tensor(torch.nan))
     with pytest.raises(InputError, match="differ by up to nan"):
-        file.export(classifiers, tmp_path / "model.onnx")
+        file.export(classifiers, tmp_path / "model.pt2")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -128,13 +160,12 @@ def test_missing_libraries_are_named(classifiers, tmp_path, monkeypatch):
     monkeypatch.setattr(file, "LIBRARIES", ("no_such_library",))
     with pytest.raises(InputError, match=r"(?s)no no_such_library.*agrifm\[export\]"):
         file.export(classifiers, tmp_path / "model.onnx")
-    with pytest.raises(InputError, match=r"expected: \.onnx"):
-        file.export(classifiers, tmp_path / "model.pt2")
+    with pytest.raises(InputError, match=r"expected: \.onnx or \.pt2"):
+        file.export(classifiers, tmp_path / "model.pt")
 
 
-def test_what_cannot_be_exported_is_refused(network, classifiers, monkeypatch, tmp_path):
-    monkeypatch.setattr(file, "_refuse_missing_libraries", lambda out: None)
-    out = tmp_path / "model.onnx"
+def test_what_cannot_be_exported_is_refused(network, classifiers, tmp_path):
+    out = tmp_path / "model.pt2"
     with pytest.raises(InputError, match="leave them out"):
         file.export(classifiers, out, dates=4)
     flipped = tmp_path / "flipped.safetensors"

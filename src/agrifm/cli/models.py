@@ -104,7 +104,7 @@ def show(
 @app.command()
 def export(
     checkpoint: Ckpt,
-    out: Annotated[Path, typer.Argument(help="File to write, OUT.onnx.")],
+    out: Annotated[Path, typer.Argument(help="File to write: OUT.onnx, or OUT.pt2 for PyTorch alone.")],
     dates: Annotated[
         int | None,
         typer.Option(min=1, help="Dates of a network's series. Default: those of the experiment, or 24."),
@@ -114,7 +114,7 @@ def export(
         typer.Option(min=1, help="Rows and columns of the finest sensor. Default: those of training."),
     ] = None,
 ) -> None:
-    """Write a model as an ONNX file that runs without this package, and compare the two."""
+    """Write a model as a file that runs without this package (ONNX or PyTorch), and compare the two."""
     from agrifm.products.export.file import export as write_file
 
     with console.status("writing the file, running it, and comparing it with the model"):

@@ -16,6 +16,7 @@ from functools import lru_cache, partial
 from math import prod
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -180,14 +181,18 @@ def _allowed_pairs(window: Triple, shift: Triple, cut: tuple[bool, ...]) -> Bool
     return (tokens[:, :, None] == tokens[:, None, :]).all(0)
 
 
-def relative_index(window: Triple) -> Tensor:
-    """Return the row of the bias table ``(k, k)`` for every pair of tokens in a full window."""
-    axes = torch.meshgrid(*[torch.arange(length) for length in window], indexing="ij")
-    coordinates = torch.stack(axes).flatten(1)
+def relative_index(window: Triple) -> Int[Tensor, "k k"]:
+    """Return the row of the bias table for every pair of tokens in a full window; equal windows share one tensor."""
+    # NumPy computes it once, also while a model is built under the meta device, where PyTorch takes far longer.
+    return torch.from_numpy(_relative_index(window)).to(torch.get_default_device())
+
+
+@lru_cache(maxsize=8)
+def _relative_index(window: Triple) -> np.ndarray:
+    coordinates = np.indices(window).reshape(3, -1)
     offsets = coordinates[:, :, None] - coordinates[:, None, :]
     # Offsets along an axis of length n run from 1 - n to n - 1; the index counts them from 0.
-    smallest = 1 - torch.tensor(window)
-    frames, rows, columns = offsets - smallest[:, None, None]
+    frames, rows, columns = offsets + np.array(window)[:, None, None] - 1
     _, h, w = window
     return (frames * (2 * h - 1) + rows) * (2 * w - 1) + columns
 

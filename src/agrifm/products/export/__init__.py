@@ -1,1 +1,1 @@
-"""A trained model as one ONNX file, which runs without this package."""
+"""A trained model as one file that runs without this package: ONNX, or a program of PyTorch."""

@@ -1,4 +1,4 @@
-"""Write a model as an ONNX file, and compare the file with the model before it is kept."""
+"""Write a model as an ONNX file or a PyTorch program, and compare the file with the model before it is kept."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.export import ExportedProgram
 
 from agrifm.checkpoint import Checkpoint, library_versions
 from agrifm.errors import InputError
@@ -21,6 +22,8 @@ from agrifm.io import checksum, whole
 from agrifm.products.export.plain_classifiers import PlainClassifiers
 from agrifm.products.export.plain_network import PlainNetwork
 
+ONNX, PROGRAM = ".onnx", ".pt2"
+FACTS = "facts.json"  # what a program says about its inputs and its output
 LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
 LARGEST_DIFFERENCE = 1e-3  # of probabilities between the file and the model
 COMPARED = 3  # samples; another number than the file was made with
@@ -45,18 +48,18 @@ class Exported:
 
 
 def export(checkpoint: Path, out: Path, dates: int | None = None, side: int | None = None) -> Exported:
-    """Write a checkpoint as an ONNX file, run the file, and keep it if it computes what the model computes.
+    """Write a checkpoint as a file that runs without this package, and keep it if it computes what the model computes.
 
     Args:
         checkpoint: Path of the checkpoint.
-        out: Path of the file, which ends in ``.onnx``.
+        out: Path of the file: ``.onnx``, or ``.pt2`` for a program that runs with PyTorch alone.
         dates: Number of dates of every series; only for a network.
         side: Rows and columns of the finest sensor; only for a network.
 
     Raises:
         InputError: If a library is missing, the model cannot be exported, or the file computes something else.
     """
-    _refuse_missing_libraries(out)
+    _refuse_unwritable_kind(out)
     model = Checkpoint.load(checkpoint)
     plain = _plain(model, checkpoint, dates, side).eval()
     facts = {
@@ -66,26 +69,40 @@ def export(checkpoint: Path, out: Path, dates: int | None = None, side: int | No
         "checkpoint_sha256": checksum(checkpoint),
         "agrifm": library_versions()["agrifm"],
     }
+    is_onnx = out.suffix == ONNX
     with torch.no_grad(), whole(out) as unfinished:
         with _quietly():
-            shapes = _write(plain, facts, unfinished)
-        difference = _compare(plain, unfinished)
+            program = _traced(plain)
+            if is_onnx:
+                _write_onnx(program, plain.inputs, facts, unfinished)
+            else:
+                _write_program(program, facts, unfinished)
+        difference = _compare(plain, unfinished, _run_onnx if is_onnx else _run_program)
         # Written so that a difference that is not a number is refused, too.
         if not difference <= LARGEST_DIFFERENCE:
             raise InputError(
                 out,
                 found=f"probabilities that differ by up to {difference:.2g} from those of the model",
                 expected=f"a difference of at most {LARGEST_DIFFERENCE:g}",
-                repair="try other versions of onnx, onnxscript and onnxruntime; the file was not kept.",
+                repair=f"try other versions of {', '.join(LIBRARIES) if is_onnx else 'torch'}; the file was not kept.",
             )
+    shapes = {}
+    for name, tensor in zip(plain.inputs, plain.random_inputs(1), strict=True):
+        shapes[name] = (-1, *tensor.shape[1:])
     return Exported(out, shapes, difference)
 
 
-def _refuse_missing_libraries(out: Path) -> None:
-    if out.suffix != ".onnx":
+def _refuse_unwritable_kind(out: Path) -> None:
+    """Refuse other kinds of files than those that can be written, and ONNX files without the libraries for them."""
+    if out.suffix not in (ONNX, PROGRAM):
         raise InputError(
-            out, found=f"the suffix '{out.suffix}'", expected=".onnx", repair="give a name such as model.onnx."
+            out,
+            found=f"the suffix '{out.suffix}'",
+            expected=f"{ONNX} or {PROGRAM}",
+            repair=f"give a name such as model{ONNX}.",
         )
+    if out.suffix == PROGRAM:
+        return
     missing = [name for name in LIBRARIES if find_spec(name) is None]
     if missing:
         raise InputError(
@@ -143,30 +160,36 @@ def _quietly() -> Generator[None]:
         logger.setLevel(level)
 
 
-def _write(plain: Plain, facts: dict[str, Any], path: Path) -> dict[str, tuple[int, ...]]:
-    """Write the ONNX file, and return the shapes of its inputs."""
+def _traced(plain: Plain) -> ExportedProgram:
+    """Return the operations of a model, for any number of samples or pixels."""
     # The layouts of windows are computed here, once, and become constants of the file.
     plain.reference(plain.random_inputs(1))
     example = plain.random_inputs(2)
     count = torch.export.Dim("batch", min=1)
     free = tuple({0: count} for _ in example)
-    program = torch.export.export(plain, example, dynamic_shapes=(free,), strict=False)
+    return torch.export.export(plain, example, dynamic_shapes=(free,), strict=False)
+
+
+def _write_onnx(program: ExportedProgram, inputs: list[str], facts: dict[str, Any], path: Path) -> None:
+    """Write an ONNX file whose metadata hold the facts."""
     written = torch.onnx.export(
         program.run_decompositions(_decompositions()),
         (),
         dynamo=True,
         verbose=False,
-        input_names=plain.inputs,
+        input_names=inputs,
         output_names=["probabilities"],
     )
     assert written is not None
     for key, value in facts.items():
         written.model.metadata_props[key] = json.dumps(value)
     written.save(path, external_data=False)
-    shapes = {}
-    for name, tensor in zip(plain.inputs, example, strict=True):
-        shapes[name] = (-1, *tensor.shape[1:])
-    return shapes
+
+
+def _write_program(program: ExportedProgram, facts: dict[str, Any], path: Path) -> None:
+    """Write a PyTorch program with the facts beside it."""
+    with path.open("wb") as file:  # a path would have to end in .pt2
+        torch.export.save(program, file, extra_files={FACTS: json.dumps(facts)})
 
 
 def _decompositions() -> dict[Any, Callable]:
@@ -195,12 +218,22 @@ def _median(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]
     return (chosen[0].unsqueeze(dim), chosen[1].unsqueeze(dim)) if keepdim else chosen
 
 
-def _compare(plain: Plain, path: Path) -> float:
+def _compare(plain: Plain, path: Path, run: Callable[[Path, dict[str, Tensor]], Tensor]) -> float:
     """Return the largest difference of probabilities between the file and the model on random inputs."""
+    tensors = plain.random_inputs(COMPARED if isinstance(plain, PlainNetwork) else COMPARED_PIXELS)
+    probabilities = run(path, dict(zip(plain.inputs, tensors, strict=True)))
+    return float((probabilities - plain.reference(tensors)).abs().max())
+
+
+def _run_onnx(path: Path, tensors: dict[str, Tensor]) -> Tensor:
     import onnxruntime  # an optional library
 
-    tensors = plain.random_inputs(COMPARED if isinstance(plain, PlainNetwork) else COMPARED_PIXELS)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    arrays = {name: tensor.numpy() for name, tensor in zip(plain.inputs, tensors, strict=True)}
-    [probabilities] = session.run(None, arrays)
-    return float((torch.from_numpy(probabilities) - plain.reference(tensors)).abs().max())
+    [probabilities] = session.run(None, {name: tensor.numpy() for name, tensor in tensors.items()})
+    return torch.from_numpy(probabilities)
+
+
+def _run_program(path: Path, tensors: dict[str, Tensor]) -> Tensor:
+    with path.open("rb") as file:
+        program = torch.export.load(file)
+    return program.module()(*tensors.values())
