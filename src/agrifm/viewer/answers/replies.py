@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from importlib.resources import files
@@ -130,6 +131,29 @@ def place_of(request: Request) -> tuple[float, float]:
     if not is_place:
         raise HTTPException(400, "Longitude lies within -180 to 180 degrees, latitude within -90 to 90.")
     return longitude, latitude
+
+
+async def json_body(request: Request, what: str, most: int) -> object:
+    """Return the JSON that a request sends, read within a limit whatever length it states.
+
+    Args:
+        request: The request.
+        what: What is sent, for messages, e.g. ``labels``.
+        most: Bytes that are read at most.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        raise HTTPException(415, f"The {what} must be sent as JSON.")
+    parts = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > most:
+            raise HTTPException(413, f"The {what} take more than {most:,} bytes.")
+        parts.append(part)
+    try:
+        return json.loads(b"".join(parts))
+    except (ValueError, RecursionError) as problem:
+        raise HTTPException(400, f"The {what} are no JSON.") from problem
 
 
 def existing(part: Part | None) -> Part:
