@@ -24,6 +24,7 @@ from agrifm.statistics.interpretation import Answers
 
 MOST_SHOWN = 8  # classes of a confusion matrix on the screen
 LONGEST = 60  # characters of a name in the figure
+ROUNDING = 1e-9  # share of an area that rounding may leave of a standard error of 0
 FORMULA = ("=", "+", "-", "@")
 SOURCES = {
     False: "Olofsson et al. 2014, Remote Sensing of Environment 148, 42-57: the strata are the classes of the map",
@@ -138,11 +139,12 @@ def notes(estimates: Sequence[Estimate], answers: Answers) -> list[str]:
 
 
 def _without_spread(estimates: Sequence[Estimate]) -> list[str]:
-    """Return the classes whose area has a standard error of 0."""
+    """Return the classes whose area has a standard error of 0, apart from rounding."""
     names = []
     for each in estimates:
         where = f" in {each.region}" if each.region else ""
-        names += [f"{entry.name}{where}" for entry in each.classes if entry.hectares.se == 0]
+        areas = [(entry.name, entry.hectares) for entry in each.classes]
+        names += [f"{name}{where}" for name, area in areas if area.se <= ROUNDING * area.value]
     return names
 
 

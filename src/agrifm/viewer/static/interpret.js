@@ -15,7 +15,7 @@ async function start() {
   setSample(found);
   document.title = `${sample.title} – AgriFM`;
   byId("title").textContent = sample.title;
-  byId("subtitle").textContent = sample.images === null ? "No images; name them with --scene FOLDER." : `Images of ${sample.images.title}`;
+  byId("subtitle").textContent = sample.images === null ? "No images; name them with --scene FOLDER." : `Scene: ${sample.images.title}`;
   buildImages();
   buildAnswers();
   document.addEventListener("keydown", (event) => {

@@ -25,7 +25,7 @@ export function buildAnswers() {
   const classes = [h("div", { id: "classes", role: "group", "aria-label": "Classes" }, ...buttons), h("div", { class: "row buttons" }, clear),
     h("p", { id: "other", class: "note", hidden: true }), h("p", { id: "saved", class: "note", role: "status" })];
   const notes = sample.notes.map((text) => h("p", { class: "note" }, text));
-  byId("groups").replaceChildren(group("Progress", null, () => {}, ...progress, ...notes), group("What stands in the outlined pixel?", null, () => {}, ...classes), buildEstimate());
+  byId("groups").replaceChildren(group("Progress", null, () => {}, ...progress, ...notes), group("Class of this pixel", null, () => {}, ...classes), buildEstimate());
   byId("previous").addEventListener("click", () => showPoint(position() - 1));
   byId("next").addEventListener("click", () => showPoint(position() + 1));
   window.addEventListener("beforeunload", (event) => {

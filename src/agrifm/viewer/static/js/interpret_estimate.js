@@ -9,7 +9,7 @@ import { dataTable } from "./run_tables.js";
 /**
  * @typedef {{value: number | null, margin: number | null, low: number | null, high: number | null}} Value
  * @typedef {{name: string, hectares: Value, share: Value, user: Value, producer: Value}} ClassEstimate
- * @typedef {{units: number, level: number, overall: Value, classes: ClassEstimate[], units_mapped: number[], units_true: number[]}} Total
+ * @typedef {{units: number, overall: Value, classes: ClassEstimate[], units_mapped: number[], units_true: number[]}} Total
  * @typedef {{total: Total, mapped: number[], notes: string[]}} Estimate
  */
 
@@ -45,7 +45,7 @@ async function showEstimate() {
 
 /** @param {Total} total */
 function summary(total) {
-  const facts = [["overall accuracy", `${margined(total.overall, 100, 1)} %`], ["points", total.units.toLocaleString("en")], ["intervals", `${Math.round(1000 * total.level) / 10} %`]];
+  const facts = [["overall accuracy", `${margined(total.overall, 100, 1)} %`], ["points", total.units.toLocaleString("en")]];
   return h("dl", { class: "summary" }, ...facts.map(([name, text]) => h("div", {}, h("dt", {}, name), h("dd", {}, text))));
 }
 
@@ -68,9 +68,9 @@ function charts({ total, mapped }) {
   const users = total.classes.map((one) => ({ name: one.name, ...percent(one.user), mark: null }));
   const producers = total.classes.map((one) => ({ name: one.name, ...percent(one.producer), mark: null }));
   return h("div", { class: "side-by-side" },
-    intervalBars("Area in hectares; diamonds are counted on the map", areas, null),
-    intervalBars("User’s accuracy in percent", users, 100),
-    intervalBars("Producer’s accuracy in percent", producers, 100));
+    intervalBars("Area, ha (◆ counted on the map)", areas, null),
+    intervalBars("User’s accuracy, %", users, 100),
+    intervalBars("Producer’s accuracy, %", producers, 100));
 }
 
 /** @param {Value} one */

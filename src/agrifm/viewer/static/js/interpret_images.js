@@ -56,7 +56,7 @@ function imageParts(images) {
       h("button", { id: "earlier", type: "button", "aria-label": "Earlier date", click: () => move(-1) }, "‹"),
       h("input", { id: "when", type: "range", min: 0, max: 0, value: 0, step: 1, "aria-label": "Date", input: slide }),
       h("button", { id: "later", type: "button", "aria-label": "Later date", click: () => move(1) }, "›"),
-      h("output", { id: "day", for: "when" })),
+      h("output", { id: "date-text", for: "when" })),
   ];
 }
 
@@ -79,7 +79,7 @@ async function showImages() {
   const point = current();
   const number = position();
   const place = h("code", { title: "Latitude, longitude" }, `${point.lat.toFixed(7)}, ${point.lon.toFixed(7)}`);
-  byId("head").replaceChildren(h("h2", {}, `Point ${point.id}`), h("p", {}, `${number + 1} of ${sample.points.length} in the order of the file`), h("p", {}, "latitude, longitude: ", place));
+  byId("head").replaceChildren(h("h2", {}, `Point ${point.id}`), h("p", {}, `${number + 1} of ${sample.points.length}`), h("p", {}, "latitude, longitude: ", place));
   if (sample.images === null) return;
   look.detail = null;
   byId("chip").replaceChildren();
@@ -142,7 +142,7 @@ function show() {
   slider.max = days.length - 1;
   slider.value = step;
   slider.setAttribute("aria-valuetext", `${day(days[step])}, ${state}`);
-  byId("day").replaceChildren(day(days[step]), h("small", {}, state));
+  byId("date-text").replaceChildren(day(days[step]), h("small", {}, state));
   byId("earlier").disabled = step === 0;
   byId("later").disabled = step === days.length - 1;
   const meters = look.near ? Math.round(detail.meters / NEAR) : detail.meters;

@@ -7,10 +7,10 @@ import { h, s } from "./dom.js";
  *   a value that does not exist is null; `mark` is drawn as a diamond
  */
 
-const BOX = { width: 460, left: 118, right: 16, top: 6, bottom: 24, row: 26 };
+const BOX = { width: 330, left: 104, right: 14, top: 6, bottom: 24, row: 26 };
 const BAR = 14; // height
 const CAP = 4; // half the height of the ends of an interval
-const LONGEST = 18; // characters of a name
+const LONGEST = 16; // characters of a name
 
 /**
  * @param {string} title
