@@ -342,13 +342,24 @@ def test_other_files_are_refused_in_one_sentence(ground, sample, tmp_path):
         Design.beside(changed).write_bytes(Design.beside(sample).read_bytes())
         with pytest.raises(InputError, match=message):
             open_page([changed])
-    formulas = ResponseDesign.load(sample).model_dump(mode="json") | {"classes": ["=1+1"]}
-    table = tmp_path / "formulas.csv"
+    table = tmp_path / "table.csv"
     write_sample(table, ground[3])
     Design.beside(table).unlink()
-    ResponseDesign.beside(table).write_text(json.dumps(formulas))
-    with pytest.raises(InputError, match="formula"):
-        open_page([table])
+    response = ResponseDesign.load(table).model_dump(mode="json")
+    for key, value, message in (
+        ("classes", ["=1+1"], "formula"),
+        ("classes", [], "classes"),
+        ("crs", "nowhere", "crs"),
+        ("pixel", [0, 10], "pixel"),
+        ("stratum", 1, "stratum"),
+    ):
+        ResponseDesign.beside(table).write_text(json.dumps(response | {key: value}))
+        with pytest.raises(InputError, match=message):
+            open_page([table])
+    elsewhere = {"crs": "+proj=gnom +lat_0=-50 +lon_0=-177"}
+    ResponseDesign.beside(table).write_text(json.dumps(response | elsewhere))
+    client = client_of(table, ground[0] / "images")
+    assert "within the CRS" in get(client, "point/0.json", 422).json()["error"]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, e.g. 'apt-get install chromium'")

@@ -7,15 +7,17 @@ Environment 64, 331-344, who separate it from the sampling design.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pyproj import CRS
 
-from agrifm.errors import InputError
+from agrifm.errors import InputError, refusing
 from agrifm.settings.problems import explain
 from agrifm.statistics.design import Design
 
 FORMAT = "agrifm-response-design-1"
+Length = Annotated[float, Field(gt=0, lt=1e6)]  # of a pixel; none is wider than 1000 km
 REPAIR = "ask whoever drew the sample for this file; 'agrifm area design' writes it beside the sample."
 
 
@@ -34,8 +36,8 @@ class ResponseDesign(BaseModel):
     format: Literal["agrifm-response-design-1"] = FORMAT
     design: str
     crs: str
-    pixel: tuple[float, float] | None = None
-    classes: tuple[str, ...]
+    pixel: tuple[Length, Length] | None = None
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
 
     @classmethod
     def of(cls, design: Design) -> ResponseDesign:
@@ -67,8 +69,11 @@ class ResponseDesign(BaseModel):
                 repair=REPAIR,
             )
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+            response = cls.model_validate_json(path.read_text(encoding="utf-8"))
         except ValidationError as error:
             raise explain(error, path, cls, repair=REPAIR) from error
         except (OSError, ValueError) as error:
             raise InputError(path, found=f"the file: {error}", expected="a response design", repair=REPAIR) from error
+        with refusing(f"{path}: crs", expected="the CRS of the map", repair=REPAIR):
+            CRS.from_user_input(response.crs)
+        return response

@@ -10,6 +10,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.transform import Affine
 from rasterio.warp import transform
 
+from agrifm.errors import refusing
 from agrifm.rasters.grid import pixel_size
 from agrifm.statistics.response import ResponseDesign
 from agrifm.viewer.images import COMPOSITES, Images
@@ -39,7 +40,7 @@ class PointImages:
             chip; and the ``series`` of all sensors at the point. None if it lies outside of the scene.
 
         Raises:
-            InputError: If a file cannot be read.
+            InputError: If a file cannot be read, or the point has no place in the CRS of the map.
         """
         box = self._box(point)
         if box is None:
@@ -88,10 +89,14 @@ class PointImages:
             middle = SIDE // 2
             return _shares(middle + np.array([0, 1, 1, 0]), middle + np.array([0, 0, 1, 1]))
         width, height = self.response.pixel
-        x, y = transform(DEGREES, self.response.crs, [point.longitude], [point.latitude])
-        xs = x[0] + width / 2 * np.array([-1, 1, 1, -1])
-        ys = y[0] + height / 2 * np.array([1, 1, -1, -1])
-        on_scene = transform(self.response.crs, str(box.crs), xs, ys)
+        crs = self.response.crs
+        where = f"sample_id {point.id}"
+        repair = "restore the sample and its response design as they were written."
+        with refusing(where, expected=f"a point within the CRS of the map, {crs}", repair=repair):
+            x, y = transform(DEGREES, crs, [point.longitude], [point.latitude])
+            xs = x[0] + width / 2 * np.array([-1, 1, 1, -1])
+            ys = y[0] + height / 2 * np.array([1, 1, -1, -1])
+            on_scene = transform(crs, str(box.crs), xs, ys)  # raises where a place does not exist
         columns, rows = ~box.affine * (np.array(on_scene[0]), np.array(on_scene[1]))
         return _shares(columns, rows)
 
