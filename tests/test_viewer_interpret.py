@@ -328,7 +328,7 @@ def test_other_files_are_refused_in_one_sentence(ground, sample, tmp_path):
     geopandas.GeoDataFrame({"class": ["maize"]}, geometry=[Point(0, 0)], crs=4326).to_file(points)
     with pytest.raises(InputError, match=r"no column sample_id(.|\n)*area design"):
         open_page([points])
-    with pytest.raises(InputError, match=r"together with '.*map\.tif' and --labels"):
+    with pytest.raises(InputError, match=r"together with .*map\.tif and --labels"):
         open_page([sample, ground[0] / "map.tif"], labels=points)
     table = geopandas.read_file(sample)
     for column, values, message in (
@@ -348,6 +348,10 @@ def test_other_files_are_refused_in_one_sentence(ground, sample, tmp_path):
     response = ResponseDesign.load(table).model_dump(mode="json")
     for key, value, message in (
         ("classes", ["=1+1"], "formula"),
+        ("classes", ["maize "], "spaces"),
+        ("classes", ["a\nb"], "control"),
+        ("classes", ["\ud800"], "control"),
+        ("classes", [""], "spaces"),
         ("classes", [], "classes"),
         ("crs", "nowhere", "crs"),
         ("pixel", [0, 10], "pixel"),

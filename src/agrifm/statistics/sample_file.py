@@ -68,7 +68,15 @@ def write_reference(path: Path, copy: Path, sample_id: int, reference: str) -> N
     if path.suffix.lower() == ".csv":
         copy.write_bytes(_csv_with(path, sample_id, reference))
         return
-    layer = vector_layers(path)[0]
+    layers = vector_layers(path)
+    if not layers:
+        raise InputError(
+            path,
+            found="no layer with points",
+            expected="the sample as first layer of a GeoPackage",
+            repair="restore the file as it was written.",
+        )
+    layer = layers[0]
     shutil.copyfile(path, copy)
     with refusing(path, expected="a GeoPackage with the columns of a sample"), closing(sqlite3.connect(copy)) as file:
         for name in SPATIAL_FUNCTIONS:

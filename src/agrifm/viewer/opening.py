@@ -42,23 +42,23 @@ def open_page(
         raise InputError(
             "view", found="no path", expected="a map, a scene, chips, a run or a sample", repair="name at least one."
         )
+    samples = [path for path in paths if is_sample(path)]
+    if samples:
+        options = {"--parcels": parcels, "--labels": labels}
+        others = [str(path) for path in paths if path != samples[0]]
+        others += [name for name, value in options.items() if value is not None]
+        _refuse_options(samples[0], others, "a sample, which is interpreted without anything but images")
+        return Interpretation.open(samples[0], scene, settings, skip_unreadable=skip_unreadable)
     first = paths[0]
     is_run = (first / BEST).is_file()
     if len(paths) == 1 and (is_run or is_chip_folder(first)):
         given = {"--scene": scene, "--parcels": parcels, "--labels": labels, "--set": tuple(settings) or None}
-        _refuse_options(first, "chips or a run", [name for name, value in given.items() if value is not None])
+        _refuse_options(first, [name for name, value in given.items() if value is not None])
         return Run.open(first) if is_run else ChipSet.open(first)
-    samples = [path for path in paths if is_sample(path)]
-    if samples:
-        given = {"--parcels": parcels, "--labels": labels}
-        named = [f"'{path}'" for path in paths if path != samples[0]]
-        named += [name for name, value in given.items() if value is not None]
-        _refuse_options(samples[0], "a sample, which is interpreted without anything but images", named)
-        return Interpretation.open(samples[0], scene, settings, skip_unreadable=skip_unreadable)
     return open_view(paths, scene, parcels, settings, labels=labels, skip_unreadable=skip_unreadable)
 
 
-def _refuse_options(path: Path, what: str, names: Sequence[str]) -> None:
+def _refuse_options(path: Path, names: Sequence[str], what: str = "chips or a run") -> None:
     if names:
         raise InputError(
             path,

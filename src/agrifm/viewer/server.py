@@ -110,6 +110,9 @@ Routes = dict[str, Callable]
 
 def _answers(shown: Page, threads: Threads) -> tuple[str, Routes, Routes]:
     """Return the file of the page, what is answered at each address, and what is written."""
+    if isinstance(shown, Interpretation):
+        interpretation = InterpretationAnswers(shown, threads)
+        return "interpret.html", interpretation.routes, interpretation.writing_routes
     if isinstance(shown, ChipSet):
         return "chips.html", ChipAnswers(shown, threads).routes, {}
     if isinstance(shown, Run):
@@ -117,9 +120,6 @@ def _answers(shown: Page, threads: Threads) -> tuple[str, Routes, Routes]:
         if shown.chips is not None:
             routes |= ChipAnswers(shown.chips, threads).routes
         return "run.html", routes, {}
-    if isinstance(shown, Interpretation):
-        interpretation = InterpretationAnswers(shown, threads)
-        return "interpret.html", interpretation.routes, interpretation.writing_routes
     routes = MapAnswers(shown, threads).routes
     if shown.labels is None:
         return "index.html", routes, {}

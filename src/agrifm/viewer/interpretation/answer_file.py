@@ -80,7 +80,7 @@ class AnswerFile:
             )
         response = ResponseDesign.load(path)
         _refuse_other_draw(path, set(rows["design"]), response.design)
-        _refuse_formulas(path, response)
+        _refuse_unusable_names(path, response)
         refuse_unwritable(path.absolute().parent)
         points = tuple(_point(path, row) for _, row in rows.iterrows())
         answers = {point.id: answer for point, answer in zip(points, rows["reference"], strict=True)}
@@ -186,16 +186,23 @@ def _refuse_other_draw(path: Path, found: set[str], expected: str) -> None:
         )
 
 
-def _refuse_formulas(path: Path, response: ResponseDesign) -> None:
-    """Refuse names that a spreadsheet would run, in the format that spreadsheets open."""
-    formulas = [name for name in response.classes if name.startswith(FORMULA)]
-    if formulas and path.suffix.lower() == ".csv":
-        raise InputError(
-            path,
-            found=f"the class {formulas[0]!r}, which a spreadsheet would run as a formula",
-            expected=f"in a CSV, names that begin with none of {' '.join(FORMULA)}",
-            repair="draw the sample as GeoPackage, or rename the class.",
-        )
+def _refuse_unusable_names(path: Path, response: ResponseDesign) -> None:
+    """Refuse names that cannot be written as answers, or that a spreadsheet would run."""
+    for name in response.classes:
+        if not name.strip() or name != name.strip() or name != printable(name):
+            raise InputError(
+                path,
+                found=f"the class {name!r}",
+                expected="names without spaces at their ends and without control characters",
+                repair="rename the class in the map, and draw the sample again.",
+            )
+        if name.startswith(FORMULA) and path.suffix.lower() == ".csv":
+            raise InputError(
+                path,
+                found=f"the class {name!r}, which a spreadsheet would run as a formula",
+                expected=f"in a CSV, names that begin with none of {' '.join(FORMULA)}",
+                repair="draw the sample as GeoPackage, or rename the class.",
+            )
 
 
 def _refuse_open_elsewhere(path: Path) -> None:
