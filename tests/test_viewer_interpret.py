@@ -350,7 +350,7 @@ def test_other_files_are_refused_in_one_sentence(ground, sample, tmp_path):
         ("classes", ["=1+1"], "formula"),
         ("classes", ["maize "], "spaces"),
         ("classes", ["a\nb"], "control"),
-        ("classes", ["\ud800"], "control"),
+        ("classes", ["\ud800"], "Invalid JSON"),
         ("classes", [""], "spaces"),
         ("classes", [], "classes"),
         ("crs", "nowhere", "crs"),
