@@ -7,7 +7,7 @@ from collections.abc import Callable
 from starlette.requests import Request
 from starlette.responses import Response
 
-from agrifm.viewer.answers.replies import Threads, json_body
+from agrifm.viewer.answers.replies import Threads, document_of
 from agrifm.viewer.interpretation.interpreted import Interpretation
 from agrifm.viewer.tiles import png
 
@@ -66,5 +66,5 @@ class InterpretationAnswers:
 
     async def save(self, request: Request) -> Response:
         """Write one answer."""
-        document = await json_body(request, "answers", LONGEST_BODY)
+        document = await document_of(request, LONGEST_BODY)
         return await self.threads.json(request, lambda: self.interpretation.sample.save(document))

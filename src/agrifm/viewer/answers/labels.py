@@ -7,7 +7,7 @@ from collections.abc import Callable
 from starlette.requests import Request
 from starlette.responses import Response
 
-from agrifm.viewer.answers.replies import Threads, json_body
+from agrifm.viewer.answers.replies import Threads, document_of
 from agrifm.viewer.class_map import ClassMap
 from agrifm.viewer.labels import LabelFile
 from agrifm.viewer.worklist import worklist
@@ -50,5 +50,5 @@ class LabelAnswers:
 
     async def save(self, request: Request) -> Response:
         """Write all labels."""
-        document = await json_body(request, "labels", LONGEST_BODY)
+        document = await document_of(request, LONGEST_BODY)
         return await self.threads.json(request, lambda: self.labels.save(document))

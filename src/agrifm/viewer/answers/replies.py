@@ -133,31 +133,30 @@ def place_of(request: Request) -> tuple[float, float]:
     return longitude, latitude
 
 
-async def json_body(request: Request, what: str, most: int) -> object:
-    """Return the JSON that a request sends, read within a limit whatever length it states.
-
-    Args:
-        request: The request.
-        what: What is sent, for messages, e.g. ``labels``.
-        most: Bytes that are read at most.
-    """
-    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        raise HTTPException(415, f"The {what} must be sent as JSON.")
-    parts = []
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > most:
-            raise HTTPException(413, f"The {what} take more than {most:,} bytes.")
-        parts.append(part)
-    try:
-        return json.loads(b"".join(parts))
-    except (ValueError, RecursionError) as problem:
-        raise HTTPException(400, f"The {what} are no JSON.") from problem
-
-
 def existing(part: Part | None) -> Part:
     """Return a part of the page, if it is shown."""
     if part is None:
         raise HTTPException(404, "This page shows no such layer.")
     return part
+
+
+async def document_of(request: Request, most: int) -> object:
+    """Return the JSON that a page sends to be written, read within a limit whatever length it states.
+
+    Args:
+        request: The request.
+        most: Bytes that it may take.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        raise HTTPException(415, "What is written has to be sent as JSON.")
+    parts = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > most:
+            raise HTTPException(413, f"The page sends more than {most:,} bytes, which is the most; draw fewer labels.")
+        parts.append(part)
+    try:
+        return json.loads(b"".join(parts))
+    except (ValueError, RecursionError) as problem:
+        raise HTTPException(400, "The page sends no JSON.") from problem
