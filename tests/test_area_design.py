@@ -18,6 +18,7 @@ from agrifm.statistics import population
 from agrifm.statistics.area_sample import Plan, draw, write_sample
 from agrifm.statistics.design import Design, allocate, expected_accuracies, sample_size
 from agrifm.statistics.population import Population
+from agrifm.statistics.response import ResponseDesign
 
 FOREST = (200_000, 150_000, 3_200_000, 6_450_000)
 
@@ -188,8 +189,15 @@ def test_samples_are_written_for_interpreters(our_map, tmp_path):
     design, _ = draw(our_map[0], Plan(size=300))
     for name in ("sample.csv", "deep/sample.gpkg"):
         files = write_sample(tmp_path / name, design)
-        assert [path.name for path in files] == [name.split("/")[-1], name.split("/")[-1] + ".design.json"]
+        sample = name.split("/")[-1]
+        assert [path.name for path in files] == [sample, f"{sample}.design.json", f"{sample}.response.json"]
         assert Design.load(files[0]) == design
+        files[1].unlink()
+        response = ResponseDesign.load(files[0])
+        assert (response.classes, response.pixel, response.design) == (tuple(LABELS), (10, 10), design.key)
+        files[2].unlink()
+        with pytest.raises(InputError, match=r"response\.json"):
+            ResponseDesign.load(files[0])
     table = pandas.read_csv(tmp_path / "sample.csv", keep_default_na=False)
     assert list(table) == ["sample_id", "lon", "lat", "x", "y", "design", "reference"]
     assert (table.reference == "").all()

@@ -371,13 +371,14 @@ def view(
     port: int = 0,
     height: int = 640,
 ) -> LiveView:
-    """Show maps, a scene, chips or a run in a browser; in a notebook, the result appears as a frame.
+    """Show maps, a scene, chips, a run or a sample in a browser; in a notebook, the result appears as a frame.
 
     The page is served by this machine to this machine only, from a thread that ends with the process.
 
     Args:
-        paths: One or two maps, a scene, or a map and a scene; or a folder of chips; or a folder of a run.
-        scene: Scene below the maps; by default the images that the provenance of the map names.
+        paths: One or two maps, a scene, or a map and a scene; or a folder of chips; or a folder of a run; or
+            a sample of ``agrifm area design`` to interpret, which is written with every answer.
+        scene: Scene below the maps, by default the images that the provenance of the map names; or of a sample.
         parcels: Vector file of parcels to outline.
         labels: GeoPackage of labels to draw into; it may not exist yet, and is the only file that is written.
         port: Port of this machine; 0 takes a free one.

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import psutil
@@ -243,6 +244,44 @@ def locked(target: Path) -> Generator[None]:
         with suppress(OSError):  # Windows does not remove open files
             Path(lock.lock_file).unlink()
         lock.release()
+
+
+@dataclass(frozen=True)
+class FileStamp:
+    """Time and size of a file that is edited for a while, by which changes of other programs are noticed.
+
+    Args:
+        path: The file.
+        state: Time in nanoseconds and size in bytes; None if the file does not exist.
+    """
+
+    path: Path
+    state: tuple[int, int] | None
+
+    @classmethod
+    def of(cls, path: Path) -> FileStamp:
+        """Return the stamp of a file as it is now."""
+        if not path.exists():
+            return cls(path, None)
+        status = path.stat()
+        return cls(path, (status.st_mtime_ns, status.st_size))
+
+    def refuse_change(self, repair: str) -> None:
+        """Refuse a file that has changed since.
+
+        Args:
+            repair: What to do about it.
+
+        Raises:
+            InputError: If its time or size differs, or it was created or removed.
+        """
+        if FileStamp.of(self.path) != self:
+            raise InputError(
+                self.path,
+                found="a file that another program has changed since",
+                expected="the file as it was read",
+                repair=repair,
+            )
 
 
 def plain_name(name: object, where: object) -> str:

@@ -29,6 +29,7 @@ from agrifm.config import load, parse
 from agrifm.data.chips import Georeference, read_chip, read_georeference, write_chip
 from agrifm.data.folder import ChipFolder
 from agrifm.data.records import COVERS, Record
+from agrifm.errors import printable
 from agrifm.maps.files.cog import class_map, write_cog
 from agrifm.maps.files.legend import Legend
 from agrifm.maps.map_scene import MapOptions, map_scene
@@ -45,6 +46,7 @@ from agrifm.stac import search as stac
 from agrifm.statistics.area_sample import Plan, draw, write_sample
 from agrifm.statistics.design import Design
 from agrifm.statistics.interpretation import estimates, read_answers
+from agrifm.viewer.interpretation.answer_file import AnswerFile
 
 CRS = "EPSG:32631"
 SIDE = 24
@@ -541,8 +543,30 @@ def _read_area(case: Path) -> None:
     promise(isinstance(answers.design, Design), "no design")
 
 
+def _prepare_interpretation(folder: Path) -> None:
+    _prepare_area(folder)
+    design = Design.load(folder / "sample.csv")
+    write_sample(folder / "sample.gpkg", design)
+    for name in ("sample.csv", "sample.gpkg"):
+        Design.beside(folder / name).unlink()
+
+
+def _read_interpretation(case: Path) -> None:
+    for path in (case / "sample.csv", case / "sample.gpkg"):
+        _answer_one(path)
+
+
+def _answer_one(path: Path) -> None:
+    sample = AnswerFile.open(path)
+    number = sample.points[0].id
+    answer = sample.response.classes[-1]
+    sample.save({"id": number, "answer": answer, "before": printable(sample.answers[number])})
+    written = AnswerFile.open(path).answers
+    promise(written == sample.answers and written[number] == answer, "other answers than those that were saved")
+
+
 FORMATS = {
-    "area sample": Format(_prepare_area, one_of(in_text("*.csv"), in_json("*.json")), _read_area),
+    "area sample": Format(_prepare_area, one_of(in_text("*.csv"), in_json("*.design.json")), _read_area),
     "bands of a scene": Format(_prepare_bands, in_names("*.tif"), lambda case: read_scene(case / "scene")),
     "checkpoint": Format(
         lambda folder: write_checkpoint(folder / "best.safetensors"), in_bytes("*.safetensors"), _read_checkpoint
@@ -554,6 +578,11 @@ FORMATS = {
     "GeoJSON": Format(_prepare_labels("fields.geojson"), in_json("*.geojson"), _read_labels("fields.geojson")),
     "GeoPackage": Format(_prepare_labels("fields.gpkg"), in_bytes("*.gpkg"), _read_labels("fields.gpkg")),
     "GeoTIFF": Format(_prepare_stack, in_bytes("*.tif"), lambda case: read_scene(case / "scene.yaml")),
+    "interpreted sample": Format(
+        _prepare_interpretation,
+        one_of(in_text("*.csv"), in_bytes("*.gpkg"), in_json("*.response.json")),
+        _read_interpretation,
+    ),
     "item list": Format(_prepare_items, in_json("items.json"), lambda case: read_scene(case / "items.json")),
     "label raster": Format(_prepare_label_raster, in_bytes("*.tif"), _read_labels("labels.tif")),
     "netCDF": Format(_prepare_netcdf, in_bytes("*.nc"), lambda case: read_scene(case / "sentinel2.nc")),

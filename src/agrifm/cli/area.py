@@ -56,7 +56,10 @@ def design(
     )
     for path in files:
         console.print(f"written: {path}", highlight=False, soft_wrap=True)
-    console.print(f"next: fill in 'reference', then agrifm area estimate {out}", highlight=False, soft_wrap=True)
+    console.print(
+        f"next: agrifm view {out} --scene IMAGES, or fill in 'reference' elsewhere", highlight=False, soft_wrap=True
+    )
+    console.print(f"then: agrifm area estimate {out}", highlight=False, soft_wrap=True)
 
 
 @area.command("estimate")

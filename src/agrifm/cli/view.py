@@ -1,4 +1,4 @@
-"""Command ``view``: maps, scenes, chips and runs in a browser."""
+"""Command ``view``: maps, scenes, chips, runs and samples in a browser."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ def view(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            metavar="MAP|SCENE|CHIPS|RUN...",
-            help="One or two maps, a scene, or a map and a scene; or a folder of chips, or of a run.",
+            metavar="MAP|SCENE|CHIPS|RUN|SAMPLE...",
+            help="One or two maps, a scene, or a map and a scene; a folder of chips, or of a run; or a sample of "
+            "'area design' to interpret.",
         ),
     ],
     scene: Annotated[
-        Path | None, typer.Option(help="Images below the map. Default: those that its provenance names.")
+        Path | None, typer.Option(help="Images below a map (default: those that its provenance names), or of a sample.")
     ] = None,
     parcels: Annotated[Path | None, typer.Option(help="Vector file of parcels to outline.")] = None,
     labels: Annotated[
@@ -36,7 +37,7 @@ def view(
     settings: Settings = None,
     skip_unreadable: Skip = False,
 ) -> None:
-    """Show maps, scenes, chips and runs in the browser: classes, images of any date, series of pixels, scores.
+    """Show maps, scenes, chips and runs in the browser, or interpret a sample: images of any date, series, scores.
 
     The page is served by this machine to this machine only, and loads nothing from elsewhere. Ctrl-C ends it.
     """

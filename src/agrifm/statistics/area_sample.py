@@ -10,6 +10,7 @@ from pathlib import Path
 import geopandas
 import numpy as np
 from pyproj import Transformer
+from rasterio.transform import Affine
 
 from agrifm.errors import InputError
 from agrifm.io import sha256, whole, write_whole
@@ -24,6 +25,7 @@ from agrifm.statistics.design import (
     sample_size,
 )
 from agrifm.statistics.population import Census, Population, Sizes, class_names
+from agrifm.statistics.response import ResponseDesign
 from agrifm.statistics.tables import write_points
 
 
@@ -72,6 +74,7 @@ def draw(path: Path, plan: Plan = Plan(), strata: Path | None = None) -> tuple[D
             map=Source(path=str(path), sha256=sha256(path)),
             crs=population.file.crs.to_string(),
             strata_from=Source(path=str(strata), sha256=sha256(strata)) if strata else None,
+            pixel=_pixel(population.file.transform),
             seed=plan.seed,
             sizing=sizing,
             classes=_describe(census.classes | absent, names),
@@ -79,6 +82,13 @@ def draw(path: Path, plan: Plan = Plan(), strata: Path | None = None) -> tuple[D
             units=_units(population, parts, drawn, plan.seed),
         )
     return design, census
+
+
+def _pixel(transform: Affine) -> tuple[float, float] | None:
+    """Return width and height of the pixels of a map; None if it is rotated."""
+    if transform.b or transform.d:
+        return None
+    return abs(transform.a), abs(transform.e)
 
 
 def _describe(sizes: Sizes, names: Mapping[int, str]) -> tuple[MapClass, ...]:
@@ -180,7 +190,9 @@ def write_sample(
     overwrite: bool = False,
     columns: Mapping[str, np.ndarray] | None = None,
 ) -> list[Path]:
-    """Write a sample as CSV or GeoPackage with an empty column ``reference``, and its design beside it.
+    """Write a sample as CSV or GeoPackage with an empty column ``reference``, and beside it its two designs.
+
+    The sampling design is for those who estimate, the response design for those who interpret.
 
     Args:
         out: Path that ends in ``.csv`` or ``.gpkg``.
@@ -197,7 +209,8 @@ def write_sample(
     with whole(out) as unfinished:
         write_points(frame, unfinished, out.suffix, "sample")
         write_whole(Design.beside(out), design.model_dump_json(indent=1))
-    return [out, Design.beside(out)]
+        write_whole(ResponseDesign.beside(out), ResponseDesign.of(design).model_dump_json(indent=1))
+    return [out, Design.beside(out), ResponseDesign.beside(out)]
 
 
 def _frame(design: Design, open_book: bool, more: Mapping[str, np.ndarray]) -> geopandas.GeoDataFrame:

@@ -69,6 +69,7 @@ class Design(_Record):
         map: The map.
         crs: CRS of the map, and of ``x`` and ``y``.
         strata_from: Raster of the strata; None if the strata are the classes of the map.
+        pixel: Width and height of a pixel in units of the CRS; None if rows do not run from west to east.
         seed: Seed of the draw.
         sizing: Reason for the size of the sample.
         classes: Classes of the map, and others that a reference may name (with 0 pixels).
@@ -81,6 +82,7 @@ class Design(_Record):
     map: Source
     crs: str
     strata_from: Source | None
+    pixel: tuple[float, float] | None = None
     seed: int
     sizing: str
     classes: tuple[MapClass, ...]

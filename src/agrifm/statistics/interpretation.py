@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import StringIO
 from math import isfinite, sqrt
 from pathlib import Path
 
@@ -18,10 +17,10 @@ from agrifm.errors import InputError, counted, nearest, refusing
 from agrifm.rasters.grid import METERS_PER_DEGREE
 from agrifm.statistics.design import Design, Unit, not_a_probability_sample
 from agrifm.statistics.estimates import Estimate, Observed, estimate
+from agrifm.statistics.sample_file import COORDINATES, cell_text, read_sample
 from agrifm.vectors.reading import read_table
 
 SHOWN = 5  # names of a long list in a message
-COORDINATES = "\0place"  # column of point coordinates; no file has a column of that name
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def observe(design: Design, units: Sequence[Unit], reference: np.ndarray) -> Obs
 
 def _rows(path: Path, design: Design) -> pandas.DataFrame:
     """Return the rows as text in the order of the units. No row may be missing or added."""
-    frame = _table(path)
+    frame = read_sample(path)
     for column in ("sample_id", "design", "reference"):
         if column not in frame:
             raise InputError(
@@ -123,37 +122,6 @@ def _check_ids(path: Path, ids: Sequence[str], drawn: Sequence[str]) -> None:
             f"rows that are not the sample drawn: {'; '.join(problems)}",
             "restore the rows as they were drawn, with an empty reference where a pixel cannot be interpreted.",
         )
-
-
-def _table(path: Path) -> pandas.DataFrame:
-    """Read any table as stripped text."""
-    if path.suffix.lower() == ".csv":
-        frame = _read_csv(path)
-    else:
-        frame = pandas.DataFrame(read_table(path))
-        if "geometry" in frame:
-            frame[COORDINATES] = [shapely.get_coordinates(shape)[:1].ravel() for shape in frame.pop("geometry")]
-    return frame.map(lambda value: value if isinstance(value, np.ndarray) else _stripped(value))
-
-
-def _read_csv(path: Path) -> pandas.DataFrame:
-    """Read a CSV, which may come back from a spreadsheet with semicolons or in UTF-16."""
-    with refusing(
-        path,
-        expected="a sample as CSV in UTF-8",
-        repair="check the path; in a spreadsheet, save as 'CSV UTF-8'.",
-    ):
-        data = path.read_bytes()
-        is_utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-        text = data.decode("utf-16" if is_utf16 else "utf-8-sig")
-        header = text.partition("\n")[0]
-        separator = max(",;\t", key=header.count)
-        return pandas.read_csv(StringIO(text), sep=separator, dtype=str, keep_default_na=False)
-
-
-def _stripped(value: object) -> str:
-    missing = value is None or (not isinstance(value, list | dict) and bool(pandas.isna(value)))
-    return "" if missing else str(value).strip()
 
 
 def _refuse_moved_points(path: Path, design: Design, rows: pandas.DataFrame) -> None:
@@ -287,7 +255,7 @@ def regions(answers: Answers, column: str, outlines: Path | None) -> np.ndarray:
             expected="a vector file of regions with a CRS",
             repair="write the CRS, e.g. 'ogr2ogr -a_srs EPSG:2154 NEW OLD', or name another file.",
         )
-    names = np.array([_stripped(name) for name in _column(frame, column, str(outlines))], object)
+    names = np.array([cell_text(name) for name in _column(frame, column, str(outlines))], object)
     points = shapely.points(answers.points)
     with refusing(outlines, expected=f"outlines that can be transformed to the map's CRS, {answers.design.crs}"):
         shapes = shapely.make_valid(frame.geometry.to_crs(answers.design.crs).to_numpy())

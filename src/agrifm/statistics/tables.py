@@ -24,6 +24,7 @@ from agrifm.statistics.interpretation import Answers
 
 MOST_SHOWN = 8  # classes of a confusion matrix on the screen
 LONGEST = 60  # characters of a name in the figure
+ROUNDING = 1e-9  # share of an area that rounding may leave of a standard error of 0
 FORMULA = ("=", "+", "-", "@")
 SOURCES = {
     False: "Olofsson et al. 2014, Remote Sensing of Environment 148, 42-57: the strata are the classes of the map",
@@ -110,11 +111,12 @@ def show(console: Console, estimates: Sequence[Estimate], answers: Answers) -> N
     console.print(accuracy_table(total))
     if len(total.classes) <= MOST_SHOWN:
         console.print(confusion_table(total))
-    for line in _notes(estimates, answers):
+    for line in notes(estimates, answers):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _notes(estimates: Sequence[Estimate], answers: Answers) -> list[str]:
+def notes(estimates: Sequence[Estimate], answers: Answers) -> list[str]:
+    """Return what a reader must know to judge the estimates, in lines."""
     total, *regions = estimates
     lines = [f"intervals of {total.level * 100:g} %", f"estimator: {SOURCES[answers.observed.corrected]}"]
     if regions:
@@ -137,23 +139,29 @@ def _notes(estimates: Sequence[Estimate], answers: Answers) -> list[str]:
 
 
 def _without_spread(estimates: Sequence[Estimate]) -> list[str]:
-    """Return the classes whose area has a standard error of 0."""
+    """Return the classes whose area has a standard error of 0, apart from rounding."""
     names = []
     for each in estimates:
         where = f" in {each.region}" if each.region else ""
-        names += [f"{entry.name}{where}" for entry in each.classes if entry.hectares.se == 0]
+        areas = [(entry.name, entry.hectares) for entry in each.classes]
+        names += [f"{name}{where}" for name, area in areas if area.se <= ROUNDING * area.value]
     return names
 
 
-def write_estimates(out: Path, estimates: Sequence[Estimate], answers: Answers) -> list[Path]:
-    """Write ``estimate.json``, ``areas.csv``, ``confusion.csv`` and ``areas.png`` into a folder."""
+def estimate_record(estimates: Sequence[Estimate], answers: Answers) -> dict[str, Any]:
+    """Return all estimates and the design as values of JSON; numbers that do not exist are None."""
     record = {
         "estimator": SOURCES[answers.observed.corrected],
         "design": answers.design.model_dump(exclude={"units"}),
         "unanswered_dropped": answers.dropped,
         "estimates": [asdict(each) for each in estimates],
     }
-    plain = json.loads(json.dumps(record), parse_constant=lambda _: None)  # NaN becomes null
+    return json.loads(json.dumps(record), parse_constant=lambda _: None)
+
+
+def write_estimates(out: Path, estimates: Sequence[Estimate], answers: Answers) -> list[Path]:
+    """Write ``estimate.json``, ``areas.csv``, ``confusion.csv`` and ``areas.png`` into a folder."""
+    record = estimate_record(estimates, answers)
     areas = []
     shares = []
     for each in estimates:
@@ -162,7 +170,7 @@ def write_estimates(out: Path, estimates: Sequence[Estimate], answers: Answers) 
             true = {f"true_{other.name}": share for other, share in zip(each.classes, row, strict=True)}
             shares.append({"region": each.region, "mapped": entry.name, **true})
     texts = {
-        "estimate.json": json.dumps(plain, indent=1, ensure_ascii=False),
+        "estimate.json": json.dumps(record, indent=1, ensure_ascii=False),
         "areas.csv": pandas.json_normalize(areas, sep="_").map(cell).to_csv(index=False),
         "confusion.csv": pandas.DataFrame(shares).map(cell).to_csv(index=False),
     }

@@ -14,7 +14,7 @@ from odc.geo.geobox import GeoBox
 from shapely.geometry import shape
 
 from agrifm.errors import InputError, counted, printable, refusing
-from agrifm.io import locked, refuse_unwritable, whole
+from agrifm.io import FileStamp, locked, refuse_unwritable, whole
 from agrifm.tasks.segmentation import MOST_CLASSES, PALETTE
 from agrifm.vectors.reading import read_table
 from agrifm.viewer.place import DEGREES, position_on
@@ -62,7 +62,7 @@ class LabelFile:
         self.classes = _with_classes_of(table, classes)
         self.version = 0  # number of times that it was saved, by which a second tab is noticed
         self._lock = Lock()
-        self._stamp = _stamp(path)
+        self._stamp = FileStamp.of(path)
 
     @classmethod
     def open(cls, path: Path, grid: GeoBox, classes: Sequence[LabelClass]) -> LabelFile:
@@ -130,7 +130,7 @@ class LabelFile:
             self.table = table
             self.classes = _with_classes_of(table, self.classes)
             self.version += 1
-            self._stamp = _stamp(self.path)
+            self._stamp = FileStamp.of(self.path)
             return {"version": self.version}
 
     def _refuse_stale(self, version: object) -> None:
@@ -141,13 +141,7 @@ class LabelFile:
                 expected="one tab that draws",
                 repair="reload the page, which reads the saved labels, and draw the latest changes again.",
             )
-        if _stamp(self.path) != self._stamp:
-            raise InputError(
-                self.path,
-                found="a file that another program has changed since",
-                expected="the file that the viewer read",
-                repair="move that file away and save again, or start the viewer again to read it.",
-            )
+        self._stamp.refuse_change("move that file away and save again, or start the viewer again to read it.")
 
     def _table_of(self, features: Sequence[object]) -> geopandas.GeoDataFrame:
         """Return the features as a table in degrees; those that were kept keep their other columns."""
@@ -255,14 +249,6 @@ def _with_classes_of(table: geopandas.GeoDataFrame, classes: Sequence[LabelClass
     for name in sorted(set(table[CLASS].astype(str)) - known):
         found.append(LabelClass(name, PALETTE[len(found) % len(PALETTE)]))
     return tuple(found)
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """Return time and size of a file, by which a change is noticed."""
-    if not path.exists():
-        return None
-    status = path.stat()
-    return status.st_mtime_ns, status.st_size
 
 
 def _bad(where: str, found: str, expected: str) -> InputError:

@@ -1,4 +1,4 @@
-"""What a user names becomes a page: maps and scenes, chips, or a run."""
+"""What a user names becomes a page: maps and scenes, chips, a run, or a sample to interpret."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 
 from agrifm.errors import InputError
 from agrifm.viewer.chips import ChipSet
+from agrifm.viewer.interpretation.answer_file import is_sample
+from agrifm.viewer.interpretation.interpreted import Interpretation
 from agrifm.viewer.runs import BEST, Run
 from agrifm.viewer.view import View, is_chip_folder, open_view
 
-Page = View | ChipSet | Run
+Page = View | ChipSet | Run | Interpretation
 
 
 def open_page(
@@ -22,11 +24,12 @@ def open_page(
     labels: Path | None = None,
     skip_unreadable: bool = False,
 ) -> Page:
-    """Open what one page shows: maps with a scene, parcels and labels; the chips of a folder; or a run.
+    """Open what one page shows: maps with a scene, parcels and labels; chips; a run; or a sample.
 
     Args:
-        paths: One or two maps, a scene, or a map and a scene; or one folder of chips; or one folder of a run.
-        scene: Scene below the maps.
+        paths: One or two maps, a scene, or a map and a scene; or one folder of chips; or one folder of a run; or
+            one sample of ``agrifm area design``.
+        scene: Scene below the maps, or around the points of a sample.
         parcels: Vector file of parcels.
         settings: ``key=value`` of ``scene.yaml``, for the scene.
         labels: GeoPackage of labels to draw into; it may not exist yet.
@@ -37,8 +40,15 @@ def open_page(
     """
     if not paths:
         raise InputError(
-            "view", found="no path", expected="a map, a scene, chips or a run", repair="name at least one."
+            "view", found="no path", expected="a map, a scene, chips, a run or a sample", repair="name at least one."
         )
+    samples = [path for path in paths if is_sample(path)]
+    if samples:
+        options = {"--parcels": parcels, "--labels": labels}
+        others = [str(path) for path in paths if path != samples[0]]
+        others += [name for name, value in options.items() if value is not None]
+        _refuse_options(samples[0], others, "a sample, which is interpreted without anything but images")
+        return Interpretation.open(samples[0], scene, settings, skip_unreadable=skip_unreadable)
     first = paths[0]
     is_run = (first / BEST).is_file()
     if len(paths) == 1 and (is_run or is_chip_folder(first)):
@@ -48,11 +58,11 @@ def open_page(
     return open_view(paths, scene, parcels, settings, labels=labels, skip_unreadable=skip_unreadable)
 
 
-def _refuse_options(path: Path, names: Sequence[str]) -> None:
+def _refuse_options(path: Path, names: Sequence[str], what: str = "chips or a run") -> None:
     if names:
         raise InputError(
             path,
-            found=f"chips or a run, together with {' and '.join(names)}",
-            expected="a map or a scene, to which these options belong",
+            found=f"{what}, together with {' and '.join(names)}",
+            expected="a map or a scene, to which these belong",
             repair=f"leave out {' and '.join(names)}.",
         )

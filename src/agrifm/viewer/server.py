@@ -1,7 +1,7 @@
 """The server of the viewer: this machine only, a secret in every address, and nothing but what was opened at its start.
 
 No request names a file: tiles and values are asked for by numbers, and the files of the page are held in memory. Labels
-are the one thing that is written, if a file for them was named at the start.
+and the answers of a sample are all that is written, into the file that was named at the start.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agrifm.errors import InputError, reason
 from agrifm.viewer.answers.chips import ChipAnswers
+from agrifm.viewer.answers.interpretation import InterpretationAnswers
 from agrifm.viewer.answers.labels import LabelAnswers
 from agrifm.viewer.answers.maps import MapAnswers
 from agrifm.viewer.answers.replies import HANDLERS, PageFiles, Threads, error
 from agrifm.viewer.answers.runs import RunAnswers
 from agrifm.viewer.chips import ChipSet
+from agrifm.viewer.interpretation.interpreted import Interpretation
 from agrifm.viewer.opening import Page
 from agrifm.viewer.runs import Run
 
@@ -108,6 +110,9 @@ Routes = dict[str, Callable]
 
 def _answers(shown: Page, threads: Threads) -> tuple[str, Routes, Routes]:
     """Return the file of the page, what is answered at each address, and what is written."""
+    if isinstance(shown, Interpretation):
+        interpretation = InterpretationAnswers(shown, threads)
+        return "interpret.html", interpretation.routes, interpretation.writing_routes
     if isinstance(shown, ChipSet):
         return "chips.html", ChipAnswers(shown, threads).routes, {}
     if isinstance(shown, Run):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from agrifm.viewer.answers.replies import Threads
+from agrifm.viewer.answers.replies import Threads, document_of
 from agrifm.viewer.class_map import ClassMap
 from agrifm.viewer.labels import LabelFile
 from agrifm.viewer.worklist import worklist
@@ -52,26 +50,5 @@ class LabelAnswers:
 
     async def save(self, request: Request) -> Response:
         """Write all labels."""
-        body = await _body(request)
-        return await self.threads.json(request, lambda: self.labels.save(_document(body)))
-
-
-async def _body(request: Request) -> bytes:
-    """Return the body of a request, read within a limit whatever length it states."""
-    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        raise HTTPException(415, "Labels are saved as JSON.")
-    parts = []
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > LONGEST_BODY:
-            raise HTTPException(413, f"The labels take more than {LONGEST_BODY >> 20} MB; draw fewer of them.")
-        parts.append(part)
-    return b"".join(parts)
-
-
-def _document(body: bytes) -> object:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise HTTPException(400, "The labels are no JSON.") from error
+        document = await document_of(request, LONGEST_BODY)
+        return await self.threads.json(request, lambda: self.labels.save(document))
