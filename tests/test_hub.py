@@ -136,7 +136,7 @@ def checkpoint(tmp_path_factory):
     torch.manual_seed(0)
     values = {
         "name": "farms",
-        "data": {"root": "data", "sensors": ["S2", "Landsat"]},
+        "data": {"root": "/home/someone/chips", "train": "train.txt", "sensors": ["S2", "Landsat"]},
         "model": {"size": TINY},
         "task": {"classes": CLASSES},
     }
@@ -168,6 +168,8 @@ def test_a_model_is_published_and_opened_by_its_address(server, checkpoint, run)
     code, printed = run("push", checkpoint, "hf://farm/crops", "--license", "cc-by-4.0", "--private")
     assert code == 0, printed
     assert f"/farm/crops/commit/{REVISION}" in printed
+    assert "where your files lay: /home/someone/chips" in printed
+    assert "train.txt" not in printed
     assert server.created[0].get("private") or server.created[0]["visibility"] == "private", server.created
     files = server.files["farm/crops"]
     assert sorted(files) == ["README.md", "model.safetensors"]

@@ -40,3 +40,15 @@ def push(checkpoint: Path, address: str, *, license_name: str = "unknown", priva
         )
     card = model_card(Checkpoint.load(checkpoint), target, license_name)
     return upload(target, {target.file or MODEL: checkpoint, CARD: card}, private=private)
+
+
+def stated_places(checkpoint: Path) -> list[str]:
+    """Return the absolute paths that the experiment of a checkpoint states, which others will read.
+
+    Raises:
+        InputError: If the file is no checkpoint.
+    """
+    experiment = Checkpoint.load(checkpoint).experiment
+    data = experiment.data
+    paths = [data.root, data.chips, data.train, data.val, data.test, experiment.start_from, experiment.probe]
+    return [str(path) for path in paths if path is not None and path.is_absolute()]
