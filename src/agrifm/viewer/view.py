@@ -15,7 +15,7 @@ from agrifm.products.map_rasters import is_class_map
 from agrifm.products.reproduce import check_images
 from agrifm.viewer.class_map import ClassMap
 from agrifm.viewer.images import Images, located
-from agrifm.viewer.labels import LabelClass, LabelFile
+from agrifm.viewer.labeling.labels import LabelClass, LabelFile
 from agrifm.viewer.parcels import Parcels
 from agrifm.viewer.tiles import TileCache, color_scale
 

@@ -11,8 +11,8 @@ from starlette.responses import Response
 
 from agrifm.viewer.answers.replies import Threads
 from agrifm.viewer.class_map import ClassMap
-from agrifm.viewer.labels import LabelFile
-from agrifm.viewer.worklist import worklist
+from agrifm.viewer.labeling.labels import LabelFile
+from agrifm.viewer.labeling.worklist import worklist
 
 LONGEST_BODY = 32 * 2**20  # bytes of labels that a page sends
 
