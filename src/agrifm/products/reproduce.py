@@ -23,6 +23,7 @@ from agrifm.maps.files.writer import map_files
 from agrifm.maps.inputs import checksums, hrefs_of, is_there, markup
 from agrifm.maps.map_scene import map_scene
 from agrifm.maps.provenance import EmbeddingDocument, Model, Provenance, processor, versions
+from agrifm.scenes.scene import Scene
 
 IDENTICAL = "identical"
 EXTENSIONS = "CPL_VSIL_CURL_ALLOWED_EXTENSIONS"  # of addresses that GDAL may open
@@ -138,6 +139,17 @@ def _check_model(noted: Model, path: Path) -> None:
             expected=f"the file with sha256 {noted.sha256[:16]}...",
             repair="give the right one with --checkpoint; those of an ensemble must be where they were.",
         )
+
+
+def scene_of_provenance(path: Path) -> Scene:
+    """Return the scene that a provenance names, from files of this machine only.
+
+    Raises:
+        InputError: If it is no provenance, or an image is missing or would be read over the network.
+    """
+    provenance = Provenance.load(path)
+    check_images(provenance, hrefs_of(provenance.scene), allow_network=False)
+    return provenance.scene
 
 
 def check_images(provenance: Provenance, hrefs: Sequence[str], *, allow_network: bool) -> None:

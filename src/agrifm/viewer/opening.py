@@ -20,6 +20,7 @@ def open_page(
     settings: Sequence[str] = (),
     *,
     labels: Path | None = None,
+    train: Path | None = None,
     skip_unreadable: bool = False,
 ) -> Page:
     """Open what one page shows: maps with a scene, parcels and labels; the chips of a folder; or a run.
@@ -30,6 +31,7 @@ def open_page(
         parcels: Vector file of parcels.
         settings: ``key=value`` of ``scene.yaml``, for the scene.
         labels: GeoPackage of labels to draw into; it may not exist yet.
+        train: Folder of trainings from these labels: new, empty, or of earlier ones.
         skip_unreadable: Leave out dates of the scene with a file that does not open.
 
     Raises:
@@ -42,10 +44,11 @@ def open_page(
     first = paths[0]
     is_run = (first / BEST).is_file()
     if len(paths) == 1 and (is_run or is_chip_folder(first)):
-        given = {"--scene": scene, "--parcels": parcels, "--labels": labels, "--set": tuple(settings) or None}
+        given = {"--scene": scene, "--parcels": parcels, "--labels": labels, "--train": train}
+        given["--set"] = tuple(settings) or None
         _refuse_options(first, [name for name, value in given.items() if value is not None])
         return Run.open(first) if is_run else ChipSet.open(first)
-    return open_view(paths, scene, parcels, settings, labels=labels, skip_unreadable=skip_unreadable)
+    return open_view(paths, scene, parcels, settings, labels=labels, train=train, skip_unreadable=skip_unreadable)
 
 
 def _refuse_options(path: Path, names: Sequence[str]) -> None:

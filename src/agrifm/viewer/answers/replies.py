@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from importlib.resources import files
@@ -137,3 +138,25 @@ def existing(part: Part | None) -> Part:
     if part is None:
         raise HTTPException(404, "This page shows no such layer.")
     return part
+
+
+async def document_of(request: Request, most: int) -> object:
+    """Return the JSON that a page sends to be written, read within a limit whatever length it states.
+
+    Args:
+        request: The request.
+        most: Bytes that it may take.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        raise HTTPException(415, "What is written has to be sent as JSON.")
+    parts = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > most:
+            raise HTTPException(413, f"The page sends more than {most:,} bytes, which is the most; draw fewer labels.")
+        parts.append(part)
+    try:
+        return json.loads(b"".join(parts))
+    except (ValueError, RecursionError) as problem:
+        raise HTTPException(400, "The page sends no JSON.") from problem
