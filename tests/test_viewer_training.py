@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from types import SimpleNamespace
 
 import geopandas
@@ -13,10 +14,11 @@ import psutil
 import pytest
 import rasterio
 from odc.geo.geobox import GeoBox
+from PIL import Image
 from processes import Command
 from shapely.geometry import Point
 from starlette.testclient import TestClient
-from viewer_ground import TOKEN, place_of, write_map
+from viewer_ground import CHROMIUM, TOKEN, browser_page, drawn, place_of, running, write_ground, write_map
 
 from agrifm.cli.scenes import opened
 from agrifm.errors import InputError
@@ -44,6 +46,8 @@ print(f"{verb} begins", flush=True)
 if behavior == "refuse" and verb == "train":
     lines = ["labels of the training samples", "found:    1 class", "expected: at least two", "repair:   add labels."]
     sys.exit("error: " + "\\n  ".join(lines))
+if behavior == "slow" and verb == "chips":
+    time.sleep(3)
 if behavior == "break":
     sys.exit(70)
 if behavior == "hang":
@@ -272,11 +276,15 @@ def hanging(tmp_path, ground, labels):
 
 
 def wait_for_the_end_of(processes, seconds=30):
-    """Wait until processes have ended; those that nobody has asked for their exit code are zombies."""
+    """Wait until processes have ended; those whose exit code nobody has asked for are zombies."""
     end = time.monotonic() + seconds
-    while any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes):
-        assert time.monotonic() < end, processes
-        time.sleep(0.02)
+    for process in processes:
+        while psutil.pid_exists(process.pid):
+            with suppress(psutil.NoSuchProcess):
+                if process.status() == psutil.STATUS_ZOMBIE:
+                    break
+            assert time.monotonic() < end, process
+            time.sleep(0.02)
 
 
 def test_a_training_can_be_cancelled(tmp_path, ground, labels):
@@ -341,3 +349,77 @@ def test_only_the_page_starts_a_training(tmp_path, ground, labels):
     without = client_of(open_page([images], labels=labels))
     assert put(without, "training.json", {"version": 0}, 405)
     assert get(without, "view.json")["training"] is False
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, e.g. 'apt-get install chromium'")
+def test_a_person_trains_in_a_browser(tmp_path, ground, labels):
+    """AGRIFM_TRAINING_PICTURE=docs/images/viewer_training.png writes the picture of the documentation."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
+    target = os.environ.get("AGRIFM_TRAINING_PICTURE")
+    if target:  # a larger ground, and the commands themselves
+        folder, grid, _ = write_ground(tmp_path / "ground")
+        with rasterio.open(folder / "images" / "truth.tif") as file:
+            ground = SimpleNamespace(folder=folder, grid=grid, truth=file.read(1))
+        write_labels(labels, ground, [20] * len(CLASSES))
+    prepared = ground.folder / "map.tif"
+    stand_in = None if target else (prepared, "work")
+    view = page_of([prepared, ground.folder / "images"], labels, tmp_path / "out", stand_in)
+    problems = []
+    with running(application(view, TOKEN)) as address, browser_page(playwright, problems, [], height=1000) as page:
+        page.goto(address)
+        drawn(page)
+        train = page.locator("#train")
+        train.wait_for()
+        page.locator("input[name=tool][value=point]").check(force=True)
+        page.mouse.click(700, 460)
+        page.get_by_text("Training starts from saved labels").wait_for()
+        assert train.is_disabled()
+        page.keyboard.press("Control+s")
+        page.get_by_text("As in labels.gpkg").wait_for()
+        train.click()
+        page.get_by_text("Trained within").wait_for()
+        drawn(page)
+        assert page.locator("#title").inner_text() == "map_1.tif and map.tif"
+        assert page.locator("#left-name").inner_text() == "map_1.tif"
+        assert page.locator("#right-name").inner_text() == "map.tif"
+        assert page.locator("input[name=compare][value=map]").is_checked()
+        assert f"{len(view.labels.table)} labels" in page.locator("#label-status").inner_text()
+        page.locator("#training-commands summary").click()
+        assert page.locator("#training-commands pre").inner_text().count("agrifm ") == 3
+        if target:
+            page.locator("#training-commands summary").click()
+        page.mouse.click(600, 380)
+        page.wait_for_selector("#series .chart")
+        assert page.locator("#pixel .class").count() == 2
+        page.wait_for_load_state("networkidle")
+        page.screenshot(path=tmp_path / "shown.png")
+
+        # What is drawn while a training runs is not lost.
+        page.locator("input[name=tool][value=point]").check(force=True)
+        script = view.training.program
+        view.training.program = (sys.executable, str(tmp_path / "stand_in.py"), str(prepared), "slow")
+        train.click()
+        page.get_by_text("Step 1 of 3").wait_for()
+        page.mouse.click(720, 480)
+        page.get_by_text("Save the labels to show it").wait_for()
+        assert page.locator("#show-map").is_disabled()
+        assert page.locator("#title").inner_text() == "map_1.tif and map.tif"
+        page.keyboard.press("Control+s")
+        page.get_by_text("As in labels.gpkg").wait_for()
+        page.locator("#show-map").click()
+        page.get_by_text("Trained within").wait_for()
+        assert page.locator("#title").inner_text() == "map_2.tif and map_1.tif"
+
+        view.training.program = (*script[:-1], "hang")
+        train.click()
+        page.locator("#training-line", has_text="as long as it takes").wait_for()
+        page.screenshot(path=tmp_path / "running.png")
+        page.locator("#cancel-training").click()
+        page.get_by_text("Cancelled").wait_for()
+        assert train.is_enabled()
+        view.training.program = (*script[:-1], "refuse")
+        train.click()
+        page.get_by_text("found 1 class").wait_for()
+    assert problems == []
+    if target:
+        Image.open(tmp_path / "shown.png").convert("RGB").quantize(255).save(target, optimize=True)
