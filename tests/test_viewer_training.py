@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 
 import geopandas
@@ -23,12 +24,13 @@ from viewer_ground import CHROMIUM, TOKEN, browser_page, drawn, place_of, runnin
 from agrifm.cli.scenes import opened
 from agrifm.errors import InputError
 from agrifm.maps.files.legend import NODATA
+from agrifm.opening import open_scene
 from agrifm.sensors import S2
 from agrifm.synthetic.chips import CLASSES, Landscape
 from agrifm.synthetic.scenes import write_scene
 from agrifm.viewer import server
 from agrifm.viewer.labeling import training
-from agrifm.viewer.labeling.process_group import ProcessGroup, last_line
+from agrifm.viewer.labeling.process_group import ProcessGroup, last_line, refusal_in
 from agrifm.viewer.labeling.training import PROGRAM
 from agrifm.viewer.opening import open_page
 from agrifm.viewer.server import application
@@ -175,10 +177,15 @@ def test_labels_become_a_map_that_is_shown(tmp_path, ground, monkeypatch):
         opened(provenance, ["resolution=20"], skip=False)
 
 
-def test_the_program_is_the_command_line(tmp_path):
-    group = ProcessGroup([*PROGRAM, "--version"], tmp_path / "log.txt")
-    assert group.wait() == 0
-    assert (tmp_path / "log.txt").read_text(encoding="utf-8").startswith("agrifm ")
+def test_the_program_is_the_command_line_and_its_refusals_are_understood(tmp_path, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    log = tmp_path / "log.txt"
+    missing = tmp_path / "scène.yaml"
+    group = ProcessGroup([*PROGRAM, "scene", "show", str(missing)], log)
+    assert group.wait() == 2
+    with pytest.raises(InputError) as refused:
+        open_scene(missing)
+    assert refusal_in(log) == refused.value.sentence
 
 
 def test_the_new_map_is_compared_with_the_former_one(tmp_path, ground, labels):
@@ -352,10 +359,12 @@ def test_only_the_page_starts_a_training(tmp_path, ground, labels):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, e.g. 'apt-get install chromium'")
-def test_a_person_trains_in_a_browser(tmp_path, ground, labels):
+def test_a_person_trains_in_a_browser(tmp_path, ground, labels, monkeypatch):
     """AGRIFM_TRAINING_PICTURE=docs/images/viewer_training.png writes the picture of the documentation."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
     target = os.environ.get("AGRIFM_TRAINING_PICTURE")
+    picture = Path(target or "").absolute()
+    monkeypatch.chdir(tmp_path)  # paths below are shown without what comes before
     if target:  # a larger ground, and the commands themselves
         folder, grid, _ = write_ground(tmp_path / "ground")
         with rasterio.open(folder / "images" / "truth.tif") as file:
@@ -363,7 +372,7 @@ def test_a_person_trains_in_a_browser(tmp_path, ground, labels):
         write_labels(labels, ground, [20] * len(CLASSES))
     prepared = ground.folder / "map.tif"
     stand_in = None if target else (prepared, "work")
-    view = page_of([prepared, ground.folder / "images"], labels, tmp_path / "out", stand_in)
+    view = page_of([prepared, ground.folder / "images"], labels, Path("out"), stand_in)
     problems = []
     with running(application(view, TOKEN)) as address, browser_page(playwright, problems, [], height=1000) as page:
         page.goto(address)
@@ -385,19 +394,23 @@ def test_a_person_trains_in_a_browser(tmp_path, ground, labels):
         assert page.locator("input[name=compare][value=map]").is_checked()
         assert f"{len(view.labels.table)} labels" in page.locator("#label-status").inner_text()
         page.locator("#training-commands summary").click()
-        assert page.locator("#training-commands pre").inner_text().count("agrifm ") == 3
-        if target:
-            page.locator("#training-commands summary").click()
+        commands = page.locator("#training-commands pre").inner_text()
+        assert commands.count("agrifm ") == 3
+        assert " out/1/labels.gpkg out/1/chips " in commands
+        page.locator("#training-commands summary").click()
         page.mouse.click(600, 380)
         page.wait_for_selector("#series .chart")
         assert page.locator("#pixel .class").count() == 2
         page.wait_for_load_state("networkidle")
-        page.screenshot(path=tmp_path / "shown.png")
+        if target:
+            page.screenshot(path=tmp_path / "page.png")
+            Image.open(tmp_path / "page.png").convert("RGB").quantize(255).save(picture, optimize=True)
+            return
 
         # What is drawn while a training runs is not lost.
         page.locator("input[name=tool][value=point]").check(force=True)
-        script = view.training.program
-        view.training.program = (sys.executable, str(tmp_path / "stand_in.py"), str(prepared), "slow")
+        program = view.training.program[:-1]
+        view.training.program = (*program, "slow")
         train.click()
         page.get_by_text("Step 1 of 3").wait_for()
         page.mouse.click(720, 480)
@@ -410,16 +423,13 @@ def test_a_person_trains_in_a_browser(tmp_path, ground, labels):
         page.get_by_text("Trained within").wait_for()
         assert page.locator("#title").inner_text() == "map_2.tif and map_1.tif"
 
-        view.training.program = (*script[:-1], "hang")
+        view.training.program = (*program, "hang")
         train.click()
         page.locator("#training-line", has_text="as long as it takes").wait_for()
-        page.screenshot(path=tmp_path / "running.png")
         page.locator("#cancel-training").click()
         page.get_by_text("Cancelled").wait_for()
         assert train.is_enabled()
-        view.training.program = (*script[:-1], "refuse")
+        view.training.program = (*program, "refuse")
         train.click()
         page.get_by_text("found 1 class").wait_for()
     assert problems == []
-    if target:
-        Image.open(tmp_path / "shown.png").convert("RGB").quantize(255).save(target, optimize=True)

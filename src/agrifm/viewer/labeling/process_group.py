@@ -15,6 +15,8 @@ from agrifm.errors import printable
 PATIENCE = 5  # seconds for which a command may clean up before it is killed
 TAIL = 1 << 14  # bytes at the end of a log that are read
 LONGEST_LINE = 200  # characters that the page shows
+PLAIN = {"PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"}  # environment for a log
+COLORS = ("FORCE_COLOR", "TTY_COMPATIBLE")  # variables that ask for the colors of a terminal
 # An InputError as the command line prints it.
 REFUSAL = re.compile(
     r"^error: (?P<where>.*?)\n +found: +(?P<found>.*?)\n +expected: +(?P<expected>.*?)\n +repair: +(?P<repair>.*)",
@@ -31,10 +33,18 @@ class ProcessGroup:
     """
 
     def __init__(self, command: Sequence[str], log: Path) -> None:
+        environment = {**os.environ, **PLAIN}
+        for name in COLORS:
+            environment.pop(name, None)
         with log.open("ab") as file:
-            # Of its own session, so that Ctrl-C in the terminal reaches the viewer alone, which then ends the group.
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                # Ctrl-C in the terminal reaches the viewer alone, which then ends the group.
+                start_new_session=True,
             )
 
     def wait(self) -> int:

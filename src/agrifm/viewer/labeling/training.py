@@ -121,7 +121,7 @@ class Job:
         end = self._end or time.monotonic()
         return {
             "state": self.state,
-            "folder": str(self.folder),
+            "folder": str(_short(self.folder)),
             "steps": [step.title for step in self.steps],
             "step": self._step,
             "seconds": round(end - self._start),
@@ -270,7 +270,9 @@ class Training:
 
 def _steps(folder: Path, target: Path, scene: SceneSource) -> list[Step]:
     """Return the commands that a person would type."""
-    images = str(scene.path.absolute())
+    folder = _short(folder)
+    target = _short(target)
+    images = str(_short(scene.path))
     chips = folder / "chips"
     run = folder / "run"
     cut = ["chips", images, str(folder / LABELS), str(chips)]
@@ -284,6 +286,14 @@ def _steps(folder: Path, target: Path, scene: SceneSource) -> list[Step]:
         Step("Training classifiers", tuple(train)),
         Step("Mapping the scene", tuple(write), (0, SEAMS)),
     ]
+
+
+def _short(path: Path) -> Path:
+    """Return a path as seen from the current folder if it lies below; no path begins like an option."""
+    path = path.absolute()
+    here = Path.cwd()
+    is_below = path.is_relative_to(here) and not str(path.relative_to(here)).startswith("-")
+    return path.relative_to(here) if is_below else path
 
 
 def _refuse_few(labels: LabelFile) -> None:

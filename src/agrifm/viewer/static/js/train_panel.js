@@ -96,5 +96,5 @@ function show() {
   byId("training-status").classList.toggle("unsaved", job.state === "failed");
   byId("training-line").textContent = runs ? `${job.seconds} s. ${job.line}` : "";
   byId("training-commands").hidden = job.commands.length === 0;
-  byId("training-commands").querySelector("pre").textContent = job.commands.join("\n");
+  byId("training-commands").querySelector("pre").textContent = job.commands.join("\n\n");
 }
