@@ -25,6 +25,7 @@ from agrifm.cli.scenes import opened
 from agrifm.errors import InputError
 from agrifm.maps.files.legend import NODATA
 from agrifm.opening import open_scene
+from agrifm.products.reproduce import EXTENSIONS, NO_EXTENSIONS
 from agrifm.sensors import S2
 from agrifm.synthetic.chips import CLASSES, Landscape
 from agrifm.synthetic.scenes import write_scene
@@ -170,7 +171,9 @@ def test_labels_become_a_map_that_is_shown(tmp_path, ground, monkeypatch):
     again = open_view([tmp_path / "out" / "1" / "map_1.tif"], labels=labels, train=tmp_path / "out")
     provenance = again.training.scene.path
     assert again.training.scene.options == []
+    monkeypatch.setenv(EXTENSIONS, "")  # the variable is as before after the test
     scene = opened(provenance, None, skip=False)
+    assert os.environ[EXTENSIONS] == NO_EXTENSIONS
     assert scene.grid == ground.grid
     assert scene.layers[0].days == view.images.scene.layers[0].days
     with pytest.raises(InputError, match="leave out --set"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,7 +51,7 @@ def _scene(path: Path, settings: list[str] | None, skip: bool) -> Scene:
 
 def _scene_of_provenance(path: Path, settings: list[str] | None) -> Scene:
     """Open the images of a map; they have the settings with which it was made."""
-    from agrifm.products.reproduce import scene_of_provenance
+    from agrifm.products.reproduce import EXTENSIONS, NO_EXTENSIONS, scene_of_provenance
 
     if settings:
         raise InputError(
@@ -59,6 +60,8 @@ def _scene_of_provenance(path: Path, settings: list[str] | None) -> Scene:
             expected="the settings with which the map was made",
             repair="leave out --set, or name the images themselves.",
         )
+    # Until the command ends; a provenance may come from somebody else, and files that it names may name addresses.
+    os.environ[EXTENSIONS] = NO_EXTENSIONS
     return scene_of_provenance(path)
 
 

@@ -27,6 +27,7 @@ from agrifm.scenes.scene import Scene
 
 IDENTICAL = "identical"
 EXTENSIONS = "CPL_VSIL_CURL_ALLOWED_EXTENSIONS"  # of addresses that GDAL may open
+NO_EXTENSIONS = "{none}"
 SHOWN = 8  # folders of images that are listed
 
 
@@ -221,7 +222,7 @@ def _list_inputs(console: Console, model: Path, hrefs: Sequence[str]) -> None:
 def _offline() -> Generator[None]:
     """Keep GDAL, in this process and its children, from opening addresses that other files name."""
     before = os.environ.get(EXTENSIONS)
-    os.environ[EXTENSIONS] = "{none}"
+    os.environ[EXTENSIONS] = NO_EXTENSIONS
     try:
         yield
     finally:
