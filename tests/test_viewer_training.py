@@ -67,13 +67,14 @@ if verb == "map":
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory):
-    """Folder with a small scene and a map of it, its grid and the true classes."""
+    """Folder with a small scene and two maps of it, its grid and the true classes."""
     folder = tmp_path_factory.mktemp("training")
     write_scene(folder / "images", LAND, rows=range(1), columns=range(2), sensors=(S2,))
     with rasterio.open(folder / "images" / "truth.tif") as file:
         truth = file.read(1)
         grid = GeoBox.from_rio(file)
     write_map(folder / "map.tif", truth, grid, 1, 6.0)
+    write_map(folder / "better.tif", truth, grid, 2, 4.0)
     return SimpleNamespace(folder=folder, grid=grid, truth=truth)
 
 
@@ -193,7 +194,8 @@ def test_the_program_is_the_command_line_and_its_refusals_are_understood(tmp_pat
 
 def test_the_new_map_is_compared_with_the_former_one(tmp_path, ground, labels):
     prepared = ground.folder / "map.tif"
-    view = page_of([prepared, ground.folder / "images"], labels, tmp_path / "out", (prepared, "work"))
+    stand_in = ground.folder / "better.tif", "work"
+    view = page_of([prepared, ground.folder / "images"], labels, tmp_path / "out", stand_in)
     client = client_of(view)
     z, x, y = middle_tile(view)
     former = client.get(f"/{TOKEN}/map/0/0/{z}/{x}/{y}.png")
@@ -207,7 +209,9 @@ def test_the_new_map_is_compared_with_the_former_one(tmp_path, ground, labels):
         assert titles == [(f"map_{number}.tif", number), before]
     # An address means the same map as before, whatever a page has learned since.
     assert client.get(f"/{TOKEN}/map/0/0/{z}/{x}/{y}.png").content == former.content
-    assert client.get(f"/{TOKEN}/map/2/0/{z}/{x}/{y}.png").status_code == 200
+    latest = client.get(f"/{TOKEN}/map/2/0/{z}/{x}/{y}.png")
+    assert latest.status_code == 200
+    assert latest.content != former.content
     assert client.get(f"/{TOKEN}/map/3/0/{z}/{x}/{y}.png").status_code == 404
     longitude, latitude = place_of(ground.grid, 30, 40)
     query = f"pixel.json?lon={longitude}&lat={latitude}"
@@ -220,7 +224,7 @@ def test_the_new_map_is_compared_with_the_former_one(tmp_path, ground, labels):
     assert [line.split()[1] for line in lines[2:]] == ["chips", "train", "map"]
     assert str(ground.folder / "images") in lines[2]
     assert len(geopandas.read_file(tmp_path / "out" / "2" / "labels.gpkg")) == 12
-    later = page_of([ground.folder / "images"], labels, tmp_path / "out", (prepared, "work"))
+    later = page_of([ground.folder / "images"], labels, tmp_path / "out", stand_in)
     put(client_of(later), "training.json", {"version": 0})
     assert until(client_of(later), "done")["folder"] == str(tmp_path / "out" / "3")
 
@@ -377,7 +381,11 @@ def test_a_person_trains_in_a_browser(tmp_path, ground, labels, monkeypatch):
     stand_in = None if target else (prepared, "work")
     view = page_of([prepared, ground.folder / "images"], labels, Path("out"), stand_in)
     problems = []
-    with running(application(view, TOKEN)) as address, browser_page(playwright, problems, [], height=1000) as page:
+    requests = []
+    with (
+        running(application(view, TOKEN)) as address,
+        browser_page(playwright, problems, requests, height=1000) as page,
+    ):
         page.goto(address)
         drawn(page)
         train = page.locator("#train")
@@ -391,6 +399,7 @@ def test_a_person_trains_in_a_browser(tmp_path, ground, labels, monkeypatch):
         train.click()
         page.get_by_text("Trained within").wait_for()
         drawn(page)
+        assert any("/map/1/0/" in url for url in requests)
         assert page.locator("#title").inner_text() == "map_1.tif and map.tif"
         assert page.locator("#left-name").inner_text() == "map_1.tif"
         assert page.locator("#right-name").inner_text() == "map.tif"
