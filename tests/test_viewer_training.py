@@ -74,7 +74,7 @@ def ground(tmp_path_factory):
         truth = file.read(1)
         grid = GeoBox.from_rio(file)
     write_map(folder / "map.tif", truth, grid, 1, 6.0)
-    write_map(folder / "better.tif", truth, grid, 2, 4.0)
+    write_map(folder / "other.tif", truth, grid, 2, 9.0)
     return SimpleNamespace(folder=folder, grid=grid, truth=truth)
 
 
@@ -194,7 +194,7 @@ def test_the_program_is_the_command_line_and_its_refusals_are_understood(tmp_pat
 
 def test_the_new_map_is_compared_with_the_former_one(tmp_path, ground, labels):
     prepared = ground.folder / "map.tif"
-    stand_in = ground.folder / "better.tif", "work"
+    stand_in = ground.folder / "other.tif", "work"
     view = page_of([prepared, ground.folder / "images"], labels, tmp_path / "out", stand_in)
     client = client_of(view)
     z, x, y = middle_tile(view)
@@ -399,7 +399,6 @@ def test_a_person_trains_in_a_browser(tmp_path, ground, labels, monkeypatch):
         train.click()
         page.get_by_text("Trained within").wait_for()
         drawn(page)
-        assert any("/map/1/0/" in url for url in requests)
         assert page.locator("#title").inner_text() == "map_1.tif and map.tif"
         assert page.locator("#left-name").inner_text() == "map_1.tif"
         assert page.locator("#right-name").inner_text() == "map.tif"
@@ -434,6 +433,8 @@ def test_a_person_trains_in_a_browser(tmp_path, ground, labels, monkeypatch):
         page.locator("#show-map").click()
         page.get_by_text("Trained within").wait_for()
         assert page.locator("#title").inner_text() == "map_2.tif and map_1.tif"
+        drawn(page)
+        assert any("/map/2/0/" in url for url in requests)
 
         view.training.program = (*program, "hang")
         train.click()
