@@ -16,9 +16,9 @@ from agrifm.chips.labels import read_labels
 from agrifm.errors import InputError
 from agrifm.synthetic.chips import CLASSES
 from agrifm.viewer.answers.labels import LONGEST_BODY
+from agrifm.viewer.labeling.worklist import worklist
 from agrifm.viewer.server import application
 from agrifm.viewer.view import open_view
-from agrifm.viewer.worklist import worklist
 
 ORIGIN = "http://127.0.0.1:8000"
 

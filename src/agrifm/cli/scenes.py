@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,23 +20,49 @@ scene = typer.Typer(no_args_is_help=True, help="Inspect scenes and search for im
 app.add_typer(scene, name="scene")
 
 ScenePath = Annotated[
-    Path, typer.Argument(help="Folder or pattern of rasters, netCDF or Zarr cube, scene.yaml, or a saved item list.")
+    Path,
+    typer.Argument(
+        help="Folder or pattern of rasters, netCDF or Zarr cube, scene.yaml, a saved item list, or the provenance of a "
+        "map, whose images are opened."
+    ),
 ]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="key=value of scene.yaml. Can be repeated.")]
+PROVENANCE = ".passport.json"  # end of the name; its module would load the libraries of models
 Skip = Annotated[bool, typer.Option("--skip-unreadable", help="Leave out files that cannot be read and list them.")]
 
 
 def opened(path: Path, settings: list[str] | None, skip: bool, as_of: str | None = None) -> Scene:
     """Open a scene, drop images later than ``as_of``, and check the units."""
-    from agrifm.opening import open_scene
     from agrifm.scenes.checks.units import check_units
 
-    found = open_scene(path, settings or (), skip_unreadable=skip)
+    found = _scene_of_provenance(path, settings) if path.name.endswith(PROVENANCE) else _scene(path, settings, skip)
     for href in found.skipped:
         console.print(f"left out: {href}", highlight=False)
     if as_of is not None:
         found = found.until(_date(as_of))
     return check_units(found, skip_unreadable=skip)
+
+
+def _scene(path: Path, settings: list[str] | None, skip: bool) -> Scene:
+    from agrifm.opening import open_scene
+
+    return open_scene(path, settings or (), skip_unreadable=skip)
+
+
+def _scene_of_provenance(path: Path, settings: list[str] | None) -> Scene:
+    """Open the images of a map; they have the settings with which it was made."""
+    from agrifm.products.reproduce import EXTENSIONS, NO_EXTENSIONS, scene_of_provenance
+
+    if settings:
+        raise InputError(
+            path,
+            found=f"the provenance of a map, together with --set {settings[0]}",
+            expected="the settings with which the map was made",
+            repair="leave out --set, or name the images themselves.",
+        )
+    # Until the command ends; a provenance may come from somebody else, and files that it names may name addresses.
+    os.environ[EXTENSIONS] = NO_EXTENSIONS
+    return scene_of_provenance(path)
 
 
 def _date(text: str) -> dt.date:

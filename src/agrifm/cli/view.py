@@ -29,8 +29,10 @@ def view(
         Path | None, typer.Option(help="Images below a map (default: those that its provenance names), or of a sample.")
     ] = None,
     parcels: Annotated[Path | None, typer.Option(help="Vector file of parcels to outline.")] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="GeoPackage of labels to draw into; only this file is written.")
+    labels: Annotated[Path | None, typer.Option(help="GeoPackage of labels to draw into.")] = None,
+    train: Annotated[
+        Path | None,
+        typer.Option(help="Folder for models and maps from these labels, which a button of the page then trains."),
     ] = None,
     port: Annotated[int, typer.Option(help="Port of this machine; 0 takes a free one.", min=0, max=65535)] = 0,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address without opening it.")] = False,
@@ -45,7 +47,9 @@ def view(
     from agrifm.viewer.server import serve
 
     with console.status("opening"):
-        shown = open_page(paths, scene, parcels, settings or (), labels=labels, skip_unreadable=skip_unreadable)
+        shown = open_page(
+            paths, scene, parcels, settings or (), labels=labels, train=train, skip_unreadable=skip_unreadable
+        )
 
     def opened(address: str) -> None:
         console.print(f"{shown}\n{address}\nCtrl-C ends the viewer.", highlight=False, soft_wrap=True)

@@ -23,9 +23,11 @@ from agrifm.maps.files.writer import map_files
 from agrifm.maps.inputs import checksums, hrefs_of, is_there, markup
 from agrifm.maps.map_scene import map_scene
 from agrifm.maps.provenance import EmbeddingDocument, Model, Provenance, processor, versions
+from agrifm.scenes.scene import Scene
 
 IDENTICAL = "identical"
 EXTENSIONS = "CPL_VSIL_CURL_ALLOWED_EXTENSIONS"  # of addresses that GDAL may open
+NO_EXTENSIONS = "{none}"
 SHOWN = 8  # folders of images that are listed
 
 
@@ -140,6 +142,17 @@ def _check_model(noted: Model, path: Path) -> None:
         )
 
 
+def scene_of_provenance(path: Path) -> Scene:
+    """Return the scene that a provenance names, from files of this machine only.
+
+    Raises:
+        InputError: If it is no provenance, or an image is missing or would be read over the network.
+    """
+    provenance = Provenance.load(path)
+    check_images(provenance, hrefs_of(provenance.scene), allow_network=False)
+    return provenance.scene
+
+
 def check_images(provenance: Provenance, hrefs: Sequence[str], *, allow_network: bool) -> None:
     """Refuse images that are neither files or folders of this machine nor, on request, addresses.
 
@@ -209,7 +222,7 @@ def _list_inputs(console: Console, model: Path, hrefs: Sequence[str]) -> None:
 def _offline() -> Generator[None]:
     """Keep GDAL, in this process and its children, from opening addresses that other files name."""
     before = os.environ.get(EXTENSIONS)
-    os.environ[EXTENSIONS] = "{none}"
+    os.environ[EXTENSIONS] = NO_EXTENSIONS
     try:
         yield
     finally:

@@ -22,6 +22,7 @@ def open_page(
     settings: Sequence[str] = (),
     *,
     labels: Path | None = None,
+    train: Path | None = None,
     skip_unreadable: bool = False,
 ) -> Page:
     """Open what one page shows: maps with a scene, parcels and labels; chips; a run; or a sample.
@@ -33,6 +34,7 @@ def open_page(
         parcels: Vector file of parcels.
         settings: ``key=value`` of ``scene.yaml``, for the scene.
         labels: GeoPackage of labels to draw into; it may not exist yet.
+        train: Folder of trainings from these labels: new, empty, or of earlier ones.
         skip_unreadable: Leave out dates of the scene with a file that does not open.
 
     Raises:
@@ -44,7 +46,7 @@ def open_page(
         )
     samples = [path for path in paths if is_sample(path)]
     if samples:
-        options = {"--parcels": parcels, "--labels": labels}
+        options = {"--parcels": parcels, "--labels": labels, "--train": train}
         others = [str(path) for path in paths if path != samples[0]]
         others += [name for name, value in options.items() if value is not None]
         _refuse_options(samples[0], others, "a sample, which is interpreted without anything but images")
@@ -52,10 +54,11 @@ def open_page(
     first = paths[0]
     is_run = (first / BEST).is_file()
     if len(paths) == 1 and (is_run or is_chip_folder(first)):
-        given = {"--scene": scene, "--parcels": parcels, "--labels": labels, "--set": tuple(settings) or None}
+        given = {"--scene": scene, "--parcels": parcels, "--labels": labels, "--train": train}
+        given["--set"] = tuple(settings) or None
         _refuse_options(first, [name for name, value in given.items() if value is not None])
         return Run.open(first) if is_run else ChipSet.open(first)
-    return open_view(paths, scene, parcels, settings, labels=labels, skip_unreadable=skip_unreadable)
+    return open_view(paths, scene, parcels, settings, labels=labels, train=train, skip_unreadable=skip_unreadable)
 
 
 def _refuse_options(path: Path, names: Sequence[str], what: str = "chips or a run") -> None:

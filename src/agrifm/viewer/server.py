@@ -1,7 +1,7 @@
 """The server of the viewer: this machine only, a secret in every address, and nothing but what was opened at its start.
 
-No request names a file: tiles and values are asked for by numbers, and the files of the page are held in memory. Labels
-and the answers of a sample are all that is written, into the file that was named at the start.
+No request names a file: tiles and values are asked for by numbers, and the files of the page are held in memory. Labels,
+what is trained from them, and the answers of a sample are all that is written, to the places that were named at the start.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ from agrifm.viewer.answers.labels import LabelAnswers
 from agrifm.viewer.answers.maps import MapAnswers
 from agrifm.viewer.answers.replies import HANDLERS, PageFiles, Threads, error
 from agrifm.viewer.answers.runs import RunAnswers
+from agrifm.viewer.answers.training import TrainingAnswers
 from agrifm.viewer.chips import ChipSet
 from agrifm.viewer.interpretation.interpreted import Interpretation
 from agrifm.viewer.opening import Page
 from agrifm.viewer.runs import Run
+from agrifm.viewer.view import Showing, View
 
 ADDRESS = "127.0.0.1"
 HOSTS = (ADDRESS, "localhost")  # any port, so that a forwarded one works
@@ -120,11 +122,24 @@ def _answers(shown: Page, threads: Threads) -> tuple[str, Routes, Routes]:
         if shown.chips is not None:
             routes |= ChipAnswers(shown.chips, threads).routes
         return "run.html", routes, {}
-    routes = MapAnswers(shown, threads).routes
-    if shown.labels is None:
-        return "index.html", routes, {}
-    labels = LabelAnswers(shown.labels, shown.maps[0] if shown.maps else None, threads)
-    return "index.html", routes | labels.routes, labels.writing_routes
+    showing = Showing(shown)
+    routes = MapAnswers(showing, threads).routes
+    writing: Routes = {}
+    if shown.labels is not None:
+        labels = LabelAnswers(shown.labels, showing, threads)
+        routes |= labels.routes
+        writing |= labels.writing_routes
+    if shown.training is not None:
+        training = TrainingAnswers(shown.training, showing, threads)
+        routes |= training.routes
+        writing |= training.writing_routes
+    return "index.html", routes, writing
+
+
+def _end(shown: Page) -> None:
+    """End what the page has started."""
+    if isinstance(shown, View) and shown.training is not None:
+        shown.training.cancel()
 
 
 def application(view: Page, token: str, *, framed: bool = False) -> ASGIApp:
@@ -159,7 +174,10 @@ def serve(view: Page, port: int, opened: Callable[[str], None]) -> None:
     token = secrets.token_urlsafe(24)
     with _listening(port) as listening:
         opened(_address(listening, token))
-        _server(application(view, token)).run(sockets=[listening])
+        try:
+            _server(application(view, token)).run(sockets=[listening])
+        finally:
+            _end(view)
 
 
 class LiveView:
@@ -192,6 +210,7 @@ class LiveView:
         self._server.should_exit = True
         self._thread.join(2 * PATIENCE)
         self._socket.close()
+        _end(self.shown)
 
     def __enter__(self) -> LiveView:
         return self

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from agrifm.errors import InputError, counted
-from agrifm.maps.inputs import hrefs_of
 from agrifm.maps.provenance import Provenance
 from agrifm.opening import open_scene
 from agrifm.products.map_rasters import is_class_map
-from agrifm.products.reproduce import check_images
+from agrifm.products.reproduce import scene_of_provenance
 from agrifm.viewer.class_map import ClassMap
 from agrifm.viewer.images import Images, located
-from agrifm.viewer.labels import LabelClass, LabelFile
+from agrifm.viewer.labeling.labels import LabelClass, LabelFile
+from agrifm.viewer.labeling.training import SceneSource, Training
 from agrifm.viewer.parcels import Parcels
 from agrifm.viewer.tiles import TileCache, color_scale
 
@@ -34,6 +35,7 @@ class View:
         images: Scene below the maps.
         parcels: Outlines above them.
         labels: Labels that a person draws.
+        training: Training from these labels, if the page offers it.
         notes: What could not be shown and why, for the page.
         cache: Memory for tiles.
     """
@@ -42,6 +44,7 @@ class View:
     images: Images | None = None
     parcels: Parcels | None = None
     labels: LabelFile | None = None
+    training: Training | None = None
     notes: tuple[str, ...] = ()
     cache: TileCache = field(default_factory=lambda: TileCache(CACHE))
 
@@ -59,6 +62,7 @@ class View:
             "images": None if self.images is None else self.images.describe(),
             "parcels": None if self.parcels is None else self.parcels.describe(),
             "labels": self.labels is not None,
+            "training": self.training is not None,
             "notes": list(self.notes),
             "scale": color_scale(SCALE_STEPS),
         }
@@ -75,6 +79,44 @@ class View:
         return ", ".join(parts)
 
 
+class Showing:
+    """The view of a page; a new map takes the place of the first one, which it is compared with.
+
+    Every map that was opened keeps its number, so that an address means the same map as long as the server runs.
+
+    Args:
+        view: What is shown at first.
+    """
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self.opened = list(view.maps)
+        self.numbers = tuple(range(len(view.maps)))
+        self._lock = Lock()
+
+    def add_map(self, path: Path) -> int:
+        """Open a map and show it; return its number.
+
+        Raises:
+            InputError: If it cannot be shown.
+        """
+        added = ClassMap.open(path)
+        with self._lock:
+            number = len(self.opened)
+            self.opened.append(added)
+            self.numbers = (number, *self.numbers[:1])
+            self.view = replace(self.view, maps=(added, *self.view.maps[:1]))
+        return number
+
+    def describe(self) -> dict[str, Any]:
+        """Return what :meth:`View.describe` does, with the number of each map."""
+        with self._lock:
+            found = self.view.describe()
+            for shown, number in zip(found["maps"], self.numbers, strict=True):
+                shown["number"] = number
+        return found
+
+
 def open_view(
     paths: Sequence[Path],
     scene: Path | None = None,
@@ -82,6 +124,7 @@ def open_view(
     settings: Sequence[str] = (),
     *,
     labels: Path | None = None,
+    train: Path | None = None,
     skip_unreadable: bool = False,
 ) -> View:
     """Open maps, a scene and parcels for one page; headers and overviews are read.
@@ -94,6 +137,7 @@ def open_view(
         parcels: Vector file of parcels.
         settings: ``key=value`` of ``scene.yaml``, for the scene.
         labels: GeoPackage of labels to draw into; it may not exist yet.
+        train: Folder of trainings from these labels.
         skip_unreadable: Leave out dates of the scene with a file that does not open.
 
     Raises:
@@ -117,16 +161,20 @@ def open_view(
     maps = tuple(ClassMap.open(path) for path in map_paths)
     images = None
     notes: list[str] = []
+    source = None
     if scenes:
         found = open_scene(scenes[0], settings, skip_unreadable=skip_unreadable)
         notes += [f"Left out, because it cannot be read: {href}" for href in found.skipped]
         images = located(found, f"Read from {scenes[0].name}.")
+        source = SceneSource(scenes[0], tuple(settings), skip_unreadable)
     elif maps:
         images, note = _images_of(map_paths[0])
         notes += [note] if note else []
+        source = None if images is None else SceneSource(Provenance.beside(map_paths[0]))
     outlines = None if parcels is None else Parcels.open(parcels)
     drawn = None if labels is None else _labels(labels, maps, images)
-    return View(maps, images, outlines, drawn, tuple(notes))
+    training = None if train is None else _training(train, drawn, source, notes)
+    return View(maps, images, outlines, drawn, training, tuple(notes))
 
 
 def refuse_other_products(path: Path) -> None:
@@ -171,6 +219,26 @@ def _labels(path: Path, maps: Sequence[ClassMap], images: Images | None) -> Labe
     return None if images is None else LabelFile.open(path, images.scene.grid, [])
 
 
+def _training(folder: Path, labels: LabelFile | None, source: SceneSource | None, notes: Sequence[str]) -> Training:
+    """Return the training of a page that has labels and images.
+
+    Raises:
+        InputError: If it lacks one of them, or the folder cannot be used.
+    """
+    if labels is None:
+        raise InputError(
+            f"--train {folder}", found="no labels", expected="labels to learn from", repair="add --labels FILE.gpkg."
+        )
+    if source is None:
+        raise InputError(
+            f"--train {folder}",
+            found=f"no images. {' '.join(notes)}",
+            expected="a scene to map",
+            repair="name it with --scene FOLDER.",
+        )
+    return Training.open(folder, labels, source)
+
+
 def _is_map(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() in RASTERS and is_class_map(path)
 
@@ -181,8 +249,6 @@ def _images_of(path: Path) -> tuple[Images | None, str]:
     if not file.is_file():
         return None, "Images are not shown, because no provenance lies beside the map; name them with --scene FOLDER."
     try:
-        provenance = Provenance.load(file)
-        check_images(provenance, hrefs_of(provenance.scene), allow_network=False)
-        return located(provenance.scene, f"Images named in {file.name}."), ""
+        return located(scene_of_provenance(file), f"Images named in {file.name}."), ""
     except InputError as error:
         return None, f"Images are not shown; name them with --scene FOLDER. {error.sentence}"

@@ -8,9 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from agrifm.viewer.answers.replies import Threads, document_of
-from agrifm.viewer.class_map import ClassMap
-from agrifm.viewer.labels import LabelFile
-from agrifm.viewer.worklist import worklist
+from agrifm.viewer.labeling.labels import LabelFile
+from agrifm.viewer.labeling.worklist import worklist
+from agrifm.viewer.view import Showing
 
 LONGEST_BODY = 32 * 2**20  # bytes of labels that a page sends
 
@@ -20,13 +20,13 @@ class LabelAnswers:
 
     Args:
         labels: The labels.
-        shown: Map whose confidence orders the worklist; None for a scene.
+        showing: What is shown; the confidence of its first map orders the worklist.
         threads: Threads that read and write.
     """
 
-    def __init__(self, labels: LabelFile, shown: ClassMap | None, threads: Threads) -> None:
+    def __init__(self, labels: LabelFile, showing: Showing, threads: Threads) -> None:
         self.labels = labels
-        self.shown = shown
+        self.showing = showing
         self.threads = threads
 
     @property
@@ -45,8 +45,8 @@ class LabelAnswers:
 
     async def worklist(self, request: Request) -> Response:
         """Places where the map is least sure."""
-        shown = self.shown
-        return await self.threads.json(request, lambda: [] if shown is None else worklist(shown))
+        maps = self.showing.view.maps
+        return await self.threads.json(request, lambda: worklist(maps[0]) if maps else [])
 
     async def save(self, request: Request) -> Response:
         """Write all labels."""

@@ -12,20 +12,25 @@ from starlette.responses import Response
 from agrifm.viewer.answers.replies import NOT_KEPT, Threads, existing, place_of, tile_of
 from agrifm.viewer.images import COMPOSITES
 from agrifm.viewer.tiles import class_tile, png, surface_tile
-from agrifm.viewer.view import View
+from agrifm.viewer.view import Showing, View
 
 
 class MapAnswers:
     """Answers about maps, images and parcels.
 
     Args:
-        view: What is shown.
+        showing: What is shown.
         threads: Threads that read.
     """
 
-    def __init__(self, view: View, threads: Threads) -> None:
-        self.view = view
+    def __init__(self, showing: Showing, threads: Threads) -> None:
+        self.showing = showing
         self.threads = threads
+
+    @property
+    def view(self) -> View:
+        """What is shown now."""
+        return self.showing.view
 
     @property
     def routes(self) -> dict[str, Callable]:
@@ -44,20 +49,20 @@ class MapAnswers:
 
     async def view_json(self, request: Request) -> Response:
         """What is shown."""
-        return await self.threads.json(request, self.view.describe)
+        return await self.threads.json(request, self.showing.describe)
 
     async def areas(self, request: Request) -> Response:
         """Hectares of the classes of a map by value."""
-        shown = self.view.maps[request.path_params["map"]]
+        shown = self.showing.opened[request.path_params["map"]]
         return await self.threads.json(request, lambda: shown.hectares)
 
     async def map_tile(self, request: Request) -> Response:
         """A tile of a map: layer 0 are its classes, the others its surfaces."""
         tile = tile_of(request)
         number, layer = request.path_params["map"], request.path_params["layer"]
-        shown = self.view.maps[number]
+        shown = self.showing.opened[number]
         if layer == 0:
-            hidden = _hidden(request)
+            hidden = frozenset(_numbers(request, "hidden"))
             return await self._png(request, (number, tile, hidden), lambda: class_tile(shown, tile, hidden))
         surface = shown.surfaces[layer - 1]
         return await self._png(request, (number, layer, tile), lambda: surface_tile(surface, tile))
@@ -84,9 +89,11 @@ class MapAnswers:
         return await self.threads.json(request, lambda: {"clear": images.clear_share(sensor, step)})
 
     async def pixel(self, request: Request) -> Response:
-        """What the maps hold at a place."""
+        """What the maps of the page hold at a place."""
         longitude, latitude = place_of(request)
-        return await self.threads.json(request, lambda: [shown.at(longitude, latitude) for shown in self.view.maps])
+        numbers = _numbers(request, "maps") or self.showing.numbers
+        maps = [self.showing.opened[number] for number in numbers]
+        return await self.threads.json(request, lambda: [shown.at(longitude, latitude) for shown in maps])
 
     async def series(self, request: Request) -> Response:
         """The series of all sensors at a place."""
@@ -104,13 +111,13 @@ class MapAnswers:
         return await self.threads.png(request, lambda: self.view.cache.get(key, draw))
 
 
-def _hidden(request: Request) -> frozenset[int]:
-    """Values of the classes that are hidden, from text such as ``0,3``."""
-    text = request.query_params.get("hidden", "")
+def _numbers(request: Request, name: str) -> list[int]:
+    """Numbers of classes or maps, from text such as ``0,3``."""
+    text = request.query_params.get(name, "")
     try:
-        values = frozenset(int(part) for part in text.split(",") if part)
+        values = [int(part) for part in text.split(",") if part]
     except ValueError as error:
-        raise HTTPException(400, "Hidden classes must be numbers.") from error
+        raise HTTPException(400, f"The value of '{name}' must be numbers.") from error
     if any(not 0 <= value <= 255 for value in values):
-        raise HTTPException(400, "Hidden classes must be numbers from 0 to 255.")
+        raise HTTPException(400, f"The value of '{name}' must be numbers from 0 to 255.")
     return values

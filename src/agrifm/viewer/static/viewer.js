@@ -14,10 +14,12 @@ import { readAreas } from "./js/legend.js";
 import { padding } from "./js/pane.js";
 import { buildPanel } from "./js/panel.js";
 import { closePixel, listenToPane } from "./js/pixel.js";
+import { returnHere } from "./js/reload.js";
 import { showSeries } from "./js/series.js";
 import { dateChanged, everything, sensorChanged, setView, state, view } from "./js/state.js";
 import { listenToDivider } from "./js/swipe.js";
 import { buildTimeline, chooseFirstDate, readClearShares, setStep, showTimeline } from "./js/timeline.js";
+import { readTraining } from "./js/train_panel.js";
 
 function listenToKeys() {
   document.addEventListener("keydown", (event) => {
@@ -49,7 +51,11 @@ async function start() {
   await opened;
   if (view.images) await chooseFirstDate();
   redraw();
-  if (view.labels && (await readLabels())) await startLabeling();
+  await returnHere();
+  if (view.labels && (await readLabels())) {
+    await startLabeling();
+    if (view.training) await readTraining();
+  }
   await readAreas();
   if (view.images) await readClearShares();
 }

@@ -9,6 +9,7 @@ import {
 import { left } from "./layers.js";
 import { selectPlace } from "./pixel.js";
 import { view } from "./state.js";
+import { trainingBox } from "./train_panel.js";
 
 /** @typedef {{lon: number, lat: number, confidence: number}} Doubt */
 
@@ -36,6 +37,7 @@ export function labelGroup() {
   const parts = [tools, h("p", { class: "note", id: "tool-help", "aria-live": "polite" }), h("div", { id: "label-classes" }), form,
     h("div", { id: "worklist" }), buttons, h("p", { class: "note", id: "label-status", role: "status" })];
   labelsChanged.push(showPanel);
+  if (view.training) parts.push(trainingBox());
   return group("Labels", null, () => {}, ...parts);
 }
 

@@ -62,10 +62,10 @@ function mapTiles(index) {
   if (state.layer === "classes") {
     const hidden = shown.classes.filter((entry) => state.hidden.has(keyOf(entry))).map((entry) => entry.value);
     if (hidden.length === shown.classes.length) return "";
-    return tiles(`map/${index}/0`) + (hidden.length ? `?hidden=${hidden.join(",")}` : "");
+    return tiles(`map/${shown.number}/0`) + (hidden.length ? `?hidden=${hidden.join(",")}` : "");
   }
   const number = shown.surfaces.findIndex((surface) => surface.name === state.layer);
-  return number < 0 ? "" : tiles(`map/${index}/${number + 1}`);
+  return number < 0 ? "" : tiles(`map/${shown.number}/${number + 1}`);
 }
 
 function imageTiles() {

@@ -108,7 +108,7 @@ function scaleLegend() {
 export async function readAreas() {
   areas = view.maps.map(() => null);
   for (let i = 0; i < view.maps.length; i++) {
-    const found = await ask(`areas/${i}.json`);
+    const found = await ask(`areas/${view.maps[i].number}.json`);
     areas[i] = found ?? null;
     if (found && i === 0 && view.maps.length === 1) {
       const total = Object.values(found).reduce((sum, area) => sum + area, 0);

@@ -35,7 +35,8 @@ function select(event) {
 export async function selectPlace(lng, lat, crop = null) {
   const number = ++selection;
   const query = `?lon=${lng}&lat=${lat}`;
-  const found = view.maps.length ? await ask(`pixel.json${query}`) : [];
+  const maps = view.maps.map((shown) => shown.number).join(",");
+  const found = view.maps.length ? await ask(`pixel.json${query}&maps=${maps}`) : [];
   if (number !== selection || found === undefined) return;
   const inside = found.some((/** @type {Pixel | null} */ pixel) => pixel !== null) || view.images !== null || crop !== null;
   if (!inside) {

@@ -124,14 +124,37 @@ class LabelFile:
         with self._lock:
             self._refuse_stale(document.get("version"))
             table = self._table_of(document["features"])
-            with locked(self.path), whole(self.path) as unfinished:
-                stored = table.to_crs(str(self.grid.crs))
-                stored.to_file(unfinished, layer=self.path.stem, driver="GPKG", geometry_type="Unknown")
+            with locked(self.path):
+                self._write(table, self.path)
             self.table = table
             self.classes = _with_classes_of(table, self.classes)
             self.version += 1
             self._stamp = FileStamp.of(self.path)
             return {"version": self.version}
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of saved labels of each class that has any."""
+        return {str(name): int(count) for name, count in self.table[CLASS].value_counts().items()}
+
+    def copy_to(self, path: Path, version: object) -> None:
+        """Write the saved labels to another file.
+
+        Args:
+            path: The file.
+            version: Version of the labels that the page has read or saved last.
+
+        Raises:
+            InputError: If the labels were changed elsewhere, or the file cannot be written.
+        """
+        with self._lock:
+            self._refuse_stale(version)
+            self._write(self.table, path)
+
+    def _write(self, table: geopandas.GeoDataFrame, path: Path) -> None:
+        """Write labels in degrees as a GeoPackage in the CRS of the grid."""
+        stored = table.to_crs(str(self.grid.crs))
+        with whole(path) as unfinished:
+            stored.to_file(unfinished, layer=path.stem, driver="GPKG", geometry_type="Unknown")
 
     def _refuse_stale(self, version: object) -> None:
         if version != self.version:
