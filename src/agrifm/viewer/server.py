@@ -1,7 +1,8 @@
 """The server of the viewer: this machine only, a secret in every address, and nothing but what was opened at its start.
 
-No request names a file: tiles and values are asked for by numbers, and the files of the page are held in memory. Labels, what
-is trained from them, and the answers of a sample are all that is written, to places that were named at the start.
+No request names a file: tiles and values are asked for by numbers, and the files of the page are held in memory.
+Labels, what is trained from them, and the answers of a sample are all that is written, to places that were named at the
+start.
 """
 
 from __future__ import annotations
