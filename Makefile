@@ -40,6 +40,7 @@ soak: .venv/ready  ## 200 commands stopped at random moments and given again; th
 
 bench: .venv/ready  ## cost of the model against a plainly written one, as ratios (about an hour for everything)
 	$(BIN)/python benchmarks/cost.py
+	$(BIN)/python benchmarks/targets.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/counted.py
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from yardstick import ExplicitSwin, yardstick_model
 
+from agrifm.nn.memory import keep_freed_memory
 from agrifm.nn.model import CropModel, ModelConfig
 from agrifm.nn.swin import SIZES, Swin
 from agrifm.sample import Batch, Sample, collate
@@ -162,12 +163,20 @@ def _autocast(case: Case) -> torch.autocast:
     return torch.autocast("cpu", dtype=torch.bfloat16, enabled=PRECISIONS[case.precision] is torch.bfloat16)
 
 
-def in_child(case: Case, mode: str, options: argparse.Namespace) -> Any:
-    """Run one measurement in a process of its own; an empty result where it took too long or too much."""
-    task = json.dumps({"case": asdict(case), "mode": mode, "repeats": options.repeats, "limit": options.limit})
+def in_child(case: Case, mode: str, options: argparse.Namespace, *, keep: bool = False) -> Any:
+    """Run one measurement in a process of its own; an empty result where it took too long or too much.
+
+    Args:
+        case: What is measured.
+        mode: ``forward``, ``train`` or ``profile``.
+        options: Repeats and limit in seconds.
+        keep: Keep freed memory in the process, as training and mapping do.
+    """
+    values = {"mode": mode, "repeats": options.repeats, "limit": options.limit, "keep": keep}
+    task = json.dumps({"case": asdict(case), **values})
     # Threads that wait must sleep: on a busy machine their spinning would be measured.
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-    command = [sys.executable, __file__, "--task", task]
+    command = [sys.executable, str(Path(__file__).resolve()), "--task", task]
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=options.limit, env=environment)
     except subprocess.TimeoutExpired:
@@ -182,6 +191,8 @@ def run_task(text: str) -> None:
     """What the child does: measure, and print the result as JSON."""
     task = json.loads(text)
     case = Case(**task["case"])
+    if task.get("keep"):
+        keep_freed_memory()
     torch.manual_seed(0)
     measures = {
         "forward": partial(measure_forward, case, task["repeats"], task["limit"]),
