@@ -61,26 +61,24 @@ TARGETS = (
     target("tiny model, training step", "tiny", 128, "float32", LIGHT, "train", 5.0),
 )
 OURS, THEIRS, DEFAULT = "ours", "yardstick", "yardstick, default allocator"
-Found = dict[tuple[Case, str, str], list[Result]]  # by case of ours, mode and what was measured
+Found = dict[tuple[Case, str, str], list[Result]]  # by case, mode and what was measured
 
 
 def measure(options: argparse.Namespace) -> Found:
     """Measure all rows, round after round, and say how far it is."""
-    jobs = list(dict.fromkeys((row.case, row.mode) for row in TARGETS))
+    jobs = {}
+    for row in TARGETS:
+        jobs[row.case, row.mode, OURS] = (row.case, True)
+        jobs[row.case.yardstick, row.mode, THEIRS] = (row.case.yardstick, True)
+        jobs[row.case.yardstick, row.mode, DEFAULT] = (row.case.yardstick, False)
     found: Found = {}
     start = time.perf_counter()
     for number in range(options.rounds):
-        for case, mode in jobs:
-            measured = {
-                OURS: in_child(case, mode, options, keep=True),
-                THEIRS: in_child(case.yardstick, mode, options, keep=True),
-                DEFAULT: in_child(case.yardstick, mode, options),
-            }
-            for what, result in measured.items():
-                found.setdefault((case, mode, what), []).append(result)
+        for (case, mode, what), (measured, keep) in jobs.items():
+            found.setdefault((case, mode, what), []).append(in_child(measured, mode, options, keep=keep))
             spent = time.perf_counter() - start
-            what = f"round {number + 1} of {options.rounds}: {case.size} {case.pixels} {case.precision} {case.subject}"
-            print(f"{what}: {mode}, {spent:.0f} s spent", file=sys.stderr, flush=True)
+            name = f"round {number + 1} of {options.rounds}: {case.size} {case.pixels} {case.precision} {case.subject}"
+            print(f"{name}: {mode}, {spent:.0f} s spent", file=sys.stderr, flush=True)
     return found
 
 
@@ -91,7 +89,8 @@ def table(found: Found) -> Iterator[str]:
     for row in TARGETS:
         middle = {}
         for what in (OURS, THEIRS, DEFAULT):
-            values = [result[row.key] for result in found[row.case, row.mode, what] if row.key in result]
+            case = row.case if what == OURS else row.case.yardstick
+            values = [result[row.key] for result in found[case, row.mode, what] if row.key in result]
             middle[what] = median(values) if values else float("nan")
         ours, kept, default = middle[OURS], middle[THEIRS], middle[DEFAULT]
         unit = "MB" if row.key == "megabytes" else "s"
