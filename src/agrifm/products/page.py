@@ -29,6 +29,12 @@ img { max-width: 100%; min-width: 24rem; border: 1px solid #ddd }
 pre { background: #f6f6f6; padding: .8rem; overflow-x: auto }
 caption, .note { color: #555; text-align: left } .missing { background: #fff4d6; padding: .5rem .8rem }
 .swatch { display: inline-block; width: .9em; height: .9em; border: 1px solid #888; margin-right: .4em }
+code { overflow-wrap: anywhere } .swatch, td, .missing { print-color-adjust: exact; -webkit-print-color-adjust: exact }
+@media print {
+  body { font-size: 11pt; margin: 0; max-width: none }
+  h2, th { break-after: avoid } tr, img, .missing { break-inside: avoid } img { min-width: 0; max-height: 22cm }
+  pre { white-space: pre-wrap; overflow-wrap: anywhere }
+}
 """
 # The page must not load anything.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -95,9 +101,22 @@ def facts(pairs: Iterable[tuple[str, object]]) -> Html:
     for name, value in pairs:
         text = str(value)
         if isinstance(value, Mapping):
-            text = ", ".join(f"{key} {part}" for key, part in value.items())
+            text = ", ".join(f"{key} {_plain(part)}" for key, part in value.items())
         rows.append(f"<tr><td>{shown(name)}</td><td>{shown(text)}</td></tr>")
     return Html('<table class="facts">\n' + "\n".join(rows) + "\n</table>")
+
+
+def _plain(value: object) -> str:
+    """A value of a dictionary as a person would write it."""
+    if value is None:
+        return "by default"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return " + ".join(map(str, value)) or "none"
+    return str(value)
 
 
 def _number(value: object) -> str:

@@ -72,7 +72,7 @@ def _map_page(path: Path) -> tuple[str, list[Html]]:
         else:
             text = note(f"{model} is missing or has changed since, so its scores are not reported here.")
             parts.append(section("The model", text))
-    return f"Map {path.stem}", parts
+    return f"Map {path.name}", parts
 
 
 def _model(loaded: Checkpoint, path: Path) -> Iterator[Html]:
