@@ -1,6 +1,7 @@
 """Models on a hub, against a server on this machine that answers as the Hugging Face Hub does."""
 
 import base64
+import hashlib
 import json
 import re
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
+import pystac
 import pytest
 import rasterio
 import torch
@@ -172,7 +174,7 @@ def test_a_model_is_published_and_opened_by_its_address(server, checkpoint, run)
     assert "train.txt" not in printed
     assert server.created[0].get("private") or server.created[0]["visibility"] == "private", server.created
     files = server.files["farm/crops"]
-    assert sorted(files) == ["README.md", "model.safetensors"]
+    assert sorted(files) == ["README.md", "model.json", "model.safetensors"]
     assert files["model.safetensors"] == checkpoint.read_bytes()
 
     server.requests.clear()
@@ -184,6 +186,23 @@ def test_a_model_is_published_and_opened_by_its_address(server, checkpoint, run)
     agrifm.load(f"hf://farm/crops@{REVISION}/model.safetensors")
     assert sum(request.startswith("GET farm/crops/resolve/") for request in server.requests) == 1
     assert run("show", "hf://farm/crops")[1].startswith("name: farms\n")
+
+
+def test_the_item_describes_the_model_to_a_catalog(server, checkpoint):
+    push(checkpoint, "hf://farm/crops")
+    files = server.files["farm/crops"]
+    item = pystac.Item.from_dict(json.loads(files["model.json"]))
+    asset = item.assets["model"]
+    assert asset.href == "./model.safetensors"
+    assert asset.extra_fields["file:checksum"] == f"1220{hashlib.sha256(files['model.safetensors']).hexdigest()}"
+    assert [band["name"] for band in asset.extra_fields["bands"]] == [*S2.band_ids, *LANDSAT.band_ids]
+    [output] = item.properties["mlm:output"]
+    assert output["result"]["shape"] == [-1, len(CLASSES), -1, -1]
+    assert [entry["title"] for entry in output["classification:classes"]] == CLASSES
+    mlm = pytest.importorskip("pystac.extensions.mlm")
+    described = mlm.MLMExtension.ext(item)
+    assert described.tasks == ["semantic-segmentation"]
+    assert [each.name for each in described.input] == ["S2", "Landsat"]
 
 
 def test_the_card_states_the_facts_of_the_checkpoint(server, checkpoint):

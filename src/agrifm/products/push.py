@@ -1,12 +1,15 @@
-"""Publish a model on a hub: its file and a model card, in one commit."""
+"""Publish a model on a hub: its file, a model card and a STAC item, in one commit."""
 
 from __future__ import annotations
 
+import json
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from agrifm.checkpoint import Checkpoint
 from agrifm.errors import InputError
+from agrifm.io import checksum
+from agrifm.maps.files.model_item import model_item
 from agrifm.network.hub import MODEL, HubAddress, upload
 from agrifm.products.model_card import model_card
 
@@ -15,7 +18,7 @@ LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 
 def push(checkpoint: Path, address: str, *, license_name: str = "unknown", private: bool = False) -> str:
-    """Publish a checkpoint with a model card. A repository that does not exist is created.
+    """Publish a checkpoint with a model card and a STAC item. A repository that does not exist is created.
 
     Args:
         checkpoint: Path of the checkpoint.
@@ -38,8 +41,16 @@ def push(checkpoint: Path, address: str, *, license_name: str = "unknown", priva
             expected="the name of a license on the hub: small letters, digits, dots and hyphens",
             repair="give a name such as apache-2.0, cc-by-4.0 or other.",
         )
-    card = model_card(Checkpoint.load(checkpoint), target, license_name)
-    return upload(target, {target.file or MODEL: checkpoint, CARD: card}, private=private)
+    model = Checkpoint.load(checkpoint)
+    file = target.file or MODEL
+    name = PurePosixPath(file)
+    item = model_item(model, name.stem, checksum(checkpoint), f"./{name.name}")
+    contents = {
+        file: checkpoint,
+        CARD: model_card(model, target, license_name),
+        str(name.with_suffix(".json")): json.dumps(item, indent=1, ensure_ascii=False),
+    }
+    return upload(target, contents, private=private)
 
 
 def stated_places(checkpoint: Path) -> list[str]:
