@@ -9,6 +9,7 @@ from conftest import SENSORS, random_sample, unequal_samples
 from agrifm.errors import InputError
 from agrifm.nn.decoder import masked_softmax, resample, resample_matrix
 from agrifm.nn.embedding import Context, Series, fill_gaps, resample_in_time, token_validity
+from agrifm.nn.linear import LEAST_WIDTH, Linear
 from agrifm.nn.model import CropModel, ModelConfig, count_parameters
 from agrifm.nn.swin import SIZES, SwinSize
 from agrifm.nn.windows import WindowAttention
@@ -266,3 +267,31 @@ def test_context_ignores_padded_frames():
     days = torch.tensor([[0.0, 100.0]])
     tokens = context(torch.zeros(1, 1, 1, 1, 4), valid, days, real)
     torch.testing.assert_close(tokens.flatten(), torch.full((4,), 1.0 + 4.0))
+
+
+@pytest.mark.parametrize("width", [48, LEAST_WIDTH])
+@pytest.mark.parametrize("gelu", [False, True])
+def test_a_linear_layer_has_the_outputs_and_gradients_of_pytorch(width, gelu):
+    torch.manual_seed(0)
+    layer = Linear(width, 40, gelu=gelu)
+    plain = torch.nn.Linear(width, 40)
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(3, 5, width, requires_grad=True)
+    same_x = x.detach().clone().requires_grad_()
+    output = layer(x)
+    expected = torch.nn.functional.gelu(plain(same_x)) if gelu else plain(same_x)
+    torch.testing.assert_close(output, expected)
+    weights = torch.randn_like(output)
+    (output * weights).sum().backward()
+    (expected * weights).sum().backward()
+    torch.testing.assert_close(x.grad, same_x.grad)
+    for parameter, same in zip(layer.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, same.grad)
+
+
+def test_a_frozen_linear_layer_passes_gradients_on():
+    layer = Linear(48, 40).requires_grad_(False)
+    x = torch.randn(4, 48, requires_grad=True)
+    layer(x).sum().backward()
+    torch.testing.assert_close(x.grad, layer.weight.sum(0).expand(4, -1))
+    assert layer.weight.grad is None

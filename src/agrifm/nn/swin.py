@@ -18,7 +18,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from agrifm.nn.windows import Linear, Triple, WindowAttention, clip_window, in_portions, lay_out
+from agrifm.nn.linear import Linear
+from agrifm.nn.windows import Triple, WindowAttention, clip_window, in_portions, lay_out
 
 Tokens = Float[Tensor, "b t h w c"]
 

@@ -25,15 +25,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from agrifm.nn.linear import Linear, cpu_inference
+
 Triple = tuple[int, int, int]
 
 # Numbers of elements. A CPU is fastest, and needs least memory, on portions that stay in its cache.
 PORTION_OF_TOKENS = 2**20
 PORTION_OF_SCORES = 2**20
-
-# ``_linear_pointwise`` is private, but it is the operation that TorchInductor itself emits for linear layers.
-# Where a release of PyTorch or a processor does not have it, ``Linear`` falls back to the public operation.
-_HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def clip_window(size: Triple, window: Triple, *, shifted: bool) -> tuple[Triple, Triple]:
@@ -245,7 +243,7 @@ class WindowAttention(nn.Module):
     ) -> Float[Tensor, "n k c"]:
         """Attend within each window. The ``groups`` count all windows in order."""
         bias = self.bias(window)
-        if _cpu_inference(x):
+        if cpu_inference(x):
             limit = max(1, PORTION_OF_TOKENS // x[0].numel())
             outputs = []
             for rows, mask in window_batches(bias, groups, limit):
@@ -290,36 +288,11 @@ def in_portions(
     """
     if recompute and torch.is_grad_enabled():
         function = partial(checkpoint, function, use_reentrant=False, preserve_rng_state=False)
-    elif not _cpu_inference(x):
+    elif not cpu_inference(x):
         return function(x)
     tokens = x.flatten(0, -2)
     portion = max(1, PORTION_OF_TOKENS // x.shape[-1]) if x.device.type == "cpu" else len(tokens)
     return torch.cat([function(part) for part in tokens.split(portion)]).view(x.shape)
-
-
-def _cpu_inference(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-
-
-class Linear(nn.Linear):
-    """A linear layer with an optional GELU.
-
-    For float32 inference on a CPU it calls oneDNN. On processors that are not Intel's this is a quarter to a third
-    faster than the library that PyTorch calls by default, and GELU is applied in the same pass.
-    """
-
-    def __init__(self, inputs: int, outputs: int, *, gelu: bool = False) -> None:
-        super().__init__(inputs, outputs)
-        self.gelu = gelu
-
-    def forward(self, input: Float[Tensor, "*tokens c"]) -> Float[Tensor, "*tokens d"]:
-        """Project the last axis."""
-        is_float32 = input.dtype == self.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        if _HAS_ONEDNN and is_float32 and _cpu_inference(input):
-            activation = ("gelu", [], "none") if self.gelu else ("none", [], "")
-            return torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, *activation)
-        output = super().forward(input)
-        return F.gelu(output) if self.gelu else output
 
 
 def window_batches(bias: Tensor, groups: tuple[WindowGroup, ...], limit: int) -> Iterator[tuple[slice, Tensor]]:
