@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import Annotated, Any
@@ -23,6 +23,8 @@ from agrifm.tensor_files import DAMAGED
 
 CHUNK = 1024  # pixels computed at a time; their features stay in the cache of a processor
 DEEPEST = 1000  # levels of a tree
+
+OfPixels = Callable[[Tensor, Sequence[str]], Tensor]  # from features (n, f) of some sensors to numbers (n, c)
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,21 @@ class PixelEnsemble(nn.Module):
         Raises:
             InputError: If a sample has no set of sensors that the classifiers were fitted for.
         """
+        return self._on_grid(batch, self.probabilities).clamp(min=LEAST_OUTPUT).log()
+
+    def votes(self, batch: Batch) -> Float[Tensor, "b mk y x"]:
+        """Return the probabilities of every member, one member after the other, on the same grid.
+
+        Their mean by weight is that of the ensemble. All samples have the same sensors; :meth:`members_for` tells whose
+        probabilities these are.
+
+        Raises:
+            InputError: If a sample has no set of sensors that the classifiers were fitted for.
+        """
+        return self._on_grid(batch, self._votes_of_pixels)
+
+    def _on_grid(self, batch: Batch, compute: OfPixels) -> Float[Tensor, "b c y x"]:
+        """Compute numbers of every pixel of every sample, chunk by chunk."""
         size = batch.size(self._present(batch))
         maps = []
         for index in range(len(batch)):
@@ -76,9 +93,10 @@ class PixelEnsemble(nn.Module):
             parts = []
             for pixels in torch.arange(count, device=self.known.device).split(CHUNK):
                 features = self.features.of_sample(batch, index, sensors, size, pixels)
-                parts.append(self.probabilities(features, sensors))
-            maps.append(torch.cat(parts).T.view(self.classes, *size))
-        return torch.stack(maps).clamp(min=LEAST_OUTPUT).log()
+                parts.append(compute(features, sensors))
+            values = torch.cat(parts)
+            maps.append(values.T.view(values.shape[1], *size))
+        return torch.stack(maps)
 
     def probabilities(self, features: Float[Tensor, "n f"], sensors: Sequence[str]) -> Float[Tensor, "n k"]:
         """Mean of the probabilities of the members for these sensors."""
@@ -86,7 +104,19 @@ class PixelEnsemble(nn.Module):
         for member in self.members:
             if member.sensors == tuple(sensors):
                 total += member.weight * member.module(features)
-        return total.new_zeros(len(features), self.classes).index_copy(1, self.known, total)
+        return self._of_all_classes(total)
+
+    def _votes_of_pixels(self, features: Float[Tensor, "n f"], sensors: Sequence[str]) -> Float[Tensor, "n mk"]:
+        votes = []
+        for member in self.members:
+            if member.sensors == tuple(sensors):
+                votes.append(self._of_all_classes(member.module(features)))
+        return torch.cat(votes, 1)
+
+    def _of_all_classes(self, probabilities: Float[Tensor, "n known"]) -> Float[Tensor, "n k"]:
+        """Add the classes that the training labels did not hold, with probability 0."""
+        every = probabilities.new_zeros(len(probabilities), self.classes)
+        return every.index_copy(1, self.known, probabilities)
 
     def _present(self, batch: Batch) -> tuple[str, ...]:
         return tuple(sensor.name for sensor in self.features.sensors if sensor.name in batch.images)
@@ -94,16 +124,29 @@ class PixelEnsemble(nn.Module):
     def _sensors_for(self, batch: Batch, index: int) -> tuple[str, ...]:
         """The largest set of sensors that a sample has and members were fitted for."""
         present = {name for name in self._present(batch) if int(batch.frames[name][index])}
-        usable = [member.sensors for member in self.members if present.issuperset(member.sensors)]
-        if usable:
-            return max(usable, key=len)
-        fitted = {", ".join(member.sensors): None for member in self.members}
-        raise InputError(
-            f"sample {batch.names[index]}",
-            found=f"sensors {', '.join(sorted(present)) or '(none)'}",
-            expected=f"at least {' or '.join(fitted)}",
-            repair="give the model a sensor it was trained with.",
-        )
+        return self.members_for(present, f"sample {batch.names[index]}")[0].sensors
+
+    def members_for(self, sensors: Collection[str], where: str) -> list[Fitted]:
+        """Return the members that classify a sample: those of the largest set of sensors that it has.
+
+        Args:
+            sensors: Names of the sensors of the sample.
+            where: Name of the sample, for errors.
+
+        Raises:
+            InputError: If there is no such member.
+        """
+        usable = [member.sensors for member in self.members if set(sensors).issuperset(member.sensors)]
+        if not usable:
+            fitted = {", ".join(member.sensors): None for member in self.members}
+            raise InputError(
+                where,
+                found=f"sensors {', '.join(sorted(sensors)) or '(none)'}",
+                expected=f"at least {' or '.join(fitted)}",
+                repair="give the model a sensor it was trained with.",
+            )
+        largest = max(usable, key=len)
+        return [member for member in self.members if member.sensors == largest]
 
     def tensors(self) -> dict[str, Tensor]:
         """Arrays of all members by the number of the member and the name of the array."""
