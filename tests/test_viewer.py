@@ -46,6 +46,7 @@ from agrifm.maps.options import MapOptions
 from agrifm.maps.seam_audit import Seams
 from agrifm.opening import open_scene
 from agrifm.pixels.ensemble import PixelEnsemble
+from agrifm.scenes.scene import Layer
 from agrifm.scenes.tile import Area
 from agrifm.sensors import names
 from agrifm.synthetic.chips import CLASSES
@@ -305,6 +306,19 @@ def test_the_members_of_a_model_vote(client, ground):
     assert get(client, "votes/0.json?lon=100&lat=10").json() == []
 
 
+def test_votes_of_resized_images_are_interpolated_like_the_map(tmp_path, ground):
+    folder, grid, _ = ground
+    scene = open_scene(folder / "images")
+    checkpoint = Checkpoint.load(folder / "model.safetensors")
+    experiment = checkpoint.experiment.with_data(resize={"S2": (40, 40), "Landsat": (20, 20)})
+    resized = replace(checkpoint, experiment=experiment)
+    resized.save(tmp_path / "resized.safetensors")
+    write_provenance(tmp_path / "map.tif", scene, tmp_path / "resized.safetensors")
+    row, column = 61, 110
+    votes = Votes().at(tmp_path / "map.tif", *place_of(grid, row, column))
+    check_votes(votes, resized, scene, Area(row, column, 1, 1))
+
+
 def test_the_network_votes_in_the_windows_of_the_map(tmp_path, ground):
     folder, grid, _ = ground
     scene = open_scene(folder / "images")
@@ -321,6 +335,24 @@ def test_the_network_votes_in_the_windows_of_the_map(tmp_path, ground):
     pixel = Area(row, column, 1, 1)
     assert len(plan(both, scene, MapOptions()).windows.over(pixel)) == 4
     check_votes(votes, both, scene, pixel)
+
+
+def test_pixels_that_no_sensor_saw_have_no_votes(tmp_path, ground):
+    folder, *_ = ground
+    scene = open_scene(folder / "images").only(("Landsat",))
+    layer = scene.layers[0]
+    clear = scene.read(Area(0, 0, *scene.grid.shape)).stacks["Landsat"].clear
+    step = next(step for step, mask in enumerate(clear) if mask.any() and not mask.all())  # the date that remains
+    frames = tuple(frame for frame in layer.frames if frame.day == layer.days[step])
+    write_provenance(
+        tmp_path / "map.tif",
+        replace(scene, layers=(Layer(layer.sensor, frames),)),
+        folder / "model.safetensors",
+    )
+    votes = Votes()
+    for is_clear, count in ((True, 2), (False, 0)):
+        row, column = np.argwhere(clear[step] == is_clear)[0]
+        assert len(votes.at(tmp_path / "map.tif", *place_of(scene.grid, row, column))) == count
 
 
 def test_without_the_model_of_the_map_there_are_no_votes(tmp_path, ground):

@@ -90,7 +90,7 @@ def experiment_of_ground():
 
 
 def write_model(folder):
-    """Write classifiers of pixels as the model of the first map; for S2 alone there is another one."""
+    """Write classifiers of pixels as the model of the first map; for Landsat alone it has others."""
     scene = open_scene(folder / "images")
     with rasterio.open(folder / "images" / "truth.tif") as file:
         truth = file.read(1)
@@ -102,7 +102,8 @@ def write_model(folder):
     for name, sensors, weight in (
         ("lda", ("S2", "Landsat"), 0.75),
         ("logistic", ("S2", "Landsat"), 0.25),
-        ("lda", ("S2",), 1.0),
+        ("lda", ("Landsat",), 0.5),
+        ("logistic", ("Landsat",), 0.5),
     ):
         values = features.of_sample(batch, 0, sensors, truth.shape, torch.from_numpy(pixels))
         module = fit_member(name, values.numpy(), truth.ravel()[pixels], 0)

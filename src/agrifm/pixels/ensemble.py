@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import Annotated, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
@@ -23,8 +23,6 @@ from agrifm.tensor_files import DAMAGED
 
 CHUNK = 1024  # pixels computed at a time; their features stay in the cache of a processor
 DEEPEST = 1000  # levels of a tree
-
-OfPixels = Callable[[Tensor, Sequence[str]], Tensor]  # from features (n, f) of some sensors to numbers (n, c)
 
 
 @dataclass(frozen=True)
@@ -70,21 +68,6 @@ class PixelEnsemble(nn.Module):
         Raises:
             InputError: If a sample has no set of sensors that the classifiers were fitted for.
         """
-        return self._on_grid(batch, self.probabilities).clamp(min=LEAST_OUTPUT).log()
-
-    def votes(self, batch: Batch) -> Float[Tensor, "b mk y x"]:
-        """Return the probabilities of every member, one member after the other, on the same grid.
-
-        Their mean by weight is that of the ensemble. All samples have the same sensors; :meth:`members_for` tells whose
-        probabilities these are.
-
-        Raises:
-            InputError: If a sample has no set of sensors that the classifiers were fitted for.
-        """
-        return self._on_grid(batch, self._votes_of_pixels)
-
-    def _on_grid(self, batch: Batch, compute: OfPixels) -> Float[Tensor, "b c y x"]:
-        """Compute numbers of every pixel of every sample, chunk by chunk."""
         size = batch.size(self._present(batch))
         maps = []
         for index in range(len(batch)):
@@ -93,10 +76,9 @@ class PixelEnsemble(nn.Module):
             parts = []
             for pixels in torch.arange(count, device=self.known.device).split(CHUNK):
                 features = self.features.of_sample(batch, index, sensors, size, pixels)
-                parts.append(compute(features, sensors))
-            values = torch.cat(parts)
-            maps.append(values.T.view(values.shape[1], *size))
-        return torch.stack(maps)
+                parts.append(self.probabilities(features, sensors))
+            maps.append(torch.cat(parts).T.view(self.classes, *size))
+        return torch.stack(maps).clamp(min=LEAST_OUTPUT).log()
 
     def probabilities(self, features: Float[Tensor, "n f"], sensors: Sequence[str]) -> Float[Tensor, "n k"]:
         """Mean of the probabilities of the members for these sensors."""
@@ -106,12 +88,27 @@ class PixelEnsemble(nn.Module):
                 total += member.weight * member.module(features)
         return self._of_all_classes(total)
 
-    def _votes_of_pixels(self, features: Float[Tensor, "n f"], sensors: Sequence[str]) -> Float[Tensor, "n mk"]:
+    def votes(
+        self, batch: Batch, index: int, pixels: Int[Tensor, " n"], size: tuple[int, int]
+    ) -> Float[Tensor, "m n k"]:
+        """Return the probabilities of each member for some pixels of one sample; their mean by weight is the model's.
+
+        Args:
+            batch: Holds the sample.
+            index: Number of the sample in the batch.
+            pixels: Flat indices of the pixels.
+            size: Rows and columns of the grid on which the pixels lie.
+
+        Raises:
+            InputError: If the sample has no set of sensors that the classifiers were fitted for.
+        """
+        sensors = self._sensors_for(batch, index)
+        features = self.features.of_sample(batch, index, sensors, size, pixels)
         votes = []
         for member in self.members:
-            if member.sensors == tuple(sensors):
+            if member.sensors == sensors:
                 votes.append(self._of_all_classes(member.module(features)))
-        return torch.cat(votes, 1)
+        return torch.stack(votes)
 
     def _of_all_classes(self, probabilities: Float[Tensor, "n known"]) -> Float[Tensor, "n k"]:
         """Add the classes that the training labels did not hold, with probability 0."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -123,13 +124,51 @@ class VotingModel:
         if not clear_dates(data, pixel).any():
             return []
         windows = self.job.windows.over(pixel)
-        outputs = self.job.apply(data, windows, _votes)
+        areas = [self.job.windows.with_margin(window) for window in windows]
+        asked = _PixelInWindows(pixel, areas)
+        outputs = self.job.apply(data, windows, asked.votes)
         total = np.zeros(outputs.shape[1], np.float32)
         for window, values in zip(windows, outputs, strict=True):
             part = self.job.windows.part(window, pixel)
             total += part.weight[0, 0] * values[:, *part.in_window][:, 0, 0]
         shares = np.split(total, len(self.voters))
         return [Vote(voter, share) for voter, share in zip(self.voters, shares, strict=True)]
+
+
+@dataclass(frozen=True)
+class _PixelInWindows:
+    """One pixel of a map and the windows over it.
+
+    Args:
+        pixel: The pixel.
+        areas: Pixels of each window with its margin; all of one size.
+    """
+
+    pixel: Area
+    areas: Sequence[Area]
+
+    def votes(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Probabilities ``(b, m * k, y, x)`` of all members, one after the other; of classifiers for the pixel only."""
+        if not isinstance(model, Blend):
+            return self._of_classifiers(model, batch)
+        network = torch.softmax(model.first(batch).float(), 1)
+        return torch.cat([network, self._of_classifiers(model.second, batch)], 1)
+
+    def _of_classifiers(self, model: nn.Module, batch: Batch) -> Tensor:
+        assert isinstance(model, PixelEnsemble)
+        height, width = batch.size(tuple(batch.images))
+        maps = []
+        for index, area in enumerate(self.areas):
+            pixels = torch.arange(height * width)
+            # Where a window has the grid of the map, one pixel is enough; others are interpolated.
+            if (height, width) == (area.height, area.width):
+                pixels = pixels[[(self.pixel.row - area.row) * width + self.pixel.column - area.column]]
+            votes = model.votes(batch, index, pixels, (height, width))
+            members, _, classes = votes.shape
+            values = votes.new_zeros(members, height * width, classes)
+            values[:, pixels] = votes
+            maps.append(values.movedim(2, 1).reshape(members * classes, height, width))
+        return torch.stack(maps)
 
 
 class Votes:
@@ -181,15 +220,3 @@ def _voters(checkpoint: Checkpoint, sensors: tuple[str, ...]) -> tuple[Voter, ..
     for member in checkpoint.pixels.members_for(sensors, "the scene of a map"):
         voters.append(Voter(member.name, share * member.weight))
     return tuple(voters)
-
-
-def _votes(model: nn.Module, batch: Batch) -> Tensor:
-    """Probabilities ``(b, m * k, y, x)`` of all members of a model, one member after the other."""
-    parts = []
-    classifiers = model
-    if isinstance(model, Blend):
-        parts.append(torch.softmax(model.first(batch).float(), 1))
-        classifiers = model.second
-    assert isinstance(classifiers, PixelEnsemble)
-    parts.append(classifiers.votes(batch))
-    return torch.cat(parts, 1)
