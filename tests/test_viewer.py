@@ -9,6 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -16,30 +18,50 @@ from urllib.request import urlopen
 import geopandas
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rasterio.warp import transform
 from shapely.geometry import Point
 from starlette.testclient import TestClient
-from viewer_ground import CHROMIUM, TOKEN, browser_page, drawn, place_of, running, write_ground
+from viewer_ground import (
+    CHROMIUM,
+    TOKEN,
+    browser_page,
+    drawn,
+    experiment_of_ground,
+    place_of,
+    running,
+    write_ground,
+    write_model,
+    write_provenance,
+)
 
 import agrifm
 from agrifm.api import WrittenMap
+from agrifm.checkpoint import Checkpoint, build
 from agrifm.errors import InputError
 from agrifm.maps.files.legend import NODATA
+from agrifm.maps.map_scene import plan
+from agrifm.maps.options import MapOptions
 from agrifm.maps.seam_audit import Seams
 from agrifm.opening import open_scene
-from agrifm.scenes.document import scene_to_dict
+from agrifm.pixels.ensemble import PixelEnsemble
+from agrifm.scenes.scene import Layer
 from agrifm.scenes.tile import Area
+from agrifm.sensors import names
 from agrifm.synthetic.chips import CLASSES
 from agrifm.viewer.server import application, serve
 from agrifm.viewer.tiles import TileCache, TileIndex
 from agrifm.viewer.view import open_view
+from agrifm.viewer.votes import Votes
 
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory):
-    """Folder with a scene, two maps of it and their arrays."""
-    return write_ground(tmp_path_factory.mktemp("viewer"))
+    """Folder with a scene, two maps of it and their arrays; the first map names a model."""
+    folder, grid, arrays = write_ground(tmp_path_factory.mktemp("viewer"))
+    write_model(folder)
+    return folder, grid, arrays
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +210,8 @@ def test_tiles_of_numbers_leave_gaps_transparent(client, ground):
         ("pixel.json?lon=nan&lat=1", 400),
         ("pixel.json?lon=200&lat=1", 400),
         ("series.json?lon=a&lat=b", 400),
+        ("votes/3.json?lon=2&lat=49", 404),
+        ("votes/0.json?lon=nan&lat=1", 400),
         ("nothing.js", 404),
     ],
 )
@@ -246,6 +270,116 @@ def test_the_series_of_a_pixel_is_that_of_the_scene(client, ground):
         total = reflectance[step, infrared] + reflectance[step, red]
         assert one["ndvi"][step] == pytest.approx(difference / total, abs=1e-4)
     assert get(client, "series.json?lon=100&lat=10").json() is None
+
+
+def probabilities_at(checkpoint, scene, pixel):
+    """The probabilities of which a map is made at a pixel."""
+    job = plan(checkpoint, scene, MapOptions(device="cpu"))
+    with ThreadPoolExecutor(1) as threads:
+        total, _ = job.blend(pixel, job.read(pixel), threads)
+    return total[:, 0, 0]
+
+
+def check_votes(votes, checkpoint, scene, pixel):
+    """Compare every vote with a model that has this member alone, and their mean with the whole model."""
+    alone = [replace(checkpoint, pixels=None, pixel_share=0.0)] if checkpoint.uses_network else []
+    pixels = checkpoint.pixels
+    for member in pixels.members_for(names(scene.sensors), "test"):
+        only = PixelEnsemble(pixels.features, pixels.classes, pixels.known.tolist(), [replace(member, weight=1.0)])
+        alone.append(replace(checkpoint, pixels=only, pixel_share=1.0))
+    expected = np.stack([probabilities_at(one, scene, pixel) for one in alone])
+    found = np.array([vote["probabilities"] for vote in votes])
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    assert [vote["class"] for vote in votes] == expected.argmax(1).tolist()
+    mean = np.array([vote["weight"] for vote in votes]) @ found
+    np.testing.assert_allclose(mean, probabilities_at(checkpoint, scene, pixel), atol=2e-5)
+
+
+def test_the_members_of_a_model_vote(client, ground):
+    folder, grid, _ = ground
+    row, column = 100, 45
+    longitude, latitude = place_of(grid, row, column)
+    votes = get(client, f"votes/0.json?lon={longitude}&lat={latitude}").json()
+    assert [(vote["name"], vote["weight"]) for vote in votes] == [("lda", 0.75), ("logistic", 0.25)]
+    scene = open_scene(folder / "images")
+    check_votes(votes, Checkpoint.load(folder / "model.safetensors"), scene, Area(row, column, 1, 1))
+    assert get(client, "votes/0.json?lon=100&lat=10").json() == []
+
+
+def test_votes_of_resized_images_are_interpolated_like_the_map(tmp_path, ground):
+    folder, grid, _ = ground
+    scene = open_scene(folder / "images")
+    checkpoint = Checkpoint.load(folder / "model.safetensors")
+    experiment = checkpoint.experiment.with_data(resize={"S2": (40, 40), "Landsat": (20, 20)})
+    resized = replace(checkpoint, experiment=experiment)
+    resized.save(tmp_path / "resized.safetensors")
+    write_provenance(tmp_path / "map.tif", scene, tmp_path / "resized.safetensors")
+    row, column = 61, 110
+    votes = Votes().at(tmp_path / "map.tif", *place_of(grid, row, column))
+    check_votes(votes, resized, scene, Area(row, column, 1, 1))
+
+
+def test_the_network_votes_in_the_windows_of_the_map(tmp_path, ground):
+    folder, grid, _ = ground
+    scene = open_scene(folder / "images")
+    checkpoint = Checkpoint.load(folder / "model.safetensors")
+    experiment = experiment_of_ground()
+    torch.manual_seed(0)
+    weights = build(experiment).state_dict()
+    both = replace(checkpoint, experiment=experiment, weights=weights, pixel_share=0.6)
+    both.save(tmp_path / "both.safetensors")
+    write_provenance(tmp_path / "map.tif", scene, tmp_path / "both.safetensors")
+    row, column = 100, 90  # under four overlapping windows
+    votes = Votes().at(tmp_path / "map.tif", *place_of(grid, row, column))
+    assert [(vote["name"], vote["weight"]) for vote in votes] == [("network", 0.4), ("lda", 0.45), ("logistic", 0.15)]
+    pixel = Area(row, column, 1, 1)
+    assert len(plan(both, scene, MapOptions()).windows.over(pixel)) == 4
+    check_votes(votes, both, scene, pixel)
+
+
+def test_pixels_that_no_sensor_saw_have_no_votes(tmp_path, ground):
+    folder, *_ = ground
+    scene = open_scene(folder / "images").only(("Landsat",))
+    layer = scene.layers[0]
+    clear = scene.read(Area(0, 0, *scene.grid.shape)).stacks["Landsat"].clear
+    step = next(step for step, mask in enumerate(clear) if mask.any() and not mask.all())  # the date that remains
+    frames = tuple(frame for frame in layer.frames if frame.day == layer.days[step])
+    write_provenance(
+        tmp_path / "map.tif",
+        replace(scene, layers=(Layer(layer.sensor, frames),)),
+        folder / "model.safetensors",
+    )
+    votes = Votes()
+    for is_clear, count in ((True, 2), (False, 0)):
+        row, column = np.argwhere(clear[step] == is_clear)[0]
+        assert len(votes.at(tmp_path / "map.tif", *place_of(scene.grid, row, column))) == count
+
+
+def test_without_the_model_of_the_map_there_are_no_votes(tmp_path, ground):
+    folder, grid, _ = ground
+    place = place_of(grid, 100, 45)
+    scene = open_scene(folder / "images")
+    target = tmp_path / "map.tif"
+    model = Path(shutil.copy(folder / "model.safetensors", tmp_path))
+    assert Votes().at(target, *place) is None  # no provenance
+    write_provenance(target, scene, model)
+    assert len(Votes().at(target, *place)) == 2
+    write_provenance(target, scene, model, {"flips": True})
+    assert Votes().at(target, *place) is None
+    write_provenance(target, scene, model, {"ensemble": [str(model)]})
+    assert Votes().at(target, *place) is None
+
+    write_provenance(target, scene, model)
+    checkpoint = Checkpoint.load(model)
+    replace(checkpoint, epoch=7).save(model)
+    assert Votes().at(target, *place) is None  # another checksum
+    model.unlink()
+    assert Votes().at(target, *place) is None
+    pixels = checkpoint.pixels
+    only = PixelEnsemble(pixels.features, pixels.classes, pixels.known.tolist(), pixels.members[-1:])
+    replace(checkpoint, pixels=only).save(model)
+    write_provenance(target, scene, model)
+    assert Votes().at(target, *place) is None  # a single member is the model itself
 
 
 def test_images_of_all_dates_and_composites(client, ground, view):
@@ -333,24 +467,6 @@ def test_points_are_no_parcels(tmp_path, ground):
         open_view([folder / "map.tif"], parcels=path)
 
 
-def provenance(folder, scene):
-    """A provenance file beside a map, as far as it must be filled."""
-    zeros = "0" * 64
-    values = {
-        "format": "agrifm-passport-1",
-        "files": {"map.tif": zeros},
-        "model": {"path": "m.safetensors", "sha256": zeros},
-        "versions": {},
-        "machine": {},
-        "experiment": {"task": {}},
-        "scene": scene_to_dict(scene),
-        "inputs": {},
-        "options": {},
-        "seams": {"ratio": None, "errors": 0, "agreement": None, "pixels": 0},
-    }
-    (folder / "map.passport.json").write_text(json.dumps(values))
-
-
 def test_images_are_found_by_the_provenance(tmp_path, ground):
     folder, _, _ = ground
     shutil.copy(folder / "map.tif", tmp_path)
@@ -358,7 +474,7 @@ def test_images_are_found_by_the_provenance(tmp_path, ground):
     alone = open_view([tmp_path / "map.tif"])
     assert alone.images is None
     assert "--scene" in alone.notes[0]
-    provenance(tmp_path, open_scene(tmp_path / "images"))
+    write_provenance(tmp_path / "map.tif", open_scene(tmp_path / "images"))
     found = open_view([tmp_path / "map.tif"])
     assert found.notes == ()
     assert found.images.describe()["sensors"][0]["name"] == "S2"
@@ -498,6 +614,10 @@ def test_the_page_in_a_browser(address, tmp_path):
         page.wait_for_selector("#series .chart")
         assert page.locator("#pixel .class").first.inner_text()
         assert page.locator("#series .chart").count() == 2
+        page.wait_for_selector("#pixel .votes table")
+        assert page.locator("#pixel .votes th").all_inner_texts() == ["lda", "logistic"]
+        assert re.fullmatch(r"\d+ %", page.locator("#pixel .votes td").nth(1).inner_text())
+        assert page.locator("#pixel .votes td .swatch").count() == 2
         page.keyboard.press("Escape")
         assert page.locator("#pixel").is_hidden()
 

@@ -168,6 +168,13 @@ def test_labels_become_a_map_that_is_shown(tmp_path, ground, monkeypatch):
     mapped = np.array([NAMES.index(name) for name in names])[classes[is_known]]
     assert (mapped == ground.truth[is_known]).mean() > 0.6  # of three classes; chance would be 0.4
 
+    # The members of the model vote as the map was made.
+    row, column = (int(part[len(part) // 2]) for part in is_known.nonzero())
+    longitude, latitude = place_of(ground.grid, row, column)
+    votes = get(client, f"votes/0.json?lon={longitude}&lat={latitude}")
+    mean = sum(vote["weight"] * np.array(vote["probabilities"]) for vote in votes)
+    assert mean.argmax() == classes[row, column]
+
     # The new map opens with the images that its provenance names, from which the next map is trained.
     again = open_view([tmp_path / "out" / "1" / "map_1.tif"], labels=labels, train=tmp_path / "out")
     provenance = again.training.scene.path

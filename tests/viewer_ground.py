@@ -1,5 +1,6 @@
 """What tests of the viewer share: a farmland with two maps, a running server, and a browser."""
 
+import json
 import shutil
 import socket
 import threading
@@ -7,13 +8,28 @@ from contextlib import contextmanager
 
 import numpy as np
 import rasterio
+import torch
 import uvicorn
+from conftest import unit
 from odc.geo.geobox import GeoBox
 from rasterio.warp import transform
 from scipy.ndimage import gaussian_filter
 
+from agrifm.checkpoint import Checkpoint
+from agrifm.config import parse
+from agrifm.io import sha256
 from agrifm.maps.files.legend import NODATA, Legend
 from agrifm.maps.files.writer import products, write_cog
+from agrifm.maps.provenance import Provenance
+from agrifm.opening import open_scene
+from agrifm.pixels.ensemble import Fitted, PixelEnsemble
+from agrifm.pixels.features import PixelFeatures
+from agrifm.pixels.learners import fit_member
+from agrifm.sample import Season, collate
+from agrifm.scenes.cutting import cut_sample
+from agrifm.scenes.document import scene_to_dict
+from agrifm.scenes.tile import Area
+from agrifm.sensors import LANDSAT, S2
 from agrifm.synthetic.chips import CLASSES, Landscape
 from agrifm.synthetic.scenes import write_scene
 
@@ -60,6 +76,60 @@ def write_ground(folder):
     arrays = write_map(folder / "map.tif", truth, grid, 1, 6.0)
     write_map(folder / "earlier.tif", truth, grid, 2, 9.0)
     return folder, grid, arrays
+
+
+def experiment_of_ground():
+    """An experiment on the sensors and classes of the ground, with a small network."""
+    size = {"width": 8, "depths": [1, 1], "heads": [1, 1], "window": [1, 2, 2]}
+    values = {
+        "data": {"root": "data", "sensors": ["S2", "Landsat"]},
+        "model": {"size": size},
+        "task": {"classes": [name for name, _ in CLASSES]},
+    }
+    return parse(values).with_sensors([unit(S2), unit(LANDSAT)])
+
+
+def write_model(folder):
+    """Write classifiers of pixels as the model of the first map; for Landsat alone it has others."""
+    scene = open_scene(folder / "images")
+    with rasterio.open(folder / "images" / "truth.tif") as file:
+        truth = file.read(1)
+    whole = Area(0, 0, *truth.shape)
+    batch = collate([cut_sample(scene.read(whole), whole)])
+    pixels = np.random.default_rng(0).choice(truth.size, 600, replace=False)
+    features = PixelFeatures((S2, LANDSAT), Season(0, 365), steps=6, indices=False, statistics=False)
+    members = []
+    for name, sensors, weight in (
+        ("lda", ("S2", "Landsat"), 0.75),
+        ("logistic", ("S2", "Landsat"), 0.25),
+        ("lda", ("Landsat",), 0.5),
+        ("logistic", ("Landsat",), 0.5),
+    ):
+        values = features.of_sample(batch, 0, sensors, truth.shape, torch.from_numpy(pixels))
+        module = fit_member(name, values.numpy(), truth.ravel()[pixels], 0)
+        members.append(Fitted(name, sensors, weight, module))
+    ensemble = PixelEnsemble(features, len(CLASSES), range(len(CLASSES)), members)
+    model = folder / "model.safetensors"
+    Checkpoint(experiment_of_ground().quick(), {}, pixels=ensemble, pixel_share=1.0).save(model)
+    write_provenance(folder / "map.tif", scene, model)
+
+
+def write_provenance(path, scene, model=None, options=None):
+    """Write a provenance file beside a map, as far as it must be filled."""
+    zeros = "0" * 64
+    values = {
+        "format": "agrifm-passport-1",
+        "files": {path.name: zeros},
+        "model": {"path": str(model), "sha256": zeros if model is None else sha256(model)},
+        "versions": {},
+        "machine": {},
+        "experiment": {"task": {}},
+        "scene": scene_to_dict(scene),
+        "inputs": {},
+        "options": options or {},
+        "seams": {"ratio": None, "errors": 0, "agreement": None, "pixels": 0},
+    }
+    Provenance.beside(path).write_text(json.dumps(values))
 
 
 def place_of(grid, row, column):

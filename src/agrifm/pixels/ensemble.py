@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import Annotated, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
@@ -86,7 +86,34 @@ class PixelEnsemble(nn.Module):
         for member in self.members:
             if member.sensors == tuple(sensors):
                 total += member.weight * member.module(features)
-        return total.new_zeros(len(features), self.classes).index_copy(1, self.known, total)
+        return self._of_all_classes(total)
+
+    def votes(
+        self, batch: Batch, index: int, pixels: Int[Tensor, " n"], size: tuple[int, int]
+    ) -> Float[Tensor, "m n k"]:
+        """Return the probabilities of each member for some pixels of one sample; their mean by weight is the model's.
+
+        Args:
+            batch: Holds the sample.
+            index: Number of the sample in the batch.
+            pixels: Flat indices of the pixels.
+            size: Rows and columns of the grid on which the pixels lie.
+
+        Raises:
+            InputError: If the sample has no set of sensors that the classifiers were fitted for.
+        """
+        sensors = self._sensors_for(batch, index)
+        features = self.features.of_sample(batch, index, sensors, size, pixels)
+        votes = []
+        for member in self.members:
+            if member.sensors == sensors:
+                votes.append(self._of_all_classes(member.module(features)))
+        return torch.stack(votes)
+
+    def _of_all_classes(self, probabilities: Float[Tensor, "n known"]) -> Float[Tensor, "n k"]:
+        """Add the classes that the training labels did not hold, with probability 0."""
+        every = probabilities.new_zeros(len(probabilities), self.classes)
+        return every.index_copy(1, self.known, probabilities)
 
     def _present(self, batch: Batch) -> tuple[str, ...]:
         return tuple(sensor.name for sensor in self.features.sensors if sensor.name in batch.images)
@@ -94,16 +121,29 @@ class PixelEnsemble(nn.Module):
     def _sensors_for(self, batch: Batch, index: int) -> tuple[str, ...]:
         """The largest set of sensors that a sample has and members were fitted for."""
         present = {name for name in self._present(batch) if int(batch.frames[name][index])}
-        usable = [member.sensors for member in self.members if present.issuperset(member.sensors)]
-        if usable:
-            return max(usable, key=len)
-        fitted = {", ".join(member.sensors): None for member in self.members}
-        raise InputError(
-            f"sample {batch.names[index]}",
-            found=f"sensors {', '.join(sorted(present)) or '(none)'}",
-            expected=f"at least {' or '.join(fitted)}",
-            repair="give the model a sensor it was trained with.",
-        )
+        return self.members_for(present, f"sample {batch.names[index]}")[0].sensors
+
+    def members_for(self, sensors: Collection[str], where: str) -> list[Fitted]:
+        """Return the members that classify a sample: those of the largest set of sensors that it has.
+
+        Args:
+            sensors: Names of the sensors of the sample.
+            where: Name of the sample, for errors.
+
+        Raises:
+            InputError: If there is no such member.
+        """
+        usable = [member.sensors for member in self.members if set(sensors).issuperset(member.sensors)]
+        if not usable:
+            fitted = {", ".join(member.sensors): None for member in self.members}
+            raise InputError(
+                where,
+                found=f"sensors {', '.join(sorted(sensors)) or '(none)'}",
+                expected=f"at least {' or '.join(fitted)}",
+                repair="give the model a sensor it was trained with.",
+            )
+        largest = max(usable, key=len)
+        return [member for member in self.members if member.sensors == largest]
 
     def tensors(self) -> dict[str, Tensor]:
         """Arrays of all members by the number of the member and the name of the array."""

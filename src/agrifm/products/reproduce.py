@@ -83,9 +83,9 @@ def reproduce(
     document = provenance.document
     target = _target(provenance)
     model = checkpoint or Path(document.model.path)
-    _check_model(document.model, model)
+    check_model(document.model, model)
     for other in document.ensemble:
-        _check_model(other, Path(other.path))
+        check_model(other, Path(other.path))
     hrefs = hrefs_of(provenance.scene)
     check_images(provenance, hrefs, allow_network=allow_network)
     _check_size(provenance, path.with_name(target))
@@ -131,7 +131,16 @@ def _target(provenance: Provenance) -> str:
     return target.name
 
 
-def _check_model(noted: Model, path: Path) -> None:
+def check_model(noted: Model, path: Path) -> None:
+    """Refuse a file that is not the model of a product.
+
+    Args:
+        noted: The model that a provenance names.
+        path: Path of the file.
+
+    Raises:
+        InputError: If there is no such file, or its checksum is another one.
+    """
     exists = is_there(path) and path.is_file()
     if not exists or sha256(path) != noted.sha256:
         raise InputError(

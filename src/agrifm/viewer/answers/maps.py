@@ -13,6 +13,7 @@ from agrifm.viewer.answers.replies import NOT_KEPT, Threads, existing, place_of,
 from agrifm.viewer.images import COMPOSITES
 from agrifm.viewer.tiles import class_tile, png, surface_tile
 from agrifm.viewer.view import Showing, View
+from agrifm.viewer.votes import Votes
 
 
 class MapAnswers:
@@ -26,6 +27,9 @@ class MapAnswers:
     def __init__(self, showing: Showing, threads: Threads) -> None:
         self.showing = showing
         self.threads = threads
+        self.votes_of = Votes()
+        # Pixels are computed one after the other, and must not keep tiles waiting.
+        self.voting_thread = Threads(1)
 
     @property
     def view(self) -> View:
@@ -44,6 +48,7 @@ class MapAnswers:
             "/clear/{sensor:int}/{step:int}.json": self.clear,
             "/pixel.json": self.pixel,
             "/series.json": self.series,
+            "/votes/{map:int}.json": self.votes,
             "/parcels.json": self.parcels,
         }
 
@@ -100,6 +105,12 @@ class MapAnswers:
         images = existing(self.view.images)
         longitude, latitude = place_of(request)
         return await self.threads.json(request, lambda: images.series(longitude, latitude))
+
+    async def votes(self, request: Request) -> Response:
+        """The votes of the members of a map's model at a place; null if they are unknown."""
+        path = self.showing.opened[request.path_params["map"]].path
+        longitude, latitude = place_of(request)
+        return await self.voting_thread.json(request, lambda: self.votes_of.at(path, longitude, latitude))
 
     async def parcels(self, request: Request) -> Response:
         """The parcels as GeoJSON."""

@@ -28,10 +28,14 @@ Part = TypeVar("Part")
 
 
 class Threads:
-    """Computes answers in a few threads, so that the page stays quick."""
+    """Computes answers in a few threads, so that the page stays quick.
 
-    def __init__(self) -> None:
-        self.readers = CapacityLimiter(READERS)
+    Args:
+        readers: Requests that are answered at the same time.
+    """
+
+    def __init__(self, readers: int = READERS) -> None:
+        self.readers = CapacityLimiter(readers)
 
     async def json(self, request: Request, compute: Callable[[], Any]) -> Response:
         """Answer with a value as JSON."""

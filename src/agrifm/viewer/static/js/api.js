@@ -5,10 +5,11 @@ import { complain } from "./dom.js";
 /**
  * Ask the server; errors are shown as the sentence that it sends.
  * @param {string} path
- * @returns {Promise<any>} the answer, or undefined after an error
+ * @param {AbortSignal} [signal] ends the question
+ * @returns {Promise<any>} the answer, or undefined after an error or the end of the question
  */
-export async function ask(path) {
-  return answered(() => fetch(path));
+export async function ask(path, signal) {
+  return answered(() => fetch(path, { signal }), signal);
 }
 
 /**
@@ -22,16 +23,17 @@ export async function send(path, value) {
   return answered(() => fetch(path, { method: "PUT", headers, body: JSON.stringify(value) }));
 }
 
-/** @param {() => Promise<Response>} request */
-async function answered(request) {
+/** @param {() => Promise<Response>} request @param {AbortSignal} [signal] */
+async function answered(request, signal) {
   let answer;
+  let content;
   try {
     answer = await request();
+    content = await answer.json();
   } catch {
-    complain("The viewer has ended; start 'agrifm view' again.");
+    if (!signal?.aborted) complain("The viewer has ended; start 'agrifm view' again.");
     return undefined;
   }
-  const content = await answer.json();
   if (!answer.ok) {
     complain(content.error);
     return undefined;

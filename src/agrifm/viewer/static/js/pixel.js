@@ -8,6 +8,7 @@ import { left, right } from "./layers.js";
 import { setSeries } from "./series.js";
 import { state, view } from "./state.js";
 import { placeText } from "./text.js";
+import { showVotes, stopVotes, votesPlace } from "./votes.js";
 
 /**
  * @typedef {import("./types.js").ClassMap} ClassMap
@@ -34,6 +35,7 @@ function select(event) {
  */
 export async function selectPlace(lng, lat, crop = null) {
   const number = ++selection;
+  stopVotes();
   const query = `?lon=${lng}&lat=${lat}`;
   const maps = view.maps.map((shown) => shown.number).join(",");
   const found = view.maps.length ? await ask(`pixel.json${query}&maps=${maps}`) : [];
@@ -55,6 +57,12 @@ export async function selectPlace(lng, lat, crop = null) {
     h("div", { id: "series" }),
   );
   box.scrollTop = 0;
+  await askForSeries(query, number);
+  if (number === selection) await showVotes(query);
+}
+
+/** @param {string} query the place @param {number} number of the click */
+async function askForSeries(query, number) {
   if (view.images === null) return;
   byId("series").replaceChildren(h("p", { class: "busy" }, "Reading the series of this pixel…"));
   const answer = await ask(`series.json${query}`);
@@ -65,6 +73,7 @@ export async function selectPlace(lng, lat, crop = null) {
 
 export function closePixel() {
   selection++;
+  stopVotes();
   byId("pixel").hidden = true;
   setSeries(null);
   for (const marker of markers.splice(0)) marker.remove();
@@ -100,6 +109,7 @@ function pixelSection(pixel, index) {
   const facts = h("div", { class: "facts" });
   for (const [name, value] of pixelFacts(pixel)) facts.append(h("span", {}, name), h("span", {}, value));
   if (facts.children.length) section.append(facts);
+  if (pixel.class !== null) section.append(...votesPlace(view.maps[index]));
   return [section];
 }
 

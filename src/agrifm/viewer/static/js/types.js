@@ -16,6 +16,8 @@
  * @typedef {{sensor: string, days: string[], clear: boolean[], ndvi: (number | null)[] | null, bands: BandSeries[]}} Series
  * @typedef {{name: string, product: string, value: number | null, unit: string}} LayerValue
  * @typedef {{row: number, column: number, class: string | null, color: string | null, layers: LayerValue[]}} Pixel
+ * @typedef {{name: string, weight: number, class: number, probabilities: number[]}} Vote of a member of a model; the class is its
+ *   value on the map
  * @typedef {{key: string, name: string, color: string, values: (number | null)[]}} Entry of the legend: values by map
  */
 export {};
