@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import sys
-import sysconfig
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -79,8 +78,7 @@ def _call_command(words, before):
         before()
     from agrifm.cli import main
 
-    # The installed command, which lightning starts again for every further process of a training.
-    sys.argv = [os.path.join(sysconfig.get_path("scripts"), "agrifm"), *words]
+    sys.argv = ["agrifm", *words]
     main()
 
 
