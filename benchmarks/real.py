@@ -34,6 +34,7 @@ from agrifm.data.transforms import Augment, pick_frames
 from agrifm.evaluation.baselines import majority, random_forest
 from agrifm.evaluation.scoring import evaluate
 from agrifm.nn.model import ModelConfig
+from agrifm.pixels.config import PixelsConfig
 from agrifm.sample import Sample
 from agrifm.tasks.losses import CrossEntropy
 from agrifm.tasks.scores import scores
@@ -54,6 +55,7 @@ class Case:
         without: a further row, tested as if this sensor had not been there.
         repeats: how often an epoch goes through the training chips; each time they are turned and cut anew.
         model: options of the model.
+        pixels: options of the classifiers of single pixels beside it.
         steps, trees: of the random forest: dates to interpolate to, and its size.
     """
 
@@ -66,6 +68,7 @@ class Case:
     steps: int = CALENDAR
     trees: int = 200
     augment: Augment = field(default_factory=Augment)
+    pixels: PixelsConfig = field(default_factory=PixelsConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     @property
@@ -148,6 +151,7 @@ class Job:
             data=DataConfig.model_validate({"sensors": sensors, "check_chips": 1, **self.prepared.folds[self.fold]}),
             augment=self.case.augment,
             model=self.case.model,
+            pixels=self.case.pixels,
             task=Segmentation(classes, loss=(CrossEntropy(label_smoothing=0.05),)),
             training=self.case.training,
         )
@@ -210,9 +214,10 @@ def _ended(jobs: list[Job], workers: int) -> Iterator[tuple[Job, tuple[Confusion
 
 
 def quick(case: Case) -> Case:
-    """The same case, one short epoch."""
+    """The same case, one short epoch, with few pixels and dates."""
     training = case.training.model_copy(update={"epochs": 1, "limit_train_batches": 1})
-    return replace(case, repeats=1, steps=6, trees=20, training=training)
+    pixels = PixelsConfig(time_steps=6, max_pixels=400)
+    return replace(case, repeats=1, steps=6, trees=20, pixels=pixels, training=training)
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:

@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 # A new interpreter needs seconds for these imports, most of them for torch and lightning.
 IMPORTS = ["agrifm.cli", "agrifm.maps.map_scene", "agrifm.training.fit", "agrifm.training.mean_teacher"]
@@ -60,11 +61,19 @@ def _run(words, log, before, environment):
     os.setsid()
     os.environ.clear()
     os.environ.update(environment)
+    _write_output_to(log)
+    # Whoever starts a command from a terminal has Python's own reaction to Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _call_command(words, before)
+
+
+def _write_output_to(log):
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    # Whoever starts a command from a terminal has Python's own reaction to Ctrl-C.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _call_command(words, before):
     if before is not None:
         before()
     from agrifm.cli import main
@@ -92,6 +101,62 @@ def train_in_processes(words, folder, count=2):
         commands.append(Command(words, folder / f"rank_{rank}.log", environment=environment))
     for command in commands:
         assert command.wait(120) == 0, command.text()
+
+
+def train_with_restarts(words, folder, count=2, before=None):
+    """Train in several processes that are started again when one of them dies, as ``torchrun`` does.
+
+    Args:
+        words: Arguments of ``agrifm train``, with the number of devices.
+        folder: Folder for the output of the processes.
+        count: Number of processes.
+        before: Function that each process calls before the command; it must be importable.
+
+    Returns:
+        What the processes have printed.
+    """
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    folder.mkdir(parents=True)
+    config = LaunchConfig(
+        *(1, 1, count),
+        run_id="test",
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
+        start_method="forkserver",
+    )
+    arguments = (["train", *[str(word) for word in words]], str(folder), before)
+    # Outside of the main thread, torch leaves the reactions of this process to signals as they are.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(elastic_launch(config, _run_restarted), *arguments).result(120)
+    return "".join(path.read_text() for path in sorted(folder.iterdir()))
+
+
+def _run_restarted(words, folder, before):
+    name = f"start_{os.environ['TORCHELASTIC_RESTART_COUNT']}_rank_{os.environ['RANK']}.log"
+    _write_output_to(os.path.join(folder, name))
+    try:
+        _call_command(words, before)
+    except SystemExit as ended:
+        # A worker of torch returns; its exit would be taken for a failure.
+        if ended.code not in (None, 0):
+            raise
+
+
+def second_dies_once():
+    """Let the second of two processes die in the second epoch, unless it was started again."""
+    from agrifm.training.mean_teacher import MeanTeacher
+
+    training_step = MeanTeacher.training_step
+
+    def dies(self, batch, number):
+        place = (os.environ["TORCHELASTIC_RESTART_COUNT"], os.environ["RANK"], self.current_epoch, number)
+        if place == ("0", "1", 1, 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return training_step(self, batch, number)
+
+    MeanTeacher.training_step = dies
 
 
 def slow_audit():

@@ -16,6 +16,7 @@ from agrifm.config import Experiment
 
 ROOT = Path(__file__).parents[1]
 FRANCE = ROOT.parent / "shared" / "data" / "france_parcels_2018"
+DAYS = ("20180123", "20180418", "20180707", "20180826")  # four of ten dates, because JPEG 2000 is slow to open
 JOURNEY = "From images to a map"
 GENERATED = {"reference/command-line.md", "reference/configuration.md"}  # by tools/reference.py, when the site is built
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -34,10 +35,11 @@ def commands(text):
 
 
 def run(found):
-    """Run commands here; training is cut short."""
+    """Run commands here; training is cut short, with few pixels and dates."""
     for words in found:
         if words[0] == "train":
-            words += ["--set", "training.workers=0", "--set", "training.epochs=1", "--set", "pixels.max_pixels=1000"]
+            words += ["--set", "training.workers=0", "--set", "training.epochs=1"]
+            words += ["--set", "pixels.max_pixels=400", "--set", "pixels.time_steps=6"]
         result = CliRunner().invoke(app, words)
         assert result.exit_code == 0, f"agrifm {' '.join(words)}\n{result.output}{result.exception}"
 
@@ -60,13 +62,16 @@ def test_the_commands_of_the_readme_run(farm, tmp_path, monkeypatch):
 def test_the_journey_of_the_readme_runs(tmp_path, monkeypatch):
     """From JPEG 2000 files and a shapefile to a map that covers the whole scene."""
     monkeypatch.chdir(tmp_path)
-    Path("france").mkdir()
-    Path("france/images").symlink_to(FRANCE / "jp2")
+    Path("france/images").mkdir(parents=True)
+    for day in DAYS:
+        for path in (FRANCE / "jp2").glob(f"{day}_*"):
+            Path("france/images", path.name).symlink_to(path)
     for path in (FRANCE / "reference_data").glob("parcels.*"):
         Path("france", path.name).symlink_to(path)
     Path("configs").symlink_to(ROOT / "configs")
     found = commands(sections()[JOURNEY])
     assert [words[0] for words in found] == ["scene", "chips", "train", "evaluate", "map", "reproduce"]
+    found[2] += ["--set", "model.branch=pixel", "--set", "model.branch_steps=6"]  # the default, with fewer dates
     run(found)
     with rasterio.open("france.tif") as file:
         assert (file.shape, file.crs.to_epsg()) == ((353, 232), 32631)

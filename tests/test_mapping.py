@@ -280,10 +280,16 @@ def read_whole(model, scene, folder):
 
 
 def test_a_cluster_gives_the_same_bytes_though_a_worker_dies(whole, model, scene, tmp_path):
+    import dask
     from distributed import Client, LocalCluster
 
     out = tmp_path / "map.tif"
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
+    forked = dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
+    with (
+        forked,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
         victim = next(iter(client.run(os.getpid).values()))
 
         def kill():

@@ -1,8 +1,6 @@
 """Pre-training on fractions: exact resume, equal results over processes, the mean teacher, weights for later use."""
 
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import pytest
 import torch
 import yaml
 from conftest import SENSORS, TINY
-from processes import train_in_processes
+from processes import second_dies_once, train_in_processes, train_with_restarts
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_training import assert_same_weights, history, weights_of
 from typer.testing import CliRunner
@@ -180,42 +178,14 @@ def test_two_processes_that_split_the_model_give_the_result_of_one_and_go_on_fro
     assert_same_run(one, split)
 
 
-# The second of two processes dies in the second epoch, unless it was started again.
-DYING = """
-import os
-import signal
-
-from agrifm.cli import main
-from agrifm.training.mean_teacher import MeanTeacher
-
-training_step = MeanTeacher.training_step
-
-
-def dies(self, batch, number):
-    place = (os.environ["TORCHELASTIC_RESTART_COUNT"], os.environ["RANK"], self.current_epoch, number)
-    if place == ("0", "1", 1, 1):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return training_step(self, batch, number)
-
-
-MeanTeacher.training_step = dies
-main()
-"""
-
-
 def test_a_process_that_dies_costs_an_epoch_and_no_bit(plan_file, by_two, tmp_path):
-    """torchrun starts both again; they go on from the last whole epoch."""
-    (tmp_path / "dying.py").write_text(DYING)
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    words += ["--max-restarts", "3", str(tmp_path / "dying.py"), "train", str(plan_file)]
-    words += ["--set", "training.devices=2", "--out", str(tmp_path)]
-    finished = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300)
-    output = finished.stdout
-    assert finished.returncode == 0, output
+    """What torchrun does starts both again; they go on from the last whole epoch."""
+    words = [plan_file, "--set", "training.devices=2", "--out", tmp_path / "out"]
+    output = train_with_restarts(words, tmp_path / "output", before=second_dies_once)
     assert "resuming from" in output
     assert output.count("best checkpoint") == 1  # only one of the processes prints
-    assert_same_weights(weights_of(tmp_path), weights_of(by_two), rtol=0, atol=0)
-    for mine, theirs in zip(history(tmp_path), history(by_two), strict=True):
+    assert_same_weights(weights_of(tmp_path / "out"), weights_of(by_two), rtol=0, atol=0)
+    for mine, theirs in zip(history(tmp_path / "out"), history(by_two), strict=True):
         # The logged loss is a sum in single precision, whose last bit differs from run to run; no weight depends on it.
         assert float(mine.pop("loss")) == pytest.approx(float(theirs.pop("loss")), rel=3e-7)
         assert mine == theirs

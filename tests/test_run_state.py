@@ -12,7 +12,7 @@ from dataclasses import replace
 import h5py
 import pytest
 import torch
-from conftest import TINY
+from conftest import FEW_PIXELS, TINY
 from lightning.pytorch import Callback
 from rich.console import Console
 
@@ -41,6 +41,7 @@ def plan(root, epochs, **more):
         "name": "test",
         "data": {"root": str(root), "sensors": ["S2"], "check_bands": False},
         "model": {"size": {**TINY, "depths": [1, 1], "heads": [1, 2]}},
+        "pixels": FEW_PIXELS,
         "task": {"classes": NAMES},
         "training": training,
     }

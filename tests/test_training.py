@@ -2,7 +2,6 @@
 
 import csv
 import signal
-import subprocess
 import sys
 import time
 from itertools import pairwise
@@ -153,9 +152,8 @@ def test_two_processes_give_the_result_of_one(config_file, tmp_path):
     words = ["train", str(config_file), "--set", "model.size.drop_path=0.0", "--set", "training.batch_size=4"]
     alone = CliRunner().invoke(app, [*words, "--out", str(outs[1])])
     assert alone.exit_code == 0, alone.output
-    command = [sys.executable, "-m", "agrifm.cli", *words, "--set", "training.devices=2", "--out", str(outs[2])]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert finished.returncode == 0, finished.stderr
+    command = Command([*words, "--set", "training.devices=2", "--out", outs[2]], tmp_path / "log")
+    assert command.wait() == 0, command.text()
     assert_same_weights(weights_of(outs[2]), weights_of(outs[1]), rtol=1e-3, atol=1e-4)
     for one, two in zip(history(outs[1]), history(outs[2]), strict=True):
         for key in one:

@@ -31,9 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Crop maps from satellite time series.",
 )
-# Of several processes that train together, only the first prints; all of them print errors.
-_later = any(os.environ.get(key, "0") != "0" for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-console = Terminal(quiet=_later)
+console = Terminal()
 
 
 def local_checkpoint(path: Path | None) -> Path | None:
@@ -81,6 +79,8 @@ def _global_options(
 def main() -> None:
     """Run the command. No exception reaches the user as a traceback."""
     warnings.formatwarning = _warning_text  # ty: ignore[invalid-assignment]
+    # Of several processes that train together, only the first prints; all of them print errors.
+    console.quiet = any(os.environ.get(key, "0") != "0" for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
     try:
         signal.signal(signal.SIGTERM, _terminate)
         app(standalone_mode=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import lightning.pytorch as pl
@@ -68,8 +69,9 @@ def forward_flops(model: CropModel, batch: Batch) -> int:
     return counter.get_total_flops()
 
 
+@cache
 def largest_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Measure the operations per second of a large matrix product, which no model can exceed."""
+    """Measure, once in a process, the operations per second of a large matrix product, which no model can exceed."""
     side = MATRIX_SIDE.get(device.type, 2048)
     a = torch.ones(side, side, device=device, dtype=dtype)
 
