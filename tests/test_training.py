@@ -19,6 +19,7 @@ from agrifm.config import parse
 from agrifm.data.folder import import_dataset
 from agrifm.errors import InputError
 from agrifm.evaluation.scoring import evaluate
+from agrifm.nn.windows import relative_index
 from agrifm.training.fit import fit
 from agrifm.training.history import write_history
 from agrifm.training.module import TrainingModule, parameter_groups, rate
@@ -44,7 +45,16 @@ def assert_same_weights(left, right, **tolerance):
         torch.testing.assert_close(left[key], right[key], **tolerance)
 
 
-def test_a_run_leaves_everything_behind(settings, tmp_path):
+def test_a_run_leaves_everything_behind(settings, tmp_path, monkeypatch):
+    validation_step = TrainingModule.validation_step
+    indices = []
+
+    def look(self, *arguments):
+        buffers = dict(self.model.named_buffers())
+        indices.append([buffers[key].clone() for key in sorted(buffers) if key.endswith("relative_position_index")])
+        return validation_step(self, *arguments)
+
+    monkeypatch.setattr(TrainingModule, "validation_step", look)
     best = fit(plan(settings, ema_decay=0.9, patience=5, accumulate_grad_batches=2, layer_decay=0.8), tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     expected = {
@@ -63,6 +73,8 @@ def test_a_run_leaves_everything_behind(settings, tmp_path):
     assert checkpoint.experiment == again
     assert again.data.statistics == "given"
     assert len(history(tmp_path)) == 2
+    expected_index = relative_index(checkpoint.experiment.model.swin.window)
+    assert all(torch.equal(index, expected_index) for epoch in indices for index in epoch), "averaged whole numbers"
     source = checkpoint.experiment.data.split("val")
     scores = evaluate(checkpoint, source)
     # Batches of another size round differently, so that one or two of 4,608 pixels may get another class.

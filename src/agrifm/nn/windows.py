@@ -180,9 +180,9 @@ def _allowed_pairs(window: Triple, shift: Triple, cut: tuple[bool, ...]) -> Bool
 
 
 def relative_index(window: Triple) -> Int[Tensor, "k k"]:
-    """Return the row of the bias table for every pair of tokens in a full window; equal windows share one tensor."""
+    """Return the row of the bias table for every pair of tokens in a full window."""
     # NumPy computes it once, also while a model is built under the meta device, where PyTorch takes far longer.
-    return torch.from_numpy(_relative_index(window)).to(torch.get_default_device())
+    return torch.tensor(_relative_index(window))
 
 
 @lru_cache(maxsize=8)

@@ -73,7 +73,8 @@ def _callbacks(experiment: Experiment, out: Path, console: Console, probe: Linea
         LearningRateMonitor("step"),
     ]
     if config.ema_decay is not None:
-        callbacks.append(EMAWeightAveraging(decay=config.ema_decay))
+        # Averages of buffers would be rounded where these are whole numbers, such as the index of relative positions.
+        callbacks.append(EMAWeightAveraging(use_buffers=False, decay=config.ema_decay))
     if config.patience is not None:
         callbacks.append(EarlyStopping(experiment.task.best_score, mode="max", patience=config.patience))
     callbacks.append(ModelCheckpoint(out, RESUME.removesuffix(".ckpt"), save_top_k=1, enable_version_counter=False))
