@@ -136,12 +136,12 @@ def push(
 ) -> None:
     """Publish a checkpoint on the Hugging Face Hub, with a model card that states its facts."""
     from agrifm.products.push import push as publish
-    from agrifm.products.push import stated_places
 
-    for place in stated_places(checkpoint):
-        console.print(f"others will read where your files lay: {place}", highlight=False, soft_wrap=True)
+    def report(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True)
+
     with console.status("uploading the model"):
-        commit = publish(checkpoint, address, license_name=license_, private=private)
+        commit = publish(checkpoint, address, license_name=license_, private=private, report=report)
     console.print(f"published: {commit}\nnext: agrifm show {address}", highlight=False, soft_wrap=True)
 
 

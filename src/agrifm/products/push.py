@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from agrifm.checkpoint import Checkpoint
+from agrifm.config import Experiment
 from agrifm.errors import InputError
 from agrifm.io import checksum
 from agrifm.maps.files.model_item import model_item
@@ -17,7 +19,14 @@ CARD = "README.md"
 LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 
-def push(checkpoint: Path, address: str, *, license_name: str = "unknown", private: bool = False) -> str:
+def push(
+    checkpoint: Path,
+    address: str,
+    *,
+    license_name: str = "unknown",
+    private: bool = False,
+    report: Callable[[str], None] = lambda line: None,
+) -> str:
     """Publish a checkpoint with a model card and a STAC item. A repository that does not exist is created.
 
     Args:
@@ -25,6 +34,7 @@ def push(checkpoint: Path, address: str, *, license_name: str = "unknown", priva
         address: ``hf://org/name[@branch][/file]``; the file is ``model.safetensors`` by default.
         license_name: License of the weights by the name that the hub uses, e.g. ``apache-2.0``.
         private: Make a new repository private.
+        report: Called with a line for each absolute path in the checkpoint, which others will read, before the upload.
 
     Returns:
         Address of the commit.
@@ -42,6 +52,8 @@ def push(checkpoint: Path, address: str, *, license_name: str = "unknown", priva
             repair="give a name such as apache-2.0, cc-by-4.0 or other.",
         )
     model = Checkpoint.load(checkpoint)
+    for place in _stated_places(model.experiment):
+        report(f"others will read where your files lay: {place}")
     file = target.file or MODEL
     name = PurePosixPath(file)
     item = model_item(model, name.stem, checksum(checkpoint), f"./{name.name}")
@@ -53,13 +65,8 @@ def push(checkpoint: Path, address: str, *, license_name: str = "unknown", priva
     return upload(target, contents, private=private)
 
 
-def stated_places(checkpoint: Path) -> list[str]:
-    """Return the absolute paths that the experiment of a checkpoint states, which others will read.
-
-    Raises:
-        InputError: If the file is no checkpoint.
-    """
-    experiment = Checkpoint.load(checkpoint).experiment
+def _stated_places(experiment: Experiment) -> list[str]:
+    """Return the absolute paths that an experiment states."""
     data = experiment.data
     paths = [data.root, data.chips, data.train, data.val, data.test, experiment.start_from, experiment.probe]
     return [str(path) for path in paths if path is not None and path.is_absolute()]

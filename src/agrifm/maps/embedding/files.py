@@ -14,14 +14,12 @@ from agrifm.maps.embedding.coding import Coding
 from agrifm.maps.embedding.job import EmbedJob
 from agrifm.maps.files.cog import MapProduct, Strip, Tiles, build_files, writing_files
 from agrifm.maps.files.model_item import MLM, model_asset, model_properties
-from agrifm.maps.files.stac_item import stac_item
+from agrifm.maps.files.stac_item import PROJECTION, RASTER, stac_item
 from agrifm.maps.files.writer import item_text
 from agrifm.maps.map_scene import interval_of
 from agrifm.maps.store import TILES_ARE_KEPT
 
 BLOCK = 128  # side of a block: all bands of a pixel lie in one, so that blocks of maps would be too large
-PROJECTION = "projection/v2.0.0"
-RASTER = "raster/v2.0.0"
 ZARR_LEVEL = 6  # of zlib, which every reader of Zarr knows
 MEANING = {
     "int8": "Features of each pixel; stored number times scale plus offset of its band.",

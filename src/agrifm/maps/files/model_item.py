@@ -8,11 +8,10 @@ from typing import Any
 
 from agrifm.checkpoint import Checkpoint
 from agrifm.maps.files.legend import Legend
-from agrifm.maps.files.stac_item import classes
+from agrifm.maps.files.stac_item import CLASSIFICATION, classes, schemas
 from agrifm.sensors import Sensor
 
 MLM = "mlm/v1.4.0"
-CLASSES = "classification/v2.0.0"
 FILE = "file/v2.1.0"
 WORLD = (-180.0, -90.0, 180.0, 90.0)  # degrees west, south, east and north
 TASKS = ("similarity-search",)  # the task of the extension that comes closest to features for any later use
@@ -67,7 +66,7 @@ def model_item(checkpoint: Checkpoint, name: str, sha256: str, href: str) -> dic
     return {
         "type": "Feature",
         "stac_version": "1.1.0",
-        "stac_extensions": [f"https://stac-extensions.github.io/{each}/schema.json" for each in (MLM, CLASSES, FILE)],
+        "stac_extensions": schemas((MLM, CLASSIFICATION, FILE)),
         "id": name,
         "geometry": {"type": "Polygon", "coordinates": [ring]},
         "bbox": list(WORLD),

@@ -23,7 +23,9 @@ from agrifm.rasters.grid import pixel_size
 
 COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 ZARR = "application/vnd.zarr"
-EXTENSIONS = ("projection/v2.0.0", "raster/v2.0.0", "classification/v2.0.0")
+# Extensions of STAC with the versions that are written.
+PROJECTION, RASTER, CLASSIFICATION = "projection/v2.0.0", "raster/v2.0.0", "classification/v2.0.0"
+EXTENSIONS = (PROJECTION, RASTER, CLASSIFICATION)
 CORNERS = 8  # points along each side of the footprint: sides of a projected grid are curved in longitude and latitude
 
 
@@ -56,7 +58,7 @@ def stac_item(
     return {
         "type": "Feature",
         "stac_version": "1.1.0",
-        "stac_extensions": [f"https://stac-extensions.github.io/{name}/schema.json" for name in extensions],
+        "stac_extensions": schemas(extensions),
         "id": target.stem,
         "geometry": geometry,
         "bbox": bbox,
@@ -64,6 +66,11 @@ def stac_item(
         "links": [],
         "assets": {**rasters, **more},
     }
+
+
+def schemas(extensions: Sequence[str]) -> list[str]:
+    """Addresses of the schemas of some extensions."""
+    return [f"https://stac-extensions.github.io/{name}/schema.json" for name in extensions]
 
 
 def _assets_of_classes(target: Path) -> dict[str, Any]:
